@@ -1,0 +1,51 @@
+"""ptycho_ray: physics-informed neural reconstruction of ptychography scans.
+
+The names below are loaded when they are first used: ``import ptycho_ray`` itself loads neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ModelConfig": "config",
+    "TrainingConfig": "config",
+    "InferenceConfig": "config",
+    "ExecutionConfig": "config",
+    "PyTorchExecutionConfig": "config",
+    "InputError": "errors",
+    "ConfigurationError": "errors",
+    "MissingFileError": "errors",
+    "BundleError": "errors",
+    "resolve_config": "settings",
+    "setup_configuration": "settings",
+    "load_yaml_config": "settings",
+    "parse_arguments": "command_line",
+    "RawData": "data.raw_data",
+    "PtychoDataContainer": "data.container",
+    "load_data": "data.loading",
+    "create_ptycho_data_container": "workflow",
+    "train_cdi_model": "workflow",
+    "reassemble_cdi_image": "workflow",
+    "run_cdi_example": "workflow",
+    "save_outputs": "workflow",
+    "save_inference_bundle": "workflow",
+    "load_inference_bundle": "workflow",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

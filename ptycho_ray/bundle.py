@@ -1,0 +1,182 @@
+"""``wts.h5.zip``: a trained model with everything that is needed to use it, in JSON and safetensors.
+
+See ``docs/decisions/0003-bundle-format.md``. Reading one can run no code, whoever made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ptycho_ray import __version__
+from ptycho_ray.config import ModelConfig, TrainingConfig
+from ptycho_ray.data.normalisation import Normalisation
+from ptycho_ray.errors import BundleError, InputError, MissingFileError
+from ptycho_ray.files import atomic_path, jsonable
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+
+FILE_NAME = "wts.h5.zip"
+SCHEMA_VERSION = 1
+MANIFEST, WEIGHTS, PROBE = "manifest.json", "weights.safetensors", "probe.safetensors"
+#: Both names of the reference; they share one set of weights, the second leaves out the diffraction.
+MODEL_NAMES = ("autoencoder", "diffraction_to_obj")
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MEMBER_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model read from or written to a file.
+
+    Attributes:
+        model: weights, probe, scales and normalisation.
+        config: the training configuration.
+        provenance: program versions, time, command, seed, data file and checksum: whatever the run recorded.
+        history: one list a figure, one number an epoch.
+    """
+
+    model: PhysicsInformedModel
+    config: TrainingConfig
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def bundle_path(place: str | Path) -> Path:
+    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` in that folder; MissingFileError if neither."""
+    place = Path(place)
+    path = place / FILE_NAME if place.is_dir() else place
+    if not path.is_file():
+        raise MissingFileError(file=path, field="model", found="no such file", expected=f"a bundle {FILE_NAME} or its folder")
+    return path
+
+
+def save_bundle(place: str | Path, bundle: Bundle) -> Path:
+    """Write a bundle to a file, or as ``wts.h5.zip`` into a folder (any name that does not end in .zip); atomically."""
+    place = Path(place)
+    path = place if place.suffix == ".zip" else place / FILE_NAME
+    model = bundle.model
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    probe = torch.view_as_complex(state.pop("probe_parts")).contiguous()
+    members = {WEIGHTS: save(state), PROBE: save({"probe": probe})}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "backend": "pytorch",
+        "created_by": {"ptycho_ray": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "models": {name: {"weights": WEIGHTS, "probe": PROBE} for name in MODEL_NAMES},
+        "config": jsonable(asdict(bundle.config)),
+        "normalisation": model.normalisation.to_dict(),
+        "provenance": jsonable(dict(bundle.provenance)),
+        "history": jsonable(dict(bundle.history)),
+        "members": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in members.items()
+        },
+    }
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(MANIFEST, json.dumps(manifest, indent=2))
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bundle:
+    """Read a bundle from a file or folder.
+
+    Raises:
+        MissingFileError: no bundle there.
+        KeyError: the bundle holds no model of that name.
+        BundleError: not a bundle, truncated, tampered with, of a newer schema, or with weights of another model.
+    """
+    path = bundle_path(place)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = _read_manifest(archive, path)
+            if model_name not in manifest["models"]:
+                raise KeyError(f"{path} holds no model {model_name!r}, only {sorted(manifest['models'])}")
+            names = manifest["models"][model_name]
+            weights = _read_tensors(archive, names["weights"], manifest, path)
+            probe = _read_tensors(archive, names["probe"], manifest, path)["probe"]
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise BundleError(file=path, found=str(error), expected="a whole zip archive") from None
+    try:
+        settings = dict(manifest["config"])
+        config = TrainingConfig(**{**settings, "model": ModelConfig(**settings["model"])})
+        normalisation = Normalisation.from_dict(manifest["normalisation"])
+        model = PhysicsInformedModel(config.model, normalisation, probe)
+        model.load_state_dict({**weights, "probe_parts": torch.view_as_real(probe)})
+    except (InputError, KeyError, TypeError, RuntimeError) as error:
+        raise BundleError(file=path, field="content", found=str(error).replace("\n", " "), expected="a complete model") from None
+    return Bundle(model.eval(), config, manifest["provenance"], manifest["history"])
+
+
+def read_manifest(place: str | Path) -> dict[str, Any]:
+    """The manifest alone: what a bundle is, without loading it."""
+    path = bundle_path(place)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read_manifest(archive, path)
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise BundleError(file=path, found=str(error), expected="a whole zip archive") from None
+
+
+def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+    names = archive.namelist()
+    if MANIFEST not in names:
+        if any(name.endswith((".dill", ".pkl", ".pth", ".pt")) for name in names):
+            raise BundleError(
+                file=path,
+                field=MANIFEST,
+                found="pickled members, which could run any code",
+                expected="a bundle of ptycho_ray",
+                hint="Bundles of PtychoPINN cannot be loaded; train the model again",
+            )
+        raise BundleError(file=path, field=MANIFEST, found=f"members {names[:5]}", expected="a bundle of ptycho_ray")
+    if archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            file=path, field=MANIFEST, found=f"{archive.getinfo(MANIFEST).file_size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
+        )
+    try:
+        manifest = json.loads(archive.read(MANIFEST))
+        version = manifest["schema_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BundleError(file=path, field=MANIFEST, found=repr(error), expected="JSON with a schema_version") from None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise BundleError(
+            file=path, field="schema_version", found=version, expected=f"at most {SCHEMA_VERSION}", hint="Update ptycho_ray to read it"
+        )
+    required = {"backend", "models", "config", "normalisation", "provenance", "history", "members"}
+    if missing := sorted(required - set(manifest)):
+        raise BundleError(file=path, field=MANIFEST, found=f"no entry {missing[0]!r}", expected=f"entries {sorted(required)}")
+    if manifest["backend"] != "pytorch":
+        raise BundleError(file=path, field="backend", found=manifest["backend"], expected="'pytorch'")
+    return manifest
+
+
+def _read_tensors(archive: zipfile.ZipFile, name: str, manifest: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    listed = manifest["members"].get(name)
+    if listed is None or name not in archive.namelist():
+        raise BundleError(file=path, field=name, found="no such member", expected="the member that the manifest lists")
+    size = archive.getinfo(name).file_size
+    if size != listed["bytes"] or size > MAX_MEMBER_BYTES:
+        raise BundleError(file=path, field=name, found=f"{size} bytes", expected=f"{listed['bytes']} bytes as the manifest says")
+    content = archive.read(name)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != listed["sha256"]:
+        raise BundleError(file=path, field=name, found=f"SHA-256 {digest[:12]}...", expected=f"{listed['sha256'][:12]}... as the manifest says")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise BundleError(file=path, field=name, found=str(error), expected="safetensors") from None

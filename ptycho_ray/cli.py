@@ -1,0 +1,166 @@
+"""The program ``ptycho-ray``: finds the command, runs it, prints its result, turns errors into exit codes.
+
+Exit codes: 0 done; 1 failed (disk full, diverged training ...); 2 wrong usage or unusable input; 130 interrupted.
+Only the command that is asked for is imported, so ``ptycho-ray --help`` loads no numerical library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptycho_ray import __version__
+from ptycho_ray.errors import InputError
+
+COMMANDS = {
+    "simulate": "make a scan of an invented object with a known truth",
+    "train": "train a network on a scan; no images of the sample are needed",
+    "reconstruct": "turn a scan into an image with a trained network",
+    "evaluate": "measure how good an image is, against the truth or against the data",
+    "compare": "put several images side by side, in figures and in pictures",
+    "info": "tell what is in a file",
+    "convert": "write a scan in another format",
+}
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_EPILOG = """commands:
+{commands}
+
+'ptycho-ray COMMAND --help' explains a command. A first run:
+  ptycho-ray simulate scan.npz
+  ptycho-ray train scan.npz --nepochs 20 --output-dir model
+  ptycho-ray reconstruct scan.npz --model-path model --output-dir image
+  ptycho-ray evaluate image scan.npz
+
+Each command takes --json for one machine-readable object on standard output. Exit codes: 0 done, 1 failed,
+2 wrong usage or unusable input, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with ``argv`` (that of the process by default) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="ptycho-ray",
+        usage="ptycho-ray COMMAND ...",
+        description="Reconstructs ptychographic scans with physics-informed neural networks.",
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ptycho-ray {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    command = parser.parse_args(words[:1]).command
+    if command is None:
+        parser.print_help(sys.stderr)
+        return BAD_INPUT
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        return _fail(f"there is no command {command!r}; {hint}", BAD_INPUT, as_json="--json" in words)
+    return _run(command, words[1:])
+
+
+def _run(command: str, words: list[str]) -> int:
+    as_json = "--json" in words
+    try:
+        with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            run = getattr(importlib.import_module("ptycho_ray.commands"), command)
+            result = run(words)
+        print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt as interruption:
+        return _fail(str(interruption) or "interrupted", INTERRUPTED, as_json)
+    except InputError as error:
+        return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
+    except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
+        return _fail(error, FAILED, as_json, debug="--debug" in words)
+    return OK
+
+
+def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = False) -> int:
+    if debug and isinstance(error, BaseException):
+        raise error
+    text = str(error) or type(error).__name__
+    print(f"ptycho-ray: {text}", file=sys.stderr)
+    if as_json:
+        print(_as_json({"error": text, "exit_code": code}), flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line each on standard error, without the place in the source."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def plain(value: Any) -> Any:
+    """``value`` in the types of JSON: paths as text, numpy scalars and arrays as numbers and lists, NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lines for a person: one for each entry, a nested mapping indented, a list of mappings as a table."""
+    lines = []
+    values = plain(result)
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *as_text(value, indent + "  ")]
+        elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            lines += [f"{indent}{name}", *_table(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name:{width}}  {_short(value)}".rstrip())
+    return lines
+
+
+def _table(rows: list[dict[str, Any]], indent: str) -> list[str]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+    return [
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_short(item) for item in value)
+    return str(value)
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(plain(result), allow_nan=False)

@@ -1,0 +1,72 @@
+"""How good an image is: against a known truth, as the reference measures it, and against the diffraction data alone.
+
+``evaluate_reconstruction`` is our own set of metrics. ``eval_reconstruction`` and its helpers give the numbers that the
+PtychoPINN chain gives, conventions included, so that results can be compared. The last group needs no truth.
+"""
+
+from __future__ import annotations
+
+from ptycho_ray.evaluation.diffraction import (
+    diffraction_r_factor,
+    flat_object_r_factor,
+    poisson_deviance,
+    poisson_negative_log_likelihood,
+)
+from ptycho_ray.evaluation.frc import RingCorrelation, fourier_ring_correlation
+from ptycho_ray.evaluation.quality import (
+    Evaluation,
+    Scores,
+    evaluate_reconstruction,
+    largest_rectangle,
+    multiscale_ssim,
+)
+from ptycho_ray.evaluation.reference import (
+    eval_reconstruction,
+    fit_and_remove_plane,
+    frc50,
+    frc_cutoffs,
+    mae,
+    ms_ssim,
+    mse,
+    psnr,
+    trim,
+)
+from ptycho_ray.evaluation.registration import (
+    Ambiguities,
+    align_for_evaluation,
+    apply_shift_and_crop,
+    crop_truth,
+    find_translation_offset,
+    fit_ambiguities,
+    register_and_align,
+)
+
+__all__ = [
+    "Ambiguities",
+    "Evaluation",
+    "RingCorrelation",
+    "Scores",
+    "align_for_evaluation",
+    "apply_shift_and_crop",
+    "crop_truth",
+    "diffraction_r_factor",
+    "eval_reconstruction",
+    "evaluate_reconstruction",
+    "find_translation_offset",
+    "fit_ambiguities",
+    "fit_and_remove_plane",
+    "flat_object_r_factor",
+    "fourier_ring_correlation",
+    "frc50",
+    "frc_cutoffs",
+    "largest_rectangle",
+    "mae",
+    "ms_ssim",
+    "mse",
+    "multiscale_ssim",
+    "poisson_deviance",
+    "poisson_negative_log_likelihood",
+    "psnr",
+    "register_and_align",
+    "trim",
+]

@@ -1,0 +1,128 @@
+"""The convolutional autoencoder of PtychoPINN: one encoder, two decoders, no skip connections.
+
+Topology and parameter counts follow the TensorFlow reference (PtychoPINN, ``ptycho/model.py``), so that its weights
+can be used as they are; sides other than 64, 128 and 256 continue its rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptycho_ray.config import ModelConfig
+from ptycho_ray.physics.merging import central_mask
+
+Activation = Callable[[Tensor], Tensor]
+
+#: Channels that the last decoder stage sets aside for the border of a patch.
+BORDER_CHANNELS = 4
+
+AMPLITUDE_ACTIVATIONS: dict[str, Activation] = {
+    "sigmoid": torch.sigmoid,
+    "swish": functional.silu,
+    "softplus": functional.softplus,
+    "relu": functional.relu,
+}
+
+
+def scaled_tanh(x: Tensor) -> Tensor:
+    return math.pi * torch.tanh(x)
+
+
+def downsampling_steps(n: int) -> int:
+    """How often the encoder halves a pattern of side n: down to 8 pixels, or as far as n can be halved."""
+    powers_of_two = (n & -n).bit_length() - 1
+    return min(int(math.log2(n / 8)), powers_of_two)
+
+
+def convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """3 x 3 convolution that keeps the size, with Glorot-uniform weights and no initial bias."""
+    layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class DoubleConvolution(nn.Module):
+    """Two convolutions, each followed by ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = convolution(inputs, outputs)
+        self.second = convolution(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.second(functional.relu(self.first(x))))
+
+
+class Decoder(nn.Module):
+    """From the code to one real image a channel: the central half from most channels, the border from the last four."""
+
+    def __init__(self, config: ModelConfig, outputs: int, code_channels: int) -> None:
+        super().__init__()
+        n, f = config.N, config.n_filters_scale
+        steps = downsampling_steps(n)
+        widths = [32 * f * 2 ** (steps - 2 - i) for i in range(steps - 1)]
+        self.blocks = nn.ModuleList(
+            DoubleConvolution(inputs, outputs_)
+            for inputs, outputs_ in zip([code_channels, *widths[:-1]], widths, strict=True)
+        )
+        self.pad_object = config.pad_object
+        self.probe_big = config.probe_big
+        full_width = max(1, round(f * 2048 / n))  # channels at the full side n
+        if self.pad_object:
+            self.centre_head = convolution(widths[-1] - BORDER_CHANNELS, outputs)
+            if self.probe_big:
+                self.border_block = DoubleConvolution(BORDER_CHANNELS, full_width)
+                self.border_head = convolution(full_width, outputs)
+        else:
+            self.last_block = DoubleConvolution(widths[-1], full_width)
+            self.centre_head = convolution(full_width, outputs)
+        self.n = n
+        self.border: Tensor
+        self.register_buffer("border", 1.0 - central_mask(n), persistent=False)
+
+    def forward(self, code: Tensor, activation: Activation) -> Tensor:
+        x = code
+        for block in self.blocks:
+            x = functional.interpolate(block(x), scale_factor=2.0, mode="nearest")
+        if not self.pad_object:
+            x = functional.interpolate(self.last_block(x), scale_factor=2.0, mode="nearest")
+            return activation(self.centre_head(x).float())
+        centre = activation(self.centre_head(x[:, :-BORDER_CHANNELS]).float())
+        image = functional.pad(centre, [self.n // 4] * 4)
+        if self.probe_big:
+            around = functional.interpolate(self.border_block(x[:, -BORDER_CHANNELS:]), scale_factor=2.0, mode="nearest")
+            image = image + functional.silu(self.border_head(around).float()) * self.border
+        return image
+
+
+class ConvolutionalAutoencoder(nn.Module):
+    """Amplitude in (0, 1) and phase in (-pi, pi) of each pattern's patch, from normalised diffraction amplitudes.
+
+    Input [B, C, N, N]; output two float32 tensors [B, O, N, N] with O = C if ``object_big`` else 1.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        f, steps = config.n_filters_scale, downsampling_steps(config.N)
+        channels = config.gridsize**2
+        outputs = channels if config.object_big else 1
+        widths = [128 * f // 2 ** (steps - 1 - i) for i in range(steps)]
+        self.encoder = nn.ModuleList(
+            DoubleConvolution(inputs, outputs_) for inputs, outputs_ in zip([channels, *widths[:-1]], widths, strict=True)
+        )
+        self.amplitude_decoder = Decoder(config, outputs, widths[-1])
+        self.phase_decoder = Decoder(config, outputs, widths[-1])
+        self.amplitude_activation = AMPLITUDE_ACTIVATIONS[config.amp_activation]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for block in self.encoder:
+            x = functional.max_pool2d(block(x), 2)
+        amplitude = self.amplitude_decoder(x, self.amplitude_activation)
+        phase = self.phase_decoder(x, scaled_tanh)
+        return amplitude, phase

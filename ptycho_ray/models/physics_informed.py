@@ -1,0 +1,136 @@
+"""The network inside its physics: from photon counts to an object, and from the object back to photon counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ptycho_ray.config import ModelConfig
+from ptycho_ray.data.normalisation import Normalisation
+from ptycho_ray.models.registry import build_network
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
+from ptycho_ray.physics.merging import canvas_side, extract_patches, merge_central_mask, merge_weighted
+from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.physics.translation import centre_crop, place_patches
+
+#: Least weight of a pixel in the overlap average, relative to the best illuminated one.
+DARK_WEIGHT = 1e-3
+
+
+@dataclass
+class Prediction:
+    """What one forward pass yields.
+
+    Attributes:
+        patches: what the network sees at each pattern, complex transmission [B, C, N, N] ([B, 1, N, N] without
+            ``object_big``).
+        canvas: the patches of each group merged, complex [B, S, S]; its centre is the centre of the group.
+        intensity: predicted photons, float32 [B, C, N, N].
+    """
+
+    patches: Tensor
+    canvas: Tensor
+    intensity: Tensor
+
+
+class PhysicsInformedModel(nn.Module):
+    """Network, probe and scale, with ``predicted photons = sum_modes |F(probe * scale * object)|**2``.
+
+    Args:
+        config: network and physics settings.
+        normalisation: the constants of the training data; the input of the network is
+            ``input_scale * sqrt(photons)`` and the scale of the object starts at ``object_scale``.
+        probe: probe modes in sqrt(photons), complex [P, N, N].
+
+    Attributes:
+        network: amplitude and phase from normalised diffraction amplitudes.
+        log_object_scale: logarithm of the factor between the network's object and a transmission; a parameter.
+        probe_parts: real and imaginary part of the probe, [P, N, N, 2]; a parameter.
+        network_dtype: number format of the network's convolutions, None for 32 bits. The physics has 32 bits always.
+    """
+
+    def __init__(self, config: ModelConfig, normalisation: Normalisation, probe: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.normalisation = normalisation
+        self.network = build_network(config).to(memory_format=torch.channels_last)
+        self.network_dtype: torch.dtype | None = None
+        self.log_object_scale = nn.Parameter(torch.tensor(float(normalisation.object_scale)).log())
+        self.probe_parts = nn.Parameter(torch.view_as_real(probe.to(torch.complex64)).clone(), requires_grad=False)
+
+    @property
+    def probe(self) -> Tensor:
+        """Probe modes in sqrt(photons), complex [P, N, N], inside the aperture if there is one."""
+        probe = torch.view_as_complex(self.probe_parts)
+        if self.config.probe_mask:
+            n = self.config.N
+            probe = probe * soft_disc_mask(
+                n, self.config.probe_mask_diameter or n / 2, self.config.probe_mask_sigma, probe.device
+            )
+        return probe
+
+    @property
+    def object_scale(self) -> Tensor:
+        """Transmission per unit of the network's amplitude."""
+        return self.log_object_scale.exp()
+
+    def overlap_weight(self) -> Tensor:
+        """Trust in each pixel of a patch: the illumination relative to its maximum, never quite zero; [N, N]."""
+        illumination = self.probe.detach().abs().square().sum(dim=0)
+        return illumination / illumination.max() + DARK_WEIGHT
+
+    def network_patches(self, photons: Tensor) -> Tensor:
+        """Complex patches in the network's units, [B, O, N, N], from photons [B, C, N, N]."""
+        inputs = self.normalisation.input_scale * photons.sqrt()
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(inputs.device.type, dtype=self.network_dtype, enabled=self.network_dtype is not None):
+            amplitudes, phases = self.network(inputs)
+        return torch.polar(amplitudes.float(), phases.float())
+
+    def merge(self, patches: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
+        """Merge the patches of each group on a canvas, [B, S, S]; see ``ptycho_ray.physics.merging``."""
+        side = canvas_side(self.config.N, largest_shift_px)
+        if not self.config.object_big:
+            return place_patches(patches[:, 0], torch.zeros_like(relative[:, 0]), side)
+        if self.config.merge == "central_mask":
+            return merge_central_mask(patches, relative, side)
+        if patches.shape[1] == 1:
+            return patches[:, 0]
+        return merge_weighted(patches, relative, self.overlap_weight(), side)
+
+    def diffract(self, canvas: Tensor, relative: Tensor) -> Tensor:
+        """Photons [B, C, N, N] that a canvas [B, S, S] in the network's units diffracts at the positions of its group."""
+        n = self.config.N
+        if canvas.shape[-1] == n and relative.shape[1] == 1:
+            patches = canvas[:, None]
+        else:
+            patches = extract_patches(canvas, relative, n)
+        exit_waves = illuminate(self.object_scale * patches, self.probe)
+        if self.config.gaussian_smoothing_sigma:
+            exit_waves = smooth_exit_wave(exit_waves, self.config.gaussian_smoothing_sigma)
+        return diffraction_intensity(exit_waves)
+
+    def flat_diffraction(self) -> Tensor:
+        """Photons [N, N] that the probe diffracts through an empty object."""
+        return diffraction_intensity(self.probe)
+
+    def forward(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Prediction:
+        """Predict object and diffraction of groups.
+
+        Args:
+            photons: measured photons, float32 [B, C, N, N].
+            relative: position of each pattern minus the centre of its group, float32 [B, C, 2], pixels.
+            largest_shift_px: a bound on ``abs(relative)`` that all batches share; it sets the side of the canvas.
+        """
+        patches = self.network_patches(photons)
+        canvas = self.merge(patches, relative, largest_shift_px)
+        intensity = self.diffract(canvas, relative)
+        return Prediction(self.object_scale * patches, self.object_scale * canvas, intensity)
+
+    def reconstruct(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> tuple[Tensor, Tensor]:
+        """Transmission patches [B, O, N, N] and merged objects [B, N, N], without the diffraction."""
+        patches = self.network_patches(photons)
+        merged = centre_crop(self.merge(patches, relative, largest_shift_px), self.config.N)
+        return self.object_scale * patches, self.object_scale * merged

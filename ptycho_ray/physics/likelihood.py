@@ -1,0 +1,59 @@
+"""How well a predicted diffraction pattern explains the measured one.
+
+All functions take tensors of one shape and return the element-wise value; averaging is left to the caller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho_ray.physics.diffraction import amplitude
+
+#: Smallest rate in photons a pixel that the logarithm sees.
+RATE_EPSILON = 1e-12
+
+
+def poisson_negative_log_likelihood(rate: Tensor, counts: Tensor) -> Tensor:
+    """``rate - counts * log(rate)``: the Poisson negative log-likelihood without its constant, as the reference uses it."""
+    return rate - counts * torch.log(rate + RATE_EPSILON)
+
+
+def poisson_deviance(rate: Tensor, counts: Tensor) -> Tensor:
+    """``rate - counts + counts * log(counts / rate)``: the same up to a constant, but never negative.
+
+    It is zero where the prediction equals the measurement and about one half a pixel at the noise limit, whatever the
+    dose; its gradient is that of the negative log-likelihood. Written with the difference of the two, it keeps its
+    precision at high counts, where the logarithm alone would lose it in single precision.
+    """
+    excess = rate + RATE_EPSILON - counts
+    seen = counts > 0
+    some_counts = torch.where(seen, counts, 1.0)
+    relative_excess = torch.where(seen, excess / some_counts, 0.0)
+    return excess - counts * torch.log1p(relative_excess)
+
+
+def amplitude_absolute_error(intensity: Tensor, measured_amplitude: Tensor) -> Tensor:
+    """``|sqrt(intensity) - measured amplitude|``."""
+    return (amplitude(intensity) - measured_amplitude).abs()
+
+
+def amplitude_squared_error(intensity: Tensor, measured_amplitude: Tensor) -> Tensor:
+    """``(sqrt(intensity) - measured amplitude)**2``: a Gaussian likelihood of amplitudes.
+
+    With intensities in photons it is twice the Poisson deviance near the optimum (variance-stabilising transform).
+    """
+    return (amplitude(intensity) - measured_amplitude).square()
+
+
+def total_variation(image: Tensor) -> Tensor:
+    """Sum of squared differences of neighbouring pixels of images [..., H, W], real or complex: a scalar."""
+    vertical = image[..., 1:, :] - image[..., :-1, :]
+    horizontal = image[..., :, 1:] - image[..., :, :-1]
+    return vertical.abs().square().sum() + horizontal.abs().square().sum()
+
+
+def r_factor(intensity: Tensor, counts: Tensor) -> Tensor:
+    """``sum |sqrt(intensity) - sqrt(counts)| / sum sqrt(counts)`` over the last two axes: the diffraction R-factor."""
+    measured = counts.sqrt()
+    return (intensity.sqrt() - measured).abs().sum(dim=(-2, -1)) / measured.sum(dim=(-2, -1))

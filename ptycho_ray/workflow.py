@@ -1,0 +1,355 @@
+"""The one workflow: from a measured scan to an image, in the steps and under the names of PtychoPINN's chain.
+
+    setup_configuration -> load_data -> create_ptycho_data_container -> train_cdi_model
+                        -> reassemble_cdi_image -> save_outputs
+    run_cdi_example = train_cdi_model + reassemble_cdi_image
+
+``docs/callchain.md`` sets every function beside its TensorFlow counterpart. What we add to the reference's arguments is
+keyword-only. Nothing here keeps state between calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ptycho_ray.bundle import Bundle, load_bundle, save_bundle
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data import (
+    Normalisation,
+    PtychoDataContainer,
+    RawData,
+    calculate_intensity_scale,
+    group_indices,
+    legacy_group_indices,
+    load_data,
+)
+from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.files import write_json
+from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
+from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
+from ptycho_ray.settings import load_yaml_config, setup_configuration
+from ptycho_ray.training.loop import Callback, Trainer
+from ptycho_ray.training.split import split_groups
+
+__all__ = [
+    "calculate_intensity_scale",
+    "create_ptycho_data_container",
+    "dataclass_to_legacy_dict",
+    "load_data",
+    "load_inference_bundle",
+    "load_yaml_config",
+    "reassemble_cdi_image",
+    "run_cdi_example",
+    "save_inference_bundle",
+    "save_outputs",
+    "setup_configuration",
+    "train_cdi_model",
+    "update_legacy_dict",
+]
+
+log = logging.getLogger(__name__)
+
+Results = dict[str, Any]
+Stitch = Literal["probe", "crop"]
+
+#: Our figures under the names that Keras gave the reference's losses.
+REFERENCE_NAMES = {
+    "loss": "loss",
+    "nll": "pred_intensity_loss",
+    "mae": "intensity_scaler_inv_loss",
+    "tv": "trimmed_obj_loss",
+}
+
+
+def create_ptycho_data_container(
+    data: RawData | PtychoDataContainer, config: TrainingConfig, *, normalisation: Normalisation | None = None
+) -> PtychoDataContainer:
+    """Group a scan as the configuration says; a container passes through untouched.
+
+    Without ``normalisation`` this is a training set: at most ``config.n_groups`` groups, and the scales are measured on
+    them. With the normalisation of a training set it is a set to reconstruct: every pattern is the seed of a group.
+
+    Raises:
+        TypeError: ``data`` is neither a RawData nor a container.
+        InputError: pattern side and configuration differ, or the scan is too small for the groups.
+    """
+    if isinstance(data, PtychoDataContainer):
+        return data
+    if not isinstance(data, RawData):
+        raise TypeError(f"data must be a RawData or a PtychoDataContainer, not a {type(data).__name__}")
+    n, model = len(data), config.model
+    if model.N != data.N:
+        raise InputError(file=data.source or None, field="N", found=f"patterns of side {data.N}", expected=f"N = {model.N}")
+    n_groups = n
+    if normalisation is None and config.n_groups is not None:
+        n_groups = config.n_groups if config.enable_oversampling else min(config.n_groups, n)
+    common: dict[str, Any] = {
+        "neighbor_count": config.neighbor_count,
+        "enable_oversampling": config.enable_oversampling,
+        "neighbor_pool_size": config.neighbor_pool_size,
+        "sequential": config.sequential_sampling,
+    }
+    if config.group_random_stream == "numpy_legacy":
+        members = legacy_group_indices(data.positions_px, model.gridsize, n_groups, seed=config.seed, **common)
+    else:
+        members = group_indices(
+            data.positions_px,
+            model.gridsize,
+            n_groups,
+            generator=np.random.default_rng(config.seed),
+            include_seed_point=config.include_seed_point,
+            **common,
+        )
+    if normalisation is None:
+        normalisation = Normalisation.from_groups(data, members, config)
+    return PtychoDataContainer.from_groups(data, members, normalisation)
+
+
+def train_cdi_model(
+    train_data: RawData | PtychoDataContainer,
+    test_data: RawData | PtychoDataContainer | None,
+    config: TrainingConfig,
+    *,
+    execution: ExecutionConfig | None = None,
+    initial: PhysicsInformedModel | None = None,
+    resume_from: Path | None = None,
+    checkpoint_dir: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    keep_patches: bool = True,
+) -> Results:
+    """Train a model on the diffraction of one scan alone, and predict the patches of another.
+
+    Args:
+        train_data, test_data: scans or groups; the test set is reconstructed with the training set's normalisation.
+        execution: device, precision, learning rate, checkpoints.
+        initial: a model to start from instead of random weights; it is trained in place.
+        resume_from: a checkpoint of this very run; training goes on as if it had never stopped.
+        checkpoint_dir: folder for ``last`` and ``best``; none are written without.
+        callbacks: told of every step and every epoch.
+        keep_patches: put the predicted patches of the whole test set into the results. Without them, memory does not grow
+            with the scan.
+
+    Returns:
+        The results dictionary of the reference (``docs/callchain.md``, section 3).
+    """
+    _refuse_unavailable(config)
+    execution = execution or ExecutionConfig()
+    training = create_ptycho_data_container(train_data, config)
+    test = None
+    if test_data is not None:
+        test = create_ptycho_data_container(test_data, config, normalisation=training.normalisation)
+    learning, validation = split_groups(training, config.validation_fraction, np.random.default_rng((config.seed, 1)))
+    if validation is None and config.validation_fraction:
+        log.warning("the scan is too small to hold out groups for validation; training goes on without")
+
+    model = initial
+    if model is None:
+        with _seeded(config.seed):
+            model = PhysicsInformedModel(config.model, training.normalisation, physical_probe(training))
+    trainer = Trainer(model, learning, validation, config, execution, folder=checkpoint_dir, callbacks=callbacks)
+    history = trainer.fit(resume_from)
+
+    results: Results = {
+        "history": _reference_history(history),
+        "history_epochs": list(range(len(history["loss"]))),
+        "model_instance": model,
+        "train_container": training,
+        "validation_container": validation,
+        "test_container": test,
+    }
+    if test is not None and keep_patches:
+        results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
+        results["stitched_obj"] = None
+    return results
+
+
+def reassemble_cdi_image(
+    test_data: RawData | PtychoDataContainer,
+    config: TrainingConfig,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,
+    coord_scale: float = 1.0,
+    *,
+    model: PhysicsInformedModel,
+    execution: ExecutionConfig | None = None,
+    stitch: Stitch = "probe",
+    keep_patches: bool = True,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray, Results]:
+    """Reconstruct a scan with a trained model and stitch it to one image.
+
+    Args:
+        test_data: the scan; its patterns are normalised with the constants the model was trained with.
+        flip_x, flip_y: mirror the positions along columns or rows; ``transpose`` swaps the axes of the patches.
+        M: with ``stitch="crop"``, side of the central piece of each object that is used.
+        coord_scale: factor on the positions.
+        model: the trained model (in the reference a module-level object).
+        stitch: "probe" puts every pattern's patch at its own position, weighted by the illumination, on a canvas of the
+            scan's shape; "crop" is the reference's :func:`reassemble_position`.
+        keep_patches: put the patches of all groups into the results (needed by "crop").
+
+    Returns:
+        Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
+        ``recon_amp``, ``recon_phase`` and the stitched image.
+    """
+    execution = execution or ExecutionConfig()
+    batch_size = execution.inference_batch_size or config.batch_size
+    container = create_ptycho_data_container(test_data, config, normalisation=model.normalisation)
+    direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale
+    results: Results = {"global_offsets": container.global_offsets}
+    if keep_patches or stitch == "crop":
+        merged = predict_all(model, container, batch_size)["reconstructed_obj"]
+        results["obj_tensor_full"] = merged
+    if stitch == "crop":
+        patches = merged.swapaxes(1, 2) if transpose else merged
+        offsets = container.global_offsets * direction_yx[::-1, None]
+        canvas = reassemble_position(patches, offsets, M)
+    else:
+        stitched = reconstruct(
+            model, container, batch_size, direction_yx=direction_yx, transpose=transpose, on_batch=on_batch
+        )
+        results["stitched"] = stitched
+        canvas = stitched.image[..., None]
+    results["stitched_obj"] = canvas
+    results["recon_amp"], results["recon_phase"] = np.abs(canvas), np.angle(canvas)
+    return results["recon_amp"], results["recon_phase"], results
+
+
+def run_cdi_example(
+    train_data: RawData | PtychoDataContainer,
+    test_data: RawData | PtychoDataContainer | None,
+    config: TrainingConfig,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,
+    do_stitching: bool = False,
+    *,
+    execution: ExecutionConfig | None = None,
+    stitch: Stitch = "probe",
+    keep_patches: bool = True,
+    **training_options: Any,
+) -> tuple[np.ndarray | None, np.ndarray | None, Results]:
+    """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of.
+
+    Returns:
+        (amplitude or None, phase or None, results). Writes no file except the checkpoints that were asked for.
+    """
+    results = train_cdi_model(
+        train_data, test_data, config, execution=execution, keep_patches=keep_patches, **training_options
+    )
+    if not do_stitching or test_data is None:
+        return None, None, results
+    amplitude, phase, stitched = reassemble_cdi_image(
+        results["test_container"],
+        config,
+        flip_x,
+        flip_y,
+        transpose,
+        M,
+        model=results["model_instance"],
+        execution=execution,
+        stitch=stitch,
+        keep_patches=keep_patches,
+    )
+    return amplitude, phase, results | stitched
+
+
+def run_cdi_example_with_backend(*args: Any, **kwargs: Any) -> tuple[np.ndarray | None, np.ndarray | None, Results]:
+    """:func:`run_cdi_example` with ``results["backend"]``; whatever ``config.backend`` says, PyTorch computes."""
+    amplitude, phase, results = run_cdi_example(*args, **kwargs)
+    return amplitude, phase, results | {"backend": "pytorch"}
+
+
+def train_cdi_model_with_backend(*args: Any, **kwargs: Any) -> Results:
+    """:func:`train_cdi_model` with ``results["backend"]``."""
+    return train_cdi_model(*args, **kwargs) | {"backend": "pytorch"}
+
+
+def save_inference_bundle(place: str | Path, results: Results, config: TrainingConfig, provenance: dict[str, Any]) -> Path:
+    """Write the trained model of a results dictionary as ``wts.h5.zip`` and return its path."""
+    return save_bundle(place, Bundle(results["model_instance"], config, provenance, results["history"]))
+
+
+def load_inference_bundle(model_dir: str | Path) -> tuple[DiffractionToObject, dict[str, Any]]:
+    """Load a bundle for inference: the model, and its settings as the reference's flat dictionary.
+
+    Raises:
+        ValueError: there is no such folder (an error that is a FileNotFoundError too).
+        BundleError: the bundle cannot be trusted or read.
+    """
+    bundle = load_bundle(model_dir)
+    config, model = bundle.config, bundle.model
+    params = dataclass_to_legacy_dict(config) | {
+        "intensity_scale": calculate_intensity_scale(config.nphotons, config.model.N),
+        "probe": model.probe.detach().numpy(),
+        "_version": "ptycho_ray",
+    }
+    return DiffractionToObject(model, params["intensity_scale"]), params
+
+
+def load_inference_bundle_with_backend(model_dir: str | Path, config: Any = None) -> tuple[DiffractionToObject, dict[str, Any]]:
+    """:func:`load_inference_bundle`; the configuration's backend makes no difference."""
+    return load_inference_bundle(model_dir)
+
+
+def save_outputs(
+    amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
+) -> None:
+    """Write the two pictures of the reference, the arrays (``reconstruction.npz``) and ``history.json``.
+
+    Nothing is drawn when amplitude or phase is None.
+    """
+    from ptycho_ray.plotting import plot_image, save_figure
+
+    folder = Path(output_prefix)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "history.json", results.get("history", {}))
+    if amplitude is None or phase is None:
+        return
+    save_figure(plot_image(np.squeeze(amplitude), title="Amplitude", kind="amplitude"), folder / "reconstructed_amplitude.png")
+    save_figure(plot_image(np.squeeze(phase), title="Phase", kind="phase"), folder / "reconstructed_phase.png")
+    stitched = results.get("stitched")
+    if isinstance(stitched, StitchedObject):
+        stitched.save(folder / "reconstruction.npz")
+
+
+def physical_probe(container: PtychoDataContainer) -> torch.Tensor:
+    """The probe modes of a scan in sqrt(photons), complex64 [P, N, N]."""
+    return torch.from_numpy(container.raw.probe * np.float32(np.sqrt(container.normalisation.photon_scale)))
+
+
+def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Our figures and, beside them, those of the reference under its names."""
+    named = dict(history)
+    for ours, theirs in REFERENCE_NAMES.items():
+        for prefix in ("", "val_"):
+            if prefix + ours in history:
+                named[prefix + theirs] = history[prefix + ours]
+    return named | {"train_loss": history["loss"]}
+
+
+def _refuse_unavailable(config: TrainingConfig) -> None:
+    if config.model.model_type == "supervised":
+        raise ConfigurationError(
+            "training with labels is not part of this version", field="model_type", found="'supervised'", expected="'pinn'"
+        )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw the first weights from ``seed`` and leave torch's own stream as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

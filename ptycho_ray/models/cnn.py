@@ -43,6 +43,7 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
     """3 x 3 convolution that keeps the size, with Glorot-uniform weights and no initial bias."""
     layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
     nn.init.xavier_uniform_(layer.weight)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -96,7 +97,9 @@ class Decoder(nn.Module):
         centre = activation(self.centre_head(x[:, :-BORDER_CHANNELS]).float())
         image = functional.pad(centre, [self.n // 4] * 4)
         if self.probe_big:
-            around = functional.interpolate(self.border_block(x[:, -BORDER_CHANNELS:]), scale_factor=2.0, mode="nearest")
+            around = functional.interpolate(
+                self.border_block(x[:, -BORDER_CHANNELS:]), scale_factor=2.0, mode="nearest"
+            )
             image = image + functional.silu(self.border_head(around).float()) * self.border
         return image
 
@@ -114,7 +117,8 @@ class ConvolutionalAutoencoder(nn.Module):
         outputs = channels if config.object_big else 1
         widths = [128 * f // 2 ** (steps - 1 - i) for i in range(steps)]
         self.encoder = nn.ModuleList(
-            DoubleConvolution(inputs, outputs_) for inputs, outputs_ in zip([channels, *widths[:-1]], widths, strict=True)
+            DoubleConvolution(inputs, outputs_)
+            for inputs, outputs_ in zip([channels, *widths[:-1]], widths, strict=True)
         )
         self.amplitude_decoder = Decoder(config, outputs, widths[-1])
         self.phase_decoder = Decoder(config, outputs, widths[-1])

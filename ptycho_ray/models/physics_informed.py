@@ -55,7 +55,8 @@ class PhysicsInformedModel(nn.Module):
         super().__init__()
         self.config = config
         self.normalisation = normalisation
-        self.network = build_network(config).to(memory_format=torch.channels_last)
+        self.network = build_network(config)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs
         self.network_dtype: torch.dtype | None = None
         self.log_object_scale = nn.Parameter(torch.tensor(float(normalisation.object_scale)).log())
         self.probe_parts = nn.Parameter(torch.view_as_real(probe.to(torch.complex64)).clone(), requires_grad=False)
@@ -77,8 +78,8 @@ class PhysicsInformedModel(nn.Module):
         return self.log_object_scale.exp()
 
     def overlap_weight(self) -> Tensor:
-        """Trust in each pixel of a patch: the illumination relative to its maximum, never quite zero; [N, N]."""
-        illumination = self.probe.detach().abs().square().sum(dim=0)
+        """Trust in each pixel of a patch: the probe's amplitude relative to its maximum, never quite zero; [N, N]."""
+        illumination = self.probe.detach().abs().square().sum(dim=0).sqrt()
         return illumination / illumination.max() + DARK_WEIGHT
 
     def network_patches(self, photons: Tensor) -> Tensor:

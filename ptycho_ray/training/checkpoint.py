@@ -18,7 +18,9 @@ from ptycho_ray.files import atomic_path, require_file
 SCHEMA = "ptycho_ray.checkpoint/1"
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> None:
     """Write weights, optimiser state and ``progress`` (JSON-able) so that training goes on exactly where it stopped."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     state = optimizer.state_dict()
@@ -55,13 +57,19 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             file=path, field="weights", found=str(error).splitlines()[-1].strip(), expected="those of this model"
         ) from None
     if optimizer is not None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
+                state.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], value)
         optimizer.load_state_dict({"state": state, "param_groups": header["optimizer_groups"]})
     return header["progress"]
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value`` in the memory layout of its parameter: the fused optimisers walk both in memory order."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,6 +35,9 @@ def network_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dty
         return None
     if execution.precision == "16-mixed" and device.type == "cpu":
         raise ConfigurationError(
-            "float16 training needs a GPU", field="execution.precision", found="'16-mixed'", expected="'bf16-mixed' on a CPU"
+            "float16 training needs a GPU",
+            field="execution.precision",
+            found="'16-mixed'",
+            expected="'bf16-mixed' on a CPU",
         )
     return torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float16

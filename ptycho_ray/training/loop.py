@@ -163,8 +163,8 @@ class Trainer:
         for batch in batches:
             figures = self._figures(self.training, batch)
             self.scaler.scale(figures["loss"] * (len(batch) / groups)).backward()
-            for name, value in figures.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(batch)
+            for name, figure in figures.items():
+                totals[name] = totals.get(name, 0.0) + float(figure.detach()) * len(batch)
         if not math.isfinite(totals["loss"]):
             raise TrainingDiverged(
                 f"the loss became {totals['loss']} in epoch {self.progress.epoch + 1}; a smaller "
@@ -177,8 +177,8 @@ class Trainer:
         self.scaler.update()
 
         sums = self.progress.sums
-        for name, value in [*totals.items(), ("groups", groups)]:
-            sums[name] = sums.get(name, 0.0) + value
+        for name, total in [*totals.items(), ("groups", float(groups))]:
+            sums[name] = sums.get(name, 0.0) + total
         return {name: value / groups for name, value in totals.items()} | {"learning_rate": self._learning_rate()}
 
     def _figures(self, container: PtychoDataContainer, rows: np.ndarray) -> dict[str, Tensor]:
@@ -227,7 +227,9 @@ class Trainer:
             value = figures[self.monitor]
         except KeyError:
             raise ConfigurationError(
-                field="execution.checkpoint_monitor_metric", found=repr(self.monitor), expected=f"one of {sorted(figures)}"
+                field="execution.checkpoint_monitor_metric",
+                found=repr(self.monitor),
+                expected=f"one of {sorted(figures)}",
             ) from None
         return value if self.execution.checkpoint_mode == "min" else -value
 
@@ -275,7 +277,7 @@ class Trainer:
 
         def request_stop(number: int, _frame: Any) -> None:
             self._stop_requested = True
-            signal.signal(number, previous[number])
+            signal.signal(number, previous[signal.Signals(number)])
 
         for number in previous:
             signal.signal(number, request_stop)
@@ -294,7 +296,10 @@ def _settings(config: TrainingConfig) -> dict[str, Any]:
 @contextmanager
 def _deterministic(mode: bool | str) -> Iterator[None]:
     """Only algorithms that give the same numbers every time ('warn': report the others), for the length of the block."""
-    before, warn_before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before, warn_before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
     try:
         yield

@@ -7,8 +7,9 @@ from scipy.spatial import cKDTree
 
 from ptycho_ray.data.container import PtychoDataContainer
 
-#: Patterns of validation lie in about this many compact regions.
+#: Patterns of validation lie in at most this many compact regions, each large enough for a few whole groups.
 REGIONS = 4
+GROUPS_IN_REGION = 4
 
 
 def split_groups(
@@ -28,15 +29,16 @@ def split_groups(
     if wanted == 0:
         return container, None
     held_out = np.zeros(len(positions), dtype=bool)
-    regions = min(REGIONS, wanted)
+    members = container.nn_indices.shape[1]
+    regions = max(1, min(REGIONS, wanted // (GROUPS_IN_REGION * members)))
     centres = generator.choice(len(positions), size=regions, replace=False)
     _, nearest = cKDTree(positions).query(positions[centres], k=len(positions))
     for ring in nearest.T:  # one pattern further from each centre at a time, until there are enough
         held_out[ring] = True
         if held_out.sum() >= wanted:
             break
-    members = held_out[container.nn_indices]
-    training, validation = np.flatnonzero(~members.any(axis=1)), np.flatnonzero(members.all(axis=1))
+    inside = held_out[container.nn_indices]
+    training, validation = np.flatnonzero(~inside.any(axis=1)), np.flatnonzero(inside.all(axis=1))
     if training.size == 0 or validation.size == 0:
         return container, None
     return container.subset(training), container.subset(validation)

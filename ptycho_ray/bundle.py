@@ -58,7 +58,9 @@ def bundle_path(place: str | Path) -> Path:
     place = Path(place)
     path = place / FILE_NAME if place.is_dir() else place
     if not path.is_file():
-        raise MissingFileError(file=path, field="model", found="no such file", expected=f"a bundle {FILE_NAME} or its folder")
+        raise MissingFileError(
+            file=path, field="model", found="no such file", expected=f"a bundle {FILE_NAME} or its folder"
+        )
     return path
 
 
@@ -118,7 +120,9 @@ def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bu
         model = PhysicsInformedModel(config.model, normalisation, probe)
         model.load_state_dict({**weights, "probe_parts": torch.view_as_real(probe)})
     except (InputError, KeyError, TypeError, RuntimeError) as error:
-        raise BundleError(file=path, field="content", found=str(error).replace("\n", " "), expected="a complete model") from None
+        raise BundleError(
+            file=path, field="content", found=str(error).replace("\n", " "), expected="a complete model"
+        ) from None
     return Bundle(model.eval(), config, manifest["provenance"], manifest["history"])
 
 
@@ -146,7 +150,10 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         raise BundleError(file=path, field=MANIFEST, found=f"members {names[:5]}", expected="a bundle of ptycho_ray")
     if archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
         raise BundleError(
-            file=path, field=MANIFEST, found=f"{archive.getinfo(MANIFEST).file_size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
+            file=path,
+            field=MANIFEST,
+            found=f"{archive.getinfo(MANIFEST).file_size} bytes",
+            expected=f"at most {MAX_MANIFEST_BYTES}",
         )
     try:
         manifest = json.loads(archive.read(MANIFEST))
@@ -155,11 +162,17 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         raise BundleError(file=path, field=MANIFEST, found=repr(error), expected="JSON with a schema_version") from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise BundleError(
-            file=path, field="schema_version", found=version, expected=f"at most {SCHEMA_VERSION}", hint="Update ptycho_ray to read it"
+            file=path,
+            field="schema_version",
+            found=version,
+            expected=f"at most {SCHEMA_VERSION}",
+            hint="Update ptycho_ray to read it",
         )
     required = {"backend", "models", "config", "normalisation", "provenance", "history", "members"}
     if missing := sorted(required - set(manifest)):
-        raise BundleError(file=path, field=MANIFEST, found=f"no entry {missing[0]!r}", expected=f"entries {sorted(required)}")
+        raise BundleError(
+            file=path, field=MANIFEST, found=f"no entry {missing[0]!r}", expected=f"entries {sorted(required)}"
+        )
     if manifest["backend"] != "pytorch":
         raise BundleError(file=path, field="backend", found=manifest["backend"], expected="'pytorch'")
     return manifest
@@ -171,11 +184,18 @@ def _read_tensors(archive: zipfile.ZipFile, name: str, manifest: Mapping[str, An
         raise BundleError(file=path, field=name, found="no such member", expected="the member that the manifest lists")
     size = archive.getinfo(name).file_size
     if size != listed["bytes"] or size > MAX_MEMBER_BYTES:
-        raise BundleError(file=path, field=name, found=f"{size} bytes", expected=f"{listed['bytes']} bytes as the manifest says")
+        raise BundleError(
+            file=path, field=name, found=f"{size} bytes", expected=f"{listed['bytes']} bytes as the manifest says"
+        )
     content = archive.read(name)
     digest = hashlib.sha256(content).hexdigest()
     if digest != listed["sha256"]:
-        raise BundleError(file=path, field=name, found=f"SHA-256 {digest[:12]}...", expected=f"{listed['sha256'][:12]}... as the manifest says")
+        raise BundleError(
+            file=path,
+            field=name,
+            found=f"SHA-256 {digest[:12]}...",
+            expected=f"{listed['sha256'][:12]}... as the manifest says",
+        )
     try:
         return load(content)
     except SafetensorError as error:

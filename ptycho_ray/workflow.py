@@ -88,7 +88,9 @@ def create_ptycho_data_container(
         raise TypeError(f"data must be a RawData or a PtychoDataContainer, not a {type(data).__name__}")
     n, model = len(data), config.model
     if model.N != data.N:
-        raise InputError(file=data.source or None, field="N", found=f"patterns of side {data.N}", expected=f"N = {model.N}")
+        raise InputError(
+            file=data.source or None, field="N", found=f"patterns of side {data.N}", expected=f"N = {model.N}"
+        )
     n_groups = n
     if normalisation is None and config.n_groups is not None:
         n_groups = config.n_groups if config.enable_oversampling else min(config.n_groups, n)
@@ -277,7 +279,9 @@ def train_cdi_model_with_backend(*args: Any, **kwargs: Any) -> Results:
     return train_cdi_model(*args, **kwargs) | {"backend": "pytorch"}
 
 
-def save_inference_bundle(place: str | Path, results: Results, config: TrainingConfig, provenance: dict[str, Any]) -> Path:
+def save_inference_bundle(
+    place: str | Path, results: Results, config: TrainingConfig, provenance: dict[str, Any]
+) -> Path:
     """Write the trained model of a results dictionary as ``wts.h5.zip`` and return its path."""
     return save_bundle(place, Bundle(results["model_instance"], config, provenance, results["history"]))
 
@@ -299,7 +303,9 @@ def load_inference_bundle(model_dir: str | Path) -> tuple[DiffractionToObject, d
     return DiffractionToObject(model, params["intensity_scale"]), params
 
 
-def load_inference_bundle_with_backend(model_dir: str | Path, config: Any = None) -> tuple[DiffractionToObject, dict[str, Any]]:
+def load_inference_bundle_with_backend(
+    model_dir: str | Path, config: Any = None
+) -> tuple[DiffractionToObject, dict[str, Any]]:
     """:func:`load_inference_bundle`; the configuration's backend makes no difference."""
     return load_inference_bundle(model_dir)
 
@@ -318,7 +324,9 @@ def save_outputs(
     write_json(folder / "history.json", results.get("history", {}))
     if amplitude is None or phase is None:
         return
-    save_figure(plot_image(np.squeeze(amplitude), title="Amplitude", kind="amplitude"), folder / "reconstructed_amplitude.png")
+    save_figure(
+        plot_image(np.squeeze(amplitude), title="Amplitude", kind="amplitude"), folder / "reconstructed_amplitude.png"
+    )
     save_figure(plot_image(np.squeeze(phase), title="Phase", kind="phase"), folder / "reconstructed_phase.png")
     stitched = results.get("stitched")
     if isinstance(stitched, StitchedObject):
@@ -343,7 +351,10 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
 def _refuse_unavailable(config: TrainingConfig) -> None:
     if config.model.model_type == "supervised":
         raise ConfigurationError(
-            "training with labels is not part of this version", field="model_type", found="'supervised'", expected="'pinn'"
+            "training with labels is not part of this version",
+            field="model_type",
+            found="'supervised'",
+            expected="'pinn'",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,11 @@ from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.likelihood import r_factor
 from ptycho_ray.physics.translation import centre_crop
-from ptycho_ray.reconstruction.stitching import StitchAccumulator, StitchedObject
+from ptycho_ray.reconstruction.phases import synchronised_phases
+from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
+
+#: Patches of a scan are kept in memory up to this size.
+PATCH_MEMORY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,18 @@ def reconstruct(
     *,
     direction_yx: np.ndarray | None = None,
     transpose: bool = False,
+    synchronise: bool = True,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> StitchedObject:
     """Reconstruct a scan: every predicted patch at its own position, weighted by the illumination, in one image.
 
     With a merged network (``object_big``) each pattern's patch is used, as often as it occurs in groups; otherwise the one
-    patch of each group. Memory grows with the canvas and not with the number of patterns.
+    patch of each group. Large sets of patches wait in a temporary file, so memory does not grow with the scan.
 
     Args:
         direction_yx: factors (row, column) on the positions, -1 to mirror an axis; ones if None.
         transpose: swap rows and columns of every patch.
+        synchronise: first give all patches one common phase, see ``ptycho_ray.reconstruction.phases``.
         on_batch: ``on_batch(done, all)`` is told of the progress in groups.
     """
     positions_BC2 = container.raw.positions_px[container.nn_indices]
@@ -73,16 +80,33 @@ def reconstruct(
         positions_BC2 = container.centres_px[:, None]
     if direction_yx is not None:
         positions_BC2 = positions_BC2 * direction_yx
-    n, weight = model.config.N, model.overlap_weight()
-    accumulator = StitchAccumulator(
-        positions_BC2.reshape(-1, 2), n, weight.T if transpose else weight, model.probe_parts.device
-    )
+    per_group, n = positions_BC2.shape[1], model.config.N
+    positions = positions_BC2.reshape(-1, 2)
+    weight = model.overlap_weight()
+    weight = weight.mT if transpose else weight
+    patches = _room_for_patches((len(positions), n, n))
     for prediction in predict(model, container, batch_size):
-        patches = prediction.patches.mT if transpose else prediction.patches
-        accumulator.add(patches.reshape(-1, n, n), positions_BC2[prediction.rows].reshape(-1, 2))
+        predicted = prediction.patches.mT if transpose else prediction.patches
+        rows = (prediction.rows[:, None] * per_group + np.arange(per_group)).reshape(-1)
+        patches[rows] = predicted.reshape(-1, n, n).cpu().numpy()
         if on_batch is not None:
             on_batch(int(prediction.rows[-1]) + 1, len(container))
+    phases = np.ones(len(positions), dtype=np.complex64)
+    if synchronise:
+        phases = synchronised_phases(patches, positions, weight.cpu().numpy())
+    accumulator = StitchAccumulator(positions, n, weight, model.probe_parts.device)
+    for rows in batches(len(positions), CHUNK):
+        turned = torch.from_numpy(patches[rows] * phases[rows, None, None])
+        accumulator.add(turned.to(model.probe_parts.device), positions[rows])
     return accumulator.result()
+
+
+def _room_for_patches(shape: tuple[int, ...]) -> np.ndarray:
+    """An array for complex64 patches: in memory up to PATCH_MEMORY_BYTES, else in a temporary file without a name."""
+    if np.prod(shape) * 8 <= PATCH_MEMORY_BYTES:
+        return np.empty(shape, dtype=np.complex64)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.complex64, mode="w+", shape=shape)
 
 
 @torch.inference_mode()

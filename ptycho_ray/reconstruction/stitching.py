@@ -57,7 +57,9 @@ class StitchAccumulator:
         weight: weight of each pixel of a patch, float32 [n, n]; ones if None.
     """
 
-    def __init__(self, positions_px: np.ndarray, n: int, weight: Tensor | None = None, device: torch.device | None = None):
+    def __init__(
+        self, positions_px: np.ndarray, n: int, weight: Tensor | None = None, device: torch.device | None = None
+    ):
         positions_px = np.asarray(positions_px, dtype=np.float64)
         if positions_px.size == 0 or not np.isfinite(positions_px).all():
             raise InputError(field="positions_px", found="none, or not finite", expected="at least one finite position")
@@ -127,7 +129,9 @@ def reassemble_position(obj_tensor: np.ndarray, global_offsets: np.ndarray, M: i
     if M % 2 or not 0 < M <= n:
         raise InputError(field="M", found=M, expected=f"an even number from 2 to {n}")
     if len(objects) != len(offsets_xy):
-        raise InputError(field="global_offsets", found=f"{len(offsets_xy)} positions", expected=f"{len(objects)}, one an object")
+        raise InputError(
+            field="global_offsets", found=f"{len(offsets_xy)} positions", expected=f"{len(objects)}, one an object"
+        )
     relative = (offsets_xy - offsets_xy.mean(axis=0))[:, ::-1]
     padding = math.ceil(np.abs(relative).max())
     padding += padding % 2

@@ -14,13 +14,14 @@ import json
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptycho_ray import __version__
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, TrainingInterrupted
 
 COMMANDS = {
     "simulate": "make a scan of an invented object with a known truth",
@@ -75,14 +76,14 @@ def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
     try:
         with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            run = getattr(importlib.import_module("ptycho_ray.commands"), command)
-            result = run(words)
+            result = importlib.import_module(f"ptycho_ray.commands.{command}").run(words)
         print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt as interruption:
-        return _fail(str(interruption) or "interrupted", INTERRUPTED, as_json)
+        again = "; add --resume to go on from there" if isinstance(interruption, TrainingInterrupted) else ""
+        return _fail(f"{str(interruption) or 'interrupted'}{again}", INTERRUPTED, as_json)
     except InputError as error:
         return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
     except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
@@ -92,7 +93,7 @@ def _run(command: str, words: list[str]) -> int:
 
 def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = False) -> int:
     if debug and isinstance(error, BaseException):
-        raise error
+        traceback.print_exception(error)
     text = str(error) or type(error).__name__
     print(f"ptycho-ray: {text}", file=sys.stderr)
     if as_json:
@@ -104,11 +105,8 @@ def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = Fa
 def _plain_warnings() -> Iterator[None]:
     """Warnings as one line each on standard error, without the place in the source."""
 
-    def show(message: Warning | str, *_: Any) -> None:
-        print(f"warning: {message}", file=sys.stderr)
-
     with warnings.catch_warnings():
-        warnings.showwarning = show
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         yield
 
 
@@ -142,7 +140,10 @@ def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
 
 def _table(rows: list[dict[str, Any]], indent: str) -> list[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
+    cells = [
+        [name.replace("_", " ") for name in columns],
+        *([_short(row.get(name)) for name in columns] for row in rows),
+    ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     return [
         indent + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

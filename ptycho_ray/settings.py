@@ -57,14 +57,17 @@ def resolve_config(
     yaml_path: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
     typed: Mapping[str, Any] | None = None,
+    *,
+    with_model: bool = True,
 ) -> Resolved[C]:
     """Merge all sources into one checked configuration.
 
     ``environment`` defaults to the process's own. ``typed`` holds the values that somebody gave explicitly, by setting
-    name. Raises ConfigurationError for an unknown setting (with the nearest known one), for one that is given twice in
+    name. Without ``with_model`` the network is fixed elsewhere (in a trained model) and its settings are unknown here:
+    ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown setting (with the nearest known one), for one that is given twice in
     the same source, and for a value out of range, each time naming the source.
     """
-    known = setting_names(config_class)
+    known = [name for name in setting_names(config_class) if with_model or not name.startswith("model.")]
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}
     given |= _from_environment(os.environ if environment is None else environment, known)
     given |= _named(typed or {}, known, "command line")

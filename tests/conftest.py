@@ -42,3 +42,34 @@ def shared_data() -> Any:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
+
+
+def make_scan(n_patterns: int = 60, seed: int = 3) -> Any:
+    """A simulated scan of patterns of side 32: smooth lines, a small disc-shaped probe, 1e5 photons a pattern."""
+    from ptycho_ray.simulation.objects import make_object
+    from ptycho_ray.simulation.probes import make_probe
+    from ptycho_ray.simulation.simulate import simulate_scan
+
+    rng = np.random.default_rng(seed)
+    image = make_object("lines", (80, 80), rng)
+    probe = make_probe("disc", 32, rng, photons=1e5)
+    positions = rng.uniform(17, 63, (n_patterns, 2))
+    return simulate_scan(image, probe, positions, rng=rng)
+
+
+@pytest.fixture(scope="session")
+def small_scan() -> Any:
+    return make_scan()
+
+
+@pytest.fixture(scope="session")
+def other_scan() -> Any:
+    return make_scan(40, seed=4)
+
+
+@pytest.fixture
+def tiny_config() -> Any:
+    """Two epochs of the smallest network on patterns of side 32: seconds, not quality."""
+    from ptycho_ray.config import ModelConfig, TrainingConfig
+
+    return TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, validation_fraction=0.2)

@@ -14,10 +14,18 @@ from ptycho_ray.data import RawData, group_geometry, group_indices, legacy_group
 from ptycho_ray.data.grouping import nearest_neighbours
 from ptycho_ray.errors import InputError
 
-CASES = (
-    "gs1_seed42 gs1_all gs1_more_than_points gs1_sequential gs2_K4_seed42 gs2_K7_seed0 gs2_all_K7_seed3 "
-    "gs2_sequential_K7 gs2_oversample_K7_seed3 gs3_K12_seed1"
-).split()
+CASES = [
+    "gs1_seed42",
+    "gs1_all",
+    "gs1_more_than_points",
+    "gs1_sequential",
+    "gs2_K4_seed42",
+    "gs2_K7_seed0",
+    "gs2_all_K7_seed3",
+    "gs2_sequential_K7",
+    "gs2_oversample_K7_seed3",
+    "gs3_K12_seed1",
+]
 
 
 def draw(positions: np.ndarray, gridsize: int, n_groups: int, seed: int = 0, **options: Any) -> np.ndarray:

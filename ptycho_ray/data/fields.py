@@ -51,7 +51,7 @@ def default_max_bytes() -> int:
 
 def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:
     """The first of ``names`` among ``keys``; otherwise InputError that lists the keys and guesses what was meant."""
-    present = list(keys)
+    present = [str(key) for key in keys]
     for name in names:
         if name in present:
             return name

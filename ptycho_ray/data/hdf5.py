@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 
 PLANCK_TIMES_LIGHT_EV_M = 1.23984198e-6
 CHUNK_CACHE_BYTES = 32 * 2**20
+FRAMES_IN_MEMORY = 32
 PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")
 AMPLITUDE_KEYS = ("diff3d", "diffraction")
 
 
 @contextmanager
 def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; a file that is damaged or truncated raises InputError, here or in the block."""
+    """Open an HDF5 file for reading; a file that is damaged or truncated raises InputError, here or in the block.
+
+    h5py reports damage as OSError, KeyError, RuntimeError, TypeError or ValueError, depending on the place.
+    """
     try:
         with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES) as file:
             yield file
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(file=path, found=f"unreadable data ({error})", expected="a complete HDF5 file") from error
 
 
@@ -62,11 +68,11 @@ class Hdf5Frames:
         frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
         with open_hdf5(self.path) as file:
             dataset = file[self.name]
-            edges = np.flatnonzero(np.diff(wanted) > 1) + 1
-            for run in np.split(np.arange(len(wanted)), edges):
-                piece = slice(wanted[run[0]], wanted[run[-1]] + 1)
+            starts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
+            for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
+                piece = slice(wanted[start], wanted[stop - 1] + 1)
                 block = dataset[piece] if self.frame_axis == 0 else np.moveaxis(dataset[:, :, piece], 2, 0)
-                frames[run[0] : run[-1] + 1] = block
+                frames[start:stop] = block
         return frames if np.array_equal(back, np.arange(len(wanted))) else frames[back]
 
     def take(self, indices: NDArray[np.int64]) -> Hdf5Frames:
@@ -125,8 +131,12 @@ class Hdf5Scan:
         """One number from the first of ``names`` that is a dataset or an attribute of the root, or None."""
         for name in names:
             value = self.file.attrs[name] if name in self.file.attrs else self.read_optional(name)
-            if value is not None and np.size(value) == 1:
-                return float(np.asarray(value).ravel()[0])
+            if value is None:
+                continue
+            array = np.asarray(value)
+            if array.size != 1 or array.dtype.kind not in "biuf":
+                raise InputError(file=self.path, field=name, found=repr(value), expected="one number")
+            return float(array.ravel()[0])
         return None
 
     def frames(self, n_positions: int, *names: str) -> tuple[Hdf5Frames, str]:
@@ -135,6 +145,13 @@ class Hdf5Scan:
         axis = frames_axis(dataset.shape, n_positions, self.path, dataset.name)
         if dataset.dtype.kind not in "biuf":
             raise InputError(file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="real numbers")
+        if dataset.nbytes / n_positions * FRAMES_IN_MEMORY > self.budget:
+            raise InputError(
+                file=self.path,
+                field=dataset.name,
+                found=f"frames of {dataset.nbytes / n_positions / 2**20:.4g} MiB",
+                expected=f"{FRAMES_IN_MEMORY} frames within {self.budget / 2**20:.4g} MiB (max_bytes)",
+            )
         return Hdf5Frames(self.path, dataset, axis), dataset.name
 
 
@@ -185,6 +202,7 @@ def _read_flat(scan: Hdf5Scan) -> ScanFields:
         positions_in_metres=metres,
         probe=scan.read_optional("probeGuess", "probe_guess", "probe"),
         object_truth=None if metres else scan.read_optional("objectGuess", "object", "obj"),
+        Y=scan.read_optional("Y"),
         scan_index=scan.read_optional("scan_index"),
         bad_pixels=scan.read_optional("bad_pixels"),
         domain=None if field.lstrip("/") in AMPLITUDE_KEYS else "intensity",
@@ -238,6 +256,7 @@ def write_hdf5(raw: RawData, path: str | Path) -> None:
         "probeGuess": raw.probe,
         "scan_index": raw.scan_index,
         "objectGuess": raw.object_truth,
+        "Y": raw.Y,
         "bad_pixels": raw.bad_pixels,
     }
     numbers = {

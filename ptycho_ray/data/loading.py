@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.fields import ScanFields, default_max_bytes
 from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M, read_hdf5
 from ptycho_ray.data.npz import read_npz
-from ptycho_ray.data.patterns import Domain, PatternStack, is_integral
+from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, is_integral
 from ptycho_ray.data.raw_data import SMALLEST_SPAN_PX, RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
@@ -58,13 +59,14 @@ def load_data(
     Raises InputError (MissingFileError for a missing file) naming file, field, what was found and what was expected.
     """
     path = require_file(file_path)
-    fields = _read(path, default_max_bytes() if max_bytes is None else max_bytes)
+    limit = default_max_bytes() if max_bytes is None else max_bytes
+    fields = _read(path, limit)
     if pixel_size_m is not None:
         fields.pixel_size_m = pixel_size_m
     if bad_pixels is not None:
         fields.bad_pixels = bad_pixels
     if in_memory and not isinstance(fields.frames, np.ndarray):
-        fields.frames = fields.frames.read(np.arange(fields.frames.shape[0]))
+        fields.frames = _all_frames(fields.frames, limit, path, fields.frames_field)
     patterns = _patterns(fields, domain, transpose, path)
     positions, nominal = _positions_px(fields, patterns.N, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
@@ -117,6 +119,18 @@ def _read(path: Path, max_bytes: int) -> ScanFields:
     if start == HDF5_SIGNATURE:
         return read_hdf5(path, max_bytes=max_bytes)
     raise InputError(file=path, found="neither a zip archive nor HDF5", expected="a scan as NPZ, HDF5 or CXI")
+
+
+def _all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArray:
+    size = math.prod(frames.shape) * frames.dtype.itemsize
+    if size > limit:
+        raise InputError(
+            file=path,
+            field=field,
+            found=f"{size / 2**20:.4g} MiB of patterns",
+            expected=f"at most {limit / 2**20:.4g} MiB (max_bytes) with in_memory",
+        )
+    return frames.read(np.arange(frames.shape[0]))
 
 
 def _patterns(fields: ScanFields, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:

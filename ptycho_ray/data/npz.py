@@ -6,6 +6,7 @@ Nothing is unpickled, and the sizes declared in the file are checked before anyt
 from __future__ import annotations
 
 import json
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SUSPICIOUS_RATIO = 300
 SUSPICIOUS_BYTES = 256 * 2**20
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, tokenize.TokenError)
 
 
 class NpzFile:
@@ -61,7 +62,7 @@ class NpzFile:
     def read(self, name: str) -> NDArray:
         """Read one array."""
         info = self.members[name]
-        shape, dtype = self._header(name)
+        shape, dtype, header_bytes = self._header(name)
         if dtype.hasobject:
             raise InputError(
                 file=self.path,
@@ -70,7 +71,7 @@ class NpzFile:
                 expected="an array of numbers",
                 hint="pickle runs code from the file and is never used here; save the array with a plain dtype",
             )
-        declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        declared = int(np.prod(shape, dtype=object)) * dtype.itemsize + header_bytes
         self._check_size(name, info, declared)
         try:
             with self.archive.open(info) as stream:
@@ -92,15 +93,15 @@ class NpzFile:
         value = self.read_optional(name)
         return float(value.ravel()[0]) if value is not None and value.size == 1 and value.dtype.kind in "fiub" else None
 
-    def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
         try:
             with self.archive.open(self.members[name]) as stream:
                 version = np.lib.format.read_magic(stream)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(stream)
+                return shape, dtype, stream.tell()
         except _DAMAGE as error:
             raise self._damaged(name, error) from error
-        return shape, dtype
 
     def _check_size(self, name: str, info: zipfile.ZipInfo, declared: int) -> None:
         size = max(declared, info.file_size)
@@ -153,8 +154,10 @@ def _read_ptychopinn(npz: NpzFile) -> ScanFields:
     starts = [npz.read_optional(name) for name in ("ycoords_start", "xcoords_start")]
     nominal = None if starts[0] is None or starts[1] is None else _columns(npz, starts[0], starts[1])
     truth = npz.read_optional("Y")
-    if truth is not None and len(truth) != len(positions):
-        warnings.warn(f"{npz.path}: Y holds {len(truth)} patches for {len(positions)} positions, ignored", stacklevel=4)
+    if truth is not None and truth.shape[:1] != positions.shape[:1]:
+        warnings.warn(
+            f"{npz.path}: Y of shape {truth.shape} does not fit {len(positions)} positions, ignored", stacklevel=4
+        )
         truth = None
     counts = npz.number("counts_are_photons")
     return ScanFields(
@@ -177,12 +180,12 @@ def _read_ptychopinn(npz: NpzFile) -> ScanFields:
 
 def _read_tike(npz: NpzFile) -> ScanFields:
     """tike: data (1, n, N, N) intensity with DC at the corner, scan (1, n, 2) = row, column of the patch corner."""
-    frames, scan, probe = npz.read("data"), npz.read("scan"), npz.read_optional("probe")
+    frames, probe = _stack(npz, "data"), npz.read_optional("probe")
     frames = frames.reshape(-1, *frames.shape[-2:])
     return ScanFields(
         frames=np.fft.fftshift(frames, axes=(-2, -1)),
         frames_field="data",
-        positions=scan.reshape(-1, 2).astype(np.float64) + frames.shape[-1] // 2,
+        positions=_corners(npz, "scan") + frames.shape[-1] // 2,
         probe=None if probe is None else probe.reshape(-1, *probe.shape[-2:]),
         domain="intensity",
         metadata=_metadata(npz),
@@ -191,16 +194,33 @@ def _read_tike(npz: NpzFile) -> ScanFields:
 
 def _read_simulated(npz: NpzFile) -> ScanFields:
     """dp (n, N, N) counts, pos (n, 2) = row, column of the patch corner, probe_guess, obj (truth)."""
-    frames = npz.read("dp")
+    frames = _stack(npz, "dp")
     return ScanFields(
         frames=frames,
         frames_field="dp",
-        positions=npz.read("pos").reshape(-1, 2).astype(np.float64) + frames.shape[-1] // 2,
+        positions=_corners(npz, "pos") + frames.shape[-1] // 2,
         probe=npz.read_optional("probe_guess", "probe"),
         object_truth=npz.read_optional("obj"),
         domain="intensity",
         metadata=_metadata(npz),
     )
+
+
+def _stack(npz: NpzFile, name: str) -> NDArray:
+    frames = npz.read(name)
+    if frames.ndim < 3:
+        raise InputError(file=npz.path, field=name, found=f"shape {frames.shape}", expected="patterns (n, N, N)")
+    return frames
+
+
+def _corners(npz: NpzFile, name: str) -> NDArray[np.float64]:
+    """Patch corners [n, 2] (row, column) from an array (..., n, 2)."""
+    pairs = npz.read(name)
+    if pairs.dtype.kind not in "fiu" or pairs.ndim < 2 or pairs.shape[-1] != 2:
+        raise InputError(
+            file=npz.path, field=name, found=f"{pairs.dtype} {pairs.shape}", expected="real numbers (n, 2): row, column"
+        )
+    return pairs.reshape(-1, 2).astype(np.float64)
 
 
 def _columns(npz: NpzFile, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:

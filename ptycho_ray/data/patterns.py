@@ -16,7 +16,7 @@ from ptycho_ray.errors import InputError
 
 Domain = Literal["amplitude", "intensity"]
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Memory that a streamed pass over a stack may hold at once, as float32."""
 
 

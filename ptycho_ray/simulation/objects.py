@@ -1,7 +1,7 @@
 """Simulated samples: complex transmissions [H, W] with a stated range of amplitude and phase.
 
-Every kind draws one or two textures and maps each linearly onto its range: the amplitude fills ``amplitude_range``, the phase
-``phase_range`` (radians), both from end to end. All randomness comes from the generator passed in.
+Every kind draws one or two textures and maps each linearly onto its range: the amplitude fills ``amplitude_range``,
+the phase ``phase_range`` (radians), both from end to end. All randomness comes from the generator passed in.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _onto(texture: Texture, limits: Range, name: str) -> Texture:
 
 
 def line_drawing(shape: Shape, uniform: Callable[[int], NDArray[Any]], n_lines: int) -> Texture:
-    """``n_lines`` random segments of value 1 on zeros; ``uniform(4)`` gives the ends (row, column, row, column) / shape."""
+    """``n_lines`` random segments of value 1 on zeros; ``uniform(4)`` gives the ends (row, column, row, column) /
+    shape.
+    """
     canvas = np.zeros(shape)
     scale = np.array([shape[0], shape[1], shape[0], shape[1]])
     for _ in range(n_lines):
@@ -140,8 +142,8 @@ def dead_leaves(
 ) -> NDArray[np.complex64]:
     """Discs and polygons that cover each other, each with its own amplitude and phase: sharp edges at all scales.
 
-    Radii follow a power law r**-3 between ``radius_range`` (fractions of the shorter side), as in Lee, Mumford and Huang
-    (IJCV 41, 2001); ``smoothing_px`` blurs the edges of the pixels.
+    Radii follow a power law r**-3 between ``radius_range`` (fractions of the shorter side), as in Lee, Mumford and
+    Huang (IJCV 41, 2001); ``smoothing_px`` blurs the edges of the pixels.
     """
     textures = np.zeros((2, *shape))
     low, high = (limit * min(shape) for limit in radius_range)
@@ -179,7 +181,7 @@ def siemens(
     return transmission(1 - star, star, amplitude_range, phase_range)
 
 
-def test_image(
+def pictures(
     shape: Shape,
     rng: np.random.Generator,
     *,
@@ -195,7 +197,7 @@ def test_image(
             raise InputError(field="test image", found=repr(name), expected=f"one of {', '.join(TEST_IMAGES)}")
         picture = getattr(skimage_data, name)()
         gray = rgb2gray(picture) if picture.ndim == 3 else picture
-        textures.append(resize(np.rot90(gray, rng.integers(4)).astype(np.float64), shape, anti_aliasing=True))
+        textures.append(resize(np.rot90(gray, int(rng.integers(4))).astype(np.float64), shape, anti_aliasing=True))
     return transmission(textures[0], textures[1], amplitude_range, phase_range)
 
 
@@ -209,7 +211,7 @@ def points(
 ) -> NDArray[np.complex64]:
     """Random single pixels, ``fraction`` of them, as many small grains on a slow background (blurs of 1 and 10 px)."""
     blurs = ((1.0, 1.0), (5.0, 10.0))
-    amplitude, phase = (sum_of_blurs((rng.random(shape) < fraction) * 1.0, blurs) for _ in range(2))
+    amplitude, phase = (sum_of_blurs((rng.random(shape) < fraction).astype(np.float64), blurs) for _ in range(2))
     return transmission(amplitude, phase, amplitude_range, phase_range)
 
 
@@ -239,14 +241,16 @@ OBJECTS: dict[str, ObjectMaker] = {
     "grf": grf,
     "dead_leaves": dead_leaves,
     "siemens": siemens,
-    "test_image": test_image,
+    "test_image": pictures,
     "points": points,
     "diagonals": diagonals,
 }
 
 
 def make_object(name: str, shape: Shape, rng: np.random.Generator, **settings: Any) -> NDArray[np.complex64]:
-    """The object kind ``name`` (a key of ``OBJECTS``) with its settings; InputError for an unknown name or a tiny shape."""
+    """The object kind ``name`` (a key of ``OBJECTS``) with its settings; InputError for an unknown name or a tiny
+    shape.
+    """
     if name not in OBJECTS:
         raise InputError(field="object", found=repr(name), expected=f"one of {', '.join(OBJECTS)}")
     if min(shape) < 16:

@@ -1,7 +1,8 @@
 """Scan positions [n, 2], float64, (row, column) in object pixels.
 
-All patterns stay N/2 inside the object, so that a patch of N x N pixels with its pixel N//2 on the position never leaves it.
-``step_px`` is the distance of neighbours (for random and Fermat scans the side of the square that one position has for itself).
+All patterns stay N/2 inside the object, so that a patch of N x N pixels with its pixel N//2 on the position never
+leaves it. ``step_px`` is the distance of neighbours (for random and Fermat scans the side of the square that one
+position has for itself).
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def make_scan(
 ) -> Positions:
     """Positions of scan kind ``name`` (a key of ``SCANS``) over the whole object, by ``step_px`` or by their number.
 
-    With ``n_patterns`` the largest step is taken that yields at least as many positions; the surplus at the end is dropped.
+    With ``n_patterns`` the largest step is taken that yields at least as many positions; the surplus at the end is
+    dropped.
     """
     if name not in SCANS:
         raise InputError(field="scan", found=repr(name), expected=f"one of {', '.join(SCANS)}")
@@ -116,14 +118,17 @@ def _scan_of(n: int, kind: ScanMaker, shape: Shape, N: int, rng: np.random.Gener
     low, high = _field(shape, N)
     if n > 1 and np.all(high == low):
         raise InputError(field="n_patterns", found=n, expected=f"1, as the object has only {shape} pixels for N = {N}")
-    count_rng = np.random.default_rng(0)  # the number of positions does not depend on it
-    enough, too_wide = 1e-3, float((high - low).max()) + 1.0
-    while too_wide / enough > 1 + 1e-6:
-        step = float(np.sqrt(enough * too_wide)) if enough > 1e-2 else too_wide / 2
-        if len(kind(shape, N, step, count_rng)) >= n:
-            enough = step
+    count_rng = np.random.default_rng(0)  # it moves positions but does not change their number
+    step = float((high - low).max()) + 1.0
+    while len(kind(shape, N, step, count_rng)) < n:
+        step /= 2
+    enough, too_wide = step, 2 * step
+    while too_wide - enough > 1e-6 * enough:
+        middle = (enough + too_wide) / 2
+        if len(kind(shape, N, middle, count_rng)) >= n:
+            enough = middle
         else:
-            too_wide = step
+            too_wide = middle
     return kind(shape, N, enough, rng)[:n]
 
 

@@ -1,0 +1,72 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from ptycho_ray.data import RawData
+    from ptycho_ray.settings import Resolved
+
+Result = dict[str, Any]
+
+SCAN, FILE, FOLDER, IMAGE = (tyro.conf.arg(metavar=name) for name in ("SCAN", "FILE", "FOLDER", "IMAGE"))
+
+
+@dataclass(kw_only=True)
+class Common:
+    """Options that every command has."""
+
+    json: bool = False
+    """Print one JSON object on standard output and nothing else there."""
+    debug: bool = False
+    """When something fails, show where in the program it happened."""
+
+
+def describe_scan(scan: RawData) -> Result:
+    """The facts about a scan that decide how it is reconstructed."""
+    import numpy as np
+    from scipy.spatial import cKDTree
+
+    from ptycho_ray.simulation.probes import probe_diameter_px
+
+    positions = scan.positions_px
+    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
+    energies = scan.pattern_energies()
+    diameter = probe_diameter_px(scan.probe)
+    return {
+        "patterns": len(scan),
+        "N": scan.N,
+        "stored_as": scan.patterns.domain,
+        "counts_are_photons": scan.counts_are_photons,
+        "mean_intensity_of_a_pattern": float(energies.mean()),
+        "probe_modes": len(scan.probe),
+        "probe_diameter_px": round(diameter, 1),
+        "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
+        "nearest_position_px": round(float(np.median(nearest)), 2),
+        "linear_overlap_of_neighbours": round(float(1 - np.median(nearest) / diameter), 3),
+        "pixel_size_m": scan.pixel_size_m,
+        "energy_eV": scan.energy_eV,
+        "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),
+        "truth": None if scan.object_truth is None else list(scan.object_truth.shape),
+    }
+
+
+def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:
+    """Where each setting came from, without those that have their default."""
+    return {name: source for name, source in resolved.provenance.items() if source != "default"}
+
+
+def summary_of_history(history: Mapping[str, list[float]]) -> Result:
+    """First, last and best loss of a training run."""
+    loss = history.get("val_loss") or history["loss"]
+    return {
+        "epochs": len(history["loss"]),
+        "first_loss": history["loss"][0],
+        "last_loss": history["loss"][-1],
+        "best_validation_loss" if "val_loss" in history else "best_loss": min(loss),
+    }

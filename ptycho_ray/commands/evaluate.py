@@ -1,0 +1,95 @@
+"""``ptycho-ray evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
+from ptycho_ray.files import jsonable, write_json
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Measure how good an image is.
+
+    Always: how well it explains the diffraction patterns of the scan. If the scan holds the true object: errors of
+    amplitude and phase, SSIM and Fourier ring correlation, after a global scale, a phase ramp and a sub-pixel shift
+    (which diffraction cannot know) are fitted.
+
+    Example: ptycho-ray evaluate image scan.npz
+    """
+
+    image: Annotated[Path, tyro.conf.Positional, IMAGE]
+    """The reconstruction: a folder that train or reconstruct wrote to, or its reconstruction.npz."""
+    scan: Annotated[Path, tyro.conf.Positional, SCAN]
+    """The scan that was reconstructed, with or without its truth."""
+    output_dir: Annotated[Path | None, FOLDER] = None
+    """Where evaluation.json, pictures and report go; beside the image if not given."""
+    exact: bool = False
+    """The geometry is known exactly: do not fit a shift."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray evaluate").options
+    from ptycho_ray.commands.images import explained_diffraction, label_of, read_image
+    from ptycho_ray.data import load_data
+    from ptycho_ray.evaluation import evaluate_reconstruction
+    from ptycho_ray.plotting import plot_frc, plot_objects, save_figure
+    from ptycho_ray.report import Section, provenance, write_report
+
+    image, scan = read_image(options.image), load_data(options.scan)
+    folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
+    pixel = scan.pixel_size_m
+    diffraction = explained_diffraction(image, scan)
+    result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
+    sections = [Section("Does it explain the data?", facts=diffraction)]
+    if scan.object_truth is not None:
+        import numpy as np
+
+        found = evaluate_reconstruction(
+            image.pixels, scan.object_truth, origin_px=image.origin_px, region=image.region, register=not options.exact
+        )
+        result["truth"] = found.to_dict()
+        pair = {
+            "truth": np.where(found.mask, found.truth, np.nan),
+            label_of(options.image): np.where(found.mask, found.aligned, np.nan),
+        }
+        pictures = plot_objects(pair, pixel_size_m=pixel)
+        curves = plot_frc(
+            found.frc.frequency,
+            {
+                "complex": found.frc.correlation,
+                "amplitude": found.amplitude.frc.correlation,
+                "phase": found.phase.frc.correlation,
+            },
+            half_bit=found.frc.half_bit,
+            pixel_size_m=pixel,
+        )
+        save_figure(pictures, folder / "evaluation_images.png")
+        save_figure(curves, folder / "evaluation_frc.png")
+        rows = [
+            {
+                "of": kind,
+                **{name: getattr(of, name) for name in ("mae", "psnr", "ssim", "ms_ssim")},
+                "frc50": of.frc.frc50,
+            }
+            for kind, of in (("amplitude", found.amplitude), ("phase", found.phase))
+        ]
+        sections += [
+            Section("Against the truth", "Phase in radians; frc50 in cycles per pixel, at most 0.5.", rows=rows),
+            Section("Truth and image", "Aligned, on common colour scales.", pictures=[("", pictures)]),
+            Section("Fourier ring correlation", pictures=[("", curves)]),
+            Section("All figures", facts=result["truth"], folded=True),
+        ]
+    sections.append(Section("Where it came from", facts=provenance(data_files=[options.scan]), folded=True))
+    result["report"] = write_report(
+        folder / "evaluation.html", title=f"Evaluation of {options.image}", sections=sections
+    )
+    write_json(folder / "evaluation.json", jsonable(result))
+    return result

@@ -1,0 +1,88 @@
+"""Reading and judging complex images, for ``evaluate``, ``compare`` and ``info``."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data.fields import default_max_bytes
+from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.errors import InputError
+from ptycho_ray.evaluation import diffraction_r_factor, flat_object_r_factor
+from ptycho_ray.files import require_file
+from ptycho_ray.simulation.simulate import simulate_patterns
+
+RECONSTRUCTION = "reconstruction.npz"
+MOST_PATTERNS = 1024
+
+
+@dataclass(frozen=True)
+class Image:
+    """A complex image [H, W], where it is well covered, and the place of its pixel (0, 0) in scan coordinates."""
+
+    pixels: NDArray[np.complex64]
+    region: NDArray[np.bool_]
+    origin_px: tuple[float, float] = (0.0, 0.0)
+
+
+def find_image(path: Path) -> Path | None:
+    """The reconstruction that a file or folder is or holds, or None."""
+    file = path / RECONSTRUCTION if path.is_dir() else path
+    if not file.is_file() or not zipfile.is_zipfile(file):
+        return None
+    return file if "object.npy" in zipfile.ZipFile(file).namelist() else None
+
+
+def read_image(path: Path) -> Image:
+    """A reconstruction, or the true object in a scan. InputError if the file has neither."""
+    found = find_image(path)
+    if found is not None:
+        from ptycho_ray.reconstruction.stitching import StitchedObject
+
+        with NpzFile(found, default_max_bytes()) as npz:
+            row, column = (float(value) for value in npz.read("origin_px"))
+            stitched = StitchedObject(npz.read("object"), npz.read("weight"), (row, column))
+        return Image(stitched.image, stitched.covered(), stitched.origin_px)
+    if path.is_dir():
+        require_file(path / RECONSTRUCTION)
+    truth = load_data(path).object_truth
+    if truth is None:
+        raise InputError(
+            file=path, found="a scan without a true object", expected="a reconstruction, or a scan with its truth"
+        )
+    return Image(truth, np.ones(truth.shape, dtype=bool))
+
+
+def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
+    """How well an image explains the patterns of a scan: the diffraction R-factor, that of an object without structure
+    beside it. Needs no truth. The scale between image and data is fitted; of a long scan, evenly spread patterns count.
+    """
+    picked = np.unique(np.linspace(0, len(scan) - 1, MOST_PATTERNS).astype(int))
+    positions = scan.positions_px[picked] - np.array(image.origin_px)
+    low, high = scan.N // 2, np.array(image.pixels.shape) - (scan.N - scan.N // 2)
+    inside = np.all((positions >= low) & (positions <= high), axis=1)
+    if not inside.any():
+        raise InputError(
+            file=scan.source or None, found="no position inside the image", expected="a scan of the same sample"
+        )
+    measured = scan.patterns.intensity(picked[inside])
+    predicted = simulate_patterns(image.pixels, scan.probe, positions[inside], noise=False, sub_pixel="bilinear")
+    valid = None if scan.bad_pixels is None else ~scan.bad_pixels
+    bare = simulate_patterns(np.ones((scan.N, scan.N)), scan.probe, np.array([[low, low]], dtype=float), noise=False)[0]
+    scale = measured.sum(dtype=np.float64) / predicted.sum(dtype=np.float64)
+    return {
+        "r_factor": diffraction_r_factor(measured, predicted * scale, valid=valid),
+        "r_factor_of_a_flat_object": flat_object_r_factor(measured, bare, valid=valid),
+        "patterns": int(inside.sum()),
+    }
+
+
+def label_of(path: Path) -> str:
+    """A short name for a picture: the folder of a reconstruction, the stem of a file."""
+    return path.parent.name if path.name == RECONSTRUCTION else path.stem if path.is_file() else path.name

@@ -1,0 +1,91 @@
+"""``ptycho-ray reconstruct``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source
+from ptycho_ray.config import InferenceConfig
+from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.settings import resolve_config
+
+# Settings of a reconstruction that replace those the model was trained with.
+_GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Turn a scan into an image with a trained network: one forward pass, then stitching.
+
+    Example: ptycho-ray reconstruct scan.npz --model-path model --output-dir image
+    """
+
+    test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
+    """The scan: NPZ, HDF5 or CXI."""
+    model_path: Annotated[Path | None, FILE] = None
+    """The trained model: wts.h5.zip, or the folder that train wrote to."""
+    config: Annotated[Path | None, FILE] = None
+    """YAML file with settings."""
+
+
+def run(words: Sequence[str]) -> Result:
+    typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
+    resolved = resolve_config(InferenceConfig, typed.options.config, typed=typed.settings, with_model=False)
+    settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
+    from ptycho_ray import workflow
+    from ptycho_ray.bundle import load_bundle
+    from ptycho_ray.plotting import plot_object, plot_positions
+    from ptycho_ray.progress import BatchProgress
+    from ptycho_ray.report import Section, provenance, write_report
+
+    bundle = load_bundle(settings.model_path)
+    chosen = {name: getattr(settings, name) for name in _GROUPING if resolved.was_given(name)}
+    config = dataclasses.replace(bundle.config, output_dir=folder, **chosen)
+    scan = workflow.load_data(
+        settings.test_data_file,
+        n_images=settings.n_groups,
+        n_subsample=settings.n_subsample,
+        subsample_seed=settings.subsample_seed,
+    )
+    amplitude, phase, results = workflow.reassemble_cdi_image(
+        scan,
+        config,
+        model=bundle.model,
+        execution=execution,
+        keep_patches=False,
+        on_batch=BatchProgress("reconstructing", force_bar=execution.enable_progress_bar),
+    )
+    workflow.save_outputs(amplitude, phase, results, folder)
+    stitched = results["stitched"]
+    origin = provenance(seed=config.seed, data_files=[settings.test_data_file])
+    origin |= {"model": str(settings.model_path), "settings_given": settings_by_source(resolved)}
+    result: Result = {
+        "image": folder / "reconstruction.npz",
+        "report": folder / "report.html",
+        "patterns": len(scan),
+        "shape": list(stitched.image.shape),
+        "origin_px": list(stitched.origin_px),
+        "pixel_size_m": scan.pixel_size_m,
+    }
+    picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=scan.pixel_size_m)
+    write_report(
+        result["report"],
+        title=f"Reconstruction of {settings.test_data_file}",
+        sections=[
+            Section("Image", pictures=[("Amplitude and phase.", picture)], facts={"patterns": len(scan)}),
+            Section(
+                "Scan", pictures=[("Positions.", plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m))]
+            ),
+            Section("Where it came from", facts=origin, folded=True),
+            Section("Training of the model", facts=bundle.provenance, folded=True),
+        ],
+    )
+    write_json(folder / "result.json", jsonable({**result, "provenance": origin}))
+    return result

@@ -1,0 +1,61 @@
+"""Progress of long work: a bar where a person watches (a terminal), plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+
+class TrainingProgress:
+    """Follows a training run (a ``Callback`` of the training loop): the losses of every epoch, the time left."""
+
+    def __init__(self, n_epochs: int, *, force_bar: bool = False) -> None:
+        self.n_epochs = n_epochs
+        self.force_bar = force_bar
+        self.bar: tqdm | None = None
+        self.started, self.first_epoch = time.monotonic(), 0
+
+    def on_step(self, progress: Any, figures: Mapping[str, float], steps_in_epoch: int) -> None:
+        """A step of the optimiser was made; ``progress`` says where the run stands, its ``batch`` is the next one."""
+        done = progress.epoch * steps_in_epoch + progress.batch
+        if self.bar is None:
+            self.started, self.first_epoch = time.monotonic(), progress.epoch
+            self.bar = _bar(self.n_epochs * steps_in_epoch, "step", done, self.force_bar)
+        self.bar.set_description(f"epoch {progress.epoch + 1}/{self.n_epochs}", refresh=False)
+        self.bar.set_postfix(loss=f"{figures['loss']:.5g}", refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def on_epoch(self, progress: Any, figures: Mapping[str, float], model: Any) -> None:
+        """An epoch is over; ``progress.epoch`` epochs are."""
+        words = [f"epoch {progress.epoch}/{self.n_epochs}"]
+        words += [f"{name} {figures[name]:.6g}" for name in ("loss", "val_loss", "learning_rate") if name in figures]
+        seconds = (time.monotonic() - self.started) / (progress.epoch - self.first_epoch)
+        words.append(f"{tqdm.format_interval(seconds * (self.n_epochs - progress.epoch))} left")
+        tqdm.write("  ".join(words), file=sys.stderr)
+        if self.bar is not None and progress.epoch == self.n_epochs:
+            self.bar.close()
+
+
+class BatchProgress:
+    """Follows work that reports how much of it is done, as ``reconstruct`` does to its ``on_batch``."""
+
+    def __init__(self, name: str, unit: str = "group", *, force_bar: bool = False) -> None:
+        self.name, self.unit, self.force_bar = name, unit, force_bar
+        self.bar: tqdm | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None:
+            self.bar = _bar(total, self.unit, 0, self.force_bar)
+            self.bar.set_description(self.name, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
+
+
+def _bar(total: int, unit: str, done: int, force: bool) -> tqdm:
+    """A bar on standard error, which shows itself only on a terminal unless it is forced to."""
+    return tqdm(total=total, unit=unit, initial=done, disable=False if force else None, file=sys.stderr, leave=False)

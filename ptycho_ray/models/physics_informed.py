@@ -104,10 +104,8 @@ class PhysicsInformedModel(nn.Module):
     def diffract(self, canvas: Tensor, relative: Tensor) -> Tensor:
         """Photons [B, C, N, N] that a canvas [B, S, S] in the network's units diffracts at the positions of its group."""
         n = self.config.N
-        if canvas.shape[-1] == n and relative.shape[1] == 1:
-            patches = canvas[:, None]
-        else:
-            patches = extract_patches(canvas, relative, n)
+        alone = canvas.shape[-1] == n and relative.shape[1] == 1
+        patches = canvas[:, None] if alone else extract_patches(canvas, relative, n)
         exit_waves = illuminate(self.object_scale * patches, self.probe)
         if self.config.gaussian_smoothing_sigma:
             exit_waves = smooth_exit_wave(exit_waves, self.config.gaussian_smoothing_sigma)

@@ -15,11 +15,11 @@ from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.likelihood import r_factor
 from ptycho_ray.physics.translation import centre_crop
-from ptycho_ray.reconstruction.phases import synchronised_phases
+from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
 from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
 
 #: Patches of a scan are kept in memory up to this size.
-PATCH_MEMORY_BYTES = 2**30
+PATCH_MEMORY_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -80,33 +80,61 @@ def reconstruct(
         positions_BC2 = container.centres_px[:, None]
     if direction_yx is not None:
         positions_BC2 = positions_BC2 * direction_yx
-    per_group, n = positions_BC2.shape[1], model.config.N
+    n = model.config.N
     positions = positions_BC2.reshape(-1, 2)
     weight = model.overlap_weight()
     weight = weight.mT if transpose else weight
-    patches = _room_for_patches((len(positions), n, n))
-    for prediction in predict(model, container, batch_size):
-        predicted = prediction.patches.mT if transpose else prediction.patches
-        rows = (prediction.rows[:, None] * per_group + np.arange(per_group)).reshape(-1)
-        patches[rows] = predicted.reshape(-1, n, n).cpu().numpy()
-        if on_batch is not None:
-            on_batch(int(prediction.rows[-1]) + 1, len(container))
-    phases = np.ones(len(positions), dtype=np.complex64)
-    if synchronise:
-        phases = synchronised_phases(patches, positions, weight.cpu().numpy())
-    accumulator = StitchAccumulator(positions, n, weight, model.probe_parts.device)
-    for rows in batches(len(positions), CHUNK):
-        turned = torch.from_numpy(patches[rows] * phases[rows, None, None])
-        accumulator.add(turned.to(model.probe_parts.device), positions[rows])
+    window = PhaseWindow.of(weight.cpu().numpy())
+    windows = []
+    with PatchStore(n) as store:
+        for prediction in predict(model, container, batch_size):
+            predicted = prediction.patches.mT if transpose else prediction.patches
+            patches = predicted.reshape(-1, n, n).cpu().numpy()
+            store.append(patches)
+            if synchronise:
+                windows.append(window.cut(patches))
+            if on_batch is not None:
+                on_batch(int(prediction.rows[-1]) + 1, len(container))
+        phases = np.ones(len(positions), dtype=np.complex64)
+        if synchronise:
+            phases = synchronised_phases(np.concatenate(windows), positions, window)
+        accumulator = StitchAccumulator(positions, n, weight, model.probe_parts.device)
+        for first, patches in store.pieces():
+            rows = slice(first, first + len(patches))
+            turned = torch.from_numpy(patches * phases[rows, None, None])
+            accumulator.add(turned.to(model.probe_parts.device), positions[rows])
     return accumulator.result()
 
 
-def _room_for_patches(shape: tuple[int, ...]) -> np.ndarray:
-    """An array for complex64 patches: in memory up to PATCH_MEMORY_BYTES, else in a temporary file without a name."""
-    if np.prod(shape) * 8 <= PATCH_MEMORY_BYTES:
-        return np.empty(shape, dtype=np.complex64)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.complex64, mode="w+", shape=shape)
+class PatchStore:
+    """Predicted patches of a scan in the order they came: in a file without a name once they are many.
+
+    They are needed twice, for their phases and for the image. A plain file and not a memory map, since mapped pages count
+    as resident memory.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.file = tempfile.SpooledTemporaryFile(max_size=PATCH_MEMORY_BYTES)  # noqa: SIM115 (closed in __exit__)
+
+    def __enter__(self) -> PatchStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def append(self, patches: np.ndarray) -> None:
+        """Add complex64 patches [b, n, n]."""
+        self.file.write(np.ascontiguousarray(patches).tobytes())
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The index of the first and the patches themselves, CHUNK at a time."""
+        self.file.seek(0)
+        first = 0
+        while content := self.file.read(CHUNK * self.n**2 * 8):
+            patches = np.frombuffer(content, dtype=np.complex64).reshape(-1, self.n, self.n)
+            yield first, patches
+            first += len(patches)
 
 
 @torch.inference_mode()

@@ -8,6 +8,8 @@ A. Singer, Appl. Comput. Harmon. Anal. 30, 20 (2011); here solved as a sparse le
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -17,26 +19,63 @@ from scipy.spatial import cKDTree
 
 #: Each patch is compared with so many nearest neighbours.
 NEIGHBORS = 12
-#: The compared window holds this share of the illumination.
+#: The compared window holds this share of the illumination ...
 ENERGY_SHARE = 0.95
+#: ... and is binned until it has at most so many pixels a side: enough for a phase, little to keep for every patch.
+WINDOW_SIDE = 16
 #: Least-squares steps after the start from a spanning tree; the phases of the pairs are small by then.
 STEPS = 3
 
 
+@dataclass(frozen=True)
+class PhaseWindow:
+    """The part of a patch that is compared with its neighbours.
+
+    Attributes:
+        crop: the central square of the patch that is used, pixels.
+        binning: so many pixels are added in each direction.
+        weight: trust in each pixel of the patch, float32 [N, N].
+    """
+
+    crop: int
+    binning: int
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float32]) -> PhaseWindow:
+        """The window that ``weight`` calls for."""
+        side, total = weight.shape[-1], float(weight.sum())
+        crop = side
+        for smaller in range(2, side, 2):
+            start = (side - smaller) // 2
+            if weight[start : start + smaller, start : start + smaller].sum() >= ENERGY_SHARE * total:
+                crop = smaller
+                break
+        binning = -(-crop // WINDOW_SIDE)
+        return cls(crop // binning * binning, binning, weight)
+
+    def cut(self, patches: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """Weighted and binned windows [n, m, m] of patches [n, N, N]."""
+        start = (patches.shape[-1] - self.crop) // 2
+        inside = slice(start, start + self.crop)
+        seen = patches[:, inside, inside] * self.weight[inside, inside]
+        m, b = self.crop // self.binning, self.binning
+        return seen.reshape(-1, m, b, m, b).sum(axis=(2, 4))
+
+
 def synchronised_phases(
-    patches: NDArray[np.complex64], positions_px: NDArray[np.float64], weight: NDArray[np.float32]
+    windows: NDArray[np.complex64], positions_px: NDArray[np.float64], window: PhaseWindow
 ) -> NDArray[np.complex64]:
     """Unit complex numbers [n] that, multiplied to the patches, make them agree where they overlap.
 
     Args:
-        patches: complex [n, N, N].
-        positions_px: their positions, [n, 2]; rounded to pixels, which is enough for a phase.
-        weight: trust in each pixel of a patch, [N, N].
+        windows: what ``window.cut`` made of the patches, complex [n, m, m].
+        positions_px: positions of the patches, [n, 2]; rounded to pixels of the windows, which is enough for a phase.
 
-    Patches without a neighbour that overlaps keep their phase. The mean direction of all phases is kept.
+    Patches without a neighbour that overlaps keep their phase. The mean direction of all phases becomes zero.
     """
-    n = len(patches)
-    first, second, products = _overlaps(patches, positions_px, weight)
+    n = len(windows)
+    first, second, products = _overlaps(windows, positions_px / window.binning)
     strength = np.abs(products)
     phases = _along_spanning_tree(first, second, products, n)
     laplacian = _laplacian(first, second, strength, n)
@@ -66,39 +105,25 @@ def _along_spanning_tree(
 
 
 def _overlaps(
-    patches: NDArray[np.complex64], positions_px: NDArray[np.float64], weight: NDArray[np.float32]
+    windows: NDArray[np.complex64], positions: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.complex128]]:
-    """Pairs of neighbours i < j and the weighted inner products of their patches where both look at the sample."""
-    n, side = len(patches), patches.shape[-1]
-    crop = _illuminated_side(weight)
-    start = (side - crop) // 2
-    inside = slice(start, start + crop)
-    seen = patches[:, inside, inside] * weight[inside, inside]
-
-    _, neighbors = cKDTree(positions_px).query(positions_px, k=min(NEIGHBORS + 1, n))
+    """Pairs of neighbours i < j and the inner products of their windows where both look at the same place."""
+    n, side = windows.shape[:2]
+    _, neighbors = cKDTree(positions).query(positions, k=min(NEIGHBORS + 1, n))
+    neighbors = neighbors.reshape(n, -1)
     pairs = np.stack([np.repeat(np.arange(n), neighbors.shape[1]), neighbors.reshape(-1)], axis=1)
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
-    steps = np.rint(positions_px[pairs[:, 1]] - positions_px[pairs[:, 0]]).astype(int)
-    near = (np.abs(steps) < crop).all(axis=1)
+    steps = np.rint(positions[pairs[:, 1]] - positions[pairs[:, 0]]).astype(int)
+    near = (np.abs(steps) < side).all(axis=1)
     pairs, steps = pairs[near], steps[near]
 
     products = np.empty(len(pairs), dtype=np.complex128)
     for k, ((i, j), (down, right)) in enumerate(zip(pairs.tolist(), steps.tolist(), strict=True)):
-        here = seen[i, max(down, 0) : crop + min(down, 0), max(right, 0) : crop + min(right, 0)]
-        there = seen[j, max(-down, 0) : crop + min(-down, 0), max(-right, 0) : crop + min(-right, 0)]
+        here = windows[i, max(down, 0) : side + min(down, 0), max(right, 0) : side + min(right, 0)]
+        there = windows[j, max(-down, 0) : side + min(-down, 0), max(-right, 0) : side + min(-right, 0)]
         products[k] = np.vdot(here, there)
     # products are conj(i) * j, so their phase is (phase of j) - (phase of i)
     return pairs[:, 0], pairs[:, 1], products
-
-
-def _illuminated_side(weight: NDArray[np.float32]) -> int:
-    """Side of the smallest centred square that holds ENERGY_SHARE of the weight."""
-    side, total = weight.shape[-1], float(weight.sum())
-    for crop in range(2, side, 2):
-        start = (side - crop) // 2
-        if weight[start : start + crop, start : start + crop].sum() >= ENERGY_SHARE * total:
-            return crop
-    return side
 
 
 def _laplacian(

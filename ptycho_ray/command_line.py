@@ -90,9 +90,9 @@ def parse(
                 settings[key] = getattr(getattr(options, section), field.name)
     if config_class is not None:
         known = {field.name for field in dataclasses.fields(config_class)}
-        settings |= {
-            name: getattr(options, name) for name in own if name in known and getattr(options, name) is not None
-        }
+        for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
+            if field.name in known and getattr(options, field.name) != field.default:
+                settings[field.name] = getattr(options, field.name)
     return Typed(options, settings)
 
 

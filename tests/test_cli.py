@@ -180,6 +180,8 @@ def test_reconstruct_evaluate_compare(scan: Path, model: Path, capsys: pytest.Ca
     image, comparison = scan.parent / "image", scan.parent / "comparison"
     told = run_json(["reconstruct", scan, "--model-path", model, "--output-dir", image], capsys)
     assert told["patterns"] == 40
+    given = json.loads((image / "result.json").read_text(encoding="utf-8"))["provenance"]["settings_given"]
+    assert given == dict.fromkeys(["test_data_file", "model_path", "output_dir"], "command line")
     with np.load(image / "reconstruction.npz", allow_pickle=False) as arrays:
         assert list(arrays["object"].shape) == told["shape"]
     assert run_json(["info", image], capsys)["kind"] == "reconstructed image"

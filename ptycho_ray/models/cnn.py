@@ -20,6 +20,8 @@ Activation = Callable[[Tensor], Tensor]
 
 #: Channels that the last decoder stage sets aside for the border of a patch.
 BORDER_CHANNELS = 4
+#: First weights of the heads, relative to those of the other layers.
+HEAD_GAIN = 0.05
 
 AMPLITUDE_ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": torch.sigmoid,
@@ -40,11 +42,23 @@ def downsampling_steps(n: int) -> int:
 
 
 def convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    """3 x 3 convolution that keeps the size, with Glorot-uniform weights and no initial bias."""
+    """3 x 3 convolution that keeps the size, with He-uniform weights (for ReLU) and no initial bias.
+
+    The reference starts Glorot-uniform, which halves the signal at every ReLU: over the depth of this network so little of
+    the input reaches the heads that training first spends epochs on a flat object (docs/experiments.md).
+    """
     layer = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-    nn.init.xavier_uniform_(layer.weight)
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
+    return layer
+
+
+def head(inputs: int, outputs: int) -> nn.Conv2d:
+    """The last convolution of a decoder: small weights, so that training starts near a flat object and not saturated."""
+    layer = convolution(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.mul_(HEAD_GAIN)
     return layer
 
 
@@ -76,13 +90,13 @@ class Decoder(nn.Module):
         self.probe_big = config.probe_big
         full_width = max(1, round(f * 2048 / n))  # channels at the full side n
         if self.pad_object:
-            self.centre_head = convolution(widths[-1] - BORDER_CHANNELS, outputs)
+            self.centre_head = head(widths[-1] - BORDER_CHANNELS, outputs)
             if self.probe_big:
                 self.border_block = DoubleConvolution(BORDER_CHANNELS, full_width)
-                self.border_head = convolution(full_width, outputs)
+                self.border_head = head(full_width, outputs)
         else:
             self.last_block = DoubleConvolution(widths[-1], full_width)
-            self.centre_head = convolution(full_width, outputs)
+            self.centre_head = head(full_width, outputs)
         self.n = n
         self.border: Tensor
         self.register_buffer("border", 1.0 - central_mask(n), persistent=False)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from ptycho_ray.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.settings import setting_names
 
 T = TypeVar("T")
@@ -49,21 +49,23 @@ def parse(
     argv: Sequence[str],
     *,
     prog: str,
-    config_class: type[TrainingConfig | InferenceConfig] | None = None,
+    config_class: type[Any] | None = None,
     with_model: bool = True,
+    with_execution: bool = True,
 ) -> Typed[T]:
     """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its and the execution settings.
 
     A field of ``options_class`` that has the name of a setting stands for that setting. As usual for a command line
     this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
     """
-    everything = "--help-all" in argv
+    everything = "--help-all" in argv or not with_execution
     shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
     sections: dict[str, type] = {}
     if config_class is not None:
         sections = {"model": ModelConfig} if with_model else {}
-        sections |= {"settings": config_class, "execution": ExecutionConfig}
+        sections |= {"settings": config_class}
+        sections |= {"execution": ExecutionConfig} if with_execution else {}
     drafts: dict[str, Any] = {
         name: _draft(cls, () if name == "execution" else own, shown) for name, cls in sections.items()
     }
@@ -74,7 +76,7 @@ def parse(
     ]
     command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
     description = inspect.cleandoc(options_class.__doc__ or "")
-    if sections:
+    if sections and with_execution:
         description += f"\n\n{'Every setting is shown.' if everything else 'More settings: --help-all.'}"
     words = ["--help" if word == "--help-all" else word for word in argv]
     words = _one_word_flags(words, [options_class, *drafts.values()])

@@ -63,11 +63,9 @@ def resolve_config(
     """Merge all sources into one checked configuration.
 
     ``environment`` defaults to the process's own. ``typed`` holds the values that somebody gave explicitly, by setting
-    name. Without ``with_model`` the network is fixed elsewhere (in a trained model) and its settings are unknown here:
-    ``config.model`` is a placeholder with defaults.
-
-    Raises ConfigurationError for an unknown setting (with the nearest known one), for one that is given twice in the
-    same source, and for a value out of range, each time naming the source.
+    name. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings are unknown here and
+    ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown setting (with the nearest
+    known one), for one that is given twice in the same source, and for a value out of range, each time naming the source.
     """
     known = [name for name in setting_names(config_class) if with_model or not name.startswith("model.")]
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}

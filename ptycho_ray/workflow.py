@@ -143,8 +143,8 @@ def train_cdi_model(
     Returns:
         The results dictionary of the reference (``docs/callchain.md``, section 3).
     """
-    _refuse_unavailable(config)
     execution = execution or ExecutionConfig()
+    _refuse_unavailable(config, execution)
     training = create_ptycho_data_container(train_data, config)
     test = None
     if test_data is not None:
@@ -348,13 +348,21 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
     return named | {"train_loss": history["loss"]}
 
 
-def _refuse_unavailable(config: TrainingConfig) -> None:
-    if config.model.model_type == "supervised":
+def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig) -> None:
+    """ConfigurationError for a setting whose piece of the program does not exist yet, rather than no effect."""
+    for field, found, expected in (
+        ("model_type", config.model.model_type, "pinn"),
+        ("positions_provided", config.positions_provided, True),
+        ("execution.strategy", execution.strategy, "auto"),
+        ("execution.recon_log_every_n_epochs", execution.recon_log_every_n_epochs, None),
+    ):
+        if found != expected:
+            raise ConfigurationError(
+                "not part of this version", field=field, found=repr(found), expected=repr(expected)
+            )
+    if execution.devices not in (1, "auto"):
         raise ConfigurationError(
-            "training with labels is not part of this version",
-            field="model_type",
-            found="'supervised'",
-            expected="'pinn'",
+            "one process uses one device", field="execution.devices", found=execution.devices, expected="1 or 'auto'"
         )
 
 

@@ -18,7 +18,7 @@ from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--N", "32", "--size", "80", "--n-patterns", "40", "--photons", "1e5"]
+SMALL = ["--N", "32", "--object-size", "80", "--n-patterns", "40", "--photons", "1e5"]
 
 
 @pytest.fixture(autouse=True)
@@ -104,11 +104,11 @@ def test_simulate_repeats_with_its_seed(scan: Path, tmp_path: Path, capsys: pyte
     assert not np.array_equal(first.patterns.intensity(), third.patterns.intensity())
 
 
-@pytest.mark.parametrize("option", ["--size", "--photons", "--n-patterns"])
+@pytest.mark.parametrize("option", ["--object-size", "--photons", "--n-patterns"])
 def test_simulate_refuses_nonsense(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["simulate", tmp_path / "a.npz", option, "0"], capsys)
     assert code == 2
-    assert option in err
+    assert option[2:].replace("-", "_") in err
     assert list(tmp_path.iterdir()) == []
 
 

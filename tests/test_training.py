@@ -13,6 +13,7 @@ import torch
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
+from ptycho_ray.tracking import build_tracker
 from ptycho_ray.training.checkpoint import read_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.loop import BEST_CHECKPOINT, LAST_CHECKPOINT, TrainingDiverged
@@ -307,3 +308,30 @@ def test_float16_on_a_processor_is_refused():
         network_dtype(ExecutionConfig(precision="16-mixed"), torch.device("cpu"))
     assert network_dtype(ExecutionConfig(precision="bf16-mixed"), torch.device("cpu")) == torch.bfloat16
     assert network_dtype(SimpleNamespace(precision="32-true"), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_ahead_changes_nothing(small_scan, tiny_config, workers):
+    plain = train_cdi_model(small_scan, None, tiny_config)
+    ahead = train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(num_workers=workers))
+    assert_same_weights(weights(plain), weights(ahead))
+
+
+def test_the_table_of_figures_is_complete_after_each_epoch(small_scan, tiny_config, tmp_path):
+    tracker = build_tracker(ExecutionConfig(), tmp_path)
+    history = train_cdi_model(small_scan, None, tiny_config, callbacks=tracker)["history"]
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,loss,")
+    assert [float(line.split(",")[1]) for line in lines[1:]] == history["loss"]
+
+
+def test_a_tracker_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"logger_backend.*mlflow.*csv"):
+        build_tracker(ExecutionConfig(logger_backend="mlflow"), tmp_path)
+    assert build_tracker(ExecutionConfig(logger_backend="none"), tmp_path) == []
+
+
+@pytest.mark.parametrize("setting", [{"devices": 2}, {"strategy": "ddp"}, {"recon_log_every_n_epochs": 1}])
+def test_a_setting_without_effect_is_refused(small_scan, tiny_config, setting):
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(**setting))

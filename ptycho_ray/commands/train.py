@@ -51,6 +51,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.progress import TrainingProgress
     from ptycho_ray.report import provenance
+    from ptycho_ray.tracking import build_tracker
 
     scan = workflow.load_data(
         file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed
@@ -68,7 +69,10 @@ def run(words: Sequence[str]) -> Result:
         execution=execution,
         checkpoint_dir=checkpoints,
         resume_from=require_file(checkpoints / "last.safetensors", "--resume") if typed.options.resume else None,
-        callbacks=[TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)],
+        callbacks=[
+            TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar),
+            *build_tracker(execution, folder),
+        ],
         keep_patches=False,
     )
     origin = provenance(seed=config.seed, data_files=sorted({file, test_file}))

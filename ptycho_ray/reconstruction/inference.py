@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_ray.data.batches import batches
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.likelihood import r_factor
@@ -35,12 +36,6 @@ class GroupPrediction:
     rows: np.ndarray
     patches: Tensor
     merged: Tensor
-
-
-def batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
-    """0 .. n - 1 in consecutive pieces."""
-    for start in range(0, n, batch_size):
-        yield np.arange(start, min(start + batch_size, n))
 
 
 @torch.inference_mode()

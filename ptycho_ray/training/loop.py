@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import threading
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data.batches import Batch, batches, prefetched
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
@@ -136,21 +138,22 @@ class Trainer:
     def _train_epoch(self) -> None:
         progress, batch_size = self.progress, self.config.batch_size
         order = np.random.default_rng((self.config.seed, progress.epoch)).permutation(len(self.training))
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        rows = [order[some] for some in batches(len(order), batch_size)]
         self.model.train()
-        while progress.batch < len(batches):
+        loaded = prefetched(self.training, rows[progress.batch :], self.execution)
+        while progress.batch < len(rows):
             start = time.monotonic()
-            figures = self._accumulated_step(batches[progress.batch : progress.batch + self.execution.accum_steps])
-            progress.batch = min(progress.batch + self.execution.accum_steps, len(batches))
+            figures = self._accumulated_step(list(itertools.islice(loaded, self.execution.accum_steps)))
+            progress.batch = min(progress.batch + self.execution.accum_steps, len(rows))
             progress.seconds += time.monotonic() - start
             for callback in self.callbacks:
-                callback.on_step(progress, figures, len(batches))
+                callback.on_step(progress, figures, len(rows))
             if self._stop_requested:
                 raise TrainingInterrupted(self._save(LAST_CHECKPOINT))
 
-    def _accumulated_step(self, batches: Sequence[np.ndarray]) -> dict[str, float]:
+    def _accumulated_step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """One step of the optimiser over one or more batches; each group counts the same."""
-        groups = sum(len(batch) for batch in batches)
+        groups = sum(len(photons) for photons, _ in batches)
         steps_in_epoch = math.ceil(len(self.training) / self.config.batch_size)
         factor = self.schedule.factor(self.progress.epoch + self.progress.batch / steps_in_epoch)
         for group in self.optimizer.param_groups:
@@ -161,10 +164,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for batch in batches:
-            figures = self._figures(self.training, batch)
-            self.scaler.scale(figures["loss"] * (len(batch) / groups)).backward()
+            figures = self._figures(batch)
+            share = len(batch[0]) / groups
+            self.scaler.scale(figures["loss"] * share).backward()
             for name, figure in figures.items():
-                totals[name] = totals.get(name, 0.0) + float(figure.detach()) * len(batch)
+                totals[name] = totals.get(name, 0.0) + float(figure.detach()) * len(batch[0])
         if not math.isfinite(totals["loss"]):
             raise TrainingDiverged(
                 f"the loss became {totals['loss']} in epoch {self.progress.epoch + 1}; a smaller "
@@ -181,11 +185,9 @@ class Trainer:
             sums[name] = sums.get(name, 0.0) + total
         return {name: value / groups for name, value in totals.items()} | {"learning_rate": self._learning_rate()}
 
-    def _figures(self, container: PtychoDataContainer, rows: np.ndarray) -> dict[str, Tensor]:
-        photons, relative = container.batch(rows)
-        photons_BCNN = torch.from_numpy(photons).to(self.device)
-        prediction = self.model(photons_BCNN, torch.from_numpy(relative).to(self.device), self.largest_shift_px)
-        return self.loss(prediction, photons_BCNN)
+    def _figures(self, batch: Batch) -> dict[str, Tensor]:
+        photons, relative = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return self.loss(self.model(photons, relative, self.largest_shift_px), photons)
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -214,10 +216,9 @@ class Trainer:
         """Mean figures of a container's groups, without training."""
         self.model.eval()
         totals: dict[str, float] = {}
-        for start in range(0, len(container), self.config.batch_size):
-            rows = np.arange(start, min(start + self.config.batch_size, len(container)))
-            for name, value in self._figures(container, rows).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
+        for batch in prefetched(container, batches(len(container), self.config.batch_size), self.execution):
+            for name, value in self._figures(batch).items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(batch[0])
         return {name: value / len(container) for name, value in totals.items()}
 
     # -- stopping, saving, resuming --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ptycho_ray import workflow
+from ptycho_ray.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer
 from ptycho_ray.errors import ConfigurationError, InputError
@@ -82,8 +83,17 @@ def test_calls_happen_in_the_documented_order(monkeypatch, small_scan, other_sca
     documented = call_orders()[0]
     entered = record_calls(monkeypatch, set(documented))
     workflow.run_cdi_example(small_scan, other_scan, tiny_config, do_stitching=True)
-    # reassemble_cdi_image is handed the container of the test set and passes it through
-    assert entered == [*documented, "create_ptycho_data_container"]
+    assert entered == documented
+
+
+def test_the_train_command_calls_in_the_documented_order(monkeypatch, small_scan, other_scan, tmp_path):
+    documented = call_orders()[1]
+    entered = record_calls(monkeypatch, set(documented))
+    small_scan.to_file(tmp_path / "train.npz")
+    other_scan.to_file(tmp_path / "test.npz")
+    words = ["train", str(tmp_path / "train.npz"), "--test-data-file", str(tmp_path / "test.npz"), "--nepochs", "1"]
+    assert main([*words, "--n-filters-scale", "1", "--output-dir", str(tmp_path / "out")]) == 0
+    assert entered == documented
 
 
 def test_results_have_the_keys_and_shapes_of_the_reference(run):

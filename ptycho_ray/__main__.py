@@ -1,0 +1,7 @@
+"""``python -m ptycho_ray`` is the program ``ptycho-ray``."""
+
+import sys
+
+from ptycho_ray.cli import main
+
+sys.exit(main())

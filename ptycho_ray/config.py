@@ -254,7 +254,7 @@ class InferenceConfig:
     neighbor_pool_size: PositiveInt | None = None
     """From how many neighbours oversampling draws; neighbor_count if not given."""
     debug: bool = False
-    """Write intermediate arrays."""
+    """Write the merged patch of every group beside the image (patches.npz)."""
     output_dir: Path = Path("inference_outputs")
     """Folder for everything that is written."""
     backend: Backend = "tensorflow"

@@ -176,6 +176,14 @@ def test_resume_goes_on(scan: Path, model: Path, capsys: pytest.CaptureFixture[s
     assert "--resume" in err
 
 
+def test_reconstruct_with_debug_keeps_the_patches(scan: Path, model: Path, tmp_path: Path) -> None:
+    words = ["reconstruct", str(scan), "--model-path", str(model), "--output-dir", str(tmp_path), "--debug"]
+    assert main(words) == 0
+    with np.load(tmp_path / "patches.npz", allow_pickle=False) as arrays:
+        assert arrays["obj_tensor_full"].shape == (40, 32, 32, 1)
+        assert arrays["global_offsets"].shape == (40, 1, 2, 1)
+
+
 def test_reconstruct_evaluate_compare(scan: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, comparison = scan.parent / "image", scan.parent / "comparison"
     told = run_json(["reconstruct", scan, "--model-path", model, "--output-dir", image], capsys)

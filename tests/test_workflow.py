@@ -247,11 +247,6 @@ def test_nothing_is_drawn_without_an_image(tmp_path):
 
 
 def test_the_core_needs_neither_ray_nor_mlflow():
-    code = (
-        "import sys\n"
-        "sys.modules['ray'] = sys.modules['mlflow'] = None\n"
-        "import ptycho_ray.workflow\n"
-        "print('loaded')"
-    )
+    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nimport ptycho_ray.workflow\nprint('loaded')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "loaded"

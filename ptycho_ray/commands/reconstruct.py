@@ -13,7 +13,7 @@ import tyro
 from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
-from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.settings import resolve_config
 
 # Settings of a reconstruction that replace those the model was trained with.
@@ -39,6 +39,8 @@ def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
     resolved = resolve_config(InferenceConfig, typed.options.config, typed=typed.settings, with_model=False)
     settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
+    import numpy as np
+
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
     from ptycho_ray.plotting import plot_object, plot_positions
@@ -59,10 +61,13 @@ def run(words: Sequence[str]) -> Result:
         config,
         model=bundle.model,
         execution=execution,
-        keep_patches=False,
+        keep_patches=settings.debug,
         on_batch=BatchProgress("reconstructing", force_bar=execution.enable_progress_bar),
     )
     workflow.save_outputs(amplitude, phase, results, folder)
+    if settings.debug:
+        with atomic_path(folder / "patches.npz") as temporary:
+            np.savez(temporary, **{name: results[name] for name in ("obj_tensor_full", "global_offsets")})
     stitched = results["stitched"]
     origin = provenance(seed=config.seed, data_files=[settings.test_data_file])
     origin |= {"model": str(settings.model_path), "settings_given": settings_by_source(resolved)}

@@ -103,6 +103,15 @@ def test_uncovered_pixels_are_zero_and_marked():
     assert result.covered().any()
 
 
+def test_the_mean_phase_can_be_made_zero(rng):
+    positions = rng.uniform(0, 40, (30, 2))
+    patches = torch.polar(torch.ones(30, 8, 8), torch.full((30, 8, 8), 3.0))
+    result = stitch(patches, positions).with_zero_mean_phase()
+    covered = result.weight > 0
+    assert np.allclose(result.image[covered], 1, atol=1e-5)
+    assert result.image.dtype == np.complex64
+
+
 def test_no_positions():
     with pytest.raises(InputError, match="positions_px"):
         StitchAccumulator(np.empty((0, 2)), 8)

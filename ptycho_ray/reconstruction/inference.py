@@ -61,6 +61,8 @@ def reconstruct(
 ) -> StitchedObject:
     """Reconstruct a scan: every predicted patch at its own position, weighted by the illumination, in one image.
 
+    The phase of the image, which diffraction leaves open, is set so that its mean is zero.
+
     With a merged network (``object_big``) each pattern's patch is used, as often as it occurs in groups; otherwise the one
     patch of each group. Large sets of patches wait in a temporary file, so memory does not grow with the scan.
 
@@ -98,7 +100,7 @@ def reconstruct(
             rows = slice(first, first + len(patches))
             turned = torch.from_numpy(patches * phases[rows, None, None])
             accumulator.add(turned.to(model.probe_parts.device), positions[rows])
-    return accumulator.result()
+    return accumulator.result().with_zero_mean_phase()
 
 
 class PatchStore:

@@ -7,7 +7,7 @@ piece by piece, so that a scan of any size needs memory for its canvas only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,11 @@ class StitchedObject:
     image: np.ndarray
     weight: np.ndarray
     origin_px: tuple[float, float]
+
+    def with_zero_mean_phase(self) -> StitchedObject:
+        """The same image times a complex number of modulus one, so that its weighted mean is real and positive."""
+        mean = np.sum(self.image * self.weight)
+        return replace(self, image=(self.image * np.exp(-1j * np.angle(mean))).astype(np.complex64))
 
     def save(self, path: Path) -> None:
         """Write image, weight and origin as a compressed NPZ, atomically."""

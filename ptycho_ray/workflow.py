@@ -324,11 +324,12 @@ def save_outputs(
     write_json(folder / "history.json", results.get("history", {}))
     if amplitude is None or phase is None:
         return
-    save_figure(
-        plot_image(np.squeeze(amplitude), title="Amplitude", kind="amplitude"), folder / "reconstructed_amplitude.png"
-    )
-    save_figure(plot_image(np.squeeze(phase), title="Phase", kind="phase"), folder / "reconstructed_phase.png")
     stitched = results.get("stitched")
+    region = stitched.covered() if isinstance(stitched, StitchedObject) else None
+    amplitude_figure = plot_image(np.squeeze(amplitude), kind="amplitude", title="Amplitude", region=region)
+    phase_figure = plot_image(np.squeeze(phase), kind="phase", title="Phase", region=region)
+    save_figure(amplitude_figure, folder / "reconstructed_amplitude.png")
+    save_figure(phase_figure, folder / "reconstructed_phase.png")
     if isinstance(stitched, StitchedObject):
         stitched.save(folder / "reconstruction.npz")
 

@@ -172,6 +172,19 @@ def test_deviance_is_zero_at_the_measurement_and_keeps_its_precision():
     assert torch.allclose(poisson_deviance(rate, counts).double(), exact, rtol=2e-3, atol=1e-6)
 
 
+def test_deviance_and_its_gradient_are_finite_where_nothing_is_predicted():
+    """Counts on pixels where probe and object leave no light at all, in single precision."""
+    rate = torch.tensor([0.0, 1e-30, 1e-13, 0.0], requires_grad=True)
+    counts = torch.tensor([1.0, 5.0, 1e6, 0.0])
+    deviance = poisson_deviance(rate, counts)
+    deviance.sum().backward()
+    value = deviance.detach()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(rate.grad).all()
+    assert value[3] == pytest.approx(0.0, abs=1e-6)
+    assert value[0] == pytest.approx(27.6 - 1.0, abs=0.1)
+
+
 def test_deviance_differs_from_the_likelihood_by_a_constant():
     counts = torch.tensor([2.0, 2.0, 5.0, 5.0], dtype=torch.float64)
     rate = torch.tensor([1.0, 4.0, 3.0, 9.0], dtype=torch.float64)

@@ -23,14 +23,16 @@ def poisson_deviance(rate: Tensor, counts: Tensor) -> Tensor:
     """``rate - counts + counts * log(counts / rate)``: the same up to a constant, but never negative.
 
     It is zero where the prediction equals the measurement and about one half a pixel at the noise limit, whatever the
-    dose; its gradient is that of the negative log-likelihood. Written with the difference of the two, it keeps its
-    precision at high counts, where the logarithm alone would lose it in single precision.
+    dose; its gradient is that of the negative log-likelihood. Near the measurement the logarithm is taken of the
+    difference, which keeps its precision at high counts; far below it, of the ratio, which stays finite at rate zero.
     """
-    excess = rate + RATE_EPSILON - counts
+    rate = rate + RATE_EPSILON
     seen = counts > 0
     some_counts = torch.where(seen, counts, 1.0)
-    relative_excess = torch.where(seen, excess / some_counts, 0.0)
-    return excess - counts * torch.log1p(relative_excess)
+    near = rate > 0.5 * some_counts
+    by_difference = torch.log1p(torch.where(near, (rate - some_counts) / some_counts, 0.0))
+    by_ratio = torch.log(torch.where(near, 1.0, rate / some_counts))
+    return rate - counts - counts * torch.where(near, by_difference, by_ratio)
 
 
 def amplitude_absolute_error(intensity: Tensor, measured_amplitude: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class StitchedObject:
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, object=self.image, weight=self.weight, origin_px=np.array(self.origin_px))
 
-    def covered(self, share: float = 0.1) -> np.ndarray:
+    def covered(self, share: float = 0.3) -> np.ndarray:
         """Where the weight is at least ``share`` of its median over the touched pixels, bool [H, W]."""
         touched = self.weight[self.weight > 0]
         level = share * float(np.median(touched)) if touched.size else 0.0

@@ -35,8 +35,8 @@ bench: $(STAMP)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 demo: $(STAMP)
-	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object siemens --probe zernike --N 32 --size 120 --n-patterns 600 --photons 1e7
+	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7
 	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
 	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --output-dir $(DEMO)/image
 	$(BIN)/ptycho-ray evaluate $(DEMO)/image $(DEMO)/scan.npz
-	@echo "Look at $(DEMO)/image/evaluation.html"
+	@echo "The picture: $(DEMO)/image/evaluation_images.png   The page: $(DEMO)/image/evaluation.html"

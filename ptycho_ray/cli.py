@@ -11,17 +11,16 @@ import contextlib
 import difflib
 import importlib
 import json
-import math
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ptycho_ray import __version__
 from ptycho_ray.errors import InputError, TrainingInterrupted
+from ptycho_ray.files import jsonable
 
 COMMANDS = {
     "simulate": "make a scan of an invented object with a known truth",
@@ -110,23 +109,10 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
-def plain(value: Any) -> Any:
-    """``value`` in the types of JSON: paths as text, numpy scalars and arrays as numbers and lists, NaN as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
     """Lines for a person: one for each entry, a nested mapping indented, a list of mappings as a table."""
     lines = []
-    values = plain(result)
+    values = jsonable(result)
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         if isinstance(value, dict):
@@ -164,4 +150,4 @@ def _short(value: Any) -> str:
 
 
 def _as_json(result: Mapping[str, Any]) -> str:
-    return json.dumps(plain(result), allow_nan=False)
+    return json.dumps(jsonable(result), allow_nan=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,16 @@ def require_file(path: str | Path, field: str = "file") -> Path:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` with paths as text, tuples as lists and numpy scalars as numbers, at any depth."""
-    if isinstance(value, dict):
+    """``value`` in the types of JSON at any depth: paths as text, numpy values as numbers and lists, NaN as None."""
+    if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of(path: str | Path) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import COMMANDS, as_text, main, plain
+from ptycho_ray.cli import COMMANDS, as_text, main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
+from ptycho_ray.files import jsonable
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--N", "32", "--object-size", "80", "--n-patterns", "40", "--photons", "1e5"]
@@ -332,7 +333,7 @@ def test_text_of_a_result() -> None:
         "  1  -",
         "  -  2.5",
     ]
-    assert plain({1: np.array([np.inf])}) == {"1": [None]}
+    assert jsonable({1: np.array([np.inf])}) == {"1": [None]}
 
 
 def test_a_closed_pipe_is_no_traceback(scan: Path) -> None:

@@ -128,8 +128,11 @@ class PhysicsInformedModel(nn.Module):
         intensity = self.diffract(canvas, relative)
         return Prediction(self.object_scale * patches, self.object_scale * canvas, intensity)
 
-    def reconstruct(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> tuple[Tensor, Tensor]:
-        """Transmission patches [B, O, N, N] and merged objects [B, N, N], without the diffraction."""
-        patches = self.network_patches(photons)
-        merged = centre_crop(self.merge(patches, relative, largest_shift_px), self.config.N)
-        return self.object_scale * patches, self.object_scale * merged
+    def transmission_patches(self, photons: Tensor) -> Tensor:
+        """What the network sees at each pattern, complex transmission [B, O, N, N]; no position enters."""
+        return self.object_scale * self.network_patches(photons)
+
+    def reconstruct(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
+        """The merged object of each group, complex transmission [B, N, N], without its diffraction."""
+        merged = self.merge(self.network_patches(photons), relative, largest_shift_px)
+        return self.object_scale * centre_crop(merged, self.config.N)

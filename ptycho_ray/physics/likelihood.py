@@ -40,14 +40,6 @@ def amplitude_absolute_error(intensity: Tensor, measured_amplitude: Tensor) -> T
     return (amplitude(intensity) - measured_amplitude).abs()
 
 
-def amplitude_squared_error(intensity: Tensor, measured_amplitude: Tensor) -> Tensor:
-    """``(sqrt(intensity) - measured amplitude)**2``: a Gaussian likelihood of amplitudes.
-
-    With intensities in photons it is twice the Poisson deviance near the optimum (variance-stabilising transform).
-    """
-    return (amplitude(intensity) - measured_amplitude).square()
-
-
 def total_variation(image: Tensor) -> Tensor:
     """Sum of squared differences of neighbouring pixels of images [..., H, W], real or complex: a scalar."""
     vertical = image[..., 1:, :] - image[..., :-1, :]

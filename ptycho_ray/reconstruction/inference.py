@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,30 +22,15 @@ from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, Stitch
 PATCH_MEMORY_BYTES = 2**26
 
 
-@dataclass(frozen=True)
-class GroupPrediction:
-    """Predicted objects of some groups.
-
-    Attributes:
-        rows: which groups, int64 [b].
-        patches: transmission at each pattern, complex64 [b, O, N, N].
-        merged: the patches of each group merged, centred on the group, complex64 [b, N, N].
-    """
-
-    rows: np.ndarray
-    patches: Tensor
-    merged: Tensor
-
-
 @torch.inference_mode()
-def predict(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> Iterator[GroupPrediction]:
-    """Predict all groups, batch by batch, on the device the model is on. The result does not depend on the batch size."""
+def predict(
+    model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Group rows [b] and their transmission patches [b, O, N, N], batch by batch, on the device the model is on."""
     model.eval()
-    device = model.probe_parts.device
     for rows in batches(len(container), batch_size):
-        photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
-        patches, merged = model.reconstruct(photons, relative, container.largest_shift_px)
-        yield GroupPrediction(rows, patches, merged)
+        photons, _ = container.batch(rows)
+        yield rows, model.transmission_patches(torch.from_numpy(photons).to(model.probe_parts.device))
 
 
 def reconstruct(
@@ -84,22 +68,21 @@ def reconstruct(
     window = PhaseWindow.of(weight.cpu().numpy())
     windows = []
     with PatchStore(n) as store:
-        for prediction in predict(model, container, batch_size):
-            predicted = prediction.patches.mT if transpose else prediction.patches
-            patches = predicted.reshape(-1, n, n).cpu().numpy()
+        for rows, predicted in predict(model, container, batch_size):
+            patches = (predicted.mT if transpose else predicted).reshape(-1, n, n).cpu().numpy()
             store.append(patches)
             if synchronise:
                 windows.append(window.cut(patches))
             if on_batch is not None:
-                on_batch(int(prediction.rows[-1]) + 1, len(container))
+                on_batch(int(rows[-1]) + 1, len(container))
         phases = np.ones(len(positions), dtype=np.complex64)
         if synchronise:
             phases = synchronised_phases(np.concatenate(windows), positions, window)
         accumulator = StitchAccumulator(positions, n, weight, model.probe_parts.device)
         for first, patches in store.pieces():
-            rows = slice(first, first + len(patches))
-            turned = torch.from_numpy(patches * phases[rows, None, None])
-            accumulator.add(turned.to(model.probe_parts.device), positions[rows])
+            some = slice(first, first + len(patches))
+            turned = torch.from_numpy(patches * phases[some, None, None])
+            accumulator.add(turned.to(model.probe_parts.device), positions[some])
     return accumulator.result().with_zero_mean_phase()
 
 
@@ -180,7 +163,7 @@ class DiffractionToObject:
         largest = float(relative.abs().max())
         device = self.model.probe_parts.device
         objects = [
-            self.model.reconstruct(photons[rows].to(device), relative[rows].to(device), largest)[1].cpu()
+            self.model.reconstruct(photons[rows].to(device), relative[rows].to(device), largest).cpu()
             for rows in batches(len(photons), batch_size)
         ]
         return torch.cat(objects)[..., None].numpy()

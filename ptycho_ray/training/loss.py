@@ -9,8 +9,7 @@ from ptycho_ray.config import TrainingConfig
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.physics_informed import Prediction
-from ptycho_ray.physics.diffraction import amplitude
-from ptycho_ray.physics.likelihood import poisson_deviance, r_factor, total_variation
+from ptycho_ray.physics.likelihood import amplitude_absolute_error, poisson_deviance, r_factor, total_variation
 
 
 class TrainingLoss:
@@ -53,8 +52,7 @@ class TrainingLoss:
         return {"loss": loss, **figures}
 
     def _amplitude_error(self, intensity: Tensor, photons: Tensor) -> Tensor:
-        predicted, measured = amplitude(intensity), photons.sqrt()
         if self.match_energy:
-            energy = measured.square().sum(dim=(-2, -1), keepdim=True)
-            predicted = predicted * (energy / intensity.detach().sum(dim=(-2, -1), keepdim=True)).sqrt()
-        return self.input_scale * (predicted - measured).abs().mean()
+            energy = photons.sum(dim=(-2, -1), keepdim=True)
+            intensity = intensity * (energy / intensity.detach().sum(dim=(-2, -1), keepdim=True))
+        return self.input_scale * amplitude_absolute_error(intensity, photons.sqrt()).mean()

@@ -110,8 +110,6 @@ class ModelConfig:
     merge: Literal["weighted", "central_mask"] = "weighted"
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
     is the formula of PtychoPINN, kept for comparison."""
-    max_shift_px: NonNegativeInt | None = None
-    """Largest distance in pixels of a pattern from the centre of its group; found from the data if not given."""
 
 
 def _model_from_mapping(value: Any) -> Any:

@@ -160,7 +160,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
 }
 
 OURS: dict[type, dict[str, Any]] = {
-    ModelConfig: {"merge": "weighted", "max_shift_px": None},
+    ModelConfig: {"merge": "weighted"},
     TrainingConfig: {
         "seed": 0,
         "validation_fraction": 0.05,
@@ -232,7 +232,6 @@ BAD: list[tuple[type, str, Any, str]] = [
     (ModelConfig, "gaussian_smoothing_sigma", -0.1, "a number from 0 up"),
     (ModelConfig, "probe_mask_diameter", -3.0, "a number above 0"),
     (ModelConfig, "object_big", "perhaps", "true or false"),
-    (ModelConfig, "max_shift_px", -1, "a whole number from 0 up"),
     (TrainingConfig, "batch_size", 3, "a power of two"),
     (TrainingConfig, "batch_size", 0, "a power of two"),
     (TrainingConfig, "nepochs", 0, "a whole number from 1 up"),

@@ -28,7 +28,6 @@ KEY_MAPPINGS = {
 OUR_FIELDS = frozenset(
     {
         "merge",
-        "max_shift_px",
         "seed",
         "validation_fraction",
         "tv_weight",

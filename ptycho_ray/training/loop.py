@@ -76,7 +76,8 @@ class Trainer:
     """Trains a model on the groups of a container.
 
     Args:
-        model: is trained in place; ends with the weights of the best validation figure (the last without validation).
+        model: is trained in place. It ends with the weights of the best validation figure if there are validation groups
+            and checkpoints, else with the last ones.
         training, validation: groups; validation may be None.
         folder: where checkpoints go; None for none.
         callbacks: told of every step and epoch.
@@ -151,9 +152,9 @@ class Trainer:
             if self._stop_requested:
                 raise TrainingInterrupted(self._save(LAST_CHECKPOINT))
 
-    def _accumulated_step(self, batches: Sequence[Batch]) -> dict[str, float]:
+    def _accumulated_step(self, loaded: Sequence[Batch]) -> dict[str, float]:
         """One step of the optimiser over one or more batches; each group counts the same."""
-        groups = sum(len(photons) for photons, _ in batches)
+        groups = sum(len(photons) for photons, _ in loaded)
         steps_in_epoch = math.ceil(len(self.training) / self.config.batch_size)
         factor = self.schedule.factor(self.progress.epoch + self.progress.batch / steps_in_epoch)
         for group in self.optimizer.param_groups:
@@ -163,7 +164,7 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
-        for batch in batches:
+        for batch in loaded:
             figures = self._figures(batch)
             share = len(batch[0]) / groups
             self.scaler.scale(figures["loss"] * share).backward()

@@ -205,7 +205,7 @@ class TrainingConfig:
     validation_fraction: ValidationShare = 0.05
     """Part of the scan that is kept out of training, 0 to 0.5; it overlaps no training group."""
     tv_weight: NonNegativeFloat = 0.0
-    """Weight of the total variation of the object."""
+    """Weight of the total variation of the object among the real-space losses (realspace_weight must be above 0)."""
     include_seed_point: bool = True
     """Every pattern is a member of its own group (in PtychoPINN it is not)."""
     group_random_stream: Literal["generator", "numpy_legacy"] = "generator"
@@ -219,7 +219,15 @@ class TrainingConfig:
         _replace_deprecated_n_images(self)
         if self.n_groups is None:
             object.__setattr__(self, "n_groups", DEFAULT_TRAINING_GROUPS)
-        weights = ("mae_weight", "nll_weight", "realspace_mae_weight", "realspace_weight")
+        for name in ("tv_weight", "realspace_mae_weight"):
+            if getattr(self, name) and not self.realspace_weight:
+                raise ConfigurationError(
+                    f"it multiplies {name}, which is {getattr(self, name)}",
+                    field="realspace_weight",
+                    found=0,
+                    expected="a number above 0",
+                )
+        weights = ("mae_weight", "nll_weight", "realspace_weight")
         if not any(getattr(self, name) for name in weights):
             raise ConfigurationError(
                 "no loss is left", field="nll_weight", found=0, expected=f"one of {', '.join(weights)} above 0"

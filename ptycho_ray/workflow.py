@@ -361,6 +361,13 @@ def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig) -> N
             raise ConfigurationError(
                 "not part of this version", field=field, found=repr(found), expected=repr(expected)
             )
+    if execution.checkpoint_save_top_k > 1:
+        raise ConfigurationError(
+            "one best checkpoint is kept",
+            field="execution.checkpoint_save_top_k",
+            found=execution.checkpoint_save_top_k,
+            expected="0 or 1",
+        )
     if execution.devices not in (1, "auto"):
         raise ConfigurationError(
             "one process uses one device", field="execution.devices", found=execution.devices, expected="1 or 'auto'"

@@ -382,3 +382,10 @@ def test_some_loss_is_needed() -> None:
 
 def test_execution_config_has_its_old_name() -> None:
     assert PyTorchExecutionConfig is ExecutionConfig
+
+
+@pytest.mark.parametrize("name", ["tv_weight", "realspace_mae_weight"])
+def test_a_real_space_loss_needs_its_overall_weight(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"realspace_weight.*{name}.*0.1"):
+        TrainingConfig(model=ModelConfig(), **{name: 0.1})
+    TrainingConfig(model=ModelConfig(), realspace_weight=1.0, **{name: 0.1})

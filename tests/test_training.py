@@ -244,7 +244,7 @@ def test_the_probe_waits_for_its_epoch(small_scan, tiny_config):
 
 
 def test_terms_of_the_loss_add_up(small_scan, tiny_config):
-    config = replace(tiny_config, nepochs=1, mae_weight=0.5, nll_weight=0.25, tv_weight=0.1)
+    config = replace(tiny_config, nepochs=1, mae_weight=0.5, nll_weight=0.25, tv_weight=0.2, realspace_weight=0.5)
     history = train_cdi_model(small_scan, None, config)["history"]
     total = 0.5 * history["mae"][0] + 0.25 * history["nll"][0] + 0.1 * history["tv"][0]
     assert history["loss"][0] == pytest.approx(total, rel=1e-5)
@@ -331,7 +331,9 @@ def test_a_tracker_that_does_not_exist_is_named(tmp_path):
     assert build_tracker(ExecutionConfig(logger_backend="none"), tmp_path) == []
 
 
-@pytest.mark.parametrize("setting", [{"devices": 2}, {"strategy": "ddp"}, {"recon_log_every_n_epochs": 1}])
+@pytest.mark.parametrize(
+    "setting", [{"devices": 2}, {"strategy": "ddp"}, {"recon_log_every_n_epochs": 1}, {"checkpoint_save_top_k": 2}]
+)
 def test_a_setting_without_effect_is_refused(small_scan, tiny_config, setting):
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
         train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(**setting))

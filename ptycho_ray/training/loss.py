@@ -31,7 +31,8 @@ class TrainingLoss:
                 found=config.realspace_mae_weight,
                 expected=0,
             )
-        self.weights = {"nll": config.nll_weight, "mae": config.mae_weight, "tv": config.tv_weight}
+        variation_weight = config.realspace_weight * config.tv_weight
+        self.weights = {"nll": config.nll_weight, "mae": config.mae_weight, "tv": variation_weight}
         self.match_energy = config.torch_mae_pred_l2_match_target
         self.photons_per_pixel = normalisation.mean_photons / config.model.N**2
         self.input_scale = normalisation.input_scale

@@ -42,6 +42,7 @@ ROWS = {
     "lines64, gridsize 1, half the filters": ("lines64-half.yaml", "lines64_train.npz", "lines64_test.npz"),
     "lines64, gridsize 2": ("lines64-gridsize2.yaml", "lines64_train.npz", "lines64_test.npz"),
     "lcls_run1084, gridsize 1": ("lcls.yaml", "lcls_run1084.npz", "lcls_run1084.npz"),
+    "lcls_run1084, gridsize 2, half the filters": ("lcls-gridsize2.yaml", "lcls_run1084.npz", "lcls_run1084.npz"),
 }
 #: What the reference reaches on the first row (TensorFlow, the same network, epochs and patterns).
 REFERENCE = {

@@ -114,7 +114,7 @@ def scored(name: str, data: Path, folder: Path) -> dict[str, Any]:
     r_factor, flat = diffraction_r_factors(bundle.model, container, bundle.config.batch_size)
     assert test.object_truth is not None
     truth = crop_truth(test.object_truth, stitched.origin_px, stitched.image.shape)
-    save_figure(plot_objects({"truth": truth, name: stitched.image}), folder / "images.png")
+    save_figure(plot_objects({"truth": truth, name: stitched.image}, region=stitched.covered()), folder / "images.png")
     return {
         "row": name,
         "groups": min(bundle.config.n_groups or 0, len(load_data(data / ROWS[name][1]))),
@@ -160,7 +160,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"| flat object, lines64 | {cells(first['flat'])} | | |",
         "",
         "CPU seconds are those of the training; the reference's were taken on another machine. Its row is",
-        "the unseen test object, as ours; `lcls_run1084` has one scan only, which is trained on and reconstructed.",
+        "the unseen test object, as ours; `lcls_run1084` has one scan only, which is trained on and reconstructed. Why single",
+        "patterns fail on it is told in experiments.md.",
+        "",
+        "![lines64, gridsize 1: the unseen object and its reconstruction](images/lines64.png)",
         "",
     ]
     return "\n".join(lines)

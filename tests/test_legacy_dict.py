@@ -62,7 +62,7 @@ def test_none_leaves_an_older_value() -> None:
 def test_our_fields_exist_and_stay_out() -> None:
     names = {field.name for cls in (ModelConfig, TrainingConfig) for field in dataclasses.fields(cls)}
     assert names >= OUR_FIELDS
-    legacy = dataclass_to_legacy_dict(TrainingConfig(model=ModelConfig(), tv_weight=0.5, seed=3))
+    legacy = dataclass_to_legacy_dict(TrainingConfig(model=ModelConfig(), tv_weight=0.5, realspace_weight=1.0, seed=3))
     assert not OUR_FIELDS & legacy.keys()
 
 

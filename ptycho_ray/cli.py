@@ -37,9 +37,9 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """commands:
 {commands}
 
-'ptycho-ray COMMAND --help' explains a command. A first run:
-  ptycho-ray simulate scan.npz
-  ptycho-ray train scan.npz --nepochs 20 --output-dir model
+'ptycho-ray COMMAND --help' explains a command. A first run, some three minutes:
+  ptycho-ray simulate scan.npz --object test_image --object-size 192 --n-patterns 600
+  ptycho-ray train scan.npz --n-filters-scale 1 --nepochs 20 --output-dir model
   ptycho-ray reconstruct scan.npz --model-path model --output-dir image
   ptycho-ray evaluate image scan.npz
 

@@ -36,7 +36,10 @@ class TrainingProgress:
         seconds = (time.monotonic() - self.started) / (progress.epoch - self.first_epoch)
         words.append(f"{tqdm.format_interval(seconds * (self.n_epochs - progress.epoch))} left")
         tqdm.write("  ".join(words), file=sys.stderr)
-        if self.bar is not None and progress.epoch == self.n_epochs:
+
+    def close(self) -> None:
+        """Take the bar off the terminal, so that what is printed next begins on a line of its own."""
+        if self.bar is not None:
             self.bar.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,20 +62,18 @@ def run(words: Sequence[str]) -> Result:
     test_scan = scan if test_file == file else workflow.load_data(test_file)
     folder, execution = config.output_dir, resolved.execution
     checkpoints = folder / "checkpoints"
-    amplitude, phase, results = workflow.run_cdi_example(
-        scan,
-        test_scan,
-        config,
-        do_stitching=True,
-        execution=execution,
-        checkpoint_dir=checkpoints,
-        resume_from=require_file(checkpoints / "last.safetensors", "--resume") if typed.options.resume else None,
-        callbacks=[
-            TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar),
-            *build_tracker(execution, folder),
-        ],
-        keep_patches=False,
-    )
+    with contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress:
+        amplitude, phase, results = workflow.run_cdi_example(
+            scan,
+            test_scan,
+            config,
+            do_stitching=True,
+            execution=execution,
+            checkpoint_dir=checkpoints,
+            resume_from=require_file(checkpoints / "last.safetensors", "--resume") if typed.options.resume else None,
+            callbacks=[progress, *build_tracker(execution, folder)],
+            keep_patches=False,
+        )
     origin = provenance(seed=config.seed, data_files=sorted({file, test_file}))
     origin["settings_given"] = settings_by_source(resolved)
     bundle = workflow.save_inference_bundle(folder, results, config, origin)

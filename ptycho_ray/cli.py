@@ -20,7 +20,7 @@ from typing import Any
 
 from ptycho_ray import __version__
 from ptycho_ray.errors import InputError, TrainingInterrupted
-from ptycho_ray.files import jsonable
+from ptycho_ray.files import jsonable, short_text
 
 COMMANDS = {
     "simulate": "make a scan of an invented object with a known truth",
@@ -120,7 +120,7 @@ def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
         elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             lines += [f"{indent}{name}", *_table(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{name:{width}}  {_short(value)}".rstrip())
+            lines.append(f"{indent}{name:{width}}  {short_text(value)}".rstrip())
     return lines
 
 
@@ -128,25 +128,13 @@ def _table(rows: list[dict[str, Any]], indent: str) -> list[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [
         [name.replace("_", " ") for name in columns],
-        *([_short(row.get(name)) for name in columns] for row in rows),
+        *([short_text(row.get(name)) for name in columns] for row in rows),
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     return [
         indent + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     ]
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(_short(item) for item in value)
-    return str(value)
 
 
 def _as_json(result: Mapping[str, Any]) -> str:

@@ -70,6 +70,19 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def short_text(value: Any, nothing: str = "-") -> str:
+    """``value`` for a table: a number with four digits, yes or no, lists with commas, ``nothing`` for None."""
+    if value is None:
+        return nothing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(short_text(item, nothing) for item in value)
+    return str(value)
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with Path(path).open("rb") as stream:

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ptycho_ray import __version__
-from ptycho_ray.files import atomic_path, sha256_of
+from ptycho_ray.files import atomic_path, sha256_of, short_text
 
 PACKAGES = ("numpy", "scipy", "torch", "h5py", "scikit-image", "matplotlib")
 
@@ -70,15 +70,7 @@ def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()
 
 def format_value(value: Any) -> str:
     """A number with four digits, yes or no, a dash for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(format_value(item) for item in value)
-    return str(value)
+    return short_text(value, nothing="–")
 
 
 def _version(package: str) -> str | None:

@@ -263,8 +263,10 @@ def run_cdi_example(
         model=results["model_instance"],
         execution=execution,
         stitch=stitch,
-        keep_patches=keep_patches,
+        keep_patches=False,
     )
+    if keep_patches:  # training has predicted them already
+        stitched["obj_tensor_full"] = results["reconstructed_obj"]
     return amplitude, phase, results | stitched
 
 

@@ -24,13 +24,10 @@ class Prediction:
     """What one forward pass yields.
 
     Attributes:
-        patches: what the network sees at each pattern, complex transmission [B, C, N, N] ([B, 1, N, N] without
-            ``object_big``).
         canvas: the patches of each group merged, complex [B, S, S]; its centre is the centre of the group.
         intensity: predicted photons, float32 [B, C, N, N].
     """
 
-    patches: Tensor
     canvas: Tensor
     intensity: Tensor
 
@@ -123,10 +120,8 @@ class PhysicsInformedModel(nn.Module):
             relative: position of each pattern minus the centre of its group, float32 [B, C, 2], pixels.
             largest_shift_px: a bound on ``abs(relative)`` that all batches share; it sets the side of the canvas.
         """
-        patches = self.network_patches(photons)
-        canvas = self.merge(patches, relative, largest_shift_px)
-        intensity = self.diffract(canvas, relative)
-        return Prediction(self.object_scale * patches, self.object_scale * canvas, intensity)
+        canvas = self.merge(self.network_patches(photons), relative, largest_shift_px)
+        return Prediction(self.object_scale * canvas, self.diffract(canvas, relative))
 
     def transmission_patches(self, photons: Tensor) -> Tensor:
         """What the network sees at each pattern, complex transmission [B, O, N, N]; no position enters."""

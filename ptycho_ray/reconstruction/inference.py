@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptycho_ray.data.batches import batches
 from ptycho_ray.data.container import PtychoDataContainer
-from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.likelihood import r_factor
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
@@ -118,16 +118,23 @@ class PatchStore:
 
 
 @torch.inference_mode()
+def predict_diffraction(
+    model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int
+) -> Iterator[tuple[Tensor, Prediction]]:
+    """Measured photons [b, C, N, N] and what the model makes of them, batch by batch, on the device the model is on."""
+    model.eval()
+    device, largest_shift_px = model.probe_parts.device, container.largest_shift_px
+    for rows in batches(len(container), batch_size):
+        photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
+        yield photons, model(photons, relative, largest_shift_px)
+
+
 def predict_all(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> dict[str, np.ndarray]:
     """The reference's arrays for all groups, channels last: ``reconstructed_obj`` [B, N, N, 1] complex64,
     ``pred_amp`` [B, N, N, C] in sqrt(photons) and its square ``reconstructed_obj_cdi`` (an intensity in spite of its name).
     """
-    model.eval()
-    device = model.probe_parts.device
     objects, intensities = [], []
-    for rows in batches(len(container), batch_size):
-        photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
-        prediction = model(photons, relative, container.largest_shift_px)
+    for _, prediction in predict_diffraction(model, container, batch_size):
         objects.append(centre_crop(prediction.canvas, model.config.N)[..., None].cpu().numpy())
         intensities.append(prediction.intensity.movedim(1, -1).cpu().numpy())
     intensity = np.concatenate(intensities)
@@ -177,13 +184,9 @@ def diffraction_r_factors(
 
     The flat object is an empty beam, scaled to the photons of each pattern: what a reconstruction has to beat.
     """
-    model.eval()
-    device = model.probe_parts.device
     flat = model.flat_diffraction()
     network, empty = [], []
-    for rows in batches(len(container), batch_size):
-        photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
-        prediction = model(photons, relative, container.largest_shift_px)
+    for photons, prediction in predict_diffraction(model, container, batch_size):
         network.append(r_factor(prediction.intensity, photons).reshape(-1))
         scaled = flat * (photons.sum(dim=(-2, -1), keepdim=True) / flat.sum())
         empty.append(r_factor(scaled, photons).reshape(-1))

@@ -92,8 +92,8 @@ def _along_spanning_tree(
     """Phases that make each patch agree with its neighbour on the tree of the best overlaps; right from any start."""
     products_of = sparse.coo_array((products, (first, second)), shape=(n, n)).tocsr()
     turn = (products_of + products_of.conj().T).todok()  # (i, j): conj(i) * j
-    worst_first = sparse.coo_array((1.0 + 1.0 / (1e-30 + np.abs(products)), (first, second)), shape=(n, n)).tocsr()
-    tree = minimum_spanning_tree(worst_first)
+    cost = sparse.coo_array((1.0 + 1.0 / (1e-30 + np.abs(products)), (first, second)), shape=(n, n)).tocsr()
+    tree = minimum_spanning_tree(cost)
     _, part = connected_components(tree, directed=False)
     phases = np.ones(n, dtype=np.complex128)
     for root in np.unique(part, return_index=True)[1]:

@@ -291,8 +291,7 @@ class Trainer:
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:
-    values = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
-    return values | {"model": dict(values["model"])}
+    return {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def measure(n: int, gridsize: int, number_format: str, ceiling: float) -> dict[s
     probe = torch.ones(1, n, n, dtype=torch.complex64) * (total**0.5 / n)
     model = PhysicsInformedModel(config.model, normalisation, probe)
     model.network_dtype = FORMATS[number_format]
-    loss, optimizer = TrainingLoss(config, normalisation), build_optimizer(model, config, ExecutionConfig())
+    loss, optimizer = TrainingLoss(config, normalisation), build_optimizer([model], config, ExecutionConfig())
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)

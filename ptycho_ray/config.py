@@ -214,6 +214,10 @@ class TrainingConfig:
     """Learning rate of a trainable probe, relative to its largest amplitude."""
     probe_start_epoch: NonNegativeInt = 0
     """Epoch at which a trainable probe starts to move."""
+    further_train_data_files: Annotated[tuple[Path, ...], BeforeValidator(split_list)] = ()
+    """More scans, or folders of scans, to train one network on; each scan keeps its own probe and scales."""
+    scan_sampling: Literal["proportional", "even"] = "proportional"
+    """Training on several scans: an epoch visits every group once, or every scan equally often."""
 
     def __post_init__(self) -> None:
         _replace_deprecated_n_images(self)
@@ -278,9 +282,9 @@ class ExecutionConfig:
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], BeforeValidator(without_tpu)] = "auto"
     """Device; 'auto' takes a GPU if there is one."""
     devices: DeviceCount = 1
-    """Number of devices, or 'auto'."""
-    strategy: str = "auto"
-    """How several devices share the work."""
+    """Number of devices, each with a worker of its own on a Ray cluster; 'auto' takes all that the cluster has."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several devices share the work: each takes a part of every batch, and the gradients are added up."""
     deterministic: bool | Literal["warn"] = True
     """Only algorithms that give the same numbers every time; 'warn' reports the others and goes on."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
@@ -318,15 +322,15 @@ class ExecutionConfig:
     logger_backend: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
     """Where the figures of each epoch are recorded."""
     recon_log_every_n_epochs: PositiveInt | None = None
-    """Record example patches every so many epochs; never if not given."""
+    """Record the reconstructed image every so many epochs, with a logger that keeps pictures; never if not given."""
     recon_log_num_patches: PositiveInt = 4
-    """How many example patches."""
+    """Accepted for compatibility, without effect: the whole image is recorded and not example patches."""
     recon_log_fixed_indices: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(split_list)] = None
-    """Which example patches; spread over the scan if not given."""
+    """Accepted for compatibility, without effect."""
     recon_log_stitch: bool = False
-    """Record a stitched image too."""
+    """Accepted for compatibility, without effect: the recorded image is always stitched."""
     recon_log_max_stitch_samples: PositiveInt | None = None
-    """At most that many patches in the stitched image."""
+    """Make the recorded image of at most that many groups."""
     ffno_encoder_blocks: PositiveInt = 24
     """Blocks of the factorised Fourier stack of the hybrid architectures that have one."""
     ffno_encoder_modes: PositiveInt = 12
@@ -355,6 +359,21 @@ class ExecutionConfig:
     """Accepted for compatibility, without effect (as in PtychoPINN)."""
     pad_eval: bool = False
     """Accepted for compatibility, without effect (as in PtychoPINN)."""
+    # What PtychoPINN does not have:
+    min_devices: PositiveInt | None = None
+    """Go on with as few devices as that when others are lost, and grow again to 'devices' when they come back."""
+    cpus_per_device: PositiveInt = 1
+    """Processor cores of each worker."""
+    max_failures: NonNegativeInt = 3
+    """How many losses of a worker a run survives; it goes on from its last checkpoint."""
+    address: str | None = None
+    """Ray cluster to run on, as host:port or 'auto'; the environment variable RAY_ADDRESS if not given, and without
+    either a cluster of this machine alone."""
+    storage_path: str | None = None
+    """Folder or URI (s3://..., gs://...) for the checkpoints of a run on a cluster; every node must reach it. 'ray' in the
+    output folder if not given."""
+    wait_for_nodes_s: NonNegativeFloat = 0.0
+    """How long to wait for an autoscaling cluster to start enough nodes; 0 refuses at once what does not fit."""
 
 
 PyTorchExecutionConfig = ExecutionConfig

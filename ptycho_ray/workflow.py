@@ -37,7 +37,10 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
+from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
 from ptycho_ray.training.loop import Callback, Trainer
+from ptycho_ray.training.parallel import DataParallel
+from ptycho_ray.training.scans import ScanTraining
 from ptycho_ray.training.split import split_groups
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Results = dict[str, Any]
+Scan = RawData | PtychoDataContainer
 Stitch = Literal["probe", "crop"]
 
 #: Our figures under the names that Keras gave the reference's losses.
@@ -71,7 +75,7 @@ REFERENCE_NAMES = {
 
 
 def create_ptycho_data_container(
-    data: RawData | PtychoDataContainer, config: TrainingConfig, *, normalisation: Normalisation | None = None
+    data: Scan, config: TrainingConfig, *, normalisation: Normalisation | None = None
 ) -> PtychoDataContainer:
     """Group a scan as the configuration says; a container passes through untouched.
 
@@ -117,65 +121,103 @@ def create_ptycho_data_container(
 
 
 def train_cdi_model(
-    train_data: RawData | PtychoDataContainer,
-    test_data: RawData | PtychoDataContainer | None,
+    train_data: Scan | Sequence[Scan],
+    test_data: Scan | None,
     config: TrainingConfig,
     *,
     execution: ExecutionConfig | None = None,
     initial: PhysicsInformedModel | None = None,
     resume_from: Path | None = None,
     checkpoint_dir: Path | None = None,
+    checkpoints: CheckpointStore | None = None,
+    parallel: DataParallel | None = None,
     callbacks: Sequence[Callback] = (),
     keep_patches: bool = True,
 ) -> Results:
-    """Train a model on the diffraction of one scan alone, and predict the patches of another.
+    """Train a model on the diffraction of one scan alone, or of several, and predict the patches of another.
+
+    Several scans share one network; each keeps its own probe and scales.
 
     Args:
-        train_data, test_data: scans or groups; the test set is reconstructed with the training set's normalisation.
+        train_data, test_data: scans or groups; the test set is reconstructed with the (first) training set's normalisation.
         execution: device, precision, learning rate, checkpoints.
         initial: a model to start from instead of random weights; it is trained in place.
         resume_from: a checkpoint of this very run; training goes on as if it had never stopped.
         checkpoint_dir: folder for ``last`` and ``best``; none are written without.
+        checkpoints: keeps the state in another way than in that folder.
+        parallel: the place of this process among those that train together (``ptycho_ray.cluster.train``).
         callbacks: told of every step and every epoch.
         keep_patches: put the predicted patches of the whole test set into the results. Without them, memory does not grow
             with the scan.
 
     Returns:
-        The results dictionary of the reference (``docs/callchain.md``, section 3).
+        The results dictionary of the reference (``docs/callchain.md``, section 3). After training on several scans
+        ``models`` and ``validation_containers`` hold those of each by name, the other entries those of the first.
     """
     execution = execution or ExecutionConfig()
-    _refuse_unavailable(config, execution)
-    training = create_ptycho_data_container(train_data, config)
+    _refuse_unavailable(config, execution, parallel)
+    scans = scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
-        test = create_ptycho_data_container(test_data, config, normalisation=training.normalisation)
-    learning, validation = split_groups(training, config.validation_fraction, np.random.default_rng((config.seed, 1)))
-    if validation is None and config.validation_fraction:
-        log.warning("the scan is too small to hold out groups for validation; training goes on without")
-
-    model = initial
-    if model is None:
-        with _seeded(config.seed):
-            model = PhysicsInformedModel(config.model, training.normalisation, physical_probe(training))
-    trainer = Trainer(model, learning, validation, config, execution, folder=checkpoint_dir, callbacks=callbacks)
+        test = create_ptycho_data_container(test_data, config, normalisation=scans[0].model.normalisation)
+    if checkpoints is None and checkpoint_dir is not None:
+        checkpoints = FolderCheckpoints(checkpoint_dir, execution.checkpoint_save_top_k)
+    trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
+    results = training_results(scans, history)
+    if test is not None and keep_patches:
+        results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
+        results["stitched_obj"] = None
+    return results | {"test_container": test}
 
-    results: Results = {
+
+def scans_to_train(
+    train_data: Scan | Sequence[Scan], config: TrainingConfig, initial: PhysicsInformedModel | None = None
+) -> list[ScanTraining]:
+    """Group every scan, hold out its validation groups, and build the network inside the physics of each."""
+    listed = [train_data] if isinstance(train_data, RawData | PtychoDataContainer) else train_data
+    containers = [create_ptycho_data_container(data, config) for data in listed]
+    names = _distinct_names([container.raw.source for container in containers])
+    scans: list[ScanTraining] = []
+    for number, (name, container) in enumerate(zip(names, containers, strict=True)):
+        generator = np.random.default_rng((config.seed, 1, number) if number else (config.seed, 1))
+        learning, validation = split_groups(container, config.validation_fraction, generator)
+        if validation is None and config.validation_fraction:
+            log.warning(
+                "%s is too small to hold out groups for validation; training goes on without", name or "the scan"
+            )
+        if number == 0 and initial is not None:
+            model = initial
+        else:
+            network = scans[0].model.network if scans else None
+            with _seeded(config.seed):
+                model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+        scans.append(ScanTraining(name, model, container, learning, validation))
+    return scans
+
+
+def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingConfig) -> PhysicsInformedModel:
+    """The network of ``model`` inside the physics of another scan: its probe, and the scales measured on it."""
+    container = create_ptycho_data_container(data, config)
+    return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), model.network)
+
+
+def training_results(scans: Sequence[ScanTraining], history: dict[str, list[float]]) -> Results:
+    """The results dictionary of a training, without anything of a test set."""
+    return {
         "history": _reference_history(history),
         "history_epochs": list(range(len(history["loss"]))),
-        "model_instance": model,
-        "train_container": training,
-        "validation_container": validation,
-        "test_container": test,
+        "model_instance": scans[0].model,
+        "models": {scan.name: scan.model for scan in scans},
+        "validation_containers": {scan.name: scan.validation for scan in scans},
+        "train_container": scans[0].container,
+        "validation_container": scans[0].validation,
+        "test_container": None,
     }
-    if test is not None and keep_patches:
-        results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
-        results["stitched_obj"] = None
-    return results
 
 
 def reassemble_cdi_image(
-    test_data: RawData | PtychoDataContainer,
+    test_data: Scan,
     config: TrainingConfig,
     flip_x: bool = False,
     flip_y: bool = False,
@@ -229,8 +271,8 @@ def reassemble_cdi_image(
 
 
 def run_cdi_example(
-    train_data: RawData | PtychoDataContainer,
-    test_data: RawData | PtychoDataContainer | None,
+    train_data: Scan | Sequence[Scan],
+    test_data: Scan | None,
     config: TrainingConfig,
     flip_x: bool = False,
     flip_y: bool = False,
@@ -241,14 +283,17 @@ def run_cdi_example(
     execution: ExecutionConfig | None = None,
     stitch: Stitch = "probe",
     keep_patches: bool = True,
+    train: Callable[..., Results] | None = None,
     **training_options: Any,
 ) -> tuple[np.ndarray | None, np.ndarray | None, Results]:
     """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of.
 
+    ``train`` does the training: :func:`train_cdi_model` if None, or ``ptycho_ray.cluster.train.train_on_cluster``.
+
     Returns:
         (amplitude or None, phase or None, results). Writes no file except the checkpoints that were asked for.
     """
-    results = train_cdi_model(
+    results = (train or train_cdi_model)(
         train_data, test_data, config, execution=execution, keep_patches=keep_patches, **training_options
     )
     if not do_stitching or test_data is None:
@@ -351,28 +396,32 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
     return named | {"train_loss": history["loss"]}
 
 
-def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig) -> None:
-    """ConfigurationError for a setting whose piece of the program does not exist yet, rather than no effect."""
+def _distinct_names(files: Sequence[str]) -> list[str]:
+    """Short names of scans for their figures: the file's, with a number where that is not enough."""
+    stems = [Path(file).stem for file in files]
+    return [
+        f"{stem or 'scan'}-{number + 1}" if stems.count(stem) > 1 or not stem else stem
+        for number, stem in enumerate(stems)
+    ]
+
+
+def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:
+    """ConfigurationError for a setting that could have no effect here."""
     for field, found, expected in (
         ("model_type", config.model.model_type, "pinn"),
         ("positions_provided", config.positions_provided, True),
-        ("execution.strategy", execution.strategy, "auto"),
-        ("execution.recon_log_every_n_epochs", execution.recon_log_every_n_epochs, None),
     ):
         if found != expected:
             raise ConfigurationError(
                 "not part of this version", field=field, found=repr(found), expected=repr(expected)
             )
-    if execution.checkpoint_save_top_k > 1:
+    if execution.devices not in (1, "auto") and parallel is None:
         raise ConfigurationError(
-            "one best checkpoint is kept",
-            field="execution.checkpoint_save_top_k",
-            found=execution.checkpoint_save_top_k,
-            expected="0 or 1",
-        )
-    if execution.devices not in (1, "auto"):
-        raise ConfigurationError(
-            "one process uses one device", field="execution.devices", found=execution.devices, expected="1 or 'auto'"
+            "one process trains on one device",
+            field="execution.devices",
+            found=execution.devices,
+            expected="1",
+            hint="ptycho_ray.cluster.train.train_on_cluster and 'ptycho-ray train --workers' use several",
         )
 
 

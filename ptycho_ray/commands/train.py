@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +15,30 @@ import tyro
 
 from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source, summary_of_history
-from ptycho_ray.config import TrainingConfig
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, require_file, write_json
 from ptycho_ray.settings import Resolved, resolve_config
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ptycho_ray.data import RawData
+
+#: Set by Ray in the program that `ray job submit` starts.
+RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What became of one scan; ``name`` is its folder inside the output folder, empty if it is the only one."""
+
+    name: str
+    scan: RawData
+    amplitude: np.ndarray | None
+    phase: np.ndarray | None
+    results: Result
 
 
 @dataclass(kw_only=True)
@@ -30,122 +49,175 @@ class Options(Common):
     built-in defaults, the --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the options typed here;
     later ones win. Where none of these gives N or n_groups, N is that of the file and all positions are used.
 
-    Example: ptycho-ray train scan.npz --nepochs 30 --output-dir model
+    Several scans, or a folder of scans, train one network together; each scan keeps its own probe and scales.
+
+    Example: ptycho-ray train scan.npz --nepochs 30 --workers 2 --output-dir model
     """
 
-    train_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
-    """The scan to train on: NPZ, HDF5 or CXI. It may also stand in the --config file."""
+    scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN] = ()
+    """The scan to train on (NPZ, HDF5 or CXI), several, or a folder of them. They may also stand in the --config file."""
     test_data_file: Annotated[Path | None, SCAN] = None
     """Scan to reconstruct after training, if it is not the one trained on."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings; configs/train/ has examples."""
+    workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
+    """Train with N workers on a Ray cluster: that of this machine unless execution.address or RAY_ADDRESS name another.
+    'auto' takes all there are; 1:4 goes on with what is left of 4 workers when some are lost."""
+    ray: bool = False
+    """Train on a Ray cluster even with a single worker."""
     resume: bool = False
-    """Go on with a run that was interrupted, from the checkpoint in --output-dir."""
+    """Go on with a run that was interrupted, from the checkpoint in --output-dir. On a cluster the same command does that
+    by itself."""
+    start_anew: bool = False
+    """On a cluster: do not go on with an unfinished run that is found there."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray train", config_class=TrainingConfig)
-    resolved = resolve_config(TrainingConfig, typed.options.config, typed=typed.settings)
-    file = resolved.config.train_data_file
-    if file is None:
-        raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
+    options = typed.options
+    resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | _settings_of(options))
+    files, execution = training_files(resolved.config), resolved.execution
+    train = _way_of_training(options, resolved)
     from ptycho_ray import workflow
+    from ptycho_ray.commands.training_report import write_training_report
     from ptycho_ray.progress import TrainingProgress
     from ptycho_ray.report import provenance
     from ptycho_ray.tracking import build_tracker
 
-    scan = workflow.load_data(
-        file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed
-    )
-    config = fitted_to_scan(resolved, scan)
-    test_file = config.test_data_file or file
-    test_scan = scan if test_file == file else workflow.load_data(test_file)
-    folder, execution = config.output_dir, resolved.execution
-    checkpoints = folder / "checkpoints"
-    with contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress:
-        amplitude, phase, results = workflow.run_cdi_example(
-            scan,
-            test_scan,
-            config,
-            do_stitching=True,
-            execution=execution,
-            checkpoint_dir=checkpoints,
-            resume_from=require_file(checkpoints / "last.safetensors", "--resume") if typed.options.resume else None,
-            callbacks=[progress, *build_tracker(execution, folder)],
-            keep_patches=False,
-        )
-    origin = provenance(seed=config.seed, data_files=sorted({file, test_file}))
+    scans = [
+        workflow.load_data(file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed)
+        for file in files
+    ]
+    config = fitted_to_scans(resolved, scans)
+    test_file, folder = config.test_data_file, config.output_dir
+    test_scan = None if test_file is None or test_file in files else workflow.load_data(test_file)
+    origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
     origin["settings_given"] = settings_by_source(resolved)
-    bundle = workflow.save_inference_bundle(folder, results, config, origin)
-    workflow.save_outputs(amplitude, phase, results, folder)
-    result = {
-        "model": bundle,
-        "image": folder / "reconstruction.npz",
+    with contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress:
+        how: dict[str, Any] = {
+            "execution": execution,
+            "callbacks": [progress, *build_tracker(execution, folder)],
+            "keep_patches": False,
+        }
+        if len(scans) == 1:
+            seen = test_scan or scans[0]
+            amplitude, phase, results = workflow.run_cdi_example(
+                scans[0], seen, config, do_stitching=True, train=train, **how
+            )
+            images = [Image("", seen, amplitude, phase, results)]
+        else:
+            results = train(scans, None, config, **how)
+            images = list(_image_of_each(results, scans, test_scan, config, execution))
+    for image in images:
+        workflow.save_outputs(image.amplitude, image.phase, image.results, folder / image.name)
+        if image.name:
+            workflow.save_inference_bundle(folder / image.name, image.results, config, origin)
+    result: Result = {
+        "model": workflow.save_inference_bundle(folder, results, config, origin),
+        "image": folder / images[0].name / "reconstruction.npz",
         "report": folder / "report.html",
         "training": summary_of_history(results["history"]),
-        "held_out_diffraction": _held_out(results, execution.inference_batch_size or config.batch_size),
     }
-    _write_report(result, results, config, origin, test_scan)
+    batch_size = execution.inference_batch_size or config.batch_size
+    held_out = {name: _held_out(results, name, batch_size) for name in results["models"]}
+    if len(scans) == 1:
+        result["held_out_diffraction"] = held_out.popitem()[1]
+    else:
+        result["scans"] = [{"scan": name, **(figures or {})} for name, figures in held_out.items()]
+    write_training_report(result, images, results, config, origin)
     write_json(folder / "result.json", jsonable(result))
     return result
 
 
-def fitted_to_scan(resolved: Resolved[TrainingConfig], scan: RawData) -> TrainingConfig:
-    """The configuration with the scan's N and all its positions, where no source said otherwise."""
+def training_files(config: TrainingConfig) -> list[Path]:
+    """The scans to train on; a folder stands for all scans in it."""
+    if config.train_data_file is None:
+        raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
+    files: list[Path] = []
+    for place in (config.train_data_file, *config.further_train_data_files):
+        inside = sorted(file for file in place.glob("*") if file.suffix.lower() in SCAN_SUFFIXES)
+        if place.is_dir() and not inside:
+            raise MissingFileError(
+                file=place, field="train_data_file", found="no scan", expected=" ".join(SCAN_SUFFIXES)
+            )
+        files += inside if place.is_dir() else [place]
+    return files
+
+
+def fitted_to_scans(resolved: Resolved[TrainingConfig], scans: Sequence[RawData]) -> TrainingConfig:
+    """The configuration with the N of the first scan and all positions, where no source said otherwise."""
     config = resolved.config
     if not resolved.was_given("model.N"):
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=scan.N))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=scans[0].N))
     if not (resolved.was_given("n_groups") or resolved.was_given("n_images")):
-        config = dataclasses.replace(config, n_groups=len(scan))
+        config = dataclasses.replace(config, n_groups=max(len(scan) for scan in scans))
     return config
 
 
-def _held_out(results: dict[str, Any], batch_size: int) -> Result | None:
+def _settings_of(options: Options) -> dict[str, Any]:
+    """The settings that the command's own options stand for."""
+    settings: dict[str, Any] = {}
+    if options.scans:
+        settings |= {"train_data_file": options.scans[0], "further_train_data_files": options.scans[1:]}
+    if options.workers is not None:
+        fewest, colon, most = options.workers.rpartition(":")
+        settings["execution.devices"] = most
+        if colon:
+            settings["execution.min_devices"] = fewest
+    return settings
+
+
+def _way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Callable[..., Result]:
+    """``train_cdi_model`` in this process or on a cluster, and how it goes on with a run that was interrupted."""
+    folder, execution = resolved.config.output_dir, resolved.execution
+    if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):
+        from ptycho_ray.workflow import train_cdi_model
+
+        checkpoints = folder / "checkpoints"
+        last = require_file(checkpoints / "last.safetensors", "--resume") if options.resume else None
+        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=last)
+    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
+        raise ConfigurationError(
+            "the working folder of a Ray job is a copy that is thrown away",
+            field="output_dir",
+            found=folder,
+            expected="an absolute path that all nodes share",
+        )
+    from ptycho_ray.cluster.train import train_on_cluster
+
+    return functools.partial(train_on_cluster, resume=False if options.start_anew else options.resume or None)
+
+
+def _image_of_each(
+    results: Result,
+    scans: Sequence[RawData],
+    test_scan: RawData | None,
+    config: TrainingConfig,
+    execution: ExecutionConfig,
+) -> Iterator[Image]:
+    """Every scan reconstructed with the shared network inside its own physics; last the test scan, if there is one."""
+    from ptycho_ray import workflow
+
+    pairs = [(name, model, scan) for (name, model), scan in zip(results["models"].items(), scans, strict=True)]
+    if test_scan is not None:
+        model = workflow.model_for_scan(results["model_instance"], test_scan, config)
+        pairs.append((f"test-{Path(test_scan.source).stem}", model, test_scan))
+    for name, model, scan in pairs:
+        amplitude, phase, stitched = workflow.reassemble_cdi_image(
+            scan, config, model=model, execution=execution, keep_patches=False
+        )
+        yield Image(name, scan, amplitude, phase, {**results, **stitched, "model_instance": model})
+
+
+def _held_out(results: Result, name: str, batch_size: int) -> Result | None:
     from ptycho_ray.reconstruction.inference import diffraction_r_factors
 
-    if results["validation_container"] is None:
+    container = results["validation_containers"][name]
+    if container is None:
         return None
-    network, flat = diffraction_r_factors(results["model_instance"], results["validation_container"], batch_size)
+    network, flat = diffraction_r_factors(results["models"][name], container, batch_size)
     return {
         "r_factor": float(network.mean()),
         "r_factor_of_a_flat_object": float(flat.mean()),
         "patterns": len(network),
     }
-
-
-def _write_report(
-    result: Result, results: dict[str, Any], config: TrainingConfig, origin: dict[str, Any], test_scan: RawData
-) -> None:
-    from ptycho_ray.plotting import plot_history, plot_object, plot_positions, plot_probe
-    from ptycho_ray.report import Section, write_report
-
-    stitched, pixel = results["stitched"], test_scan.pixel_size_m
-    probe = results["model_instance"].probe.detach().cpu().numpy()
-    settings = dataclasses.asdict(config)
-    write_report(
-        result["report"],
-        title=f"Training on {config.train_data_file}",
-        sections=[
-            Section(
-                "Image",
-                f"Reconstruction of {test_scan.source} with the trained network.",
-                pictures=[
-                    ("Amplitude and phase.", plot_object(stitched.image, region=stitched.covered(), pixel_size_m=pixel))
-                ],
-            ),
-            Section(
-                "Training",
-                facts={**result["training"], "held_out_diffraction": result["held_out_diffraction"]},
-                pictures=[("Loss and learning rate.", plot_history(results["history"]))],
-            ),
-            Section(
-                "Scan",
-                pictures=[
-                    ("Illumination: brightness is amplitude, colour is phase.", plot_probe(probe, pixel_size_m=pixel)),
-                    ("Positions.", plot_positions(test_scan.positions_px, pixel_size_m=pixel)),
-                ],
-            ),
-            Section("Settings", facts={**settings.pop("model"), **settings}, folded=True),
-            Section("Where it came from", facts=origin, folded=True),
-        ],
-    )

@@ -1,20 +1,15 @@
-"""Groups in batches, read ahead of their use if asked for."""
+"""Numbers in batches, and batches read ahead of their use."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.data.container import PtychoDataContainer
-
-#: Photons [b, C, N, N] and positions relative to the group centre [b, C, 2], both float32.
-Batch = tuple[Tensor, Tensor]
+Loaded = TypeVar("Loaded")
 
 
 def batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
@@ -24,24 +19,16 @@ def batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def prefetched(
-    container: PtychoDataContainer, rows: Iterable[np.ndarray], execution: ExecutionConfig
-) -> Iterator[Batch]:
-    """The batches of ``rows``, in order. With ``num_workers`` threads up to ``prefetch_factor`` batches a thread are read
-    ahead (2 if not given); threads are enough, since reading and decompressing release the interpreter. With
-    ``pin_memory`` they lie in page-locked memory where there is a GPU.
+    read: Callable[[np.ndarray], Loaded], rows: Iterable[np.ndarray], *, threads: int, ahead: int
+) -> Iterator[Loaded]:
+    """``read`` of each of ``rows``, in order. ``threads`` of them read up to ``ahead`` batches before they are needed;
+    threads are enough, since reading and decompressing release the interpreter.
     """
-    pin = execution.pin_memory and torch.cuda.is_available()
-
-    def read(some: np.ndarray) -> Batch:
-        photons, relative = (torch.from_numpy(array) for array in container.batch(some))
-        return (photons.pin_memory(), relative.pin_memory()) if pin else (photons, relative)
-
-    if execution.num_workers == 0:
+    if threads == 0:
         yield from map(read, rows)
         return
-    ahead = execution.num_workers * (execution.prefetch_factor or 2)
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(execution.num_workers) as pool:
+    waiting: deque[Future[Loaded]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
         for some in rows:
             waiting.append(pool.submit(read, some))
             if len(waiting) > ahead:

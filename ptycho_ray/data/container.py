@@ -5,6 +5,7 @@ Legend: B groups, b groups of one batch, C = gridsize**2 patterns a group, N pat
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,12 @@ class PtychoDataContainer:
             relative_px=self.relative_px[rows],
             nominal_relative_px=self.nominal_relative_px[rows],
         )
+
+    def in_memory(self) -> PtychoDataContainer:
+        """The same container with all patterns of its scan in memory."""
+        raw = copy.copy(self.raw)
+        raw.patterns = raw.patterns.loaded()
+        return replace(self, raw=raw)
 
     @property
     def X(self) -> NDArray[np.float32]:

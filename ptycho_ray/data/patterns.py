@@ -5,6 +5,7 @@ Legend: n patterns, N pattern side, k patterns read at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
@@ -102,8 +103,22 @@ class PatternStack:
         """False where the frames stay on disk and are read when asked for."""
         return self.source.in_memory
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the stored frames in bytes."""
+        return math.prod(self.source.shape) * self.source.dtype.itemsize
+
     def __len__(self) -> int:
         return self.source.shape[0]
+
+    def loaded(self) -> PatternStack:
+        """The same stack with its frames in memory."""
+        if self.in_memory:
+            return self
+        every = np.arange(len(self))
+        stack = self.take(every)
+        stack.source = ArrayFrames(self.source.read(every), self.source.labels)
+        return stack
 
     def intensity(self, indices: ArrayLike | None = None) -> NDArray[np.float32]:
         """Intensities, float32 [..., N, N] for integer ``indices`` [...] (all patterns when None), in file units."""

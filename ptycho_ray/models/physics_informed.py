@@ -40,6 +40,7 @@ class PhysicsInformedModel(nn.Module):
         normalisation: the constants of the training data; the input of the network is
             ``input_scale * sqrt(photons)`` and the scale of the object starts at ``object_scale``.
         probe: probe modes in sqrt(photons), complex [P, N, N].
+        network: a network to share with other models; a new one if None.
 
     Attributes:
         network: amplitude and phase from normalised diffraction amplitudes.
@@ -48,11 +49,13 @@ class PhysicsInformedModel(nn.Module):
         network_dtype: number format of the network's convolutions, None for 32 bits. The physics has 32 bits always.
     """
 
-    def __init__(self, config: ModelConfig, normalisation: Normalisation, probe: Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, normalisation: Normalisation, probe: Tensor, network: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.normalisation = normalisation
-        self.network = build_network(config)
+        self.network = build_network(config) if network is None else network
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs
         self.network_dtype: torch.dtype | None = None
         self.log_object_scale = nn.Parameter(torch.tensor(float(normalisation.object_scale)).log())

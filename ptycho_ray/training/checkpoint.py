@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import atomic_path, require_file
+from ptycho_ray.training.parallel import unique_state
 
 SCHEMA = "ptycho_ray.checkpoint/1"
+LAST_CHECKPOINT = "last.safetensors"
+BEST_CHECKPOINT = "best.safetensors"
+
+
+class CheckpointStore(Protocol):
+    """Where the state of a run is kept. ``write`` puts it into a file of the name that it is given.
+
+    Every process of a parallel run makes these calls, in the same order.
+    """
+
+    def keep(self, write: Callable[[Path], None], figures: Mapping[str, float], *, epoch: int, best: bool) -> None:
+        """After an epoch; ``best`` if the monitored figure has never been as good."""
+
+    def keep_interrupted(self, write: Callable[[Path], None]) -> Path | None:
+        """In the middle of an epoch, because the user wants to stop."""
+
+    def best(self, epoch: int) -> AbstractContextManager[Path | None]:
+        """The file kept after ``epoch``, the best one; None if there is none."""
+
+
+class FolderCheckpoints:
+    """Checkpoints as two files in a folder: the last one and, unless ``best_to_keep`` is 0, the best one."""
+
+    def __init__(self, folder: Path, best_to_keep: int) -> None:
+        if best_to_keep > 1:
+            raise ConfigurationError(
+                "a run on a cluster keeps several, a folder one best checkpoint",
+                field="execution.checkpoint_save_top_k",
+                found=best_to_keep,
+                expected="0 or 1",
+            )
+        self.folder, self.keep_best = folder, best_to_keep == 1
+
+    def keep(self, write: Callable[[Path], None], figures: Mapping[str, float], *, epoch: int, best: bool) -> None:
+        write(self.folder / LAST_CHECKPOINT)
+        if best and self.keep_best:
+            write(self.folder / BEST_CHECKPOINT)
+
+    def keep_interrupted(self, write: Callable[[Path], None]) -> Path:
+        write(self.folder / LAST_CHECKPOINT)
+        return self.folder / LAST_CHECKPOINT
+
+    @contextmanager
+    def best(self, epoch: int) -> Iterator[Path | None]:
+        yield self.folder / BEST_CHECKPOINT if self.keep_best else None
 
 
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
     """Write weights, optimiser state and ``progress`` (JSON-able) so that training goes on exactly where it stopped."""
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model/{name}": value for name, value in unique_state(model).items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -49,13 +96,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
     """Put a checkpoint into ``model`` (and ``optimizer``) and return its ``progress``."""
     tensors, header = read_checkpoint(path)
-    weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            file=path, field="weights", found=str(error).splitlines()[-1].strip(), expected="those of this model"
-        ) from None
+    load_weights(
+        model, {n.removeprefix("model/"): value for n, value in tensors.items() if n.startswith("model/")}, path
+    )
     if optimizer is not None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
@@ -65,6 +108,18 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
                 state.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], value)
         optimizer.load_state_dict({"state": state, "param_groups": header["optimizer_groups"]})
     return header["progress"]
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Put ``weights``, the :func:`unique_state` of such a model, into ``model``; InputError if they are of another."""
+    state = unique_state(model)
+    for name in sorted(state.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else "nothing"
+        expected = tuple(state[name].shape) if name in state else "nothing"
+        if found != expected:
+            raise InputError(file=source, field=f"weights {name}", found=found, expected=expected)
+    for name, value in state.items():
+        value.copy_(weights[name])
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:

@@ -18,19 +18,18 @@ import torch
 from torch import Tensor
 
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
-from ptycho_ray.data.batches import Batch, batches, prefetched
-from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.data.batches import batches, prefetched
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.training.checkpoint import load_checkpoint, save_checkpoint
+from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.loss import TrainingLoss
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
+from ptycho_ray.training.parallel import DataParallel
+from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, whole_model
 
-LAST_CHECKPOINT = "last.safetensors"
-BEST_CHECKPOINT = "best.safetensors"
 #: Settings that may differ between a run and its continuation.
-FREE_ON_RESUME = ("nepochs", "output_dir", "train_data_file", "test_data_file")
+FREE_ON_RESUME = ("nepochs", "output_dir", "train_data_file", "further_train_data_files", "test_data_file")
 
 
 class TrainingDiverged(ArithmeticError):
@@ -38,11 +37,14 @@ class TrainingDiverged(ArithmeticError):
 
 
 class Callback(Protocol):
-    """What may follow a training run: a progress bar, a tracker, a report to a cluster."""
+    """What may follow a training run: a progress bar, a tracker, a report to a cluster.
+
+    ``model`` is None where the training runs in other processes.
+    """
 
     def on_step(self, progress: Progress, figures: dict[str, float], steps_in_epoch: int) -> None: ...
 
-    def on_epoch(self, progress: Progress, figures: dict[str, float], model: PhysicsInformedModel) -> None: ...
+    def on_epoch(self, progress: Progress, figures: dict[str, float], model: PhysicsInformedModel | None) -> None: ...
 
 
 @dataclass
@@ -73,47 +75,53 @@ class Progress:
 
 
 class Trainer:
-    """Trains a model on the groups of a container.
+    """Trains the network that one or more scans share, each scan inside its own physics.
 
     Args:
-        model: is trained in place. It ends with the weights of the best validation figure if there are validation groups
-            and checkpoints, else with the last ones.
-        training, validation: groups; validation may be None.
-        folder: where checkpoints go; None for none.
+        scans: the models are trained in place. They end with the weights of the best validation figure if there are
+            validation groups and checkpoints, else with the last ones.
+        parallel: the place of this process among those that train together; every one of them makes the same calls.
+        checkpoints: keeps the state after every epoch; None keeps nothing.
         callbacks: told of every step and epoch.
     """
 
     def __init__(
         self,
-        model: PhysicsInformedModel,
-        training: PtychoDataContainer,
-        validation: PtychoDataContainer | None,
+        scans: Sequence[ScanTraining],
         config: TrainingConfig,
         execution: ExecutionConfig,
         *,
-        folder: Path | None = None,
+        parallel: DataParallel | None = None,
+        checkpoints: CheckpointStore | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.device = resolve_device(execution)
-        self.model = model.to(self.device)
-        self.model.network_dtype = network_dtype(execution, self.device)
-        self.model.log_object_scale.requires_grad_(config.intensity_scale_trainable)
-        self.training, self.validation = training, validation
-        self.config, self.execution = config, execution
-        self.folder = folder if execution.enable_checkpointing else None
+        self.scans, self.config, self.execution = scans, config, execution
+        self.parallel = parallel or DataParallel()
+        self.checkpoints = checkpoints if execution.enable_checkpointing else None
         self.callbacks = callbacks
-        self.loss = TrainingLoss(config, training.normalisation)
+        models = [scan.model.to(self.device) for scan in scans]
+        for model in models:
+            model.network_dtype = network_dtype(execution, self.device)
+            model.log_object_scale.requires_grad_(config.intensity_scale_trainable)
+        self.model = whole_model(models)
+        self.parallel.align(self.model)
+        self.training = GroupList([scan.training for scan in scans])
+        self.validation = GroupList([scan.validation for scan in scans])
+        self.losses = [TrainingLoss(config, scan.training.normalisation) for scan in scans]
         self.schedule = Schedule(config, execution)
-        self.optimizer = build_optimizer(model, config, execution)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.model.network_dtype == torch.float16)
+        self.optimizer = build_optimizer(models, config, execution)
+        dtype = models[0].network_dtype
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.clip_value = execution.gradient_clip_val or config.gradient_clip_val
         self.clip_algorithm = (
             execution.gradient_clip_algorithm if execution.gradient_clip_val else config.gradient_clip_algorithm
         )
-        self.largest_shift_px = max(c.largest_shift_px for c in (training, validation) if c is not None)
-        self.progress = Progress(settings=_settings(config))
+        containers = [c for scan in scans for c in (scan.training, scan.validation) if c is not None]
+        self.largest_shift_px = max(container.largest_shift_px for container in containers)
+        self.progress = Progress(settings=_settings(config, scans))
         monitor = execution.checkpoint_monitor_metric
-        self.monitor = monitor if validation is not None or not monitor.startswith("val_") else "loss"
+        self.monitor = monitor if len(self.validation) or not monitor.startswith("val_") else "loss"
         self._stop_requested = False
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -131,48 +139,48 @@ class Trainer:
             while self.progress.epoch < self.config.nepochs and not self._out_of_patience():
                 self._train_epoch()
                 self._end_epoch()
-        if self._best_weights_on_disk():
-            assert self.folder is not None
-            load_checkpoint(self.folder / BEST_CHECKPOINT, self.model)
+        self._take_best_weights()
         return self.progress.history
 
     def _train_epoch(self) -> None:
-        progress, batch_size = self.progress, self.config.batch_size
-        order = np.random.default_rng((self.config.seed, progress.epoch)).permutation(len(self.training))
-        rows = [order[some] for some in batches(len(order), batch_size)]
+        progress = self.progress
+        generator = np.random.default_rng((self.config.seed, progress.epoch))
+        order = self.training.order(self.config.scan_sampling, generator)
+        rows = [order[some] for some in batches(len(order), self.config.batch_size)]
+        loaded = self._read_ahead(self.training, rows[progress.batch :])
         self.model.train()
-        loaded = prefetched(self.training, rows[progress.batch :], self.execution)
         while progress.batch < len(rows):
             start = time.monotonic()
-            figures = self._accumulated_step(list(itertools.islice(loaded, self.execution.accum_steps)))
+            groups = sum(len(some) for some in rows[progress.batch :][: self.execution.accum_steps])
+            figures = self._step(list(itertools.islice(loaded, self.execution.accum_steps)), groups, len(rows))
             progress.batch = min(progress.batch + self.execution.accum_steps, len(rows))
             progress.seconds += time.monotonic() - start
             for callback in self.callbacks:
                 callback.on_step(progress, figures, len(rows))
             if self._stop_requested:
-                raise TrainingInterrupted(self._save(LAST_CHECKPOINT))
+                raise TrainingInterrupted(self._save_interrupted())
 
-    def _accumulated_step(self, loaded: Sequence[Batch]) -> dict[str, float]:
-        """One step of the optimiser over one or more batches; each group counts the same."""
-        groups = sum(len(photons) for photons, _ in loaded)
-        steps_in_epoch = math.ceil(len(self.training) / self.config.batch_size)
+    def _step(self, loaded: Sequence[list[Piece]], groups: int, steps_in_epoch: int) -> dict[str, float]:
+        """One step of the optimiser over one or more batches of ``groups`` groups; each group counts the same."""
         factor = self.schedule.factor(self.progress.epoch + self.progress.batch / steps_in_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         probe_moves = self.config.probe_trainable and self.progress.epoch >= self.config.probe_start_epoch
-        self.model.probe_parts.requires_grad_(probe_moves)
+        for scan in self.scans:
+            scan.model.probe_parts.requires_grad_(probe_moves)
 
         self.optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
-        for batch in loaded:
-            figures = self._figures(batch)
-            share = len(batch[0]) / groups
-            self.scaler.scale(figures["loss"] * share).backward()
-            for name, figure in figures.items():
-                totals[name] = totals.get(name, 0.0) + float(figure.detach()) * len(batch[0])
-        if not math.isfinite(totals["loss"]):
+        names = self.losses[0].names
+        totals = torch.zeros(len(names), dtype=self._sum_dtype, device=self.device)
+        for piece in itertools.chain.from_iterable(loaded):
+            figures, count = self._figures(piece), len(piece.photons)
+            self.scaler.scale(figures["loss"] * (count / groups)).backward()
+            totals += self._as_row(figures) * count
+        totals = self.parallel.add_up(self.model.parameters(), totals)
+        values = dict(zip(names, totals.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
             raise TrainingDiverged(
-                f"the loss became {totals['loss']} in epoch {self.progress.epoch + 1}; a smaller "
+                f"the loss became {values['loss']} in epoch {self.progress.epoch + 1}; a smaller "
                 f"execution.learning_rate (now {self.execution.learning_rate}) or gradient_clip_val may help"
             )
         self.scaler.unscale_(self.optimizer)
@@ -182,22 +190,50 @@ class Trainer:
         self.scaler.update()
 
         sums = self.progress.sums
-        for name, total in [*totals.items(), ("groups", float(groups))]:
+        for name, total in [*values.items(), ("groups", float(groups))]:
             sums[name] = sums.get(name, 0.0) + total
-        return {name: value / groups for name, value in totals.items()} | {"learning_rate": self._learning_rate()}
+        return {name: value / groups for name, value in values.items()} | {"learning_rate": self._learning_rate()}
 
-    def _figures(self, batch: Batch) -> dict[str, Tensor]:
-        photons, relative = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        return self.loss(self.model(photons, relative, self.largest_shift_px), photons)
+    def _read_ahead(self, groups: GroupList, rows: Sequence[np.ndarray]) -> Iterator[list[Piece]]:
+        """This process's share of each of the batches ``rows``, on the device."""
+        execution = self.execution
+        pin = execution.pin_memory and self.device.type == "cuda"
+
+        def read(some: np.ndarray) -> list[Piece]:
+            pieces = groups.read(self.parallel.share(some))
+            return (
+                [Piece(s, photons.pin_memory(), relative.pin_memory()) for s, photons, relative in pieces]
+                if pin
+                else pieces
+            )
+
+        threads = execution.num_workers
+        ahead = threads * (execution.prefetch_factor or 2)
+        for pieces in prefetched(read, rows, threads=threads, ahead=ahead):
+            yield [
+                Piece(s, photons.to(self.device, non_blocking=True), relative.to(self.device, non_blocking=True))
+                for s, photons, relative in pieces
+            ]
+
+    def _figures(self, piece: Piece) -> dict[str, Tensor]:
+        prediction = self.scans[piece.scan].model(piece.photons, piece.relative, self.largest_shift_px)
+        return self.losses[piece.scan](prediction, piece.photons)
+
+    def _as_row(self, figures: dict[str, Tensor]) -> Tensor:
+        return torch.stack([figures[name].detach() for name in self.losses[0].names]).to(self._sum_dtype)
+
+    @property
+    def _sum_dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _end_epoch(self) -> None:
         progress = self.progress
         groups = progress.sums.pop("groups")
         figures = {name: value / groups for name, value in progress.sums.items()}
-        if self.validation is not None:
-            figures |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+        figures |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
         figures["learning_rate"] = self._learning_rate()
-        figures["object_scale"] = float(self.model.object_scale.detach())
+        for scan in self.scans:
+            figures[self._of_scan("object_scale", scan)] = float(scan.model.object_scale.detach())
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))
@@ -206,21 +242,34 @@ class Trainer:
         improved = monitored < progress.best
         if improved:
             progress.best, progress.best_epoch = monitored, progress.epoch
-        self._save(LAST_CHECKPOINT)
-        if improved and self.execution.checkpoint_save_top_k:
-            self._save(BEST_CHECKPOINT)
+        if self.checkpoints is not None:
+            kept = {**figures, "monitored": monitored}
+            self.checkpoints.keep(self._write, kept, epoch=progress.epoch, best=improved)
         for callback in self.callbacks:
-            callback.on_epoch(progress, figures, self.model)
+            callback.on_epoch(progress, figures, self.scans[0].model)
 
     @torch.no_grad()
-    def evaluate(self, container: PtychoDataContainer) -> dict[str, float]:
-        """Mean figures of a container's groups, without training."""
+    def evaluate(self, groups: GroupList) -> dict[str, float]:
+        """Mean figures of groups, without training: over all of them and, if there are several, of each scan."""
+        if len(groups) == 0:
+            return {}
         self.model.eval()
-        totals: dict[str, float] = {}
-        for batch in prefetched(container, batches(len(container), self.config.batch_size), self.execution):
-            for name, value in self._figures(batch).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(batch[0])
-        return {name: value / len(container) for name, value in totals.items()}
+        names = self.losses[0].names
+        totals = torch.zeros(len(self.scans), len(names), dtype=self._sum_dtype, device=self.device)
+        rows = list(batches(len(groups), self.config.batch_size))
+        for piece in itertools.chain.from_iterable(self._read_ahead(groups, rows)):
+            totals[piece.scan] += self._as_row(self._figures(piece)) * len(piece.photons)
+        totals = self.parallel.add_up([], totals.flatten()).reshape(totals.shape).cpu()
+        figures = dict(zip(names, (totals.sum(dim=0) / len(groups)).tolist(), strict=True))
+        if len(self.scans) > 1:
+            for scan, total, size in zip(self.scans, totals, groups.sizes, strict=True):
+                if size:
+                    means = (total / size).tolist()
+                    figures |= {self._of_scan(n, scan): mean for n, mean in zip(names, means, strict=True)}
+        return figures
+
+    def _of_scan(self, figure: str, scan: ScanTraining) -> str:
+        return figure if len(self.scans) == 1 else f"{figure}/{scan.name}"
 
     # -- stopping, saving, resuming --------------------------------------------------------------------------------
 
@@ -239,24 +288,28 @@ class Trainer:
         progress = self.progress
         return progress.epoch - max(progress.best_epoch, 0) >= self.execution.early_stop_patience
 
-    def _best_weights_on_disk(self) -> bool:
-        keep = self.validation is not None and self.execution.checkpoint_save_top_k > 0
-        return keep and self.folder is not None and 0 < self.progress.best_epoch < self.progress.epoch
+    def _take_best_weights(self) -> None:
+        best = self.progress.best_epoch
+        if self.checkpoints is None or not len(self.validation) or not 0 < best < self.progress.epoch:
+            return
+        with self.checkpoints.best(best) as path:
+            if path is not None:
+                load_checkpoint(path, self.model)
 
     def _learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _save(self, name: str) -> Path | None:
-        if self.folder is None:
-            return None
+    def _write(self, path: Path) -> None:
         self.progress.schedule = dict(self.schedule.state)
         self.progress.scaler = self.scaler.state_dict()
-        save_checkpoint(self.folder / name, self.model, self.optimizer, asdict(self.progress))
-        return self.folder / name
+        save_checkpoint(path, self.model, self.optimizer, asdict(self.progress))
+
+    def _save_interrupted(self) -> Path | None:
+        return None if self.checkpoints is None else self.checkpoints.keep_interrupted(self._write)
 
     def _restore(self, path: Path) -> None:
         progress = Progress(**load_checkpoint(path, self.model, self.optimizer))
-        wanted = _settings(self.config)
+        wanted = _settings(self.config, self.scans)
         changed = sorted(name for name in wanted if wanted[name] != progress.settings.get(name))
         if changed:
             name = changed[0]
@@ -290,8 +343,10 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _settings(config: TrainingConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+def _settings(config: TrainingConfig, scans: Sequence[ScanTraining]) -> dict[str, Any]:
+    """What must be the same when a run goes on: its settings, and the scales of its scans as a mark of the data."""
+    kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+    return kept | {"data": [scan.container.normalisation.to_dict() for scan in scans]}
 
 
 @contextmanager

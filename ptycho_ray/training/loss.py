@@ -33,6 +33,8 @@ class TrainingLoss:
             )
         variation_weight = config.realspace_weight * config.tv_weight
         self.weights = {"nll": config.nll_weight, "mae": config.mae_weight, "tv": variation_weight}
+        #: The figures that a call returns, in order.
+        self.names = ("loss", *(name for name, weight in self.weights.items() if weight), "r_factor")
         self.match_energy = config.torch_mae_pred_l2_match_target
         self.photons_per_pixel = normalisation.mean_photons / config.model.N**2
         self.input_scale = normalisation.input_scale

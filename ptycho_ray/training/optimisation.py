@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -20,17 +20,17 @@ SMALLEST_PARAMETER_NORM = 1e-3
 
 
 def build_optimizer(
-    model: PhysicsInformedModel, config: TrainingConfig, execution: ExecutionConfig
+    models: Sequence[PhysicsInformedModel], config: TrainingConfig, execution: ExecutionConfig
 ) -> torch.optim.Optimizer:
-    """The optimiser of the configuration, with a group of its own for a trainable probe.
+    """The optimiser of the configuration for models that share one network, with a group for each trainable probe.
 
     Each group holds ``base_lr``; the schedule multiplies it.
     """
-    trained = [*model.network.parameters()]
+    trained = [*models[0].network.parameters()]
     if config.intensity_scale_trainable:
-        trained.append(model.log_object_scale)
+        trained += [model.log_object_scale for model in models]
     groups = [{"params": trained, "base_lr": execution.learning_rate, "lr": execution.learning_rate}]
-    if config.probe_trainable:
+    for model in models if config.probe_trainable else ():
         rate = config.probe_learning_rate * float(model.probe.detach().abs().max())
         groups.append({"params": [model.probe_parts], "base_lr": rate, "lr": rate, "weight_decay": 0.0})
     betas = (config.adam_beta1, config.adam_beta2)

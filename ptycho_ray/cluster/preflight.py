@@ -1,0 +1,155 @@
+"""What is checked before anything starts on a cluster: does it fit, do all machines match, do they see the files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
+
+#: Packages whose versions must be the same on all machines, since they decide the numbers or the exchange of data.
+PACKAGES = ("ptycho-ray", "torch", "numpy", "ray")
+ANSWER_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers a run asks for, and what each of them needs."""
+
+    fewest: int
+    most: int
+    resources: Mapping[str, float]
+
+
+def workers_for(execution: ExecutionConfig) -> Workers:
+    """The workers that the settings ask for on the cluster that is connected.
+
+    Raises:
+        ConfigurationError: the cluster has not enough processors or GPUs, and does not get them within
+            ``execution.wait_for_nodes_s``.
+    """
+    resources = {"CPU": float(execution.cpus_per_device)}
+    if execution.accelerator in ("gpu", "cuda") or (execution.accelerator == "auto" and _room_for({"GPU": 1})):
+        resources["GPU"] = 1.0
+    most = max(1, _room_for(resources)) if execution.devices == "auto" else execution.devices
+    fewest = most if execution.min_devices is None else execution.min_devices
+    if fewest > most:
+        raise ConfigurationError(field="execution.min_devices", found=fewest, expected=f"at most {most} (devices)")
+    _wait_for_room(fewest, resources, execution.wait_for_nodes_s)
+    return Workers(fewest, most, resources)
+
+
+def _room_for(resources: Mapping[str, float]) -> int:
+    """How many workers the machines of the cluster hold when nothing else runs on them."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(math.floor(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in alive)
+
+
+def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: float) -> None:
+    if _room_for(resources) >= workers:
+        return
+    deadline = time.monotonic() + patience_s
+    if patience_s:
+        request_resources(bundles=[dict(resources)] * workers)
+        while _room_for(resources) < workers and time.monotonic() < deadline:
+            time.sleep(1)
+        request_resources(bundles=[])
+    room = _room_for(resources)
+    if room < workers:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+        have = ", ".join(f"{name} {ray.cluster_resources().get(name, 0):g}" for name in ("CPU", "GPU"))
+        raise ConfigurationError(
+            f"the cluster has no room for as many workers with {each} each",
+            field="execution.devices",
+            found=workers,
+            expected=f"at most {room} ({have})",
+            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time",
+        )
+
+
+def storage(storage_path: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The file system and the path in it of a folder or URI.
+
+    Raises:
+        ConfigurationError: there is no such file system, or it cannot be written to.
+    """
+    try:
+        if "://" in storage_path:
+            system, path = pyarrow.fs.FileSystem.from_uri(storage_path)
+        else:
+            system, path = pyarrow.fs.LocalFileSystem(), str(Path(storage_path).absolute())
+        system.create_dir(path, recursive=True)
+        probe = f"{path}/.writable-{uuid.uuid4().hex}"
+        system.open_output_stream(probe).close()
+        system.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot be written to: {error}",
+            field="execution.storage_path",
+            found=storage_path,
+            expected="a folder or URI that can be written to",
+        ) from None
+    return system, path
+
+
+def versions() -> dict[str, str]:
+    """Versions that must agree on all machines."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _examine(files: Sequence[str]) -> dict[str, Any]:
+    """Run on each machine: its versions, and which files it does not see."""
+    return {"versions": versions(), "missing": [file for file in files if not Path(file).exists()]}
+
+
+def check_nodes(files: Sequence[str] = (), expected: Mapping[str, str] | None = None) -> None:
+    """Ask every machine of the cluster for its package versions and whether it sees ``files``.
+
+    Raises:
+        InputError: a machine cannot import the package, or has other versions than ``expected`` (those of this process).
+        MissingFileError: a machine does not see a file.
+    """
+    expected = versions() if expected is None else expected
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    answers = {
+        node: _examine.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(list(files))
+        for node in nodes
+    }
+    for node, answer in answers.items():
+        place = f"node {nodes[node]} ({node[:8]})"
+        try:
+            found = ray.get(answer, timeout=ANSWER_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"cannot run ptycho_ray: {reason}", file=place, expected="the packages of the machine that started this"
+            ) from None
+        for package, version in expected.items():
+            if found["versions"].get(package) != version:
+                raise InputError(
+                    file=place, field=package, found=found["versions"].get(package), expected=f"{version} as here"
+                )
+        if found["missing"]:
+            raise MissingFileError(
+                file=found["missing"][0], field=place, found="no such file there", expected="a path that all nodes see"
+            )

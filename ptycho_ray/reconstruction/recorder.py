@@ -1,0 +1,50 @@
+"""Images of a scan while its network is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.reconstruction.inference import reconstruct
+from ptycho_ray.reconstruction.stitching import StitchedObject
+
+
+class ImageConsumer(Protocol):
+    """What takes the images: a tracker, or a way to one."""
+
+    def on_image(self, progress: Any, stitched: StitchedObject) -> None: ...
+
+
+class ImageRecorder:
+    """Reconstructs a scan every ``execution.recon_log_every_n_epochs`` epochs (a ``Callback`` of the training loop).
+
+    With ``execution.recon_log_max_stitch_samples`` only that many groups, evenly spread over the scan's order.
+    """
+
+    def __init__(
+        self,
+        container: PtychoDataContainer,
+        config: TrainingConfig,
+        execution: ExecutionConfig,
+        consumers: Sequence[ImageConsumer],
+    ) -> None:
+        most = execution.recon_log_max_stitch_samples or len(container)
+        rows = np.unique(np.linspace(0, len(container) - 1, min(most, len(container))).round().astype(np.int64))
+        self.container = container.subset(rows)
+        self.every = execution.recon_log_every_n_epochs
+        self.batch_size = execution.inference_batch_size or config.batch_size
+        self.consumers = consumers
+
+    def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
+        """Nothing: images are made at the end of epochs."""
+
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel) -> None:
+        if self.every and progress.epoch % self.every == 0:
+            stitched = reconstruct(model, self.container, self.batch_size)
+            for consumer in self.consumers:
+                consumer.on_image(progress, stitched)

@@ -26,10 +26,12 @@ COMMANDS = {
     "simulate": "make a scan of an invented object with a known truth",
     "train": "train a network on a scan; no images of the sample are needed",
     "reconstruct": "turn a scan into an image with a trained network",
+    "evaluate-scans": "reconstruct and measure many scans side by side on a Ray cluster",
     "evaluate": "measure how good an image is, against the truth or against the data",
     "compare": "put several images side by side, in figures and in pictures",
     "info": "tell what is in a file",
     "convert": "write a scan in another format",
+    "deliver": "send to MLflow what a run has recorded and could not deliver",
 }
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ptycho-ray",
         usage="ptycho-ray COMMAND ...",
         description="Reconstructs ptychographic scans with physics-informed neural networks.",
-        epilog=_EPILOG.format(commands="\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())),
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:14}  {text}" for name, text in COMMANDS.items())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ptycho-ray {__version__}")
@@ -75,7 +77,7 @@ def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
     try:
         with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = importlib.import_module(f"ptycho_ray.commands.{command}").run(words)
+            result = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}").run(words)
         print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

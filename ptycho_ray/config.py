@@ -312,7 +312,7 @@ class ExecutionConfig:
     enable_checkpointing: bool = True
     """Write checkpoints while training."""
     checkpoint_save_top_k: NonNegativeInt = 1
-    """How many of the best checkpoints are kept."""
+    """How many of the best checkpoints are kept, beside the last; on a cluster one more, in case that is damaged."""
     checkpoint_monitor_metric: str = "val_loss"
     """By which figure checkpoints and early stopping judge."""
     checkpoint_mode: Literal["min", "max"] = "min"

@@ -40,7 +40,7 @@ from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scans import ScanTraining
+from ptycho_ray.training.scans import ScanTraining, distinct_names
 from ptycho_ray.training.split import split_groups
 
 __all__ = [
@@ -177,7 +177,7 @@ def scans_to_train(
     """Group every scan, hold out its validation groups, and build the network inside the physics of each."""
     listed = [train_data] if isinstance(train_data, RawData | PtychoDataContainer) else train_data
     containers = [create_ptycho_data_container(data, config) for data in listed]
-    names = _distinct_names([container.raw.source for container in containers])
+    names = distinct_names([container.raw.source for container in containers])
     scans: list[ScanTraining] = []
     for number, (name, container) in enumerate(zip(names, containers, strict=True)):
         generator = np.random.default_rng((config.seed, 1, number) if number else (config.seed, 1))
@@ -394,15 +394,6 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
             if prefix + ours in history:
                 named[prefix + theirs] = history[prefix + ours]
     return named | {"train_loss": history["loss"]}
-
-
-def _distinct_names(files: Sequence[str]) -> list[str]:
-    """Short names of scans for their figures: the file's, with a number where that is not enough."""
-    stems = [Path(file).stem for file in files]
-    return [
-        f"{stem or 'scan'}-{number + 1}" if stems.count(stem) > 1 or not stem else stem
-        for number, stem in enumerate(stems)
-    ]
 
 
 def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:

@@ -172,7 +172,7 @@ def _fit(
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=execution.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=max(1, execution.checkpoint_save_top_k),
+                num_to_keep=execution.checkpoint_save_top_k + 1,  # one to spare, should the last be damaged
                 checkpoint_score_attribute="monitored",
                 checkpoint_score_order="min",
             ),

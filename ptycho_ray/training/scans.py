@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -79,3 +80,12 @@ class GroupList:
             rounds = [generator.permutation(size) for _ in range(-(-count // size))]
             rows.append(np.concatenate(rounds)[:count] + end - size)
         return generator.permutation(np.concatenate(rows))
+
+
+def distinct_names(files: Sequence[str]) -> list[str]:
+    """Short names of scans for their figures: the file's, with a number where that is not enough."""
+    stems = [Path(file).stem for file in files]
+    return [
+        f"{stem or 'scan'}-{number + 1}" if stems.count(stem) > 1 or not stem else stem
+        for number, stem in enumerate(stems)
+    ]

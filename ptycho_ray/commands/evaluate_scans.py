@@ -1,0 +1,45 @@
+"""``ptycho-ray evaluate-scans``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.files import jsonable, write_json
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Reconstruct many scans with one trained network and measure the images, side by side on a Ray cluster.
+
+    Example: ptycho-ray evaluate-scans a.npz b.npz --model-path model --output-dir images
+    """
+
+    scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
+    """The scans: NPZ, HDF5 or CXI."""
+    model_path: Annotated[str, FILE]
+    """The trained model: wts.h5.zip, the folder that train wrote to, or a model of MLflow (models:/... or runs:/...)."""
+    output_dir: Annotated[Path, FOLDER]
+    """Every scan gets a folder in it; the figures of all are in its evaluation.json."""
+    address: str | None = None
+    """Ray cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
+    cpus_per_device: int = 1
+    """Processor cores for each scan."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray evaluate-scans").options
+    from ptycho_ray.cluster.evaluate import evaluate_on_cluster
+    from ptycho_ray.config import ExecutionConfig
+
+    execution = ExecutionConfig(address=options.address, cpus_per_device=options.cpus_per_device)
+    rows = evaluate_on_cluster(options.scans, options.model_path, options.output_dir, execution)
+    result: Result = {"scans": rows, "table": options.output_dir / "evaluation.json"}
+    write_json(options.output_dir / "evaluation.json", jsonable(result))
+    return result

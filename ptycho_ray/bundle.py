@@ -26,6 +26,8 @@ from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import BundleError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.tracking.fetch import fetched_bundle
+from ptycho_ray.tracking.stores import is_mlflow_uri
 
 FILE_NAME = "wts.h5.zip"
 SCHEMA_VERSION = 1
@@ -95,13 +97,17 @@ def save_bundle(place: str | Path, bundle: Bundle) -> Path:
 
 
 def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bundle:
-    """Read a bundle from a file or folder.
+    """Read a bundle from a file, a folder or MLflow (``runs:/RUN_ID/model``, ``models:/NAME/VERSION``).
 
     Raises:
         MissingFileError: no bundle there.
+        InputError: MLflow is not installed, does not answer, or has no such run or model.
         KeyError: the bundle holds no model of that name.
         BundleError: not a bundle, truncated, tampered with, of a newer schema, or with weights of another model.
     """
+    if is_mlflow_uri(place):
+        with fetched_bundle(place) as path:
+            return load_bundle(path, model_name)
     path = bundle_path(place)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -127,7 +133,10 @@ def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bu
 
 
 def read_manifest(place: str | Path) -> dict[str, Any]:
-    """The manifest alone: what a bundle is, without loading it."""
+    """The manifest alone: what a bundle is, without loading it. ``place`` as in :func:`load_bundle`."""
+    if is_mlflow_uri(place):
+        with fetched_bundle(place) as path:
+            return read_manifest(path)
     path = bundle_path(place)
     try:
         with zipfile.ZipFile(path) as archive:

@@ -35,6 +35,7 @@ from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
+from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
@@ -146,7 +147,8 @@ def train_cdi_model(
         checkpoint_dir: folder for ``last`` and ``best``; none are written without.
         checkpoints: keeps the state in another way than in that folder.
         parallel: the place of this process among those that train together (``ptycho_ray.cluster.train``).
-        callbacks: told of every step and every epoch.
+        callbacks: told of every step and every epoch; those that have ``on_image`` get the image of the (first) scan every
+            ``execution.recon_log_every_n_epochs`` epochs.
         keep_patches: put the predicted patches of the whole test set into the results. Without them, memory does not grow
             with the scan.
 
@@ -162,6 +164,9 @@ def train_cdi_model(
         test = create_ptycho_data_container(test_data, config, normalisation=scans[0].model.normalisation)
     if checkpoints is None and checkpoint_dir is not None:
         checkpoints = FolderCheckpoints(checkpoint_dir, execution.checkpoint_save_top_k)
+    pictured = [callback for callback in callbacks if hasattr(callback, "on_image")]
+    if execution.recon_log_every_n_epochs and pictured:
+        callbacks = [*callbacks, ImageRecorder(scans[0].container, config, execution, pictured)]
     trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
     results = training_results(scans, history)
@@ -336,8 +341,11 @@ def save_inference_bundle(
 def load_inference_bundle(model_dir: str | Path) -> tuple[DiffractionToObject, dict[str, Any]]:
     """Load a bundle for inference: the model, and its settings as the reference's flat dictionary.
 
+    ``model_dir`` is a folder, a file, or a model in MLflow: ``runs:/RUN_ID/model`` or ``models:/NAME/VERSION``
+    (``docs/tracking.md``).
+
     Raises:
-        ValueError: there is no such folder (an error that is a FileNotFoundError too).
+        ValueError: there is no such folder (an error that is a FileNotFoundError too), or no such run or model.
         BundleError: the bundle cannot be trusted or read.
     """
     bundle = load_bundle(model_dir)

@@ -13,7 +13,7 @@ import torch
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
-from ptycho_ray.tracking import build_tracker
+from ptycho_ray.tracking import build_trackers
 from ptycho_ray.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, read_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.loop import TrainingDiverged
@@ -318,7 +318,7 @@ def test_reading_ahead_changes_nothing(small_scan, tiny_config, workers):
 
 
 def test_the_table_of_figures_is_complete_after_each_epoch(small_scan, tiny_config, tmp_path):
-    tracker = build_tracker(ExecutionConfig(), tmp_path)
+    tracker = build_trackers(ExecutionConfig(), tmp_path)
     history = train_cdi_model(small_scan, None, tiny_config, callbacks=tracker)["history"]
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,loss,")
@@ -326,9 +326,9 @@ def test_the_table_of_figures_is_complete_after_each_epoch(small_scan, tiny_conf
 
 
 def test_a_tracker_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"logger_backend.*mlflow.*csv"):
-        build_tracker(ExecutionConfig(logger_backend="mlflow"), tmp_path)
-    assert build_tracker(ExecutionConfig(logger_backend="none"), tmp_path) == []
+    with pytest.raises(ConfigurationError, match=r"logger_backend.*tensorboard.*csv"):
+        build_trackers(ExecutionConfig(logger_backend="tensorboard"), tmp_path)
+    assert build_trackers(ExecutionConfig(logger_backend="none"), tmp_path) == []
 
 
 @pytest.mark.parametrize("setting", [{"devices": 2}, {"checkpoint_save_top_k": 2}])

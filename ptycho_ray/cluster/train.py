@@ -18,7 +18,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import load, save
@@ -32,7 +32,6 @@ from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import predict_all
-from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.training.checkpoint import load_weights, read_checkpoint
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import DataParallel, unique_state
@@ -89,7 +88,7 @@ def train_on_cluster(
         test = workflow.create_ptycho_data_container(test_data, config, normalisation=scans[0].model.normalisation)
     with connected(execution):
         workers = workers_for(execution)
-        place = execution.storage_path or str((config.output_dir / "ray").absolute())
+        place = _storage_path(config, execution)
         system, folder = storage(place)
         containers = [_in_memory_if_it_fits(scan) for scan in scans]
         on_disk = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
@@ -105,6 +104,21 @@ def train_on_cluster(
     return results | {"test_container": test}
 
 
+def unfinished(config: TrainingConfig, execution: ExecutionConfig, run_name: str = "train") -> bool:
+    """Whether :func:`train_on_cluster` would go on with a run that did not end."""
+    system, folder = storage(_storage_path(config, execution))
+    files = _files_in(system, f"{folder}/{run_name}")
+    return SNAPSHOT in files and FINISHED not in files
+
+
+def _storage_path(config: TrainingConfig, execution: ExecutionConfig) -> str:
+    return execution.storage_path or str((config.output_dir / "ray").absolute())
+
+
+def _files_in(system: FileSystem, folder: str) -> set[str]:
+    return {info.base_name for info in system.get_file_info(FileSelector(folder, allow_not_found=True))}
+
+
 def _in_memory_if_it_fits(scan: ScanTraining) -> Any:
     """The groups of a scan with its patterns in memory, so that they can be shared, unless the object store is too small."""
     container = scan.container
@@ -115,7 +129,7 @@ def _in_memory_if_it_fits(scan: ScanTraining) -> Any:
 
 def _prepare_run(system: FileSystem, folder: str, resume: bool | None) -> None:
     """Leave the folder of a run that is to be continued, clear that of one that is not."""
-    files = {info.base_name for info in system.get_file_info(_selector(folder))}
+    files = _files_in(system, folder)
     if resume and SNAPSHOT not in files:
         raise InputError(file=folder, field="--resume", found="no run", expected="a run that has begun there")
     if resume is False or (resume is None and FINISHED in files):
@@ -124,12 +138,6 @@ def _prepare_run(system: FileSystem, folder: str, resume: bool | None) -> None:
         system.delete_file(f"{folder}/{FINISHED}")
     elif SNAPSHOT in files:
         log.warning("going on with the unfinished run in %s", folder)
-
-
-def _selector(folder: str) -> Any:
-    from pyarrow.fs import FileSelector
-
-    return FileSelector(folder, allow_not_found=True)
 
 
 def _finish(system: FileSystem, folder: str, history: Mapping[str, list[float]]) -> None:
@@ -225,10 +233,7 @@ def _train_share(task: dict[str, Any]) -> dict[str, Any] | None:
     containers = ray.get(task["containers"])
     callbacks: list[Any] = []
     if parallel.rank == 0:
-        poster = Poster(task["board"], parallel.size)
-        callbacks = [poster, DashboardMetrics(task["run_name"])]
-        if execution.recon_log_every_n_epochs:
-            callbacks.append(ImageRecorder(containers[0], config, execution, [poster]))
+        callbacks = [Poster(task["board"], parallel.size), DashboardMetrics(task["run_name"])]
     with _newest_whole_checkpoint() as resume_from:
         results = workflow.train_cdi_model(
             containers,

@@ -77,12 +77,12 @@ def run(words: Sequence[str]) -> Result:
     options = typed.options
     resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | _settings_of(options))
     files, execution = training_files(resolved.config), resolved.execution
-    train = _way_of_training(options, resolved)
+    train, goes_on = _way_of_training(options, resolved)
     from ptycho_ray import workflow
     from ptycho_ray.commands.training_report import write_training_report
     from ptycho_ray.progress import TrainingProgress
     from ptycho_ray.report import provenance
-    from ptycho_ray.tracking import build_tracker
+    from ptycho_ray.tracking import build_trackers, recorded, run_tags
 
     scans = [
         workflow.load_data(file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed)
@@ -93,12 +93,12 @@ def run(words: Sequence[str]) -> Result:
     test_scan = None if test_file is None or test_file in files else workflow.load_data(test_file)
     origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
     origin["settings_given"] = settings_by_source(resolved)
-    with contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress:
-        how: dict[str, Any] = {
-            "execution": execution,
-            "callbacks": [progress, *build_tracker(execution, folder)],
-            "keep_patches": False,
-        }
+    trackers = build_trackers(execution, folder, dataclasses.asdict(config), run_tags(origin), resume=goes_on)
+    with (
+        recorded(trackers) as record,
+        contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress,
+    ):
+        how: dict[str, Any] = {"execution": execution, "callbacks": [progress, *trackers], "keep_patches": False}
         if len(scans) == 1:
             seen = test_scan or scans[0]
             amplitude, phase, results = workflow.run_cdi_example(
@@ -108,23 +108,21 @@ def run(words: Sequence[str]) -> Result:
         else:
             results = train(scans, None, config, **how)
             images = list(_image_of_each(results, scans, test_scan, config, execution))
-    for image in images:
-        workflow.save_outputs(image.amplitude, image.phase, image.results, folder / image.name)
-        if image.name:
-            workflow.save_inference_bundle(folder / image.name, image.results, config, origin)
-    result: Result = {
-        "model": workflow.save_inference_bundle(folder, results, config, origin),
-        "image": folder / images[0].name / "reconstruction.npz",
-        "report": folder / "report.html",
-        "training": summary_of_history(results["history"]),
-    }
-    batch_size = execution.inference_batch_size or config.batch_size
-    held_out = {name: _held_out(results, name, batch_size) for name in results["models"]}
-    if len(scans) == 1:
-        result["held_out_diffraction"] = held_out.popitem()[1]
-    else:
-        result["scans"] = [{"scan": name, **(figures or {})} for name, figures in held_out.items()]
-    write_training_report(result, images, results, config, origin)
+        bundle = workflow.save_inference_bundle(folder, results, config, origin)
+        for image in images:
+            if image.name:
+                workflow.save_inference_bundle(folder / image.name, image.results, config, origin)
+            workflow.save_outputs(image.amplitude, image.phase, image.results, folder / image.name)
+        result: Result = {
+            "model": bundle,
+            "image": folder / images[0].name / "reconstruction.npz",
+            "report": folder / "report.html",
+            "training": summary_of_history(results["history"]),
+            **_held_out_figures(results, execution.inference_batch_size or config.batch_size),
+        }
+        write_training_report(result, images, results, config, origin)
+        record.bundle, record.files = bundle, [result["report"], result["image"]]
+    result |= record.facts
     write_json(folder / "result.json", jsonable(result))
     return result
 
@@ -167,15 +165,15 @@ def _settings_of(options: Options) -> dict[str, Any]:
     return settings
 
 
-def _way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Callable[..., Result]:
-    """``train_cdi_model`` in this process or on a cluster, and how it goes on with a run that was interrupted."""
+def _way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tuple[Callable[..., Result], bool]:
+    """``train_cdi_model`` in this process or on a cluster, and whether it goes on with a run that was interrupted."""
     folder, execution = resolved.config.output_dir, resolved.execution
     if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):
         from ptycho_ray.workflow import train_cdi_model
 
         checkpoints = folder / "checkpoints"
         last = require_file(checkpoints / "last.safetensors", "--resume") if options.resume else None
-        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=last)
+        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=last), options.resume
     if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
         raise ConfigurationError(
             "the working folder of a Ray job is a copy that is thrown away",
@@ -183,9 +181,11 @@ def _way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Ca
             found=folder,
             expected="an absolute path that all nodes share",
         )
-    from ptycho_ray.cluster.train import train_on_cluster
+    from ptycho_ray.cluster.train import train_on_cluster, unfinished
 
-    return functools.partial(train_on_cluster, resume=False if options.start_anew else options.resume or None)
+    goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))
+    resume = False if options.start_anew else options.resume or None
+    return functools.partial(train_on_cluster, resume=resume), goes_on
 
 
 def _image_of_each(
@@ -209,15 +209,19 @@ def _image_of_each(
         yield Image(name, scan, amplitude, phase, {**results, **stitched, "model_instance": model})
 
 
-def _held_out(results: Result, name: str, batch_size: int) -> Result | None:
+def _held_out_figures(results: Result, batch_size: int) -> Result:
+    """How well the patterns that were kept out of training are explained, for one scan or in a line for each."""
     from ptycho_ray.reconstruction.inference import diffraction_r_factors
 
-    container = results["validation_containers"][name]
-    if container is None:
-        return None
-    network, flat = diffraction_r_factors(results["models"][name], container, batch_size)
-    return {
-        "r_factor": float(network.mean()),
-        "r_factor_of_a_flat_object": float(flat.mean()),
-        "patterns": len(network),
-    }
+    rows = []
+    for name, container in results["validation_containers"].items():
+        if container is None:
+            rows.append({"scan": name})
+            continue
+        network, flat = diffraction_r_factors(results["models"][name], container, batch_size)
+        figures = {"r_factor": float(network.mean()), "r_factor_of_a_flat_object": float(flat.mean())}
+        rows.append({"scan": name, **figures, "patterns": len(network)})
+    if len(rows) > 1:
+        return {"scans": rows}
+    rows[0].pop("scan")
+    return {"held_out_diffraction": rows[0] or None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +11,12 @@ from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import reconstruct
-from ptycho_ray.reconstruction.stitching import StitchedObject
-
-
-class ImageConsumer(Protocol):
-    """What takes the images: a tracker, or a way to one."""
-
-    def on_image(self, progress: Any, stitched: StitchedObject) -> None: ...
 
 
 class ImageRecorder:
     """Reconstructs a scan every ``execution.recon_log_every_n_epochs`` epochs (a ``Callback`` of the training loop).
 
+    Each of ``consumers`` is told by ``on_image(progress, stitched)``, as trackers are.
     With ``execution.recon_log_max_stitch_samples`` only that many groups, evenly spread over the scan's order.
     """
 
@@ -31,7 +25,7 @@ class ImageRecorder:
         container: PtychoDataContainer,
         config: TrainingConfig,
         execution: ExecutionConfig,
-        consumers: Sequence[ImageConsumer],
+        consumers: Sequence[Any],
     ) -> None:
         most = execution.recon_log_max_stitch_samples or len(container)
         rows = np.unique(np.linspace(0, len(container) - 1, min(most, len(container))).round().astype(np.int64))
@@ -43,8 +37,8 @@ class ImageRecorder:
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
         """Nothing: images are made at the end of epochs."""
 
-    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel) -> None:
-        if self.every and progress.epoch % self.every == 0:
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
+        if model is not None and self.every and progress.epoch % self.every == 0:
             stitched = reconstruct(model, self.container, self.batch_size)
             for consumer in self.consumers:
                 consumer.on_image(progress, stitched)

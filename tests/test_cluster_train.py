@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,10 +72,12 @@ def cluster():
     """A cluster of this machine with four processors, in name, so that four workers have room."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (so it is called)
     ray.init(address="local", num_cpus=4, object_store_memory=256 * 2**20, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
-    del os.environ["RAY_AUTH_MODE"]
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_AUTH_MODE", "RAY_metrics_report_interval_ms"):
+        del os.environ[name]
 
 
 @pytest.fixture
@@ -196,6 +199,30 @@ def kept_checkpoints(folder: Path) -> list[str]:
     except (FileNotFoundError, json.JSONDecodeError):
         return []
     return sorted(result["checkpoint_dir_name"] for result in state["checkpoint_results"])
+
+
+class MetricsSeen(Recorder):
+    """Looks at what the cluster exports for Prometheus, which is what its dashboard shows, until the run is there."""
+
+    WANTED = frozenset({"ray_ptycho_ray_loss", "ray_ptycho_ray_val_loss", "ray_ptycho_ray_step_loss"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        (node,) = ray.nodes()
+        self.address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        self.seen: set[str] = set()
+
+    def on_epoch(self, progress, figures, model) -> None:
+        if not self.WANTED <= self.seen:
+            with urllib.request.urlopen(self.address, timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            self.seen |= {line.split("{")[0] for line in lines if 'run="shown"' in line}
+
+
+def test_the_figures_are_among_the_metrics_of_the_dashboard(cluster, small_scan, config):
+    metrics = MetricsSeen()
+    train_on_cluster(small_scan, None, replace(config, nepochs=40), callbacks=[metrics], run_name="shown")
+    assert metrics.WANTED <= metrics.seen
 
 
 def test_too_many_workers_are_refused_at_once(cluster, small_scan, config):

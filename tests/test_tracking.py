@@ -177,7 +177,7 @@ def test_without_mlflow_everything_is_kept_and_one_warning_says_so(no_mlflow, tm
         f"The run goes on; its records are kept in {run_folders(tmp_path)[0]}"
     ]
     caplog.clear()
-    facts = trackers[1].finish("FINISHED")
+    facts = trackers[1].finish("FINISHED")["mlflow"]
     assert facts["records_left"] == 5
     assert f"ptycho-ray deliver {tmp_path}" in caplog.text
     begin, step, epoch, picture, end = records(run_folders(tmp_path)[0])

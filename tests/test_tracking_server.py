@@ -99,9 +99,11 @@ class Server:
 @pytest.fixture(scope="module")
 def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
@@ -219,7 +221,7 @@ def test_a_server_that_dies_costs_a_warning_and_nothing_else(
     assert_same_weights(weights(untracked["model_instance"]), weights(results["model_instance"]))
 
     bundle = save_inference_bundle(folder, results, config, origin)
-    facts = [tracker.finish("FINISHED", bundle, [folder / "metrics.csv"]) for tracker in trackers][-1]
+    facts = [tracker.finish("FINISHED", bundle, [folder / "metrics.csv"]) for tracker in trackers][-1]["mlflow"]
     assert facts["records_left"] == undelivered(run_folders(folder)[-1]) > 0
     assert f"send them later: ptycho-ray deliver {folder}" in caplog.text
     assert caplog.text.count("The run goes on") == 1
@@ -469,7 +471,7 @@ def test_without_a_server_the_database_lies_beside_and_its_model_reconstructs(
     folder = Path("model")
     tracker = build_trackers(MLFLOW, folder, {}, {})[-1]
     tracker.on_step(SimpleNamespace(epoch=0, batch=1, history={}), {"loss": 1.0}, 1)
-    facts = tracker.finish("FINISHED", save_inference_bundle(folder, untracked, config, {}))
+    facts = tracker.finish("FINISHED", save_inference_bundle(folder, untracked, config, {}))["mlflow"]
     assert facts["model"] == "models:/ptycho-ray/1"
     assert facts["tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "model"]

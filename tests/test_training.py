@@ -334,6 +334,4 @@ def test_a_tracker_that_does_not_exist_is_named(tmp_path):
 @pytest.mark.parametrize("setting", [{"devices": 2}, {"checkpoint_save_top_k": 2}])
 def test_a_setting_without_effect_is_refused(small_scan, tiny_config, tmp_path, setting):
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
-        train_cdi_model(
-            small_scan, None, tiny_config, execution=ExecutionConfig(**setting), checkpoint_dir=tmp_path
-        )
+        train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(**setting), checkpoint_dir=tmp_path)

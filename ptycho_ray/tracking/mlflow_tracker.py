@@ -210,7 +210,7 @@ class MlflowTracker(Tracker):
             facts |= {"records_left": left, "to_send_them": command}
         for text in state.refused:
             log.warning("MLflow refused a record: %s", text)
-        return facts
+        return {"mlflow": facts}
 
 
 def start_delivery(run_folder: Path, uri: str, *, follow: bool = True) -> subprocess.Popen[bytes]:

@@ -21,16 +21,17 @@ class Options(Common):
     """
 
     file: Annotated[Path, tyro.conf.Positional, FILE]
-    """A file, or the folder that train or reconstruct wrote to."""
+    """A file, the folder that train or reconstruct wrote to, or a model in MLflow (models:/NAME/VERSION)."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray info").options
     from ptycho_ray.commands.images import find_image, read_image
     from ptycho_ray.data import load_data
+    from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
-    if (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
+    if is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
         from ptycho_ray.bundle import read_manifest
 
         manifest = read_manifest(path)

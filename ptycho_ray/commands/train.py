@@ -93,7 +93,8 @@ def run(words: Sequence[str]) -> Result:
     test_scan = None if test_file is None or test_file in files else workflow.load_data(test_file)
     origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
     origin["settings_given"] = settings_by_source(resolved)
-    trackers = build_trackers(execution, folder, dataclasses.asdict(config), run_tags(origin), resume=goes_on)
+    settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
+    trackers = build_trackers(execution, folder, settings, run_tags(origin), resume=goes_on)
     with (
         recorded(trackers) as record,
         contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress,

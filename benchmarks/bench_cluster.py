@@ -7,7 +7,8 @@ One line of JSON each; all three without arguments (5 minutes, on an idle machin
 overhead  seconds a step: under Ray Train with one worker over the plain core, both with one thread. The smallest of the
           epochs counts, and the runs alternate, so that what else the machine does weighs little.
 scaling   patterns a second: two workers with one thread each over one worker with one thread; the same global batch.
-memory    private resident memory that each worker of two has (its program included) over the size of the shared scan.
+memory    private resident memory of each worker of two over the size of the shared scan: its program included, and without
+          it (the difference from a worker with a small scan).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.workflow import train_cdi_model
 
-N, ROUNDS = 64, 2
+N, ROUNDS = 64, 3
 
 
 def scan_of(n: int) -> RawData:
@@ -49,7 +50,7 @@ def scan_of(n: int) -> RawData:
 
 def configuration(folder: str, **settings: Any) -> TrainingConfig:
     defaults: dict[str, Any] = {
-        "model": ModelConfig(N=N),
+        "model": ModelConfig(N=N, n_filters_scale=1),
         "n_groups": 512,
         "batch_size": 32,
         "nepochs": 4,
@@ -125,15 +126,20 @@ def private_bytes() -> list[int]:
 
 
 def memory(folder: str) -> dict[str, float]:
-    scan = scan_of(100_000)
-    size = scan.patterns.nbytes
-    config = configuration(folder, n_groups=8192, nepochs=1)
-    watch = WorkerMemory()
-    train_on_cluster(scan, None, config, execution=ExecutionConfig(devices=2), callbacks=[watch], resume=False)
+    private, sizes = [], []
+    for n in (1_000, 150_000):
+        scan = scan_of(n)
+        watch = WorkerMemory()
+        config = configuration(folder, n_groups=min(n, 4096), nepochs=1)
+        train_on_cluster(scan, None, config, execution=ExecutionConfig(devices=2), callbacks=[watch], resume=False)
+        private.append(max(watch.private))
+        sizes.append(scan.patterns.nbytes)
     return {
-        "scan_mb": size / 2**20,
-        "private_mb_a_worker": max(watch.private) / 2**20,
-        "ratio": max(watch.private) / size,
+        "scan_mb": sizes[1] / 2**20,
+        "private_mb_a_worker": private[1] / 2**20,
+        "ratio": private[1] / sizes[1],
+        "private_mb_with_a_small_scan": private[0] / 2**20,
+        "ratio_without_the_program": (private[1] - private[0]) / sizes[1],
     }
 
 

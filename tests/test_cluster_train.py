@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
+from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError, TrainingInterrupted
 from ptycho_ray.workflow import train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.cluster import preflight  # noqa: E402
 from ptycho_ray.cluster.connect import connected  # noqa: E402
-from ptycho_ray.cluster.train import STATE, train_on_cluster  # noqa: E402
+from ptycho_ray.cluster.train import STATE, TrainingLost, train_on_cluster  # noqa: E402
 
 #: Relative difference of the figures of a run that was disturbed, or had several workers, from those of the core alone:
 #: more workers add up the same gradients in another order.
@@ -140,7 +140,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_what_it_did_since_the_c
 
 def test_more_losses_than_allowed_end_the_run(cluster, small_scan, config):
     kill = OnStep(1, 1, lambda: os.kill(pids_of_workers()[0], signal.SIGKILL))
-    with pytest.raises(ray.train.TrainingFailedError):
+    with pytest.raises(TrainingLost, match="max_failures = 0"):
         train_on_cluster(small_scan, None, config, execution=ExecutionConfig(max_failures=0), callbacks=[kill])
 
 
@@ -151,6 +151,19 @@ def test_an_error_that_the_user_has_to_mend_is_not_tried_again(cluster, small_sc
         train_on_cluster(
             small_scan, None, config, execution=ExecutionConfig(learning_rate=1e30, gradient_clip_val=None)
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_run_and_the_same_call_goes_on(cluster, small_scan, config, undisturbed, number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stop = OnStep(2, 1, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(TrainingInterrupted):
+        train_on_cluster(small_scan, None, config, callbacks=[stop], run_name=f"stopped-{number}")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    recorder = Recorder()
+    results = train_on_cluster(small_scan, None, config, callbacks=[recorder], run_name=f"stopped-{number}")
+    assert results["history"] == undisturbed["history"]
+    assert 1 not in recorder.epochs
 
 
 DRIVER = """
@@ -251,7 +264,7 @@ def test_nodes_with_other_packages_and_nodes_that_do_not_see_a_file(cluster):
     preflight.check_nodes(files=[__file__])
     with pytest.raises(InputError, match=r"node .*: torch: found .*expected 9.9 as here"):
         preflight.check_nodes(expected={**preflight.versions(), "torch": "9.9"})
-    with pytest.raises(MissingFileError, match=r"/nowhere/scan.h5: node .*no such file there"):
+    with pytest.raises(MissingFileError, match=r"/nowhere/scan.h5: node .*nothing there"):
         preflight.check_nodes(files=["/nowhere/scan.h5"])
 
 

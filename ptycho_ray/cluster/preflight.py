@@ -76,7 +76,8 @@ def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: flo
             field="execution.devices",
             found=workers,
             expected=f"at most {room} ({have})",
-            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time",
+            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no GPU, only "
+            "execution.accelerator gpu asks for one",
         )
 
 
@@ -151,5 +152,5 @@ def check_nodes(files: Sequence[str] = (), expected: Mapping[str, str] | None = 
                 )
         if found["missing"]:
             raise MissingFileError(
-                file=found["missing"][0], field=place, found="no such file there", expected="a path that all nodes see"
+                file=found["missing"][0], field=place, found="nothing there", expected="a path that all nodes see"
             )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -52,6 +54,10 @@ PEER_TIMEOUT_S = 600
 GROW_INTERVAL_S = 10.0
 
 
+class TrainingLost(RuntimeError):
+    """Workers were lost more often than the settings allow."""
+
+
 def train_on_cluster(
     train_data: Scan | Sequence[Scan],
     test_data: Scan | None,
@@ -79,7 +85,7 @@ def train_on_cluster(
     Raises:
         InputError, ConfigurationError: the cluster, the storage or the data do not allow the run.
         TrainingInterrupted: after Ctrl-C.
-        ray.train.TrainingFailedError: more losses than ``execution.max_failures``.
+        TrainingLost: more losses than ``execution.max_failures``.
     """
     execution = execution or ExecutionConfig()
     scans = workflow.scans_to_train(train_data, config, initial)
@@ -91,8 +97,8 @@ def train_on_cluster(
         place = _storage_path(config, execution)
         system, folder = storage(place)
         containers = [_in_memory_if_it_fits(scan) for scan in scans]
-        on_disk = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
-        check_nodes(files=on_disk)
+        shared = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
+        check_nodes(files=shared if "://" in place else [*shared, folder])
         _prepare_run(system, f"{folder}/{run_name}", resume)
         result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial)
         _finish(system, f"{folder}/{run_name}", result["history"])
@@ -189,14 +195,38 @@ def _fit(
     )
     with closing(Relay(board, callbacks, _say_workers)):
         try:
-            result = trainer.fit()
-        except KeyboardInterrupt:
+            with _ended_by_signals():
+                result = trainer.fit()
+        except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
             raise TrainingInterrupted(Path(storage_path) / run_name) from None
-        except ray.train.TrainingFailedError:
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             _raise_failure(board)
-            raise
+            raise TrainingLost(
+                f"the training was lost more often than execution.max_failures = {execution.max_failures} allows; the "
+                f"last time: {_last_line(error)}. The same call goes on from the last checkpoint in {storage_path}"
+            ) from error
         _raise_failure(board)
     return result.return_value
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C, for which Ray Train has a handler, and put back what was there before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_line(error: BaseException) -> str:
+    """What happened, without the traceback of the worker that is part of the text."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def _raise_failure(board: Any) -> None:

@@ -1,0 +1,1 @@
+"""Everything that needs Ray. The core below never imports it."""

@@ -30,6 +30,9 @@ COMMANDS = {
     "compare": "put several images side by side, in figures and in pictures",
     "info": "tell what is in a file",
     "convert": "write a scan in another format",
+    "serve": "run the reconstruction service",
+    "submit": "let a service reconstruct a scan",
+    "token": "say who may use a service",
 }
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -24,7 +24,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_model(place: Path, scan: Any, seed: int = 0, **settings: Any) -> Path:
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """``write_model(folder, scan, seed=0, gridsize=...)`` writes a bundle."""
+    return make_model
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), small_scan)
+
+
+def make_model(place: Path, scan: Any, seed: int = 0, **settings: Any) -> Path:
     """A bundle with random weights: enough for everything but the quality of images."""
     import torch
 
@@ -68,20 +79,17 @@ def ray_session() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def deploy(
-    ray_session: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any
-) -> Iterator[Callable[..., Running]]:
+def deploy(ray_session: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Callable[..., Running]:
     """``deploy("name", require_token=True, ...)`` starts an application of its own below the path ``/name``."""
     from ray import serve
 
-    from ptycho_ray.cluster.serve.deployments import Interface, Models
-    from ptycho_ray.cluster.serve.settings import ServiceSettings
+    from ptycho_ray.cluster.serve.deployments import scaled
 
-    def start(name: str, *, models: dict[str, Any] | None = None, **settings: Any) -> Running:
+    def start(name: str, *, max_replicas: int = 1, options: dict[str, Any] | None = None, **settings: Any) -> Running:
         folder = tmp_path_factory.mktemp(name)
         root, allowed = folder / "models", folder / "scans"
         allowed.mkdir()
-        write_model(root / "tiny" / "1", small_scan)
+        make_model(root / "tiny" / "1", small_scan)
         args = {
             "data_dir": str(folder / "data"),
             "model_root": str(root),
@@ -90,14 +98,10 @@ def deploy(
             "threads": 1,
             "min_free_bytes": 0,
         } | settings
-        ServiceSettings.from_args(args)
-        options = {"autoscaling_config": None, "num_replicas": 1} | (models or {})
-        deployment = Models.options(ray_actor_options={"num_cpus": 0.2}, **options)
-        interface = Interface.options(ray_actor_options={"num_cpus": 0.1})
-        serve.run(interface.bind(deployment.bind(args), args), name=name, route_prefix=f"/{name}")
+        serve.run(scaled(args, max_replicas, **(options or {})), name=name, route_prefix=f"/{name}")
         return Running(f"http://127.0.0.1:{ray_session}/{name}", folder / "data", root, allowed, args)
 
-    yield start
+    return start
 
 
 @pytest.fixture(scope="session")

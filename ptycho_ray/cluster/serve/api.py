@@ -16,13 +16,14 @@ from starlette.exceptions import HTTPException
 
 from ptycho_ray import __version__
 from ptycho_ray.cluster.serve import schemas, uploads
-from ptycho_ray.cluster.serve.guard import App, Guard
+from ptycho_ray.cluster.serve.guard import App, Guard, problem_response
 from ptycho_ray.cluster.serve.jobs import DONE, FAILED, Job, new_id
 from ptycho_ray.cluster.serve.models import Model
-from ptycho_ray.cluster.serve.problems import MEDIA_TYPE, Problem
+from ptycho_ray.cluster.serve.problems import MEDIA_TYPE, Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, result_file
 from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, ProblemDetails, Reconstruction
 from ptycho_ray.cluster.serve.service import Service
+from ptycho_ray.cluster.serve.streams import add_streams
 from ptycho_ray.cluster.serve.tokens import Token
 from ptycho_ray.cluster.serve.work import DEMO
 
@@ -79,6 +80,7 @@ def make_app(service: Service) -> App:
     _add_models(app)
     _add_tokens(app)
     _add_operations(app)
+    add_streams(app)
     return Guard(app, service.settings, service.tokens, service.metrics)
 
 
@@ -422,16 +424,27 @@ def _plain(name: str) -> str:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Let the guard answer for everything that FastAPI would answer in its own way."""
+    """Problem details for whatever goes wrong, also where FastAPI has an answer of its own."""
+
+    def answer(request: Request, problem: Problem) -> Response:
+        return problem_response(problem, request.state.request_id)
+
+    @app.exception_handler(Problem)
+    async def refused(request: Request, problem: Problem) -> Response:
+        return answer(request, problem)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        raise uploads.invalid_fields(error.errors())
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, uploads.invalid_fields(error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         kind = KINDS.get(error.status_code, "bad-request")
-        raise Problem(error.status_code, kind, str(error.detail))
+        return answer(request, Problem(error.status_code, kind, str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return answer(request, from_error(error))  # and Starlette raises it again, for the log
 
 
 def _describe_security(app: FastAPI) -> None:

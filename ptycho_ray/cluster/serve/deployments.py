@@ -64,13 +64,12 @@ class Models:
         loaded = await self.loaded(serve.get_multiplexed_model_id())
         await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings)
 
-    async def predict(self, frames: np.ndarray, domain: str) -> np.ndarray:
-        """Patches of some patterns of a stream."""
+    async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """Patches, positions and weight for some patterns of a stream."""
         from ptycho_ray.cluster.serve.live import predict
 
         loaded = await self.loaded(serve.get_multiplexed_model_id())
-        patches: np.ndarray = await self._in_pool(predict, loaded, frames, domain)
-        return patches
+        return await self._in_pool(predict, loaded, frames, positions, domain)
 
     async def _in_pool(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
@@ -87,12 +86,11 @@ class ServeReplicas:
         with _losses():
             await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
 
-    async def predict(self, model_key: str, frames: np.ndarray, domain: str) -> np.ndarray:
+    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """See ``Replicas``."""
         with _losses():
             remote = self.handle.options(multiplexed_model_id=model_key, method_name="predict").remote
-            patches: np.ndarray = await remote(frames, domain)
-            return patches
+            return await remote(frames, positions, domain)
 
 
 @contextlib.contextmanager
@@ -141,3 +139,17 @@ def build(args: dict[str, Any]) -> Application:
     """The application; ``args`` are the fields of ``ServiceSettings``, checked before anything starts."""
     ServiceSettings.from_args(args)
     return Interface.bind(Models.bind(args), args)  # type: ignore[attr-defined] # the decorator made deployments of them
+
+
+def scaled(args: dict[str, Any], max_replicas: int, min_replicas: int = 1, **options: Any) -> Application:
+    """``build`` for one machine: few processors reserved, since its replicas share them, and so many replicas at most."""
+    drain_s = ServiceSettings.from_args(args).drain_s
+    scaling = {"min_replicas": min_replicas, "max_replicas": max_replicas, "target_ongoing_requests": 8}
+    models: Any = Models.options(  # type: ignore[attr-defined] # as above
+        ray_actor_options={"num_cpus": 0.1}, autoscaling_config=scaling, graceful_shutdown_timeout_s=drain_s, **options
+    )
+    interface: Any = Interface.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=drain_s
+    )
+    application: Application = interface.bind(models.bind(args), args)
+    return application

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.responses import JSONResponse
+
 from ptycho_ray.cluster.serve.jobs import new_id
 from ptycho_ray.cluster.serve.metrics import Metrics
 from ptycho_ray.cluster.serve.problems import MEDIA_TYPE, Problem, from_error
@@ -48,6 +50,12 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+
+
+def problem_response(problem: Problem, request_id: str) -> JSONResponse:
+    """The answer that a problem is."""
+    document = problem.document(f"urn:request:{request_id}")
+    return JSONResponse(document, problem.status, problem.headers(), MEDIA_TYPE)
 
 
 class Guard:
@@ -124,11 +132,7 @@ class Guard:
             await answer({"type": "websocket.close", "code": 1008 if problem.status < 500 else 1011,
                           "reason": problem.detail[:120]})  # fmt: skip
             return
-        body = json.dumps(problem.document(f"urn:request:{request.id}")).encode()
-        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body))} | problem.headers()
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await answer({"type": "http.response.start", "status": problem.status, "headers": raw})
-        await answer({"type": "http.response.body", "body": body})
+        await problem_response(problem, request.id)(request.scope, receive, answer)
 
     def _audit(self, request: _Request) -> None:
         """One line for everything that changes something, is refused, or fails."""

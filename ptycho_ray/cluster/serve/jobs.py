@@ -226,7 +226,7 @@ class JobStore:
         """Number of jobs in each state."""
         query = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
         with self.engine.connect() as connection:
-            found = {state: count for state, count in connection.execute(query)}
+            found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in (QUEUED, RUNNING, DONE, FAILED, CANCELLED)}
 
     def _write(self, job_id: str, attempt: int, values: dict[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,8 +23,8 @@ class Replicas(Protocol):
     async def run(self, job_id: str, attempt: int, model_key: str) -> None:
         """One attempt at a job; raises ReplicaLost."""
 
-    async def predict(self, model_key: str, frames: np.ndarray, domain: str) -> np.ndarray:
-        """Patches [n, N, N] of some patterns [n, N, N]; raises ReplicaLost."""
+    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """Patches, positions and weight for some patterns, see ``live.predict``; raises ReplicaLost."""
 
 
 class Service:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,12 +114,3 @@ def scan_file(small_scan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     path: Path = tmp_path_factory.mktemp("scans") / "scan.npz"
     small_scan.to_file(path)
     return path
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of ``condition``."""
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
-    return found

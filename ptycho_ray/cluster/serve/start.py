@@ -55,14 +55,14 @@ def run_service(
     settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, cpus: int | None
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let running work end (``drain_s``) and stop."""
-    import ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray  # reads its environment when it is loaded
     from ray import serve
 
     from ptycho_ray.cluster.serve.deployments import scaled
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     stop = threading.Event()

@@ -102,7 +102,7 @@ async def _place(service: Service) -> AsyncIterator[None]:
 
 async def _end(socket: WebSocket, problem: Problem) -> None:
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-        await socket.send_json({"type": "problem", **problem.document()})
+        await socket.send_json({"type": "problem", "problem": problem.document()})
         await socket.close(1008 if problem.status < 500 else 1011, problem.detail[:120])
 
 

@@ -1,10 +1,4 @@
-"""Using the reconstruction service from Python: ``Client``, and ``AsyncClient`` for asyncio.
-
-    with Client("http://127.0.0.1:8000") as client:
-        image = client.reconstruct("scan.h5", model="lines64").arrays()["object"]
-
-Needs ``pip install 'ptycho-ray[client]'``; loads neither torch nor Ray. What is tried again (a lost connection, a busy or
-restarting service) is done only once by the service, since every submission carries a key of its own.
+"""Requests to the service, plain and for asyncio.
 
 Both clients share one description of what is to be done: generators that yield requests and pauses. They differ only in
 who carries these out.
@@ -25,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from ptycho_ray.client.streams import AsyncStream, Preview, Stream
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path, require_file
 
@@ -114,6 +109,11 @@ class _Plan:
                 raise ServiceError(answer.json() if explained else {"status": status, "detail": answer.text[:200]})
             yield _Pause(pause)
             wait = min(2 * wait, 5.0)
+
+    def stream(self, n: int, on_preview: Callable[[Preview], None] | None, start: dict[str, Any]) -> AsyncStream:
+        """A stream that begins with ``start``."""
+        first = {"type": "start", "N": n} | {name: value for name, value in start.items() if value is not None}
+        return AsyncStream(self.url, self.headers, first, on_preview, self.patience_s)
 
     def get(self, path: str, **params: Any) -> _Steps[Any]:
         """A JSON document."""
@@ -251,6 +251,10 @@ class Client:
         """Cancel a job, or delete the files of one that has ended."""
         self._do(self._plan.ask(_Ask("DELETE", f"/v1/reconstructions/{job_id}")))
 
+    def stream(self, *, N: int, on_preview: Callable[[Preview], None] | None = None, **start: Any) -> Stream:
+        """A stream of patterns of side N; see ``AsyncClient.stream``."""
+        return Stream(lambda: self._plan.stream(N, on_preview, start))
+
     def _do(self, steps: _Steps[T]) -> T:
         answer: httpx.Response | None = None
         try:
@@ -340,6 +344,15 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> None:
         """Cancel a job, or delete the files of one that has ended."""
         await self._do(self._plan.ask(_Ask("DELETE", f"/v1/reconstructions/{job_id}")))
+
+    def stream(self, *, N: int, on_preview: Callable[[Preview], None] | None = None, **start: Any) -> AsyncStream:
+        """A stream of patterns of side N, to be used in a ``with`` block whose end is the end of the scan.
+
+        Args:
+            on_preview: told of every live image.
+            start: model, dtype, domain, counts_are_photons, pixel_size_m, preview_interval_s: fields of the interface.
+        """
+        return self._plan.stream(N, on_preview, start)
 
     async def _do(self, steps: _Steps[T]) -> T:
         answer: httpx.Response | None = None

@@ -16,9 +16,11 @@ from starlette.exceptions import HTTPException
 
 from ptycho_ray import __version__
 from ptycho_ray.cluster.serve import schemas, uploads
+from ptycho_ray.cluster.serve.demos import DEMOS
 from ptycho_ray.cluster.serve.guard import App, Guard, problem_response
 from ptycho_ray.cluster.serve.jobs import DONE, FAILED, Job, new_id
 from ptycho_ray.cluster.serve.models import Model
+from ptycho_ray.cluster.serve.page import add_page
 from ptycho_ray.cluster.serve.problems import MEDIA_TYPE, Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, result_file
 from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, ProblemDetails, Reconstruction
@@ -81,6 +83,7 @@ def make_app(service: Service) -> App:
     _add_tokens(app)
     _add_operations(app)
     add_streams(app)
+    add_page(app)
     return Guard(app, service.settings, service.tokens, service.metrics)
 
 
@@ -237,6 +240,11 @@ def _add_models(app: FastAPI) -> None:
     ) -> ModelDetails:
         """Architecture, training data and figures of a model: of its newest good version if none is named."""
         return await asyncio.to_thread(_details, service, name, version)
+
+    @app.get("/v1/demos", tags=["models"], responses=_problems())
+    async def list_demos(caller: Reader) -> dict[str, str]:
+        """Demo scans by name; each is simulated to suit the model that reconstructs it."""
+        return DEMOS
 
 
 def _add_tokens(app: FastAPI) -> None:

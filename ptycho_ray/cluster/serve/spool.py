@@ -17,6 +17,7 @@ from ptycho_ray.files import atomic_path, write_json
 
 DTYPES = ("float32", "uint8", "uint16", "uint32", "int32")
 BLOCK = 256
+SETTINGS_FILE = "stream.json"
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Spool:
     def create(cls, folder: Path, settings: StreamSettings) -> Spool:
         """Begin a stream."""
         folder.mkdir(parents=True, mode=0o700)
-        write_json(folder / "stream.json", asdict(settings))
+        write_json(folder / SETTINGS_FILE, asdict(settings))
         return cls(folder, settings)
 
     @classmethod
     def open(cls, folder: Path, owner: str) -> Spool:
         """Go on with a stream of this owner."""
-        path = folder / "stream.json"
+        path = folder / SETTINGS_FILE
         settings = StreamSettings(**json.loads(path.read_text())) if path.is_file() else None
         if settings is None or settings.owner != owner:
             raise Problem(404, "not-found", "There is no such stream.", {"field": "stream_id"})

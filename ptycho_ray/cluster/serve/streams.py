@@ -7,11 +7,14 @@ import contextlib
 import json
 import logging
 import struct
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ptycho_ray.cluster.serve.dispatch import ReplicaLost
@@ -19,13 +22,14 @@ from ptycho_ray.cluster.serve.guard import SUBPROTOCOL
 from ptycho_ray.cluster.serve.jobs import new_id
 from ptycho_ray.cluster.serve.live import LiveImage
 from ptycho_ray.cluster.serve.problems import Problem, from_error
-from ptycho_ray.cluster.serve.results import pack_image
+from ptycho_ray.cluster.serve.results import FORMATS, pack_image
 from ptycho_ray.cluster.serve.schemas import Reconstruction
 from ptycho_ray.cluster.serve.service import Service
-from ptycho_ray.cluster.serve.spool import Spool, StreamSettings
+from ptycho_ray.cluster.serve.spool import SETTINGS_FILE, Spool, StreamSettings
 from ptycho_ray.cluster.serve.tokens import Token
 from ptycho_ray.cluster.serve.uploads import invalid_fields
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,8 @@ BACKLOG = 512
 #: Pictures on the way to a receiver that has not said that it saw them.
 MOST_UNSEEN = 2
 PAUSE_S = 0.02
+PREVIEW = "preview.raw"
+RECENT_S = 300.0
 
 
 class Start(BaseModel):
@@ -87,6 +93,46 @@ def add_streams(app: FastAPI) -> None:
             if not isinstance(error, Problem | InputError):
                 log.exception("a stream failed")
             await _end(socket, from_error(error))
+
+    @app.get("/v1/streams", tags=["streams"])
+    async def list_streams(request: Request) -> list[dict[str, Any]]:
+        """Streams that are open, or were within some minutes, of this token's name; of everybody for an admin."""
+        service: Service = request.app.state.service
+        return await asyncio.to_thread(_open_streams, service, _reader(request.state.caller))
+
+    @app.get("/v1/streams/{id}/preview", tags=["streams"], response_class=Response)
+    async def preview(request: Request, id: str) -> Response:
+        """The last live image, as it is sent to the sender of the stream."""
+        service: Service = request.app.state.service
+        known = [one["id"] for one in await asyncio.to_thread(_open_streams, service, _reader(request.state.caller))]
+        path = service.settings.job_folder(id) / PREVIEW
+        if id not in known or not path.is_file():
+            raise Problem(404, "not-found", "There is no live image.", {"field": "id"})
+        return FileResponse(path, media_type=FORMATS["raw"][1])
+
+
+def _reader(caller: Token | None) -> Token:
+    if caller is None:
+        raise Problem(401, "unauthorized", "Send 'Authorization: Bearer TOKEN'.", {"field": "Authorization"})
+    return caller
+
+
+def _open_streams(service: Service, caller: Token) -> list[dict[str, Any]]:
+    found = []
+    for path in (service.settings.data_dir / "jobs").glob(f"*/{SETTINGS_FILE}"):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # it may end, or be deleted, meanwhile
+            changed = max(file.stat().st_mtime for file in path.parent.iterdir())
+            settings = StreamSettings(**json.loads(path.read_text()))
+            if (settings.owner == caller.name or caller.may("admin")) and time.time() - changed < RECENT_S:
+                size = (path.parent / "positions").stat().st_size
+                model = settings.model.rpartition("@")[0]
+                found.append({"id": path.parent.name, "model": model, "patterns": size // 16, "changed": changed})
+    return sorted(found, key=lambda one: one["changed"], reverse=True)
+
+
+def _write_preview(folder: Path, packed: bytes) -> None:
+    with atomic_path(folder / PREVIEW) as temporary:
+        temporary.write_bytes(packed)
 
 
 @contextlib.asynccontextmanager
@@ -258,7 +304,9 @@ class _Session:
                     "step": step,
                     "pixel_size_m": spool.settings.pixel_size_m,
                 }
-                await self.socket.send_bytes(pack_image(header, picture))
+                packed = pack_image(header, picture)
+                await asyncio.to_thread(_write_preview, spool.folder, packed)
+                await self.socket.send_bytes(packed)
 
     async def _predict(self, spool: Spool, image: LiveImage) -> None:
         first, last = self.predicted, spool.count

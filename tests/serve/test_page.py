@@ -72,7 +72,8 @@ def picture(page: Any, name: str, tmp_path: Path) -> None:
 
 def reconstruct_demo(page: Any, demo: str = "siemens") -> None:
     page.select_option("#demo", demo)
-    page.select_option("#model", index=0)
+    if "PTYCHO_RAY_PICTURE_MODEL" in os.environ:
+        page.select_option("#model", "trained")
     page.click("#go")
     wait_for(page, "document.getElementById('status').textContent.startsWith('Done')")
     page.wait_for_selector("#image .hm")

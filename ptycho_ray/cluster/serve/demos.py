@@ -19,6 +19,7 @@ DEMOS = {
 }
 #: Distance of neighbouring positions as a share of the pattern's side; the field in the same unit.
 STEP, FIELD = 1 / 10, 3.0
+PIXEL_SIZE_M = 20e-9
 
 
 def write_demo(name: str, loaded: LoadedModel, path: Path) -> Path:
@@ -29,5 +30,7 @@ def write_demo(name: str, loaded: LoadedModel, path: Path) -> Path:
     image = make_object(name, (side, side), rng)
     probe = loaded.bundle.model.probe.detach().cpu().numpy()
     positions = SCANS["jitter"]((side, side), n, STEP * n, rng)
-    simulate_scan(image, probe, positions, rng=rng).to_file(path)
+    scan = simulate_scan(image, probe, positions, rng=rng)
+    scan.pixel_size_m = PIXEL_SIZE_M
+    scan.to_file(path)
     return path

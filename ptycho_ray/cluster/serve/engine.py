@@ -126,7 +126,8 @@ class LoadedModel:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         bundle.model.to(device)
-        rows = max(1, settings.batch_patterns // bundle.config.model.gridsize**2)
+        patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
+        rows = max(1, patterns // bundle.config.model.gridsize**2)
         return cls(bundle, SharedModel(bundle.model, rows), rows, sha256_of(bundle_path(place)))
 
 

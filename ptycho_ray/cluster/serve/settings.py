@@ -65,8 +65,8 @@ class ServiceSettings:
     """Where models are computed."""
     threads: NonNegativeInt = 0
     """Processor threads of one replica of the models; 0 leaves it to torch."""
-    batch_patterns: PositiveInt = 256
-    """Most patterns, of any number of requests, in one forward pass."""
+    batch_patterns: NonNegativeInt = 0
+    """Most patterns, of any number of requests, in one forward pass; 0 is 32 on a processor and 256 on a GPU."""
 
     @classmethod
     def from_args(cls, args: dict[str, Any]) -> ServiceSettings:

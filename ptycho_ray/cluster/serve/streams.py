@@ -39,7 +39,9 @@ HEADER = struct.Struct("<4sIQ")  # magic, number of patterns, number of the firs
 WINDOW_BYTES = 16 * 2**20
 IDLE_S = 900.0
 #: Patterns that wait for the live image; with more it skips some, so that it stays live.
-BACKLOG = 512
+BACKLOG = 256
+#: Patterns that are predicted together for the live image.
+AT_ONCE = 64
 #: Pictures on the way to a receiver that has not said that it saw them.
 MOST_UNSEEN = 2
 PAUSE_S = 0.02
@@ -310,9 +312,8 @@ class _Session:
 
     async def _predict(self, spool: Spool, image: LiveImage) -> None:
         first, last = self.predicted, spool.count
-        most = self.service.settings.batch_patterns
-        stop = last if last - first > BACKLOG else min(last, first + most)
-        numbers = np.unique(np.linspace(first, stop - 1, min(most, stop - first)).astype(np.int64))
+        stop = last if last - first > BACKLOG else min(last, first + AT_ONCE)
+        numbers = np.unique(np.linspace(first, stop - 1, min(AT_ONCE, stop - first)).astype(np.int64))
         positions, frames = await asyncio.to_thread(spool.read, numbers)
         try:
             patches, places, weight = await self.service.replicas.predict(

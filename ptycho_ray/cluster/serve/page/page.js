@@ -35,7 +35,7 @@ function say(text, failed = false) {
 
 async function begin() {
   const models = (await json("v1/models")).filter((model) => model.state === "good");
-  const newest = [...new Map(models.reverse().map((model) => [model.name, model])).values()];
+  const newest = [...new Map(models.reverse().map((model) => [model.name, model])).values()].reverse();
   element("model").replaceChildren(...newest.map((model) => new Option(
     `${model.name} (${model.N} x ${model.N}, version ${model.version})`, model.name)));
   const demos = await json("v1/demos");
@@ -163,7 +163,7 @@ function show(image, of) {
       colorscale: element(`${kind}-colours`).value, hovertemplate: "row %{y}, column %{x}: %{z:.4f}<extra></extra>",
       colorbar: { x: number ? 1.0 : 0.45, thickness: 12, title: { text: number ? "phase / rad" : "amplitude" } } };
   });
-  const bar = scaleBar(image), plain = { showgrid: false, zeroline: false, showticklabels: false, constrain: "domain" };
+  const bar = scaleBar(image), plain = { showgrid: false, zeroline: false, showticklabels: false, ticks: "", constrain: "domain" };
   const layout = {
     margin: { l: 10, r: 70, t: 30, b: 10 }, dragmode: "zoom", uirevision: of?.id ?? "live", plot_bgcolor: "#d9d9d9",
     xaxis: { ...plain, domain: [0, 0.44] }, xaxis2: { ...plain, domain: [0.56, 1], matches: "x" },

@@ -189,7 +189,7 @@ def test_a_result_that_is_not_there_yet(http: httpx.Client, service: Any, scan_f
 
 def test_a_deadline_is_kept(http: httpx.Client) -> None:
     answer = http.post("/v1/reconstructions", json={"demo": "siemens", "deadline_s": 0.001})
-    problem_of(answer, 504)
+    problem_of(answer, 408)
 
 
 def test_models_are_described(http: httpx.Client) -> None:

@@ -21,19 +21,15 @@ from ptycho_ray.cluster.serve.guard import App, Guard, problem_response
 from ptycho_ray.cluster.serve.jobs import DONE, FAILED, Job, new_id
 from ptycho_ray.cluster.serve.models import Model
 from ptycho_ray.cluster.serve.page import add_page
-from ptycho_ray.cluster.serve.problems import MEDIA_TYPE, Problem, from_error
+from ptycho_ray.cluster.serve.problems import Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, result_file
-from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, ProblemDetails, Reconstruction
+from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, Reconstruction, problems
 from ptycho_ray.cluster.serve.service import Service
 from ptycho_ray.cluster.serve.streams import add_streams
 from ptycho_ray.cluster.serve.tokens import Token
 from ptycho_ray.cluster.serve.work import DEMO
 
 KINDS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ProblemDetails, "content": {MEDIA_TYPE: {}}} for status in (401, 403, 429, *statuses)}
 
 
 def _service(request: Request) -> Service:
@@ -94,7 +90,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         responses={
             200: {"content": {media: {} for _, media in FORMATS.values()}, "description": "The image."},
             202: {"model": Reconstruction, "description": "A job; ask for it at its link."},
-            **_problems(400, 408, 409, 413, 415, 422, 500, 503, 504, 507),
+            **problems(400, 408, 409, 410, 413, 415, 422, 500, 503, 507),
         },
         openapi_extra={
             "requestBody": {
@@ -175,7 +171,7 @@ def _add_reconstructions(app: FastAPI) -> None:
             await asyncio.shield(service.dispatcher.cancel(job.id))
             raise
 
-    @app.get("/v1/reconstructions", tags=["reconstructions"], responses=_problems(422))
+    @app.get("/v1/reconstructions", tags=["reconstructions"], responses=problems(422))
     async def list_reconstructions(
         request: Request, service: Here, caller: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> list[Reconstruction]:
@@ -184,7 +180,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         found = await asyncio.to_thread(service.jobs.recent, owner, limit)
         return [Reconstruction.of(job, request.scope.get("root_path", "")) for job in found]
 
-    @app.get("/v1/reconstructions/{id}", tags=["reconstructions"], responses=_problems(404, 422))
+    @app.get("/v1/reconstructions/{id}", tags=["reconstructions"], responses=problems(404, 422))
     async def show(
         request: Request, id: str, service: Here, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=60)] = 0
     ) -> Reconstruction:
@@ -200,7 +196,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         response_class=Response,
         responses={
             200: {"content": {media: {} for _, media in FORMATS.values()}, "description": "The image."},
-            **_problems(404, 409, 422, 500, 507),
+            **problems(404, 408, 409, 410, 422, 500, 503, 507),
         },
     )
     async def result(
@@ -218,7 +214,7 @@ def _add_reconstructions(app: FastAPI) -> None:
             raise Problem(409, "conflict", f"The reconstruction is {job.state}.", more, 1 if job.active else None)
         return await _file(service, job, output)
 
-    @app.delete("/v1/reconstructions/{id}", tags=["reconstructions"], status_code=204, responses=_problems(404, 422))
+    @app.delete("/v1/reconstructions/{id}", tags=["reconstructions"], status_code=204, responses=problems(404, 422))
     async def cancel(id: str, service: Here, caller: Submitter) -> Response:
         """Cancel what has not ended; delete the files of what has."""
         job = await _own_job(service, caller, id)
@@ -229,36 +225,36 @@ def _add_reconstructions(app: FastAPI) -> None:
 
 
 def _add_models(app: FastAPI) -> None:
-    @app.get("/v1/models", tags=["models"], responses=_problems())
+    @app.get("/v1/models", tags=["models"], responses=problems())
     async def list_models(service: Here, caller: Reader) -> list[ModelSummary]:
         """Every version of every model, the newest first; broken ones with the reason."""
         return await asyncio.to_thread(lambda: [_summary(service, model) for model in service.models.all()])
 
-    @app.get("/v1/models/{name}", tags=["models"], responses=_problems(404, 422))
+    @app.get("/v1/models/{name}", tags=["models"], responses=problems(404, 422))
     async def show_model(
         name: str, service: Here, caller: Reader, version: Annotated[str | None, Query(max_length=100)] = None
     ) -> ModelDetails:
         """Architecture, training data and figures of a model: of its newest good version if none is named."""
         return await asyncio.to_thread(_details, service, name, version)
 
-    @app.get("/v1/demos", tags=["models"], responses=_problems())
+    @app.get("/v1/demos", tags=["models"], responses=problems())
     async def list_demos(caller: Reader) -> dict[str, str]:
         """Demo scans by name; each is simulated to suit the model that reconstructs it."""
         return DEMOS
 
 
 def _add_tokens(app: FastAPI) -> None:
-    @app.get("/v1/tokens", tags=["tokens"], responses=_problems())
+    @app.get("/v1/tokens", tags=["tokens"], responses=problems())
     async def list_tokens(service: Here, caller: Admin) -> list[schemas.TokenView]:
         """Who may call."""
         return [_token_view(token) for token in await asyncio.to_thread(service.tokens.all)]
 
-    @app.post("/v1/tokens", tags=["tokens"], status_code=201, responses=_problems(400, 422))
+    @app.post("/v1/tokens", tags=["tokens"], status_code=201, responses=problems(400, 422))
     async def add_token(wish: schemas.NewToken, service: Here, caller: Admin) -> schemas.TokenView:
         """A new token. Its text is in the answer and nowhere else."""
         return _token_view(*await asyncio.to_thread(service.tokens.add, wish.name, wish.role, wish.days))
 
-    @app.delete("/v1/tokens/{id}", tags=["tokens"], status_code=204, responses=_problems(404, 422))
+    @app.delete("/v1/tokens/{id}", tags=["tokens"], status_code=204, responses=problems(404, 422))
     async def remove_token(id: str, service: Here, caller: Admin) -> Response:
         """End a token at once."""
         if not await asyncio.to_thread(service.tokens.remove, id):
@@ -272,7 +268,7 @@ def _add_operations(app: FastAPI) -> None:
         """This replica answers."""
         return {"ok": True}
 
-    @app.get("/readyz", tags=["operations"], responses=_problems(503, 507))
+    @app.get("/readyz", tags=["operations"], responses=problems(503, 507))
     async def ready(service: Here) -> dict[str, Any]:
         """The record of jobs can be reached, the disk has space and a model can be loaded."""
         service.check_space()
@@ -282,7 +278,7 @@ def _add_operations(app: FastAPI) -> None:
             raise Problem(503, "busy", "No model can be loaded.", {"field": "models"}, 30)
         return {"ok": True, "models": [f"{model.name}@{model.version}" for model in usable]}
 
-    @app.get("/metrics", tags=["operations"], response_class=Response, responses=_problems())
+    @app.get("/metrics", tags=["operations"], response_class=Response, responses=problems())
     async def metrics(service: Here, caller: Reader) -> Response:
         """Figures for Prometheus."""
         service.metrics.streams.set(service.open_streams)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ptycho_ray.cluster.serve.demos import DEMOS
 from ptycho_ray.cluster.serve.jobs import DONE, Job
+from ptycho_ray.cluster.serve.problems import MEDIA_TYPE
 from ptycho_ray.cluster.serve.results import FORMATS
 
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
@@ -151,3 +152,8 @@ class TokenView(BaseModel):
 
 def format_time(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer with, for its description; those that every route may have are added."""
+    return {status: {"model": ProblemDetails, "content": {MEDIA_TYPE: {}}} for status in (401, 403, 429, *statuses)}

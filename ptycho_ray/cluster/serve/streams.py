@@ -23,7 +23,7 @@ from ptycho_ray.cluster.serve.jobs import new_id
 from ptycho_ray.cluster.serve.live import LiveImage
 from ptycho_ray.cluster.serve.problems import Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, pack_image
-from ptycho_ray.cluster.serve.schemas import Reconstruction
+from ptycho_ray.cluster.serve.schemas import Reconstruction, problems
 from ptycho_ray.cluster.serve.service import Service
 from ptycho_ray.cluster.serve.spool import SETTINGS_FILE, Spool, StreamSettings
 from ptycho_ray.cluster.serve.tokens import Token
@@ -96,13 +96,18 @@ def add_streams(app: FastAPI) -> None:
                 log.exception("a stream failed")
             await _end(socket, from_error(error))
 
-    @app.get("/v1/streams", tags=["streams"])
+    @app.get("/v1/streams", tags=["streams"], responses=problems())
     async def list_streams(request: Request) -> list[dict[str, Any]]:
         """Streams that are open, or were within some minutes, of this token's name; of everybody for an admin."""
         service: Service = request.app.state.service
         return await asyncio.to_thread(_open_streams, service, _reader(request.state.caller))
 
-    @app.get("/v1/streams/{id}/preview", tags=["streams"], response_class=Response)
+    @app.get(
+        "/v1/streams/{id}/preview",
+        tags=["streams"],
+        response_class=Response,
+        responses={200: {"content": {FORMATS["raw"][1]: {}}}, **problems(404, 422)},
+    )
     async def preview(request: Request, id: str) -> Response:
         """The last live image, as it is sent to the sender of the stream."""
         service: Service = request.app.state.service

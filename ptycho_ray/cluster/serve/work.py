@@ -45,7 +45,7 @@ class Monitor:
         """Something new begins."""
         self.last = time.monotonic()
         if self.store.clock() > self.job.deadline:
-            raise Problem(504, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
+            raise Problem(408, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
         if not self.store.report(self.job.id, self.attempt, name, done, total):
             raise Unwanted
 
@@ -145,17 +145,16 @@ def check_links(path: Path, roots: list[Path]) -> None:
         if stream.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
             return
     others: list[str] = []
-
-    def look(name: str, link: Any) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            others.append(link.filename)
-        elif isinstance(link, h5py.HardLink):
-            item = file.get(name)
-            if isinstance(item, h5py.Dataset) and item.is_virtual:
-                others.extend(source.file_name for source in item.virtual_sources() if source.file_name != ".")
-
     with open_hdf5(path) as file:
-        file.visititems_links(look)
+        links: list[tuple[str, Any]] = []
+        file.visititems_links(lambda name, link: links.append((name, link)))
+        for name, link in links:
+            if isinstance(link, h5py.ExternalLink):
+                others.append(link.filename)
+            elif isinstance(link, h5py.HardLink):
+                item = file[name]
+                if isinstance(item, h5py.Dataset) and item.is_virtual:
+                    others += [source.file_name for source in item.virtual_sources() if source.file_name != "."]
     for name in others:
         target = (path.parent / name).resolve()
         if not any(target.is_relative_to(root) for root in roots):

@@ -168,7 +168,7 @@ def stream(url: str, minutes: float, rate: float) -> dict[str, Any]:
             if sent % (piece * 200) == 0:
                 memory.append(memory_of_the_service())
         seconds = time.perf_counter() - started
-        final = time.perf_counter()
+        live.abandon()
     half = len(memory) // 2
     times = np.array(delays) * 1e3
     return {
@@ -180,7 +180,6 @@ def stream(url: str, minutes: float, rate: float) -> dict[str, Any]:
         "minutes": seconds / 60,
         "MiB_first_half": float(np.median(memory[: half or 1])),
         "MiB_second_half": float(np.median(memory[half:])),
-        "final_image_s": time.perf_counter() - final,
     }
 
 

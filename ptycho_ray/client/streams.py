@@ -84,7 +84,7 @@ class AsyncStream:
         self.socket: ClientConnection | None = None
         self._waiting: deque[tuple[int, NDArray, NDArray]] = deque()  # number of the first, positions, frames
         self._sent = 0
-        self._ending = False
+        self._ending = self._abandoned = False
         self._changed = asyncio.Event()
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class AsyncStream:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and self.job is None:
+            if kind is None and self.job is None and not self._abandoned:
                 await self.finish()
         finally:
             if self._task is not None:
@@ -126,6 +126,12 @@ class AsyncStream:
         if self.job["state"] != "done":
             raise StreamError(self.job.get("problem") or {"detail": f"the job was {self.job['state']}"})
         return self.job
+
+    def abandon(self) -> None:
+        """Leave the stream as it is: nothing is reconstructed, and what was sent is deleted in time."""
+        if self._task is not None:
+            self._task.cancel()
+        self._abandoned = True
 
     async def _change(self) -> None:
         """Wait until something has changed since the caller looked."""
@@ -265,6 +271,10 @@ class Stream:
     def finish(self) -> dict[str, Any]:
         """Say that this was all, and wait for the reconstruction of the whole; its job."""
         return self._run(self.inner.finish())
+
+    def abandon(self) -> None:
+        """Leave the stream as it is: nothing is reconstructed, and what was sent is deleted in time."""
+        self._loop.call_soon_threadsafe(self.inner.abandon)
 
     def _run(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()

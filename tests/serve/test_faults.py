@@ -231,6 +231,16 @@ def test_connections_that_never_speak(service: Any, scan_file: Path) -> None:
             assert time.monotonic() - started < 30
 
 
+def test_replicas_come_with_the_load(deploy: Callable[..., Any], scan_file: Path) -> None:
+    soon = {"target_ongoing_requests": 1, "upscale_delay_s": 0.5, "metrics_interval_s": 0.2, "look_back_period_s": 1}
+    scaled = deploy("scaling", max_replicas=2, options={"autoscaling_config": soon})
+    assert len(actors("#Models#", "scaling")) == 1
+    with Load(scaled.url, scan_file.read_bytes(), threads=6) as load:
+        until(lambda: len(actors("#Models#", "scaling")) == 2)
+        until(lambda: load.answers[200] > 20)
+    assert set(load.answers) == {200}
+
+
 def test_a_full_disk(deploy: Callable[..., Any], scan_file: Path) -> None:
     full = deploy("full", min_free_bytes=2**60)
     answer = httpx.post(f"{full.url}/v1/reconstructions", content=scan_file.read_bytes(), headers=RAW)

@@ -141,10 +141,11 @@ def build(args: dict[str, Any]) -> Application:
     return Interface.bind(Models.bind(args), args)  # type: ignore[attr-defined] # the decorator made deployments of them
 
 
-def scaled(args: dict[str, Any], max_replicas: int, min_replicas: int = 1, **options: Any) -> Application:
+def scaled(args: dict[str, Any], max_replicas: int, **options: Any) -> Application:
     """``build`` for one machine: few processors reserved, since its replicas share them, and so many replicas at most."""
     drain_s = ServiceSettings.from_args(args).drain_s
-    scaling = {"min_replicas": min_replicas, "max_replicas": max_replicas, "target_ongoing_requests": 8}
+    scaling = {"min_replicas": 1, "max_replicas": max_replicas, "target_ongoing_requests": 8}
+    scaling |= options.pop("autoscaling_config", {})
     models: Any = Models.options(  # type: ignore[attr-defined] # as above
         ray_actor_options={"num_cpus": 0.1}, autoscaling_config=scaling, graceful_shutdown_timeout_s=drain_s, **options
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 
 from ptycho_ray.cluster.serve.jobs import MAX_ATTEMPTS, Job, JobStore
@@ -112,3 +113,6 @@ class Dispatcher:
         for job_id in self.store.old(self.settings.keep_s):
             shutil.rmtree(self.settings.job_folder(job_id), ignore_errors=True)
             self.store.delete(job_id)
+        for folder in (self.settings.data_dir / "jobs").glob("*"):  # uploads and streams that never became a job
+            if time.time() - folder.stat().st_mtime > self.settings.keep_s and not self.store.exists(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)

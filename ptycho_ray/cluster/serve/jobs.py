@@ -138,6 +138,11 @@ class JobStore:
             raise Problem(404, "not-found", "There is no such reconstruction (any more).", {"field": "id"})
         return Job(**row)
 
+    def exists(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(table.c.id).where(table.c.id == job_id)).first() is not None
+
     def recent(self, owner: str | None, limit: int) -> list[Job]:
         """The newest jobs of an owner, or of all."""
         query = table.select().order_by(table.c.created.desc()).limit(limit)

@@ -44,6 +44,8 @@ class Options(Common):
     """Largest upload in MiB."""
     database_url: str | None = None
     """SQLAlchemy URL of the record of jobs; a SQLite file in data_dir if not given."""
+    haproxy: bool = True
+    """Let HAProxy, which comes with Ray Serve, take the connections; Ray's own proxy keeps uploads in memory."""
     address: str | None = None
     """A running Ray cluster (host:port, or auto); one of its own if not given."""
 
@@ -71,6 +73,6 @@ def run(words: Sequence[str]) -> Result:
         port=options.port,
         max_replicas=options.max_replicas,
         address=options.address,
-        cpus=None,
+        haproxy=options.haproxy,
     )
     return {"models": models, "stopped": True}

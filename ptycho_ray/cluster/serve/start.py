@@ -20,6 +20,9 @@ from ptycho_ray.files import jsonable
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 APPLICATION = "ptycho_ray"
+#: Ray Serve behind HAProxy, which comes with it: it holds a sender back whose upload is faster than the disk, where Ray's own
+#: proxy would keep what it has received in memory. The period is for load balancers in front, of which there is none.
+HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 
 
 def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
@@ -52,9 +55,11 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
 
 
 def run_service(
-    settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, cpus: int | None
+    settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, haproxy: bool
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let running work end (``drain_s``) and stop."""
+    for name, value in (HAPROXY if haproxy else {}).items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -63,11 +68,11 @@ def run_service(
 
     from ptycho_ray.cluster.serve.deployments import scaled
 
-    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
         args = jsonable(dataclasses.asdict(settings))

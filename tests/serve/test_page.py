@@ -80,7 +80,7 @@ def reconstruct_demo(page: Any, demo: str = "siemens") -> None:
 
 
 def test_a_demo_is_reconstructed_and_looked_at(page: Any, tmp_path: Path) -> None:
-    reconstruct_demo(page)
+    reconstruct_demo(page, "lines")
     assert page.locator("#image .heatmaplayer .hm").count() == 2
     assert page.locator("#truth").is_visible()
     assert page.locator("#probe .hm").count() == 1

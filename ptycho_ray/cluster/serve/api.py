@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,11 +165,15 @@ def _add_reconstructions(app: FastAPI) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             return await _answer(service, job, wait, choices.output, base)
         service.dispatcher.dispatch(job.id, job.model)
+        waiting = wait and size <= settings.sync_max_bytes
         try:
-            return await _answer(service, job, wait and size <= settings.sync_max_bytes, choices.output, base)
+            return await _while_connected(request, _answer(service, job, waiting, choices.output, base))
         except asyncio.CancelledError:  # the caller has gone, so nobody wants the image
             await asyncio.shield(service.dispatcher.cancel(job.id))
             raise
+        except _CallerGone:
+            await service.dispatcher.cancel(job.id)
+            return Response(status_code=499)  # nobody reads it, except the audit log
 
     @app.get("/v1/reconstructions", tags=["reconstructions"], responses=problems(422))
     async def list_reconstructions(
@@ -357,6 +361,28 @@ async def _answer(service: Service, job: Job, wait: bool, output: str, base: str
         status_code=202 if job.active or not wait else 200,
         headers={"Location": document.links["self"]} | ({"Retry-After": "1"} if job.active else {}),
     )
+
+
+class _CallerGone(Exception):
+    """The connection was closed before the answer."""
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The outcome of ``work``, unless the caller goes first. (Ray's own proxy cancels this task then, HAProxy does not.)"""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, end = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise _CallerGone
+    finally:
+        answer.cancel()
+        end.cancel()
 
 
 async def _file(service: Service, job: Job, output: str) -> Response:

@@ -15,7 +15,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,service-tests]'
 	touch $(STAMP)
 
 lint: $(STAMP)

@@ -32,6 +32,9 @@ COMMANDS = {
     "info": "tell what is in a file",
     "convert": "write a scan in another format",
     "deliver": "send to MLflow what a run has recorded and could not deliver",
+    "serve": "run the reconstruction service",
+    "submit": "let a service reconstruct a scan",
+    "token": "say who may use a service",
 }
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

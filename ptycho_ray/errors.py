@@ -21,6 +21,7 @@ class InputError(ValueError):
         expected: object | None = None,
         hint: str | None = None,
     ) -> None:
+        self.problem = problem
         self.file, self.field, self.found, self.expected, self.hint = file, field, found, expected, hint
         place = ": ".join(str(part) for part in (file, field) if part is not None)
         facts = [problem] if problem else []

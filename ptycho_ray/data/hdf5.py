@@ -35,14 +35,15 @@ AMPLITUDE_KEYS = ("diff3d", "diffraction")
 def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; a file that is damaged or truncated raises InputError, here or in the block.
 
-    h5py reports damage as OSError, KeyError, RuntimeError, TypeError or ValueError, depending on the place.
+    h5py reports damage as OSError, KeyError, RuntimeError, TypeError or ValueError, depending on the place, and as
+    SystemError where it meets it while walking over links.
     """
     try:
         with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES) as file:
             yield file
     except InputError:
         raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, SystemError) as error:
         raise InputError(file=path, found=f"unreadable data ({error})", expected="a complete HDF5 file") from error
 
 

@@ -1,0 +1,30 @@
+"""Using the reconstruction service from Python: ``Client``, and ``AsyncClient`` for asyncio.
+
+    with Client("http://127.0.0.1:8000") as client:
+        image = client.reconstruct("scan.h5", model="lines64").arrays()["object"]
+
+    with client.stream(N=64, dtype="uint16", on_preview=show) as stream:  # while the scan is measured
+        for positions, frames in detector:
+            stream.push(positions, frames)
+    image = client.result(stream.job["id"])
+
+Needs ``pip install 'ptycho-ray[client]'``; loads neither torch nor Ray. What is tried again (a lost connection, a busy or
+restarting service) is done only once by the service, since every submission carries a key of its own.
+"""
+
+from __future__ import annotations
+
+from ptycho_ray.client.requests import AsyncClient, Client, Image, OnProgress, ServiceError
+from ptycho_ray.client.streams import AsyncStream, Preview, Stream, StreamError
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "Client",
+    "Image",
+    "OnProgress",
+    "Preview",
+    "ServiceError",
+    "Stream",
+    "StreamError",
+]

@@ -1,0 +1,392 @@
+"""Requests to the service, plain and for asyncio.
+
+Both clients share one description of what is to be done: generators that yield requests and pauses. They differ only in
+who carries these out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+
+from ptycho_ray.client.streams import AsyncStream, Preview, Stream
+from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path, require_file
+
+T = TypeVar("T")
+#: Told of every new state of a job, as the service describes it.
+OnProgress = Callable[[dict[str, Any]], None]
+
+BLOCK = 2**20
+POLL_S = 20.0
+AGAIN = (429, 502, 503, 504)
+
+
+class ServiceError(RuntimeError):
+    """The service answered with a problem. ``document`` is the problem (RFC 9457), ``status`` its HTTP status."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document, self.status = document, int(document.get("status", 0))
+        hint = f". {document['hint']}" if document.get("hint") else ""
+        super().__init__(f"{document.get('detail') or document.get('title')}{hint}")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished reconstruction: its job and the content of its file."""
+
+    job_id: str
+    content: bytes
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a result that was asked for as NPZ: object, weight, origin_px, probe, ..."""
+        with np.load(io.BytesIO(self.content), allow_pickle=False) as result:
+            return {name: result[name] for name in result.files}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self.content)
+        return Path(path)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A request to be made. A file is sent from the disk, piece by piece."""
+
+    method: str
+    path: str
+    params: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    file: Path | None = None
+    json: Any = None
+
+
+@dataclass(frozen=True)
+class _Pause:
+    seconds: float
+
+
+_Steps = Generator[_Ask | _Pause, Any, T]
+
+
+class _Plan:
+    """What both clients do, as generators of steps. A lost connection is sent in as None."""
+
+    def __init__(self, url: str, token: str | None, timeout_s: float, patience_s: float) -> None:
+        self.url, self.patience_s = url.rstrip("/"), patience_s
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.timeout = httpx.Timeout(timeout_s, read=max(timeout_s, 2 * POLL_S))
+
+    def ask(self, ask: _Ask) -> _Steps[httpx.Response]:
+        """Make a request until it is answered for good, for at most ``patience_s``."""
+        until, wait = time.monotonic() + self.patience_s, 0.25
+        while True:
+            answer: httpx.Response | None = yield ask
+            status = 0 if answer is None else answer.status_code
+            # A proxy whose replica died answers 500 in plain text; the service itself explains its errors.
+            explained = answer is not None and "problem+json" in answer.headers.get("content-type", "")
+            lost = answer is None or status in AGAIN or (status >= 500 and not explained)
+            if not lost and answer is not None:
+                if status >= 400:
+                    raise ServiceError(answer.json() if explained else {"status": status, "detail": answer.text[:200]})
+                return answer
+            named = "" if answer is None else answer.headers.get("retry-after", "")
+            pause = float(named) if named.isdigit() else wait * random.uniform(0.5, 1.5)
+            if time.monotonic() + pause > until:
+                if answer is None:
+                    raise ServiceError({"status": 0, "detail": f"{self.url} cannot be reached"})
+                raise ServiceError(answer.json() if explained else {"status": status, "detail": answer.text[:200]})
+            yield _Pause(pause)
+            wait = min(2 * wait, 5.0)
+
+    def stream(self, n: int, on_preview: Callable[[Preview], None] | None, start: dict[str, Any]) -> AsyncStream:
+        """A stream that begins with ``start``."""
+        first = {"type": "start", "N": n} | {name: value for name, value in start.items() if value is not None}
+        return AsyncStream(self.url, self.headers, first, on_preview, self.patience_s)
+
+    def get(self, path: str, **params: Any) -> _Steps[Any]:
+        """A JSON document."""
+        answer = yield from self.ask(_Ask("GET", path, params))
+        return answer.json()
+
+    def submit(
+        self, scan: str | Path | None, path: str | None, demo: str | None, wait: bool, choices: dict[str, Any]
+    ) -> _Steps[httpx.Response]:
+        """Send a scan, or the name of one that the service can read."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex} | ({} if wait else {"Prefer": "respond-async"})
+        params = {name: value for name, value in choices.items() if value is not None}
+        if sum(given is not None for given in (scan, path, demo)) != 1:
+            raise InputError(field="scan", found="none or several", expected="one of scan, path and demo")
+        if scan is None:
+            reference = {"path": path} if path is not None else {"demo": demo}
+            return (yield from self.ask(_Ask("POST", "/v1/reconstructions", params, headers, json=reference)))
+        file = require_file(scan)
+        name = file.name.encode("ascii", "replace").decode()
+        headers |= {"Content-Type": "application/octet-stream", "X-File-Name": name}
+        headers |= {"Content-Length": str(file.stat().st_size)}
+        return (yield from self.ask(_Ask("POST", "/v1/reconstructions", params, headers, file)))
+
+    def wait(self, job_id: str, on_progress: OnProgress | None) -> _Steps[dict[str, Any]]:
+        """Wait for the end of a job."""
+        while True:
+            job = yield from self.get(f"/v1/reconstructions/{job_id}", wait_s=0.5 if on_progress else POLL_S)
+            if on_progress is not None:
+                on_progress(job)
+            if job["state"] not in ("queued", "running"):
+                if job["state"] != "done":
+                    raise ServiceError(job.get("problem") or {"status": 409, "detail": f"the job was {job['state']}"})
+                return job
+
+    def result(self, job_id: str, output: str) -> _Steps[Image]:
+        """The file of a finished job."""
+        answer = yield from self.ask(_Ask("GET", f"/v1/reconstructions/{job_id}/result", {"output": output}))
+        return Image(job_id, answer.content)
+
+    def reconstruct(
+        self,
+        scan: str | Path | None,
+        path: str | None,
+        demo: str | None,
+        output: str,
+        on_progress: OnProgress | None,
+        choices: dict[str, Any],
+    ) -> _Steps[Image]:
+        """Submit, wait, fetch; one request if the service answers at once and nobody watches."""
+        answer = yield from self.submit(scan, path, demo, on_progress is None, choices | {"output": output})
+        if answer.status_code == 200 and "X-Reconstruction" in answer.headers:
+            return Image(answer.headers["X-Reconstruction"], answer.content)
+        job_id = answer.json()["id"]
+        yield from self.wait(job_id, on_progress)
+        return (yield from self.result(job_id, output))
+
+
+class Client:
+    """The service, for ordinary programs.
+
+    Args:
+        url: where it is, for instance ``http://127.0.0.1:8000``.
+        token: bearer token, if it asks for one.
+        timeout_s: longest silence of a connection.
+        patience_s: how long a request is tried again before ServiceError.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 60.0
+    ) -> None:
+        self._plan = _Plan(url, token, timeout_s, patience_s)
+        self._http = httpx.Client(base_url=self._plan.url, headers=self._plan.headers, timeout=self._plan.timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every version of every model."""
+        return self._do(self._plan.get("/v1/models"))
+
+    def model(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """What a model is: architecture, training, figures."""
+        params = {} if version is None else {"version": version}
+        return self._do(self._plan.get(f"/v1/models/{name}", **params))
+
+    def reconstruct(
+        self,
+        scan: str | Path | None = None,
+        *,
+        path: str | None = None,
+        demo: str | None = None,
+        output: str = "npz",
+        on_progress: OnProgress | None = None,
+        **choices: Any,
+    ) -> Image:
+        """The image of a scan: a file that is sent, a path that the service can read, or a demo.
+
+        Args:
+            output: "npz", "hdf5" (Ptychodus), "png" or "raw".
+            choices: model, stitch, n_subsample, evaluate, ...: the fields of the interface.
+
+        Raises:
+            ServiceError: the service refused, failed, or could not be reached for ``patience_s``.
+            MissingFileError: there is no such file to send.
+        """
+        return self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
+
+    def submit(
+        self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
+    ) -> dict[str, Any]:
+        """Hand in a scan and return its job without waiting."""
+        document: dict[str, Any] = self._do(self._plan.submit(scan, path, demo, False, choices)).json()
+        return document
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """State, progress and links of a job."""
+        return self._do(self._plan.get(f"/v1/reconstructions/{job_id}"))
+
+    def wait(self, job_id: str, on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """The job once it is done; ServiceError if it failed or was cancelled."""
+        return self._do(self._plan.wait(job_id, on_progress))
+
+    def result(self, job_id: str, output: str = "npz") -> Image:
+        """The file of a finished job."""
+        return self._do(self._plan.result(job_id, output))
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job, or delete the files of one that has ended."""
+        self._do(self._plan.ask(_Ask("DELETE", f"/v1/reconstructions/{job_id}")))
+
+    def stream(self, *, N: int, on_preview: Callable[[Preview], None] | None = None, **start: Any) -> Stream:
+        """A stream of patterns of side N; see ``AsyncClient.stream``."""
+        return Stream(lambda: self._plan.stream(N, on_preview, start))
+
+    def _do(self, steps: _Steps[T]) -> T:
+        answer: httpx.Response | None = None
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, _Pause):
+                    time.sleep(step.seconds)
+                else:
+                    content = None if step.file is None else _pieces(step.file)
+                    try:
+                        answer = self._http.request(
+                            step.method,
+                            step.path,
+                            params=step.params,
+                            headers=step.headers,
+                            content=content,
+                            json=step.json,
+                        )
+                    except httpx.TransportError:
+                        answer = None
+                step = steps.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+class AsyncClient:
+    """The same for asyncio; see ``Client``."""
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_s: float = 60.0, patience_s: float = 60.0
+    ) -> None:
+        self._plan = _Plan(url, token, timeout_s, patience_s)
+        self._http = httpx.AsyncClient(base_url=self._plan.url, headers=self._plan.headers, timeout=self._plan.timeout)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Every version of every model."""
+        return await self._do(self._plan.get("/v1/models"))
+
+    async def model(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """What a model is."""
+        params = {} if version is None else {"version": version}
+        return await self._do(self._plan.get(f"/v1/models/{name}", **params))
+
+    async def reconstruct(
+        self,
+        scan: str | Path | None = None,
+        *,
+        path: str | None = None,
+        demo: str | None = None,
+        output: str = "npz",
+        on_progress: OnProgress | None = None,
+        **choices: Any,
+    ) -> Image:
+        """The image of a scan."""
+        return await self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
+
+    async def submit(
+        self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
+    ) -> dict[str, Any]:
+        """Hand in a scan and return its job without waiting."""
+        document: dict[str, Any] = (await self._do(self._plan.submit(scan, path, demo, False, choices))).json()
+        return document
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """State, progress and links of a job."""
+        return await self._do(self._plan.get(f"/v1/reconstructions/{job_id}"))
+
+    async def wait(self, job_id: str, on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """The job once it is done."""
+        return await self._do(self._plan.wait(job_id, on_progress))
+
+    async def result(self, job_id: str, output: str = "npz") -> Image:
+        """The file of a finished job."""
+        return await self._do(self._plan.result(job_id, output))
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job, or delete the files of one that has ended."""
+        await self._do(self._plan.ask(_Ask("DELETE", f"/v1/reconstructions/{job_id}")))
+
+    def stream(self, *, N: int, on_preview: Callable[[Preview], None] | None = None, **start: Any) -> AsyncStream:
+        """A stream of patterns of side N, to be used in a ``with`` block whose end is the end of the scan.
+
+        Args:
+            on_preview: told of every live image.
+            start: model, dtype, domain, counts_are_photons, pixel_size_m, preview_interval_s: fields of the interface.
+        """
+        return self._plan.stream(N, on_preview, start)
+
+    async def _do(self, steps: _Steps[T]) -> T:
+        answer: httpx.Response | None = None
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, _Pause):
+                    await asyncio.sleep(step.seconds)
+                else:
+                    content = None if step.file is None else _pieces_async(step.file)
+                    try:
+                        answer = await self._http.request(
+                            step.method,
+                            step.path,
+                            params=step.params,
+                            headers=step.headers,
+                            content=content,
+                            json=step.json,
+                        )
+                    except httpx.TransportError:
+                        answer = None
+                step = steps.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while piece := stream.read(BLOCK):
+            yield piece
+
+
+async def _pieces_async(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as stream:
+        while piece := await asyncio.to_thread(stream.read, BLOCK):
+            yield piece

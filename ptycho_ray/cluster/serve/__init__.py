@@ -1,0 +1,9 @@
+"""A reconstruction service over HTTP, run by Ray Serve.
+
+    api.py, streams.py, guard.py   what callers see; they know neither Ray nor torch
+    jobs.py, tokens.py, models.py  the record of jobs, who may call, which models there are
+    work.py, engine.py, live.py    what a job does, with the core; they know no HTTP and no Ray
+    deployments.py                 the only module that imports Ray: who runs where
+
+``docs/serve.md`` tells how to use it, ``docs/decisions/0010-service.md`` why it is built like this.
+"""

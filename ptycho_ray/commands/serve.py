@@ -1,0 +1,78 @@
+"""``ptycho-ray serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FOLDER, Common, Result
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Run the reconstruction service on this machine: a web page and an HTTP interface.
+
+    Example: ptycho-ray serve model lines64=other/model
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ()
+    """Trained models: PATH or NAME=PATH of a bundle, its folder, or a folder with one sub-folder a version."""
+    model_root: Annotated[Path | None, FOLDER] = None
+    """A folder NAME/VERSION/wts.h5.zip; what is put there later is found."""
+    data_dir: Annotated[Path, FOLDER] = Path("service")
+    """Where uploads, results, the record of jobs and tokens are kept."""
+    allow: Annotated[tuple[Path, ...], FOLDER] = ()
+    """Folders from which a request may name a scan instead of sending it."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but this machine needs tokens (ptycho-ray token add)."""
+    port: int = 8000
+    """Port to listen on."""
+    require_token: bool = False
+    """Ask for tokens on this machine, too."""
+    max_replicas: int = 1
+    """Most processes that hold models; each adds one when the others are busy."""
+    threads: int = 0
+    """Processor threads of each of them; 0 leaves it to torch."""
+    accelerator: str = "auto"
+    """cpu, cuda or auto."""
+    max_body_mib: int = 4096
+    """Largest upload in MiB."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the record of jobs; a SQLite file in data_dir if not given."""
+    haproxy: bool = True
+    """Let HAProxy, which comes with Ray Serve, take the connections; Ray's own proxy keeps uploads in memory."""
+    address: str | None = None
+    """A running Ray cluster (host:port, or auto); one of its own if not given."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray serve").options
+    from ptycho_ray.cluster.serve.settings import MIB, ServiceSettings
+    from ptycho_ray.cluster.serve.start import LOOPBACK, check_before_start, named_models, run_service
+
+    settings = ServiceSettings(
+        data_dir=options.data_dir.resolve(),
+        models=named_models(options.models),
+        model_root=options.model_root and options.model_root.resolve(),
+        allowed_roots=tuple(folder.resolve() for folder in options.allow),
+        database_url=options.database_url,
+        require_token=options.require_token or options.host not in LOOPBACK,
+        threads=options.threads,
+        accelerator=options.accelerator,  # type: ignore[arg-type] # checked by the class
+        max_body_bytes=options.max_body_mib * MIB,
+    )
+    models = check_before_start(settings, options.host)
+    run_service(
+        settings,
+        host=options.host,
+        port=options.port,
+        max_replicas=options.max_replicas,
+        address=options.address,
+        haproxy=options.haproxy,
+    )
+    return {"models": models, "stopped": True}

@@ -1,0 +1,74 @@
+"""``ptycho-ray submit``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import SCAN, Common, Result
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Send a scan to a reconstruction service and save the image.
+
+    Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
+    The token, if the service asks for one, is taken from the environment variable PTYCHO_RAY_TOKEN.
+    """
+
+    scan: Annotated[Path, tyro.conf.Positional, SCAN]
+    """The scan: NPZ, HDF5 or CXI."""
+    url: str = "http://127.0.0.1:8000"
+    """Where the service is."""
+    model: str | None = None
+    """NAME or NAME@VERSION; may be left out if the service has one."""
+    output: Path = Path("reconstruction.npz")
+    """File to write; .npz, .h5 (Ptychodus) or .png."""
+    stitch: Literal["probe", "crop"] = "probe"
+    """How patches become one image."""
+    n_subsample: int | None = None
+    """Use only that many patterns, drawn at random."""
+    no_wait: bool = False
+    """Hand it in and return at once with the id of the job."""
+
+
+FORMATS = {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".png": "png"}
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray submit").options
+    from ptycho_ray.client import Client
+    from ptycho_ray.errors import InputError
+    from ptycho_ray.progress import BatchProgress
+
+    form = FORMATS.get(options.output.suffix.lower())
+    if form is None:
+        raise InputError(
+            field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
+        )
+    choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
+    with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
+        job = client.submit(options.scan, **choices)
+        if options.no_wait:
+            return {"job": job["id"], "state": job["state"], "url": f"{options.url.rstrip('/')}{job['links']['self']}"}
+        bar = BatchProgress("reconstructing", "%")
+
+        def show(state: dict[str, Any]) -> None:
+            bar(int(100 * state["progress"]), 100)
+
+        try:
+            done = client.wait(job["id"], show)
+        except KeyboardInterrupt:
+            client.cancel(job["id"])
+            raise
+        image = client.result(job["id"], form).save(options.output)
+    facts = done.get("facts", {})
+    return {"image": image, "job": job["id"], "model": done["model"]} | {
+        name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")
+    }

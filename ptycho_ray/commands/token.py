@@ -1,0 +1,56 @@
+"""``ptycho-ray token``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FOLDER, Common, Result
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Say who may use a reconstruction service. A token is shown once, when it is made; only its hash is kept.
+
+    Example: ptycho-ray token add beamline-7 --role submit --days 90
+    """
+
+    action: Annotated[Literal["add", "list", "rotate", "remove"], tyro.conf.Positional]
+    """add NAME; list; rotate ID: a new one, the old one works an hour longer; remove ID: at once."""
+    subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|ID")] = ""
+    """Name of a new token, or id of an old one."""
+    role: Literal["read", "submit", "admin"] = "submit"
+    """What the token may do: read results; hand in scans, too; or everything."""
+    days: float | None = None
+    """The token is valid for so long; for ever if not given."""
+    data_dir: Annotated[Path, FOLDER] = Path("service")
+    """Where the service keeps its data."""
+    database_url: str | None = None
+    """SQLAlchemy URL of its record of jobs, if that is not a SQLite file in data_dir."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray token").options
+    from ptycho_ray.cluster.serve.database import connect
+    from ptycho_ray.cluster.serve.settings import ServiceSettings
+    from ptycho_ray.cluster.serve.tokens import TokenStore
+    from ptycho_ray.errors import InputError
+
+    settings = ServiceSettings(data_dir=options.data_dir.resolve(), database_url=options.database_url)
+    store = TokenStore(connect(settings.database))
+    if options.action == "list":
+        return {"tokens": [vars(token) for token in store.all()]}
+    if options.action == "remove":
+        if not store.remove(options.subject):
+            raise InputError(field="id", found=repr(options.subject), expected="the id of a token")
+        return {"removed": options.subject}
+    if options.action == "rotate":
+        token, text = store.rotate(options.subject)
+    else:
+        token, text = store.add(options.subject, options.role, options.days)
+    return vars(token) | {"token": text}

@@ -72,7 +72,7 @@ def picture(page: Any, name: str, tmp_path: Path) -> None:
 
 def reconstruct_demo(page: Any, demo: str = "siemens") -> None:
     page.select_option("#demo", demo)
-    if "PTYCHO_RAY_PICTURE_MODEL" in os.environ:
+    if page.locator("#model option[value=trained]").count():
         page.select_option("#model", "trained")
     page.click("#go")
     wait_for(page, "document.getElementById('status').textContent.startsWith('Done')")
@@ -133,6 +133,7 @@ def test_cursors_are_linked_and_results_can_be_saved(page: Any) -> None:
 
 def test_a_file_is_sent_and_a_bad_one_explained(page: Any, scan_file: Path, tmp_path: Path) -> None:
     page.set_input_files("#file", scan_file)
+    page.select_option("#model", "tiny")
     page.click("#go")
     wait_for(page, "document.getElementById('status').textContent.startsWith('Done')")
     (tmp_path / "bad.npz").write_bytes(b"PK not a scan")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+# Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts
+# answers to this process and its children alone, and nothing is written to the home folder.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -37,7 +37,6 @@ def cluster(monkeypatch):
     """A head without processors for work, and two machines with one processor each."""
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     store = 100 * 2**20
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store})
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]

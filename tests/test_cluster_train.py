@@ -22,7 +22,7 @@ from ptycho_ray.workflow import train_cdi_model
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.cluster import preflight  # noqa: E402
-from ptycho_ray.cluster.connect import connected  # noqa: E402
+from ptycho_ray.cluster.connect import _ensure_token, connected  # noqa: E402
 from ptycho_ray.cluster.train import STATE, TrainingLost, train_on_cluster  # noqa: E402
 
 #: Relative difference of the figures of a run that was disturbed, or had several workers, from those of the core alone:
@@ -71,12 +71,11 @@ def pids_of_workers() -> list[int]:
 def cluster():
     """A cluster of this machine with four processors, in name, so that four workers have room."""
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (so it is called)
     ray.init(address="local", num_cpus=4, object_store_memory=256 * 2**20, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
-    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_AUTH_MODE", "RAY_metrics_report_interval_ms"):
+    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_metrics_report_interval_ms"):
         del os.environ[name]
 
 
@@ -274,6 +273,20 @@ def test_an_address_where_no_cluster_answers(address):
         ray.shutdown()
     with pytest.raises(ConfigurationError, match="execution.address"), connected(ExecutionConfig(address=address)):
         pass
+
+
+def test_a_cluster_of_this_machine_gets_a_token_unless_the_user_has_arranged_for_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _ensure_token()
+    arranged = os.environ["RAY_AUTH_TOKEN"]
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _ensure_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "the user has chosen a mode"
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    _ensure_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32
+    assert os.environ["RAY_AUTH_TOKEN"] != arranged
+    assert not (tmp_path / ".ray").exists()
 
 
 def test_ray_client_addresses_point_to_jobs():

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def free_port() -> int:
@@ -63,7 +57,7 @@ class Running:
     args: dict[str, Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[int]:
     """Ray and the proxy of Serve; the port it listens on."""
     ray = pytest.importorskip("ray")
@@ -77,7 +71,7 @@ def ray_session() -> Iterator[int]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deploy(ray_session: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Callable[..., Running]:
     """``deploy("name", require_token=True, ...)`` starts an application of its own below the path ``/name``."""
     from ray import serve
@@ -103,7 +97,7 @@ def deploy(ray_session: int, tmp_path_factory: pytest.TempPathFactory, small_sca
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(deploy: Callable[..., Running]) -> Running:
     """A service for this machine only, without tokens."""
     return deploy("plain")

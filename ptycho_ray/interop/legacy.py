@@ -35,6 +35,8 @@ OUR_FIELDS = frozenset(
         "group_random_stream",
         "probe_learning_rate",
         "probe_start_epoch",
+        "further_train_data_files",
+        "scan_sampling",
     }
 )
 

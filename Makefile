@@ -4,21 +4,27 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+CORE := $(VENV)/.core
+EVERYTHING := $(VENV)/.everything
 DEMO := outputs/demo
 
 .PHONY: demo test test-all lint bench venv
 
-venv: $(STAMP)
+venv: $(EVERYTHING)
 
 # torch comes first and alone: with its exact version known, no other package can pull in another build of it.
-$(STAMP): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,service-tests]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $(CORE)
 
-lint: $(STAMP)
+# What the demo does not need: Ray, MLflow, the service, the tools of the tests.
+$(EVERYTHING): $(CORE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,service-tests]'
+	touch $(EVERYTHING)
+
+lint: $(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -31,10 +37,10 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(STAMP)
+bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-demo: $(STAMP)
+demo: $(CORE)
 	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7
 	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
 	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --output-dir $(DEMO)/image

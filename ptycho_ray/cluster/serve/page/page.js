@@ -252,6 +252,7 @@ function showProfile() {
 }
 
 function showProbe(probe) {
+  element("illumination").hidden = false;
   Plotly.react("probe", [{ type: "heatmap", z: probe.amplitude.map((row) => row.map((x) => (Number.isFinite(x) ? x : 0))),
     colorscale: "Viridis", colorbar: { thickness: 12 } }],
     { margin: { l: 10, r: 10, t: 10, b: 10 }, xaxis: { visible: false },

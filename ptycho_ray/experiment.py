@@ -84,7 +84,8 @@ def corrected(raw: RawData, config: TrainingConfig) -> RawData:
         probe = fresnel_propagate(probe, config.probe_defocus_px2)
     if config.probe_defocus_m:
         _require(raw, "probe_defocus_m", config.probe_defocus_m, "pixel_size_m", "energy_eV")
-        assert made.pixel_size_m is not None and made.energy_eV is not None
+        assert made.pixel_size_m is not None
+        assert made.energy_eV is not None
         probe = propagate(probe, config.probe_defocus_m, energy_eV=made.energy_eV, pixel_size_m=made.pixel_size_m)
     made.probe = probe.astype(np.complex64)
     return made

@@ -184,7 +184,7 @@ def pixel_surprise(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> T
 
 
 def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """A random ``fraction`` of n patterns (at least one, unless it is 0), scattered over the scan: bool [n], True = held out."""
+    """A random ``fraction`` of n patterns, scattered over the scan; at least one, unless it is 0. bool [n], True = held out."""
     held_out = np.zeros(n, dtype=bool)
     if fraction > 0:
         held_out[generator.choice(n, size=max(1, round(fraction * n)), replace=False)] = True

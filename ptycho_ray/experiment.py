@@ -51,8 +51,9 @@ def fresnel_propagate(field: NDArray, distance_px2: float) -> NDArray[np.complex
 def with_modes(probe: NDArray, n_modes: int, generator: np.random.Generator) -> NDArray[np.complex128]:
     """The probe with ``n_modes`` modes and the same photons: its first ones, or new ones orthogonal to its first."""
     energy = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
-    modes = probe[:n_modes] if n_modes <= len(probe) else orthogonal_modes(probe[0], n_modes, generator)
-    return modes * math.sqrt(energy / float(np.sum(np.abs(modes.astype(np.complex128)) ** 2)))
+    modes: NDArray = probe[:n_modes] if n_modes <= len(probe) else orthogonal_modes(probe[0], n_modes, generator)
+    made: NDArray[np.complex128] = modes.astype(np.complex128)
+    return made * math.sqrt(energy / float(np.sum(np.abs(made) ** 2)))
 
 
 def corrected(raw: RawData, config: TrainingConfig) -> RawData:

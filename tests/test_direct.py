@@ -58,7 +58,9 @@ def test_held_out_patterns_tell_a_wrong_experiment_from_the_right_one(scan):
 
 def test_the_first_prediction_is_the_model_of_the_data(scan):
     """A flat object at whole positions diffracts like the probe, scaled to the photons of a pattern."""
-    solver = DirectSolver(torch.from_numpy(scan.patterns.intensity()), np.rint(scan.positions_px), torch.from_numpy(scan.probe))
+    solver = DirectSolver(
+        torch.from_numpy(scan.patterns.intensity()), np.rint(scan.positions_px), torch.from_numpy(scan.probe)
+    )
     flat = torch.view_as_real(solver.object).reshape(-1, 2)
     predicted = solver._predict(flat, np.array([0, 7])).numpy()
     waves = np.fft.fftshift(np.fft.fft2(scan.probe, norm="ortho"), axes=(1, 2))

@@ -35,7 +35,9 @@ def test_the_dimensionless_distance_is_that_in_metres(probe):
     wavelength = 1.239841984e-6 / OPTICS["energy_eV"]
     metres = propagate(probe, distance, **OPTICS)
     np.testing.assert_allclose(
-        fresnel_propagate(probe, wavelength * distance / OPTICS["pixel_size_m"] ** 2), metres, atol=1e-3 * abs(probe).max()
+        fresnel_propagate(probe, wavelength * distance / OPTICS["pixel_size_m"] ** 2),
+        metres,
+        atol=1e-3 * abs(probe).max(),
     )
 
 
@@ -72,14 +74,18 @@ def test_a_scan_is_put_right_before_it_is_grouped(small_scan, tiny_config):
     assert corrected(small_scan, tiny_config) is small_scan
     config = replace(tiny_config, position_scale=1.1, probe_defocus_px2=4.0, probe_modes=3)
     container = create_ptycho_data_container(small_scan, config)
-    np.testing.assert_allclose(np.ptp(container.raw.positions_px, axis=0), 1.1 * np.ptp(small_scan.positions_px, axis=0))
+    np.testing.assert_allclose(
+        np.ptp(container.raw.positions_px, axis=0), 1.1 * np.ptp(small_scan.positions_px, axis=0)
+    )
     assert container.raw.probe.shape == (3, 32, 32)
     assert container.raw.probe.dtype == np.complex64
     assert small_scan.probe.shape == (1, 32, 32), "the scan that was handed over stays as it is"
 
 
 def test_lengths_in_metres_need_a_scan_that_states_them(small_scan, tiny_config):
-    with pytest.raises(ConfigurationError, match="probe_defocus_m.*no pixel_size_m and no energy_eV.*probe_defocus_px2"):
+    with pytest.raises(
+        ConfigurationError, match="probe_defocus_m.*no pixel_size_m and no energy_eV.*probe_defocus_px2"
+    ):
         corrected(small_scan, replace(tiny_config, probe_defocus_m=1e-6))
     with pytest.raises(ConfigurationError, match="object_pixel_size_m.*states no pixel_size_m"):
         corrected(small_scan, replace(tiny_config, object_pixel_size_m=1e-8))

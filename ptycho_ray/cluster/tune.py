@@ -1,8 +1,8 @@
 """Sweeps on a Ray cluster: Ray Tune around the trials of ``ptycho_ray.tuning``.
 
-Ray's part is to run trials side by side, to stop those that are behind, and to survive those that die. What is proposed comes
-from :class:`ptycho_ray.tuning.search.Search`, what happened goes to :class:`ptycho_ray.tuning.record.SweepRecord`, line by line,
-so that a sweep whose program was killed loses no trial that ended.
+Ray's part is to run trials side by side, to stop those that are behind, and to survive those that die. What is proposed
+comes from :class:`ptycho_ray.tuning.search.Search`, what happened goes line by line to
+:class:`ptycho_ray.tuning.record.SweepRecord`, so that a sweep whose program was killed loses no trial that ended.
 """
 
 from __future__ import annotations
@@ -186,8 +186,7 @@ def _informed_search(space: Space, seed: int, record: SweepRecord, others: Seque
     for other in others:
         known = [trial for trial in other.judged() if search.learn(trial.parameters, trial.figures)]
         log.warning("%d of the %d trials of %s are used", len(known), len(other.ended), other.folder)
-    if record.trials:
-        search.drop_points()
+    search.drop_points([trial.parameters for trial in record.trials.values()])
     search.put_first([trial.parameters for trial in record.running])
     return search
 
@@ -258,7 +257,7 @@ class _Searcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers.pop(trial_id)
         known = result if result and not error and all(n in result for n in self.record.objectives) else None
-        self.search.tell(number, known, stopped=bool(known) and known["epoch"] < self.epochs)
+        self.search.tell(number, known, stopped=known is not None and known["epoch"] < self.epochs)
 
     def save(self, checkpoint_path: str) -> None:
         """The record is what lasts; Ray wants a file all the same."""
@@ -280,7 +279,9 @@ class _Recorder(tune.Callback):
         if known is None or known.status != "running" or not known.began:
             self._write(TrialRecord(number, trial.config["parameters"], began=time.time()))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         known = self.record.trials[trial.config["number"]]
         if "epoch" not in result:
             return

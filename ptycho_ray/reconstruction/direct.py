@@ -80,7 +80,9 @@ class DirectSolver:
     ) -> None:
         n, side = len(photons), photons.shape[-1]
         if len(positions_px) != n:
-            raise InputError(field="positions_px", found=f"{len(positions_px)} positions", expected=f"{n}, one a pattern")
+            raise InputError(
+                field="positions_px", found=f"{len(positions_px)} positions", expected=f"{n}, one a pattern"
+            )
         self.photons, self.probe, self.photon_scale = photons, probe.to(torch.complex64), photon_scale
         self.learn = np.ones(n, dtype=bool) if learn is None else np.asarray(learn, dtype=bool)
         if not self.learn.any():
@@ -189,4 +191,3 @@ def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -
     if fraction > 0:
         held_out[generator.choice(n, size=max(1, round(fraction * n)), replace=False)] = True
     return held_out
-

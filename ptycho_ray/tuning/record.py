@@ -136,9 +136,7 @@ class SweepRecord:
         front = [
             trial
             for trial, own in points
-            if not any(
-                all(a <= b for a, b in zip(other, own, strict=True)) and other != own for _, other in points
-            )
+            if not any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for _, other in points)
         ]
         return sorted(front, key=self.loss)
 
@@ -148,12 +146,18 @@ def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     for name in [*now, *was]:
         if was.get(name) != now.get(name):
             raise ConfigurationError(
-                "this is the folder of another sweep", file=path, field=name, found=was.get(name), expected=now.get(name)
+                "this is the folder of another sweep",
+                file=path,
+                field=name,
+                found=was.get(name),
+                expected=now.get(name),
             )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     items: dict[str, Any] = {}
     for name, value in values.items():
-        items |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+        items |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+        )
     return items

@@ -42,7 +42,7 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study = optuna.create_study(
-                directions=[{"min": "minimize", "max": "maximize"}[OBJECTIVES[name].mode] for name in space.objectives],
+                directions=["minimize" if OBJECTIVES[n].mode == "min" else "maximize" for n in space.objectives],
                 sampler=_sampler(self.kind, seed),
             )
         self._asked: dict[int, optuna.trial.Trial] = {}
@@ -101,9 +101,9 @@ class Search:
             self.grid.remove(dict(inside))
         return True
 
-    def drop_points(self) -> None:
-        """The points of the space have been tried."""
-        self._waiting.clear()
+    def drop_points(self, tried: Sequence[Mapping[str, Any]]) -> None:
+        """Leave out the points of the space that have been tried."""
+        self._waiting = deque(p for p in self._waiting if not any(p.items() <= dict(done).items() for done in tried))
 
     def put_first(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Try these before anything else."""
@@ -141,7 +141,8 @@ def _distribution(parameter: Parameter) -> Any:
         return CategoricalDistribution(parameter.values)
     if parameter.kind == "integer":
         return IntDistribution(*parameter.values)
-    return FloatDistribution(*map(float, parameter.values), log=parameter.kind == "loguniform")
+    low, high = parameter.values
+    return FloatDistribution(float(low), float(high), log=parameter.kind == "loguniform")
 
 
 def _suggested(trial: Any, parameter: Parameter) -> Any:

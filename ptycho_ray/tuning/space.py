@@ -17,7 +17,6 @@ own value.
 
 from __future__ import annotations
 
-import itertools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +112,10 @@ class Space:
             "trial": self.trial,
             "objective": list(self.objectives),
             "parameters": {
-                p.name: {p.kind: list(p.values), **({"when": {n: list(v) for n, v in p.when.items()}} if p.when else {})}
+                p.name: {
+                    p.kind: list(p.values),
+                    **({"when": {n: list(v) for n, v in p.when.items()}} if p.when else {}),
+                }
                 for p in self.parameters
             },
         }
@@ -280,7 +282,9 @@ def _setting(name: str) -> str:
         raise unknown_setting(f"parameters.{name}", known) if "." not in name else _unknown_dotted(name, known)
     if found in NOT_SWEPT:
         raise ConfigurationError(
-            "is the same for all trials", field=f"parameters.{name}", expected="under 'settings', or on the command line"
+            "is the same for all trials",
+            field=f"parameters.{name}",
+            expected="under 'settings', or on the command line",
         )
     return found
 
@@ -348,4 +352,4 @@ def _in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     if len(ordered) < len(parameters):
         circle = next(p for p in parameters if p not in ordered)
         raise ConfigurationError(field=f"parameters.{circle.name}.when", found="a circle of conditions")
-    return tuple(itertools.islice(ordered, len(parameters)))
+    return tuple(ordered)

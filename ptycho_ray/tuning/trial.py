@@ -93,9 +93,7 @@ def direct_trial(
     halves = []
     if "frc" in objectives:
         first = generator.random(len(raw)) < 0.5
-        halves = [
-            DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out) for half in (first, ~first)
-        ]
+        halves = [DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out) for half in (first, ~first)]
     figures: Figures = {}
     for epoch in range(1, config.nepochs + 1):
         for each in (solver, *halves):

@@ -13,7 +13,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
 from ptycho_ray.tuning.objectives import OBJECTIVES
-from ptycho_ray.tuning.record import SweepRecord, TrialRecord
+from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import Space
 from ptycho_ray.tuning.trial import run_trial, trial_config
@@ -51,6 +52,9 @@ STORE_SHARE = 0.4
 GRACE_SHARE, REDUCTION = 1 / 9, 3
 #: What the process of a trial needs that leaves the computing to workers of its own.
 DRIVER_RESOURCES = {"CPU": 0.0, "memory": 2.0**20}
+
+#: A note in the folder of a trial that failed.
+ERROR_NOTE = "error.txt"
 
 Watcher = Callable[[SweepRecord, TrialRecord], None]
 
@@ -124,10 +128,23 @@ def run_sweep(
             ),
         )  # fmt: skip
         try:
-            tuner.fit()
+            with _quiet_ray():
+                tuner.fit()
         except KeyboardInterrupt:
             raise TrainingInterrupted(record.folder) from None
         shutil.rmtree(storage, ignore_errors=True)
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Without Ray Tune's log: trials that fail stand in the record, with the reason."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def check_objectives(scan: RawData, space: Space, validation_fraction: float) -> None:
@@ -228,7 +245,14 @@ def _in_memory_if_it_fits(scan: RawData) -> RawData:
     return loaded
 
 
-class _Searcher(Searcher):
+class _StaysHere:
+    """Ray Tune writes its parts to disk in case that it has to restore them; ours are restored from the record."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Searcher(_StaysHere, Searcher):
     """Ray's view of a search."""
 
     def __init__(self, search: Search, record: SweepRecord, epochs: int) -> None:
@@ -267,7 +291,7 @@ class _Searcher(Searcher):
         raise NotImplementedError("a sweep goes on from its own record")
 
 
-class _Recorder(tune.Callback):
+class _Recorder(_StaysHere, tune.Callback):
     """Writes the record as trials begin, report and end."""
 
     def __init__(self, record: SweepRecord, epochs: int, watcher: Watcher | None) -> None:
@@ -301,8 +325,13 @@ class _Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known = self.record.trials[trial.config["number"]]
-        known.status, known.error = "failed", _reason(trial)
+        known.status, known.error = "failed", self._reason(known.number)
         self._end(known)
+
+    def _reason(self, number: int) -> str:
+        """Why a trial failed: what its process left as a note, if it still could."""
+        note = trial_folder(self.record.folder / "trials", number) / ERROR_NOTE
+        return note.read_text(encoding="utf-8") if note.exists() else "its process died: killed, or out of memory"
 
     def _end(self, trial: TrialRecord) -> None:
         trial.ended = time.time()
@@ -314,19 +343,21 @@ class _Recorder(tune.Callback):
             self.watcher(self.record, trial)
 
 
-def _reason(trial: Any) -> str:
-    """Why a trial failed, in one line."""
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause or "it died").strip().splitlines() if line.strip()]
-    return lines[0] if isinstance(cause, ray.exceptions.ActorDiedError) else lines[-1]
-
-
 # -- in the process of a trial ----------------------------------------------------------------------------------------
 
 
 def _trial(config: dict[str, Any], *, scan: RawData, task: _Task) -> None:
     """What Ray Tune runs for every trial."""
+    folder = trial_folder(Path(task.folder), config["number"])
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(config, scan, task, folder)
+    except Exception as error:  # whatever it is, it belongs into the record
+        (folder / ERROR_NOTE).write_text(" ".join(str(error).split()) or type(error).__name__, encoding="utf-8")
+        raise
+
+
+def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> None:
     torch.set_num_threads(task.threads)
     settings, execution = trial_config(task.base, config["parameters"])
     train = None
@@ -341,5 +372,4 @@ def _trial(config: dict[str, Any], *, scan: RawData, task: _Task) -> None:
         if task.objectives[0] in figures:
             tune.report({"epoch": epoch, **figures})
 
-    folder = Path(task.folder) / f"{config['number']:04}"
     run_trial(task.kind, scan, settings, execution, task.objectives, folder, report, train=train)

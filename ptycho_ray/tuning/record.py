@@ -141,6 +141,11 @@ class SweepRecord:
         return sorted(front, key=self.loss)
 
 
+def trial_folder(trials: Path, number: int) -> Path:
+    """The folder of one trial in that of all trials."""
+    return trials / f"{number:04}"
+
+
 def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     was, now = _flat(found), _flat(wanted)
     for name in [*now, *was]:

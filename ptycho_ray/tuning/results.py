@@ -19,7 +19,7 @@ from ptycho_ray.report import Section, write_report
 from ptycho_ray.settings import resolve_config
 from ptycho_ray.tuning.figures import plot_contour, plot_front, plot_history, plot_importance, plot_parallel
 from ptycho_ray.tuning.objectives import OBJECTIVES
-from ptycho_ray.tuning.record import SweepRecord, TrialRecord
+from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import Space
 from ptycho_ray.tuning.trial import IMAGE
@@ -97,7 +97,7 @@ def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> di
     resolve_config(TrainingConfig, path, environment={})  # what is handed over can be read
     made: dict[str, Path] = {"settings": path}
     for kind, name in (("model", FILE_NAME), ("image", IMAGE)):
-        source = record.folder / "trials" / f"{best.number:04}" / name
+        source = trial_folder(record.folder / "trials", best.number) / name
         if source.exists():
             target = record.folder / "best" / name
             with atomic_path(target) as temporary:
@@ -108,7 +108,7 @@ def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> di
 
 def drop_other_trials(record: SweepRecord) -> None:
     """Delete what trials made that some other one beats; their figures stay in the tables."""
-    kept = {f"{trial.number:04}" for trial in record.pareto()}
+    kept = {trial_folder(record.folder, trial.number).name for trial in record.pareto()}
     for folder in (record.folder / "trials").glob("*"):
         if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
@@ -178,7 +178,7 @@ def _image_of(record: SweepRecord, best: TrialRecord) -> Section | None:
 
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
-    path = record.folder / "trials" / f"{best.number:04}" / IMAGE
+    path = trial_folder(record.folder / "trials", best.number) / IMAGE
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as content:

@@ -166,7 +166,9 @@ def space_from(content: Mapping[str, Any]) -> Space:
         _one_of("search", content.get("search", "auto"), SEARCHES),
         _one_of("scheduler", content.get("scheduler", "auto"), SCHEDULERS),
         dict(content.get("settings") or {}),
-        tuple(content.get("points") or ()),
+        tuple(
+            _point(parameters, point, f"points[{number}]") for number, point in enumerate(content.get("points") or ())
+        ),
     )
     check_space(space)
     return space
@@ -210,21 +212,27 @@ def check_space(space: Space) -> None:
                 field=f"parameters.{parameter.name}",
                 expected=f"only {', '.join(sorted(SCHEDULED_SETTINGS))} with scheduler: pbt",
             )
-    for number, point in enumerate(space.points):
-        _check_point(space.parameters, point, f"points[{number}]")
 
 
-def _check_point(parameters: Sequence[Parameter], point: Any, place: str) -> None:
+def _point(parameters: Sequence[Parameter], point: Any, place: str) -> Values:
+    """A point of the space under the full names of its settings, its values checked and converted."""
     if not isinstance(point, Mapping):
         raise ConfigurationError(field=place, found=repr(point), expected="'setting: value' for some parameters")
     by_name = {parameter.name: parameter for parameter in parameters}
-    for name, value in point.items():
-        if name not in by_name:
-            raise unknown_setting(f"{place}.{name}", by_name)
+    values = {}
+    for given_name, given in point.items():
+        name = next((n for n in (str(given_name), f"model.{given_name}") if n in by_name), None)
+        if name is None:
+            raise unknown_setting(f"{place}.{given_name}", by_name)
+        value = _checked_value(f"{place}.{given_name}", given, _type_of(name))
         if not by_name[name].holds(value):
             raise ConfigurationError(
-                field=f"{place}.{name}", found=value, expected=f"{by_name[name].kind} {list(by_name[name].values)}"
+                field=f"{place}.{given_name}",
+                found=value,
+                expected=f"{by_name[name].kind} {list(by_name[name].values)}",
             )
+        values[name] = value
+    return values
 
 
 def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:

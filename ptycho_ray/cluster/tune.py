@@ -30,10 +30,11 @@ from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
+from ptycho_ray.experiment import corrected
 from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.search import Search
-from ptycho_ray.tuning.space import Space
+from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
 from ptycho_ray.tuning.trial import run_trial, trial_config
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def run_sweep(
         TrainingInterrupted: after Ctrl-C.
     """
     config, execution = trial_config(base, {})
-    check_objectives(scan, space, config.validation_fraction)
+    check_sweep(scan, base, space)
     with environment(TUNE_DEFAULTS), connected(execution):
         check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
         resources, concurrent = _room(execution)
@@ -147,13 +148,18 @@ def _quiet_ray() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def check_objectives(scan: RawData, space: Space, validation_fraction: float) -> None:
-    """Whether the scan has what the objectives need.
+def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
+    """Whether the scan has what objectives and parameters need.
 
     Raises:
-        ConfigurationError: an objective needs the truth, or held-out patterns, and there are none; a parameter that has no
-            effect on this scan.
+        ConfigurationError: an objective needs the truth, or held-out patterns, and there are none; a parameter needs a pixel
+            size or an energy that the scan does not state, or has no effect on it; nothing could be stopped early.
     """
+    config = trial_config(base, {})[0]
+    for parameter in space.parameters:
+        if parameter.name in DIRECT_SETTINGS:
+            corrected(scan, trial_config(base, {parameter.name: parameter.values[-1]})[0])
+    _scheduler(space, config.nepochs, False)
     for name in space.objectives:
         if OBJECTIVES[name].needs_truth and scan.object_truth is None:
             without = ", ".join(n for n, objective in OBJECTIVES.items() if not objective.needs_truth)
@@ -163,7 +169,7 @@ def check_objectives(scan: RawData, space: Space, validation_fraction: float) ->
                 found=repr(name),
                 expected=without,
             )
-    if not validation_fraction and {"likelihood", "deviance", "r_factor"} & set(space.objectives):
+    if not config.validation_fraction and {"likelihood", "deviance", "r_factor"} & set(space.objectives):
         raise ConfigurationError(
             "the objective needs held-out patterns", field="validation_fraction", found=0, expected="more than 0"
         )

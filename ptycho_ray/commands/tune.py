@@ -73,7 +73,7 @@ def run(words: Sequence[str]) -> Result:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
 
     from ptycho_ray import workflow
-    from ptycho_ray.cluster.tune import check_objectives, run_sweep
+    from ptycho_ray.cluster.tune import check_sweep, run_sweep
     from ptycho_ray.files import sha256_of
     from ptycho_ray.report import provenance
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
@@ -84,8 +84,8 @@ def run(words: Sequence[str]) -> Result:
     scan = workflow.load_data(
         config.train_data_file, n_subsample=config.n_subsample, subsample_seed=config.subsample_seed
     )
-    check_objectives(scan, space, config.validation_fraction)
     base = base_settings(resolved, scan.N, len(scan))
+    check_sweep(scan, base, space)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -93,8 +93,8 @@ def run(words: Sequence[str]) -> Result:
         "settings": {name: value for name, value in base.items() if not name.startswith(NOT_IDENTITY)},
         "data": sha256_of(config.train_data_file),
     }
-    record = SweepRecord.begin(folder, identity, resume=options.resume)
     learn_from = [SweepRecord.load(other) for other in options.learn_from]
+    record = SweepRecord.begin(folder, identity, resume=options.resume)
     origin = provenance(seed=config.seed, data_files=[config.train_data_file])
     parameters = {**jsonable(base), "space": space.to_dict()["parameters"], "trials": options.trials}
     trackers = build_trackers(execution, folder, parameters, run_tags(origin), resume=options.resume)

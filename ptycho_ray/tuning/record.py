@@ -63,11 +63,11 @@ class SweepRecord:
         there = (folder / SWEEP).exists()
         if resume and not there:
             raise InputError(file=folder, field="--resume", found="no sweep", expected="a sweep that has begun there")
-        if there and not resume:
+        if there and not resume and (folder / TRIALS).exists():  # without, nothing had begun
             raise InputError(
                 file=folder, found="a sweep", expected="a new folder, or --resume to go on with the sweep that is there"
             )
-        if there:
+        if resume:
             found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
             _compare(folder / SWEEP, found, wanted)
             record.read()

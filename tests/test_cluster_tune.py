@@ -37,10 +37,10 @@ WRONG_PROBE = {
 def wrong_scan(noise: bool = True):
     """A scan whose probe is the focus and not what lit the sample, and whose positions are 2 % too far apart."""
     rng = np.random.default_rng(7)
-    image = make_object("dead_leaves", (120, 120), rng)
+    image = make_object("dead_leaves", (140, 140), rng)
     focus = make_probe("zone_plate", 32, rng, photons=1e6)
     lit = fresnel_propagate(focus, DEFOCUS_PX2).astype(np.complex64)
-    positions = make_scan("fermat", (120, 120), 32, rng, n_patterns=260)
+    positions = make_scan("fermat", (140, 140), 32, rng, n_patterns=340)
     recorded = transformed_positions(positions, position_matrix(SCALE))
     scan = simulate_scan(image, lit, positions, rng=rng, recorded_positions_n2=recorded)
     scan.probe = focus
@@ -78,13 +78,13 @@ def sweep(scan, space, folder: Path, trials: int, base=None, **options) -> Sweep
 
 
 def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(cluster, scan_file, tmp_path):
-    """A small version of benchmarks/bench_tune_recovery.py, through the command."""
+    """A small version of benchmarks/bench_tune_recovery.py, through the command; a smaller field tells the scale less well."""
     space = written(tmp_path, WRONG_PROBE)
     folder = tmp_path / "out"
     result = tune.run([str(scan_file), "--space", str(space), "--trials", "26", "--output-dir", str(folder)])
     best = result["best"]
     assert best["probe_defocus_px2"] == pytest.approx(DEFOCUS_PX2, rel=0.1)
-    assert best["position_scale"] == pytest.approx(1 / SCALE, rel=0.002)
+    assert best["position_scale"] == pytest.approx(1 / SCALE, rel=0.004)
     assert (result["trials"], result["failed"]) == (26, 0)
     for name in ("results.csv", "results.parquet", "best.yaml", "report.html", "result.json", "best/reconstruction.npz"):
         assert (folder / name).is_file(), name

@@ -86,7 +86,14 @@ def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(cluster, 
     assert best["probe_defocus_px2"] == pytest.approx(DEFOCUS_PX2, rel=0.1)
     assert best["position_scale"] == pytest.approx(1 / SCALE, rel=0.004)
     assert (result["trials"], result["failed"]) == (26, 0)
-    for name in ("results.csv", "results.parquet", "best.yaml", "report.html", "result.json", "best/reconstruction.npz"):
+    for name in (
+        "results.csv",
+        "results.parquet",
+        "best.yaml",
+        "report.html",
+        "result.json",
+        "best/reconstruction.npz",
+    ):
         assert (folder / name).is_file(), name
     assert len(list((folder / "trials").iterdir())) == 1, "what other trials made is deleted"
 

@@ -39,7 +39,8 @@ def test_distributions_are_read_with_the_types_of_their_settings() -> None:
 
 def test_a_grid_has_every_combination_that_exists() -> None:
     space = made(
-        {"gridsize": {"choice": [1, 2]}, "neighbor_count": {"integer": [4, 6], "when": {"gridsize": [2]}}}, search="grid"
+        {"gridsize": {"choice": [1, 2]}, "neighbor_count": {"integer": [4, 6], "when": {"gridsize": [2]}}},
+        search="grid",
     )
     assert list(space.grid()) == [
         {"model.gridsize": 1},
@@ -61,7 +62,10 @@ GOOD = {"gridsize": {"choice": [1, 2]}}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"parameters": {"gridsizes": {"choice": [1, 2]}}}, r"gridsizes.*no such setting.*Did you mean 'model.gridsize'"),
+        (
+            {"parameters": {"gridsizes": {"choice": [1, 2]}}},
+            r"gridsizes.*no such setting.*Did you mean 'model.gridsize'",
+        ),
         ({"parameters": {"execution.lerning_rate": {"uniform": [0.1, 1]}}}, "Did you mean 'execution.learning_rate'"),
         ({"parameter": GOOD}, "Did you mean 'parameters'"),
         ({"parameters": {"gridsize": {"uniform": [1, 2]}}}, "gridsize: the setting is a whole number; found uniform"),

@@ -131,14 +131,17 @@ class DirectSolver:
         return loss / (len(rows) * self.photons.shape[-1] ** 2)
 
     @torch.no_grad()
-    def figures(self, rows: NDArray[np.int64]) -> DirectFigures:
-        """How well the present object explains the patterns ``rows``."""
+    def figures(self, rows: NDArray[np.int64], lit: NDArray[np.bool_] | None = None) -> DirectFigures:
+        """How well the present object explains the patterns ``rows``; the likelihood of the detector pixels ``lit`` [N, N],
+        all if None (:func:`ptycho_ray.tuning.trial.lit_pixels` says why not all)."""
+        pixels = torch.ones(self.photons.shape[-2:]) if lit is None else torch.as_tensor(lit, dtype=torch.float32)
+        pixels = (pixels / pixels.sum()).to(self.photons.device)
         flat = torch.view_as_real(self.object).reshape(-1, 2)
         sums = np.zeros(3)
         for some in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
             predicted, counts = self._predict(flat, some), self.photons[some]
             parts = (
-                pixel_surprise(predicted, counts, self.photon_scale).mean(dim=(-2, -1)),
+                (pixels * pixel_surprise(predicted, counts, self.photon_scale)).sum(dim=(-2, -1)),
                 poisson_deviance(predicted, counts).mean(dim=(-2, -1)),
                 r_factor(predicted, counts),
             )
@@ -178,7 +181,8 @@ def pixel_surprise(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> T
 
     ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, Stirling's interpolation between
     whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability is
-    not spread over anything. Its mean is smallest for the photon scale that makes the scatter of the data that of photons.
+    not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that makes the scatter
+    of the data that of photons.
     """
     rate = rate.clamp_min(1e-12)
     surprise = rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)

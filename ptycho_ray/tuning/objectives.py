@@ -26,7 +26,9 @@ class Objective:
 
 
 OBJECTIVES = {
-    "likelihood": Objective("min", "negative log-likelihood a pixel of held-out patterns, in the units of the file"),
+    "likelihood": Objective(
+        "min", "negative log-likelihood a lit pixel of held-out patterns, in the units of the file"
+    ),
     "deviance": Objective(
         "min", "Poisson deviance a pixel of held-out patterns; not for a sweep over the photon count"
     ),

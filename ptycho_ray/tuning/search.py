@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.space import Parameter, Space, Values
@@ -45,7 +47,8 @@ class Search:
                 directions=["minimize" if OBJECTIVES[n].mode == "min" else "maximize" for n in space.objectives],
                 sampler=_sampler(self.kind, seed),
             )
-        self._asked: dict[int, optuna.trial.Trial] = {}
+        self._asked: dict[int, tuple[optuna.trial.Trial, Values]] = {}
+        self.seed = seed
         self._waiting: deque[Values] = deque(dict(point) for point in space.points)
 
     def ask(self, number: int) -> Values | None:
@@ -54,32 +57,61 @@ class Search:
             if not self.grid:
                 return None
             self._waiting.append(self.grid.popleft())
+        study = self._warped_study(number) if self.kind == "gp" else self.study
         if self._waiting:
-            self.study.enqueue_trial(self._waiting.popleft())
-        trial = self.study.ask()
-        self._asked[number] = trial
+            study.enqueue_trial(self._waiting.popleft())
+        trial = study.ask()
         chosen: Values = {}
         for parameter in self.space.parameters:
             if parameter.exists(chosen):
                 chosen[parameter.name] = _suggested(trial, parameter)
+        self._asked[number] = (trial, chosen)
         return chosen
 
     def report(self, number: int, epoch: int, figures: Mapping[str, float]) -> None:
         """A figure on the way, for a trial that may be stopped."""
         if len(self.space.objectives) == 1:
-            self._asked[number].report(figures[self.space.objectives[0]], epoch)
+            self._asked[number][0].report(figures[self.space.objectives[0]], epoch)
 
     def tell(self, number: int, figures: Mapping[str, float] | None, *, stopped: bool = False) -> None:
         """The figures of trial ``number``; None if it failed, ``stopped`` if it was ended before its time."""
         from optuna.trial import TrialState
 
-        trial = self._asked.pop(number)
-        if figures is None:
+        trial, chosen = self._asked.pop(number)
+        if self.kind == "gp":
+            if figures is not None and not stopped:
+                self.learn(chosen, figures)
+        elif figures is None:
             self.study.tell(trial, state=TrialState.FAIL)
         elif stopped and len(self.space.objectives) == 1:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, [figures[name] for name in self.space.objectives])
+
+    def _warped_study(self, number: int) -> optuna.Study:
+        """A study for one proposal, which knows the trials so far by ``log(1 + (loss - best) / (median - best))``.
+
+        Far from the right experiment the loss is larger by orders of magnitude; a Gaussian process that is told so sees
+        nothing of the valley that matters. The trials that still run are known as such.
+        """
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(sampler=_sampler("gp", self.seed + number))
+        known = [trial for trial in self.study.trials if trial.state == TrialState.COMPLETE]
+        sign = 1 if OBJECTIVES[self.space.objectives[0]].mode == "min" else -1
+        losses = np.array([sign * trial.values[0] for trial in known])
+        if len(losses):
+            losses = losses - losses.min()
+            losses = np.log1p(losses / (np.median(losses) or 1.0))
+        for trial, loss in zip(known, losses, strict=True):
+            study.add_trial(create_trial(params=trial.params, distributions=trial.distributions, value=float(loss)))
+        for _, chosen in self._asked.values():
+            distributions = {p.name: _distribution(p) for p in self.space.parameters if p.name in chosen}
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=chosen, distributions=distributions))
+        return study
 
     def learn(self, parameters: Mapping[str, Any], figures: Mapping[str, float]) -> bool:
         """Take in a finished trial of an earlier sweep; False if it does not lie in this space."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptycho_ray import workflow
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
@@ -30,6 +31,8 @@ Figures = dict[str, float]
 Report = Callable[[int, Figures], None]
 #: How often a direct solution tells how it fares, in passes over the data.
 PASSES_PER_REPORT = 4
+#: Share of the intensity that lies in the pixels whose likelihood counts.
+LIT_SHARE = 0.95
 IMAGE = "reconstruction.npz"
 
 
@@ -90,6 +93,7 @@ def direct_trial(
     held_out = held_out_patterns(len(raw), config.validation_fraction, generator)
     rows = np.flatnonzero(held_out)
     solver = DirectSolver(photons, raw.positions_px, probe, learn=~held_out, photon_scale=scale)
+    lit = lit_pixels(raw)
     halves = []
     if "frc" in objectives:
         first = generator.random(len(raw)) < 0.5
@@ -100,7 +104,7 @@ def direct_trial(
             each.step()
         if epoch % PASSES_PER_REPORT and epoch < config.nepochs:
             continue
-        found = solver.figures(rows)
+        found = solver.figures(rows, lit)
         figures = {"likelihood": found.likelihood, "deviance": found.deviance, "r_factor": found.r_factor}
         figures["seconds"] = time.monotonic() - began
         if epoch < config.nepochs:
@@ -185,11 +189,12 @@ def train_trial(
 def held_out_figures(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> Figures:
     """Likelihood, deviance and R-factor of a network's prediction of the patterns of some groups, means over them."""
     scale = container.normalisation.photon_scale
+    lit = torch.from_numpy(lit_pixels(container.raw)).to(model.probe_parts.device)
     sums, count = np.zeros(3), 0
     for photons, prediction in predict_diffraction(model, container, batch_size):
         rate = prediction.intensity
         parts = (
-            pixel_surprise(rate, photons, scale).mean(dim=(-2, -1)),
+            (lit * pixel_surprise(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
             poisson_deviance(rate, photons).mean(dim=(-2, -1)),
             r_factor(rate, photons),
         )
@@ -255,6 +260,23 @@ def _uncorrected(config: TrainingConfig) -> TrainingConfig:
         position_shear=0.0,
         object_pixel_size_m=None,
     )
+
+
+def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
+    """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
+
+    The likelihood is taken there. In a pixel that rarely sees a photon, the scatter of the data says little about how many
+    photons there were, and the formula of :func:`ptycho_ray.reconstruction.direct.pixel_surprise`, which interpolates
+    between whole numbers, does not hold. Nothing but the file decides which pixels these are.
+    """
+    total = np.zeros((raw.N, raw.N))
+    for _, intensity in raw.patterns.chunks():
+        total += intensity.sum(axis=0, dtype=np.float64)
+    order = np.argsort(total, axis=None)[::-1]
+    held = np.cumsum(total.ravel()[order])
+    lit = np.zeros(total.size, dtype=bool)
+    lit[order[: np.searchsorted(held, LIT_SHARE * held[-1]) + 1]] = True
+    return lit.reshape(total.shape)
 
 
 # -- figures of images -------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_s
 from ptycho_ray.tuning.record import SweepRecord
 from ptycho_ray.tuning.space import Space, space_from
 
-TRIALS, EPOCHS = 27, 27
+TRIALS, EPOCHS = 18, 18
 SPACE = space_from(
     {
         "trial": "train",
@@ -43,11 +43,11 @@ SPACE = space_from(
 
 
 def small_scan(seed: int) -> RawData:
-    """120 patterns of side 32."""
+    """80 patterns of side 32."""
     rng = np.random.default_rng(seed)
-    image = make_object("dead_leaves", (96, 96), rng)
+    image = make_object("dead_leaves", (88, 88), rng)
     probe = make_probe("disc", 32, rng, photons=1e5)
-    return simulate_scan(image, probe, make_scan("fermat", (96, 96), 32, rng, n_patterns=120), rng=rng)
+    return simulate_scan(image, probe, make_scan("fermat", (88, 88), 32, rng, n_patterns=80), rng=rng)
 
 
 def swept(scan: RawData, space: Space, seed: int) -> SweepRecord:

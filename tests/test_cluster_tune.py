@@ -171,6 +171,23 @@ def test_asha_stops_what_is_behind(cluster, small_scan, tmp_path):
     assert best.figures["likelihood"] == min(trial.figures["likelihood"] for trial in record.ended)
 
 
+@pytest.mark.slow
+def test_a_population_changes_the_learning_rate_while_it_trains(cluster, small_scan, tmp_path):
+    space = space_from(
+        {
+            "parameters": {"execution.learning_rate": {"loguniform": [1e-7, 1e-2]}},
+            "scheduler": "pbt",
+            "settings": {"nepochs": 9, "validation_fraction": 0.2, "n_filters_scale": 1, "batch_size": 8},
+            "points": [{"execution.learning_rate": 1e-7}, {"execution.learning_rate": 3e-3}],
+        }
+    )
+    record = sweep(small_scan, space, tmp_path / "out", 4)
+    assert [trial.status for trial in record.ended] == ["finished"] * 4, [trial.error for trial in record.ended]
+    first = record.trials[0]
+    assert first.parameters["execution.learning_rate"] != 1e-7, "it took over another one's weights and rate"
+    assert first.figures["likelihood"] < first.curve[0][1]
+
+
 def test_several_objectives_with_and_without_a_truth(cluster, tmp_path):
     space = space_from({**WRONG_PROBE, "objective": ["frc", "seconds", "ssim", "mae", "frc50"], "search": "random"})
     record = sweep(wrong_scan(), space, tmp_path / "out", 3)

@@ -26,6 +26,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
+from ptycho_ray.cluster.population import handed_on, population_scheduler, take_over
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
@@ -70,6 +71,7 @@ class _Task:
     folder: str
     threads: int
     on_workers: bool
+    in_population: bool
 
 
 def run_sweep(
@@ -107,20 +109,24 @@ def run_sweep(
         on_workers = execution.devices != 1
         task = _Task(
             space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
-            execution.cpus_per_device, on_workers,
+            execution.cpus_per_device, on_workers, space.scheduler == "pbt",
         )  # fmt: skip
         recorder = _Recorder(record, config.nepochs, watcher)
         storage = record.folder / "ray"
         shutil.rmtree(storage, ignore_errors=True)
         trainable = tune.with_parameters(_trial, scan=_in_memory_if_it_fits(scan), task=task)
+        searcher = _Searcher(search, record, config.nepochs)
+        population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
+            param_space={"trial": tune.grid_search(population)} if population else None,
             tune_config=tune.TuneConfig(
-                num_samples=left,
-                search_alg=_Searcher(search, record, config.nepochs),
+                num_samples=1 if population else left,
+                search_alg=None if population else searcher,
                 scheduler=_scheduler(space, config.nepochs, on_workers),
                 max_concurrent_trials=concurrent,
                 reuse_actors=space.scheduler != "pbt",
+                trial_name_creator=_name,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -235,8 +241,6 @@ def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
     if kind == "median":
         return MedianStoppingRule(grace_period=grace, min_samples_required=3, **common)
     if kind == "pbt":
-        from ptycho_ray.cluster.population import population_scheduler
-
         return population_scheduler(space, epochs, common)
     return ASHAScheduler(max_t=epochs, grace_period=grace, reduction_factor=REDUCTION, **common)
 
@@ -249,6 +253,15 @@ def _in_memory_if_it_fits(scan: RawData) -> RawData:
     loaded = copy.copy(scan)
     loaded.patterns = scan.patterns.loaded()
     return loaded
+
+
+def _name(trial: Any) -> str:
+    """The number of a trial as its name: its configuration may become that of another one, its name stays."""
+    return f"{trial.config['trial']['number']:04}"
+
+
+def _number(trial: Any) -> int:
+    return int(trial.custom_trial_name)
 
 
 class _StaysHere:
@@ -278,7 +291,7 @@ class _Searcher(_StaysHere, Searcher):
         if parameters is None:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
-        return {"number": number, "parameters": parameters}
+        return {"trial": {"number": number, "parameters": parameters}}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if self.record.objectives[0] in result:
@@ -304,18 +317,18 @@ class _Recorder(_StaysHere, tune.Callback):
         self.record, self.epochs, self.watcher = record, epochs, watcher
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = trial.config["number"]
+        number = _number(trial)
         known = self.record.trials.get(number)
         if known is None or known.status != "running" or not known.began:
-            self._write(TrialRecord(number, trial.config["parameters"], began=time.time()))
+            self._write(TrialRecord(number, trial.config["trial"]["parameters"], began=time.time()))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        known = self.record.trials[trial.config["number"]]
+        known = self.record.trials[_number(trial)]
         if "epoch" not in result:
             return
-        known.parameters = dict(trial.config["parameters"])
+        known.parameters = dict(trial.config["trial"]["parameters"])
         known.epoch = result["epoch"]
         known.figures = {name: float(result[name]) for name in OBJECTIVES if name in result}
         first = self.record.objectives[0]
@@ -325,12 +338,12 @@ class _Recorder(_StaysHere, tune.Callback):
             self.watcher(self.record, known)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        known = self.record.trials[trial.config["number"]]
+        known = self.record.trials[_number(trial)]
         known.status = "finished" if known.epoch >= self.epochs else "stopped"
         self._end(known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        known = self.record.trials[trial.config["number"]]
+        known = self.record.trials[_number(trial)]
         known.status, known.error = "failed", self._reason(known.number)
         self._end(known)
 
@@ -354,7 +367,7 @@ class _Recorder(_StaysHere, tune.Callback):
 
 def _trial(config: dict[str, Any], *, scan: RawData, task: _Task) -> None:
     """What Ray Tune runs for every trial."""
-    folder = trial_folder(Path(task.folder), config["number"])
+    folder = trial_folder(Path(task.folder), int(tune.get_context().get_trial_name()))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _run(config, scan, task, folder)
@@ -365,8 +378,10 @@ def _trial(config: dict[str, Any], *, scan: RawData, task: _Task) -> None:
 
 def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> None:
     torch.set_num_threads(task.threads)
-    settings, execution = trial_config(task.base, config["parameters"])
+    settings, execution = trial_config(task.base, config["trial"]["parameters"])
     train = None
+    if task.in_population:
+        take_over(folder, execution.learning_rate)
     if task.on_workers:
         from ptycho_ray.cluster.train import train_on_cluster
 
@@ -376,6 +391,6 @@ def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> No
         if not all(math.isfinite(value) for value in figures.values()):
             raise ArithmeticError(f"diverged: {figures}")
         if task.objectives[0] in figures:
-            tune.report({"epoch": epoch, **figures})
+            tune.report({"epoch": epoch, **figures}, checkpoint=handed_on(folder) if task.in_population else None)
 
     run_trial(task.kind, scan, settings, execution, task.objectives, folder, report, train=train)

@@ -179,10 +179,10 @@ class DirectSolver:
 def pixel_surprise(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> Tensor:
     """Negative logarithm of the probability density of each pixel's value in file units, element by element.
 
-    ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, Stirling's interpolation between
-    whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability is
-    not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that makes the scatter
-    of the data that of photons.
+    ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, with the gamma function between
+    whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability
+    is not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that
+    makes the scatter of the data that of photons.
     """
     rate = rate.clamp_min(1e-12)
     surprise = rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)

@@ -38,7 +38,7 @@ class Search:
             raise ConfigurationError(
                 "Optuna is not installed", field="search", found="nothing", expected="pip install 'ptycho-ray[cluster]'"
             ) from None
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.kind = space, chosen_search(space)
         self.grid = deque(space.grid()) if self.kind == "grid" else None
         with warnings.catch_warnings():

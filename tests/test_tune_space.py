@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from ptycho_ray.errors import ConfigurationError, MissingFileError
-from ptycho_ray.tuning.space import Space, load_space, space_from
+from ptycho_ray.tuning.space import Space, load_space, space_from, suited_to
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "tune").glob("*.yaml"))
 
@@ -137,5 +138,19 @@ def test_shipped_spaces_are_good(file: Path) -> None:
     assert config.validation_fraction > 0
 
 
-def test_all_four_spaces_are_shipped() -> None:
-    assert [file.stem for file in SHIPPED] == ["geometry", "network", "physics", "probe"]
+def test_a_file_of_counts_has_no_photon_count_to_be_found(small_scan) -> None:
+    both = {"nphotons": {"loguniform": [1e3, 1e6]}, "execution.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+    point = {"nphotons": 1e4, "execution.learning_rate": 1e-3}
+    space = space_from({"parameters": both, "points": [point]})
+    left = suited_to(space, small_scan)
+    assert [parameter.name for parameter in left.parameters] == ["execution.learning_rate"]
+    assert left.points == ({"execution.learning_rate": 1e-3},)
+    with pytest.raises(ConfigurationError, match=r"parameters.nphotons: .*holds photon counts"):
+        suited_to(space_from({"parameters": {"nphotons": both["nphotons"]}}), small_scan)
+    amplitudes = copy.copy(small_scan)
+    amplitudes.counts_are_photons = False
+    assert suited_to(space, amplitudes) is space
+
+
+def test_the_named_spaces_are_shipped() -> None:
+    assert {"geometry", "network", "physics", "probe"} <= {file.stem for file in SHIPPED}

@@ -179,13 +179,6 @@ def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
         raise ConfigurationError(
             "the objective needs held-out patterns", field="validation_fraction", found=0, expected="more than 0"
         )
-    if scan.counts_are_photons and any(parameter.name == "nphotons" for parameter in space.parameters):
-        raise ConfigurationError(
-            f"{scan.source or 'the scan'} holds photon counts, so this setting has no effect",
-            field="parameters.nphotons",
-            found="a parameter",
-            expected="a scan in other units",
-        )
 
 
 def _room(execution: ExecutionConfig) -> tuple[dict[str, float], int]:

@@ -57,7 +57,7 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray tune", config_class=TrainingConfig)
     options = typed.options
-    from ptycho_ray.tuning.space import check_space, load_space
+    from ptycho_ray.tuning.space import check_space, load_space, suited_to
 
     space = load_space(options.space)
     changes: dict[str, Any] = {"objectives": options.objective or space.objectives}
@@ -84,6 +84,7 @@ def run(words: Sequence[str]) -> Result:
     scan = workflow.load_data(
         config.train_data_file, n_subsample=config.n_subsample, subsample_seed=config.subsample_seed
     )
+    space = suited_to(space, scan)
     base = base_settings(resolved, scan.N, len(scan))
     check_sweep(scan, base, space)
     folder = config.output_dir

@@ -20,7 +20,7 @@ COLOURS = "viridis_r"
 
 
 def plot_history(record: SweepRecord) -> Figure:
-    """The first objective of every trial in the order in which they began, and the best so far."""
+    """The first objective of every trial in the order in which they began, and the best so far; very bad ones lie outside."""
     name = record.objectives[0]
     trials = [trial for trial in record.ended if name in trial.figures]
     figure = empty_figure(8, 4)
@@ -33,6 +33,10 @@ def plot_history(record: SweepRecord) -> Figure:
         best = np.minimum if OBJECTIVES[name].mode == "min" else np.maximum
         values = best.accumulate([trial.figures[name] for trial in finished])
         axis.step([trial.number for trial in finished], values, where="post", color="C3", label="best so far")
+    if trials:
+        low, high = _limits(np.array([trial.figures[name] for trial in trials]), name)
+        margin = 0.05 * (high - low) or 1.0
+        axis.set_ylim(low - margin, high + margin)
     axis.set(xlabel="trial", ylabel=name)
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
@@ -48,7 +52,7 @@ def plot_parallel(record: SweepRecord, space: Space) -> Figure:
     figure = empty_figure(max(6.0, 2.0 * len(names) + 2), 4.4)
     axis = figure.subplots()
     order = np.argsort([-record.loss(trial) for trial in trials])  # the best ones on top
-    norm = _limits(values)
+    norm = _limits(values, record.objectives[0])
     for index in order:
         share = (values[index] - norm[0]) / ((norm[1] - norm[0]) or 1.0)
         axis.plot([*range(len(names)), len(names)], [*(column[index] for column in columns), np.clip(share, 0, 1)],
@@ -78,7 +82,7 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
     trials = [t for t in record.judged() if all(p.name in t.parameters for p in parameters)]
     x, y = (_places(parameter, trials) for parameter in parameters)
     values = np.array([trial.figures[name] for trial in trials])
-    low, high = _limits(values)
+    low, high = _limits(values, name)
     figure = empty_figure(6.4, 5)
     axis = figure.subplots()
     colours = COLOURS if OBJECTIVES[name].mode == "min" else COLOURS.removesuffix("_r")
@@ -136,7 +140,7 @@ def _ticks(parameter: Parameter) -> tuple[list[float], list[str]]:
     else:
         low, high = parameter.values
         shown = list(np.geomspace(low, high, 5) if parameter.kind == "loguniform" else np.linspace(low, high, 5))
-    return [_place(parameter, value) for value in shown], [v if isinstance(v, str) else f"{v:.3g}" for v in shown]
+    return [_place(parameter, value) for value in shown], [str(v) if isinstance(v, str | bool) else f"{v:.3g}" for v in shown]
 
 
 def _ends(parameter: Parameter) -> str:
@@ -147,10 +151,12 @@ def _ends(parameter: Parameter) -> str:
     )
 
 
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """A colour range that a few very bad trials do not decide."""
-    low, middle, high = np.percentile(values, [0, 50, 100])
-    return float(low), float(min(high, middle + 2 * (middle - low)) if middle > low else high)
+def _limits(values: NDArray[np.float64], objective: str) -> tuple[float, float]:
+    """A range that a few very bad trials do not decide."""
+    sign = 1 if OBJECTIVES[objective].mode == "min" else -1
+    best, middle, worst = np.percentile(sign * values, [0, 50, 100])
+    end = min(worst, middle + 2 * (middle - best)) if middle > best else worst
+    return (float(best), float(end)) if sign > 0 else (float(-end), float(-best))
 
 
 def _colour(share: float, objective: str) -> Any:

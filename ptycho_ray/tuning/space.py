@@ -17,6 +17,8 @@ own value.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +29,13 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import TypeAdapter, ValidationError
 
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.fields import did_you_mean, unknown_setting
 from ptycho_ray.settings import load_yaml_config, setting_names
 from ptycho_ray.tuning.objectives import OBJECTIVES
+
+log = logging.getLogger(__name__)
 
 DISTRIBUTIONS = ("choice", "uniform", "loguniform", "integer")
 ENTRIES = ("trial", "objective", "search", "scheduler", "parameters", "settings", "points")
@@ -172,6 +177,27 @@ def space_from(content: Mapping[str, Any]) -> Space:
     )
     check_space(space)
     return space
+
+
+def suited_to(space: Space, scan: RawData) -> Space:
+    """The space without the photon count, where a file of counts leaves nothing to be found.
+
+    Raises:
+        ConfigurationError: nothing else is free, or other parameters depend on it.
+    """
+    if not scan.counts_are_photons or all(parameter.name != "nphotons" for parameter in space.parameters):
+        return space
+    left = tuple(parameter for parameter in space.parameters if parameter.name != "nphotons")
+    if not any(parameter.free for parameter in left) or any("nphotons" in parameter.when for parameter in left):
+        raise ConfigurationError(
+            f"{scan.source or 'the scan'} holds photon counts, so this setting has no effect",
+            field="parameters.nphotons",
+            found="a parameter",
+            expected="a scan in other units",
+        )
+    log.warning("nphotons is left out of the sweep: %s holds photon counts", scan.source or "the scan")
+    points = tuple({name: value for name, value in point.items() if name != "nphotons"} for point in space.points)
+    return dataclasses.replace(space, parameters=left, points=points)
 
 
 def check_space(space: Space) -> None:

@@ -92,13 +92,13 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
         axis.contourf(across, up, surface, levels=12, cmap=colours)
     dots = axis.scatter(x, y, c=values, vmin=low, vmax=high, cmap=colours, edgecolors="0.2", linewidths=0.6)
     best = int(np.argmin([record.loss(trial) for trial in trials]))
-    axis.plot(x[best], y[best], "*", color="C3", markersize=14, label=f"best: trial {trials[best].number}")
+    axis.plot(x[best], y[best], "*", color="C3", markersize=14, clip_on=False)
+    axis.set_title(f"the star is the best: trial {trials[best].number}", fontsize=10)
     for parameter, set_ticks, set_label in (
         (parameters[0], axis.set_xticks, axis.set_xlabel), (parameters[1], axis.set_yticks, axis.set_ylabel),
     ):  # fmt: skip
         set_ticks(*_ticks(parameter))
         set_label(parameter.name)
-    axis.legend(frameon=False)
     figure.colorbar(dots, ax=axis, label=name)
     return figure
 

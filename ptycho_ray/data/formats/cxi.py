@@ -1,32 +1,43 @@
-"""Scans in CXI files (cxidb.org layout 1.6, an HDF5 file)."""
+"""Scans in CXI files (cxidb.org layout 1.6, an HDF5 file).
+
+CXI knows no object pixel and does not say whether the detector was in the far field. What we write about that, and about
+the frame in which positions are counted, is in a group ``entry_1/ptycho_ray`` of our own.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields
+from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, square_pixel
+from ptycho_ray.data.formats.geometry import pixel_size_of
+from ptycho_ray.data.formats.ptychopinn import write_patterns
+from ptycho_ray.data.formats.registry import FIELDS, Format
+from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.hdf5 import Hdf5Scan
+    from ptycho_ray.data.raw_data import RawData
 
-JOULE_PER_EV = 1.602176634e-19
 HAS_SIGNAL = 0x1000
 """The one mask bit that does not mark a defect."""
 
 DETECTOR = "entry_1/instrument_1/detector_1"
 SOURCE = "entry_1/instrument_1/source_1"
+OURS = "entry_1/ptycho_ray"
 
 
-def is_cxi(scan: Hdf5Scan) -> bool:
+def recognise(scan: Hdf5Scan) -> bool:
     """True for a file with CXI's version number or its first entry."""
     return "cxi_version" in scan or "entry_1/instrument_1" in scan
 
 
-def read_cxi(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> ScanFields:
     """Read patterns (left on disk), positions in metres, mask, probe and geometry.
 
     Positions are those of the beam on the sample: the negated sample translation along the detector's slow and fast
@@ -43,17 +54,24 @@ def read_cxi(scan: Hdf5Scan) -> ScanFields:
     frames, field = scan.frames(len(translation), f"{DETECTOR}/data", "entry_1/data_1/data")
     basis = _basis(scan)
     directions = basis / np.linalg.norm(basis, axis=0)
+    ours = OURS in scan
+    counts, far = scan.number(f"{OURS}/counts_are_photons"), scan.number(f"{OURS}/far_field")
     return ScanFields(
         frames=frames,
         frames_field=field,
         positions=-translation.astype(np.float64) @ np.linalg.pinv(directions).T,
         positions_in_metres=True,
         probe=_probe(scan, frames.shape[1:]),
+        object_truth=scan.read_optional("entry_1/image_2/data") if ours else None,
+        scan_index=scan.read_optional(f"{OURS}/scan_index"),
+        counts_are_photons=None if counts is None else bool(counts),
+        far_field=None if far is None else bool(far),
+        pixel_size_m=scan.number(f"{OURS}/pixel_size_m"),
         bad_pixels=_bad_pixels(scan),
         domain="intensity",
         energy_eV=_energy_eV(scan),
         detector_distance_m=scan.number(f"{DETECTOR}/distance"),
-        detector_pixel_m=_detector_pixel(scan),
+        detector_pixel_m=_detector_pixel(scan, basis),
     )
 
 
@@ -75,24 +93,17 @@ def _basis(scan: Hdf5Scan) -> NDArray[np.float64]:
 
 def _energy_eV(scan: Hdf5Scan) -> float | None:
     """Photon energy; CXI stores joules, some writers electronvolts, some only the wavelength."""
-    from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M
-
     wavelength, energy = scan.number(f"{SOURCE}/wavelength"), scan.number(f"{SOURCE}/energy")
     if energy:
         return energy / JOULE_PER_EV if energy < 1e-10 else energy
     return PLANCK_TIMES_LIGHT_EV_M / wavelength if wavelength else None
 
 
-def _detector_pixel(scan: Hdf5Scan) -> float | None:
+def _detector_pixel(scan: Hdf5Scan, basis: NDArray[np.float64]) -> float | None:
     x, y = scan.number(f"{DETECTOR}/x_pixel_size"), scan.number(f"{DETECTOR}/y_pixel_size")
-    if x and y and abs(x - y) > 1e-3 * x:
-        raise InputError(
-            file=scan.path,
-            field=f"{DETECTOR}/x_pixel_size, y_pixel_size",
-            found=f"{x:.6g} and {y:.6g} m",
-            expected="square detector pixels",
-        )
-    return x or y
+    if x is None and y is None and f"{DETECTOR}/basis_vectors" in scan:
+        y, x = (float(length) for length in np.linalg.norm(basis, axis=0))
+    return square_pixel(x, y, scan.path, f"{DETECTOR}/x_pixel_size, y_pixel_size")
 
 
 def _bad_pixels(scan: Hdf5Scan) -> NDArray[np.bool_] | None:
@@ -111,3 +122,39 @@ def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
         if image is not None and image.dtype.kind == "c" and image.shape[-2:] == frame_shape:
             return image
     return None
+
+
+def write(raw: RawData, path: Path) -> None:
+    """Write a scan with CXI's default axes, pattern by pattern. InputError without an object pixel size."""
+    pixel = pixel_size_of(raw)
+    translation = np.zeros((len(raw), 3))
+    translation[:, :2] = raw.positions_px[:, ::-1] * pixel
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file["cxi_version"] = 160
+        source, detector = file.create_group(SOURCE), file.create_group(DETECTOR)
+        if raw.energy_eV is not None:
+            source["energy"] = raw.energy_eV * JOULE_PER_EV
+            source["wavelength"] = PLANCK_TIMES_LIGHT_EV_M / raw.energy_eV
+        source["illumination"] = raw.probe
+        write_patterns(detector, "data", raw)
+        if raw.detector_distance_m is not None:
+            detector["distance"] = raw.detector_distance_m
+        if raw.detector_pixel_m is not None:
+            detector["x_pixel_size"] = detector["y_pixel_size"] = raw.detector_pixel_m
+        if raw.bad_pixels is not None:
+            detector["mask"] = raw.bad_pixels.astype(np.uint32)
+        file["entry_1/sample_1/geometry_1/translation"] = translation
+        data = file.create_group("entry_1/data_1")
+        data["data"] = h5py.SoftLink(f"/{DETECTOR}/data")
+        data["translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+        if raw.object_truth is not None:
+            file["entry_1/image_2/data"] = raw.object_truth
+        ours = file.create_group(OURS)
+        ours["pixel_size_m"], ours["scan_index"] = pixel, raw.scan_index
+        ours["counts_are_photons"] = raw.counts_are_photons
+        if raw.far_field is not None:
+            ours["far_field"] = raw.far_field
+
+
+_LOST = {"nominal positions", "truth patches", "metadata"}
+CXI = Format("cxi", "CXI 1.6", ("hdf5",), recognise, read, write, frozenset(FIELDS) - _LOST)

@@ -20,8 +20,8 @@ from ptycho_ray.files import require_file
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-NEAR_FIELD_FILLING = 0.3
-"""A mean pattern that fills more than this share of the detector evenly looks like a near-field one."""
+WIDEST_STEP = 0.5
+"""Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
 
 
 def load_data(
@@ -95,7 +95,8 @@ def load_data(
     far_field_assumed = fields.pixel_size_m is None
     positions, nominal = _positions_px(fields, patterns.N, path)
     if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
-        _warn_of_near_field(patterns, path)
+        assert fields.pixel_size_m is not None
+        _warn_of_wide_steps(positions, patterns.N, fields.pixel_size_m, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
         if flip_x:
             coordinates[:, 1] *= -1
@@ -166,20 +167,29 @@ def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> ScanF
     return fields
 
 
-def _warn_of_near_field(patterns: PatternStack, path: Path) -> None:
-    if detector_filling(patterns) > NEAR_FIELD_FILLING:
+def _warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
+    """A far-field pixel under which neighbours share less than half a window is most likely not the pixel."""
+    if not np.isfinite(positions).all():
+        return  # refused later, with the number of the position
+    step = float(np.median(nearest_distances(positions)))
+    if step > WIDEST_STEP * N:
         warnings.warn(
-            f"{path}: the light fills the detector as in the near field, but the pixel size was taken from the far-field "
-            "formula; if this is a near-field scan, give the effective one (--pixel-size-m)",
+            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px apart in a "
+            f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
+            "(--pixel-size-m)",
             stacklevel=3,
         )
 
 
-def detector_filling(patterns: PatternStack) -> float:
-    """Share of the detector that an even pattern with the same spread of values would fill: (sum I)^2 / (N^2 sum I^2)."""
-    rows = np.unique(np.linspace(0, len(patterns) - 1, min(32, len(patterns))).astype(np.int64))
-    mean = patterns.intensity(rows).mean(axis=0, dtype=np.float64)
-    return float(mean.sum() ** 2 / (mean.size * np.square(mean).sum()))
+def nearest_distances(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each position [n, 2] from the nearest different one."""
+    from scipy.spatial import cKDTree
+
+    distinct = np.unique(positions, axis=0)
+    if len(distinct) < 2:
+        return np.zeros(1)
+    distances: NDArray[np.float64] = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
+    return distances
 
 
 def _all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArray:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import mat
-from ptycho_ray.data.hdf5 import Hdf5Scan, open_hdf5
+from ptycho_ray.data.hdf5 import Hdf5Scan, check_heaps, open_hdf5
 from ptycho_ray.data.mat import MatFile
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError
@@ -89,6 +89,7 @@ def opened(path: Path, max_bytes: int) -> Iterator[Content]:
         with NpzFile(path, max_bytes) as npz:
             yield npz
     elif _is_hdf5(path):
+        check_heaps(path)
         with open_hdf5(path) as file:
             yield Hdf5Scan(path, file, max_bytes)
     elif start.startswith(mat.SIGNATURE):

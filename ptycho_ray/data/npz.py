@@ -36,7 +36,9 @@ class NpzFile:
         except _DAMAGE as error:
             raise InputError(file=path, found=f"a damaged archive ({error})", expected="a complete NPZ file") from error
         self.members = {
-            info.filename.removesuffix(".npy"): info for info in self.archive.infolist() if not info.is_dir()
+            info.filename.removesuffix(".npy"): info
+            for info in self.archive.infolist()
+            if not info.filename.endswith("/")
         }
 
     def __enter__(self) -> NpzFile:

@@ -1,6 +1,6 @@
 """Files of ptypy: ``.ptyd`` (a prepared scan) and ``.ptyr`` (a result). Read with h5py; nothing of ptypy is needed.
 
-In a ``.ptyd`` a missing value is stored as a number under an attribute ``type`` = 'None'. Positions are in metres, (row,
+In a ``.ptyd`` a missing value is stored as the number 0, which is none for an energy, a length or a mask as a whole. Positions are in metres, (row,
 column), as seen by the object. Saved with links, its chunks lie in files beside it.
 """
 
@@ -69,10 +69,9 @@ def read_scan(scan: Hdf5Scan) -> ScanFields:
 
 
 def _optional(scan: Hdf5Scan, name: str) -> NDArray | None:
-    """A value that ptypy may have stored as None."""
-    if name not in scan or scan.attribute(name, "type") == "None":
-        return None
-    return scan.read(name)
+    """A value that ptypy may have stored as None, which is zero."""
+    value = scan.read_optional(name)
+    return value if value is not None and value.any() else None
 
 
 def _optional_number(scan: Hdf5Scan, name: str) -> float | None:
@@ -87,7 +86,7 @@ def _bad_pixels(scan: Hdf5Scan, chunks: list[str], frame: tuple[int, ...]) -> ND
     bad = np.zeros(frame, dtype=bool)
     for chunk in chunks:
         name = f"{chunk}/weights"
-        if name not in scan or scan.attribute(name, "type") == "None":
+        if name not in scan:
             continue
         weights = scan.dataset(name)
         if weights.shape == frame:

@@ -37,7 +37,7 @@ class MatFile:
             raise InputError(file=path, found="sizes beyond the memory", expected="a complete MATLAB file") from error
         except (OSError, KeyError, IndexError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise self._damaged(error) from error
-        except (zlib.error, EOFError, AttributeError, RecursionError, scipy.io.matlab.MatReadError) as error:
+        except (zlib.error, EOFError, AttributeError, RecursionError, NameError, scipy.io.matlab.MatReadError) as error:
             raise self._damaged(error) from error
         self.values = dict(_flat(content))
 

@@ -152,6 +152,14 @@ class DirectSolver:
             sums += [float(part.sum()) for part in parts]
         return DirectFigures(*(sums / len(rows)).tolist())
 
+    @torch.no_grad()
+    def pattern_r_factors(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Diffraction R-factor of each of the patterns ``rows`` [k]."""
+        flat = torch.view_as_real(self.object).reshape(-1, 2)
+        pieces = np.array_split(rows, max(1, -(-len(rows) // CHUNK)))
+        found = [r_factor(self._predict(flat, some), self.photons[some]) for some in pieces]
+        return torch.cat(found).cpu().numpy().astype(np.float64)
+
     def stitched(self) -> StitchedObject:
         """The present object as an image with its illumination as weight; its mean phase is zero."""
         image, weight = self.object.cpu().numpy(), self._illumination.cpu().numpy()

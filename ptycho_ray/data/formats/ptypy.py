@@ -1,7 +1,7 @@
 """Files of ptypy: ``.ptyd`` (a prepared scan) and ``.ptyr`` (a result). Read with h5py; nothing of ptypy is needed.
 
-In a ``.ptyd`` a missing value is stored as the number 0, which is none for an energy, a length or a mask as a whole. Positions are in metres, (row,
-column), as seen by the object. Saved with links, its chunks lie in files beside it.
+In a ``.ptyd`` a missing value is stored as the number 0, which is none for an energy, a length or a mask as a whole.
+Positions are in metres, (row, column), as seen by the object. Saved with links, its chunks lie in files beside it.
 """
 
 from __future__ import annotations

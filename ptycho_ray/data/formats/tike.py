@@ -13,6 +13,7 @@ import numpy as np
 
 from ptycho_ray.data.content import Content
 from ptycho_ray.data.fields import ScanFields, table_of_pairs
+from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS
 from ptycho_ray.data.formats.ptychopinn import metadata_of_npz
 from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.npz import NpzFile
@@ -44,6 +45,7 @@ def read(npz: NpzFile) -> ScanFields:
         positions=positions,
         probe=None if probe is None or probe.ndim < 2 else probe.reshape(-1, *probe.shape[-2:]),
         object_truth=image,
+        probe_scale_known=PROBE_IN_PHOTONS in (npz.text("comments") or ""),
         domain="intensity",
         metadata=metadata_of_npz(npz),
     )
@@ -55,6 +57,7 @@ def write(raw: RawData, path: Path) -> None:
         "data": np.fft.ifftshift(raw.patterns.intensity(), axes=(1, 2))[None],
         "scan": (raw.positions_px - raw.N // 2)[None],
         "probe": raw.probe[None, None, None],
+        "comments": PROBE_IN_PHOTONS,
     }
     if raw.object_truth is not None:
         arrays["psi"] = raw.object_truth[None]

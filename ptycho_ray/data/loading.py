@@ -81,6 +81,37 @@ def load_data(
     ):
         if value is not None:
             setattr(fields, name, value)
+    if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
+        fields.frames = _all_frames(fields.frames, limit, path, fields.frames_field)
+    raw = scan_from_fields(
+        fields,
+        path,
+        domain=domain,
+        transpose=transpose,
+        flip_x=flip_x,
+        flip_y=flip_y,
+        swap_xy=swap_xy,
+        coord_scale=coord_scale,
+        probe=probe,
+        source=str(file_path),
+    )
+    return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
+
+
+def scan_from_fields(
+    fields: ScanFields,
+    path: Path,
+    *,
+    domain: Domain | Literal["auto"] = "auto",
+    transpose: bool = False,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    coord_scale: float = 1.0,
+    probe: NDArray | None = None,
+    source: str | None = None,
+) -> RawData:
+    """The scan that a file's content makes, with positions in object pixels; arguments as in ``load_data``."""
     if fields.frames is None:
         raise InputError(
             file=path,
@@ -89,8 +120,6 @@ def load_data(
             expected="a scan",
             hint="name the file with the patterns, and this one as its companion (--companion)",
         )
-    if in_memory and not isinstance(fields.frames, np.ndarray):
-        fields.frames = _all_frames(fields.frames, limit, path, fields.frames_field)
     patterns = _patterns(fields, domain, transpose, path)
     far_field_assumed = fields.pixel_size_m is None
     positions, nominal = _positions_px(fields, patterns.N, path)
@@ -125,11 +154,11 @@ def load_data(
         detector_distance_m=fields.detector_distance_m,
         detector_pixel_m=fields.detector_pixel_m,
         far_field=fields.far_field,
-        source=str(file_path),
+        source=str(path) if source is None else source,
     )
     if given is None:
-        warnings.warn(f"{file_path}: no probe found, it was estimated from the mean pattern", stacklevel=2)
-    return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
+        warnings.warn(f"{path}: no probe found, it was estimated from the mean pattern", stacklevel=3)
+    return raw
 
 
 def estimate_probe(patterns: PatternStack) -> NDArray[np.complex64]:

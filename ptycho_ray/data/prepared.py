@@ -5,7 +5,7 @@ Legend: n frames, H and W the detector's rows and columns, N the side of the pat
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,19 @@ class FrameSteps:
         frames = frames[..., ::-1, :] if self.flip_rows else frames
         return frames[..., ::-1] if self.flip_columns else frames
 
+    def oriented_probe(self, probe: NDArray) -> NDArray:
+        """Probe modes [..., N, N] after the orientation: mirrored about pixel N//2, which stays where it is."""
+        probe = probe.swapaxes(-1, -2) if self.transpose else probe
+        for axis, flip in ((-2, self.flip_rows), (-1, self.flip_columns)):
+            if flip:
+                probe = np.roll(np.flip(probe, axis), 1 - probe.shape[axis] % 2, axis)
+        return probe
+
     def window(self, frames: NDArray, outside: Any = 0) -> NDArray:
         """The window [..., side, side] of oriented frames [..., H, W], filled with ``outside`` where it leaves them."""
-        corner = [round(middle) - self.side // 2 for middle in self.centre]
-        # With binning, pixel N//2 covers side//2 .. side//2 + binning - 1: the beam belongs in its middle.
-        corner = [edge + (self.binning - 1) // 2 for edge in corner]
+        # Binned pixel N//2 is made of those from binning * (N//2) on: the beam belongs in their middle.
+        beam = self.binning * (self.N // 2) + (self.binning - 1) // 2
+        corner = [round(middle) - beam for middle in self.centre]
         made = np.full((*frames.shape[:-2], self.side, self.side), outside, dtype=frames.dtype)
         source, target = [], []
         for edge, length in zip(corner, frames.shape[-2:], strict=True):
@@ -85,29 +93,22 @@ class FrameSteps:
         return self.binned(window) > 0
 
 
-@dataclass
 class PreparedFrames:
-    """A FrameSource that prepares frames as they are read."""
+    """A FrameSource that prepares frames as they are read; ``amplitude`` says that they hold square roots."""
 
-    source: FrameSource
-    steps: FrameSteps
-    bad: NDArray[np.bool_]
-    in_memory: bool = False
-    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    in_memory = False
+    dtype = np.dtype(np.float32)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.source.shape[0], self.steps.N, self.steps.N)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.source.labels
+    def __init__(self, source: FrameSource, steps: FrameSteps, bad: NDArray[np.bool_], amplitude: bool = False) -> None:
+        self.source, self.steps, self.bad, self.amplitude = source, steps, bad, amplitude
+        self.shape: tuple[int, int, int] = (source.shape[0], steps.N, steps.N)
+        self.labels = source.labels
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
-        return self.steps.apply(clean(self.source.read(indices)), self.bad)
+        return self.steps.apply(clean(self.source.read(indices), self.amplitude), self.bad)
 
     def take(self, indices: NDArray[np.int64]) -> PreparedFrames:
-        return PreparedFrames(self.source.take(indices), self.steps, self.bad)
+        return PreparedFrames(self.source.take(indices), self.steps, self.bad, self.amplitude)
 
 
 def as_source(frames: NDArray | FrameSource) -> FrameSource:
@@ -115,13 +116,13 @@ def as_source(frames: NDArray | FrameSource) -> FrameSource:
     return ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames
 
 
-def clean(frames: NDArray) -> NDArray[np.float32]:
-    """Frames as float32, with the marks that detectors put into bad pixels (negative, NaN, largest number) as zero."""
+def clean(frames: NDArray, amplitude: bool = False) -> NDArray[np.float32]:
+    """Intensities as float32, with the marks that detectors put into bad pixels (negative, NaN, largest number) as zero."""
     values = frames.astype(np.float32)
     if frames.dtype.kind == "u":
         values[frames == np.iinfo(frames.dtype).max] = 0
     values[~(np.isfinite(values) & (values >= 0))] = 0
-    return values
+    return np.square(values) if amplitude else values
 
 
 def marked(frames: NDArray) -> NDArray[np.bool_]:

@@ -105,9 +105,8 @@ def find_orientation(
     """
     if len(scan) < 8:
         raise InputError(file=scan.source or None, field="patterns", found=len(scan), expected="at least 8")
-    rows = _around_the_middle(scan.positions_px, most_patterns)
-    photons, probe, positions, bad = _reduced(scan, rows)
-    held_out = held_out_patterns(len(rows), HELD_OUT, generator)
+    photons, probe, positions, bad = reduced_scan(scan, most_patterns)
+    held_out = held_out_patterns(len(positions), HELD_OUT, generator)
     judged = np.flatnonzero(held_out)
     solvers = {
         each: DirectSolver(photons, each.apply(positions), probe, learn=~held_out, bad_pixels=bad) for each in EIGHT
@@ -163,10 +162,12 @@ def _around_the_middle(positions: NDArray[np.float64], count: int) -> NDArray[np
     return np.sort(np.argsort(distance, kind="stable")[:count])
 
 
-def _reduced(
-    scan: RawData, rows: NDArray[np.int64]
+def reduced_scan(
+    scan: RawData, most_patterns: int
 ) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.bool_] | None]:
-    """Photons, probe, positions about their middle and bad pixels of some patterns, of the middle of a large detector."""
+    """Photons, probe, positions about their middle and bad pixels of the patterns around the middle of a scan, seen by the
+    middle of a large detector."""
+    rows = _around_the_middle(scan.positions_px, most_patterns)
     photons, probe, bad = scan.patterns.intensity(rows), scan.probe, scan.bad_pixels
     positions = scan.positions_px[rows]
     if scan.N > MOST_PIXELS:

@@ -36,7 +36,7 @@ class Options(Common):
     binning: int = 1
     """Add up so many detector pixels in each direction."""
     centre: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="ROW COLUMN")] = None
-    """Place of the direct beam on the detector; without it the centre of mass of the mean frame."""
+    """Place of the direct beam on the detector; without it the centre of symmetry of the mean frame."""
     background: Annotated[str, tyro.conf.arg(metavar="none|auto|COUNTS")] = "none"
     """Counts to take off every detector pixel; 'auto' takes the median at the detector's edge."""
     keep_suspects: bool = False

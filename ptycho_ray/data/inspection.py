@@ -38,6 +38,22 @@ def beam_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
     return float((weight * rows).sum() / total), float((weight * columns).sum() / total)
 
 
+def symmetry_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
+    """The point (row, column) about which a mean pattern is most nearly its own mirror image, to half a pixel.
+
+    The maximum of the convolution of its amplitude with itself. A beam that is brighter on one side moves the centre of
+    mass, but not this.
+    """
+    amplitude = np.sqrt(np.clip(mean, 0, None))
+    amplitude = np.clip(amplitude - np.median(amplitude), 0, None)
+    if not amplitude.any():
+        return mean.shape[0] // 2, mean.shape[1] // 2
+    padded = [2 * side for side in mean.shape]
+    convolved = np.fft.irfft2(np.fft.rfft2(amplitude, padded) ** 2, padded)
+    row, column = np.unravel_index(int(convolved.argmax()), convolved.shape)
+    return float(row) / 2, float(column) / 2
+
+
 def hot_pixels(frames: NDArray, *, factor: float = 20.0, floor: float = 3.0) -> NDArray[np.bool_]:
     """Pixels [H, W] whose mean over frames [n, H, W] is ``factor`` times the median of their neighbourhood and more,
     above a ``floor``, and that hardly change from frame to frame (light that the sample scatters does)."""
@@ -70,7 +86,7 @@ def _of_patterns(scan: RawData) -> Iterator[Problem]:
     if if_shifted > 3 * inside:
         yield Problem("the zero frequency seems to lie in a corner of the patterns", "fftshift them before use")
     else:
-        offset = np.array(beam_centre(mean)) - N // 2
+        offset = np.array(symmetry_centre(mean)) - N // 2
         if np.hypot(*offset) > max(2.0, N / 16):
             yield Problem(f"the beam is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle", PREPARE)
     hot, dead = int(hot_pixels(frames).sum()), int(dead_pixels(frames).sum())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from ptycho_ray.data.fields import ScanFields
-from ptycho_ray.data.inspection import beam_centre, dead_pixels, hot_pixels
+from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
 from ptycho_ray.data.loading import scan_from_fields
 from ptycho_ray.data.patterns import FrameSource, is_integral
 from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, marked, narrowed_probe
@@ -125,7 +125,7 @@ def plan(
     N = largest_side(mean.shape, binning) if size is None else size
     if N < 8 or N * binning > 2 * max(mean.shape):
         raise InputError(field="size", found=N, expected=f"8 or more, with a window that suits {mean.shape} pixels")
-    where = beam_centre(mean) if centre is None else centre
+    where = symmetry_centre(mean) if centre is None else centre
     return replace(
         draft, centre=(float(where[0]), float(where[1])), side=N * binning, binning=binning, background=level
     )

@@ -240,6 +240,39 @@ def test_ptychodus_training_data_of_odd_side(tmp_path: Path, rng: np.random.Gene
     assert raw.probe.shape == (2, 7, 7)
 
 
+def test_ptychodus_export_for_ptychopinn(
+    tmp_path: Path, counts: np.ndarray, probe: np.ndarray, image: np.ndarray
+) -> None:
+    """Counts that inpainting made fractional, not amplitudes; positions in the middle of the patch."""
+    x, y = np.arange(n) * 1.0 + 6, np.arange(n) * 1.5 + 6
+    fields = {"xcoords": x, "ycoords": y, "xcoords_start": x, "ycoords_start": y, "scan_index": np.zeros(n, int)}
+    fields |= {"probeGuess": probe[None], "objectGuess": image, "bad_pixels": np.zeros((N, N), bool)}
+    np.savez(tmp_path / "a.npz", diff3d=counts + np.float32(0.25), **fields)
+    raw = load_data(tmp_path / "a.npz")
+    np.testing.assert_allclose(raw.patterns.intensity(), counts + 0.25)
+    np.testing.assert_allclose(raw.positions_px, np.stack([y, x], axis=1) + 0.5)
+
+
+def test_ptychodus_product_as_cxi(tmp_path: Path, counts: np.ndarray, probe: np.ndarray, image: np.ndarray) -> None:
+    metres = np.stack([np.arange(n) * 1.0, np.arange(n) * 2.0], axis=1) * PIXEL
+    with h5py.File(tmp_path / "product.cxi", "w") as file:
+        file["cxi_version"] = 160
+        file["entry_1/sample_1/geometry_1/translation"] = np.c_[metres[:, 1], metres[:, 0], 0 * metres[:, 0]]
+        file["entry_1/image_1/data"], file["entry_1/image_2/data"] = probe[None, None], image[None]
+        file["entry_1/instrument_1/source_1/energy"] = ENERGY * JOULE_PER_EV
+        ours = file.create_group("entry_1/ptychodus")
+        ours["object_pixel_width_m"] = ours["object_pixel_height_m"] = PIXEL
+        ours["object_center_x_m"], ours["object_center_y_m"] = 0.0, PIXEL
+        ours["probe_position_indexes"] = np.arange(n)
+    with h5py.File(tmp_path / "diffraction.h5", "w") as file:
+        file["patterns"], file["indexes"] = counts, np.arange(n)
+    raw = load_data(tmp_path / "diffraction.h5", companion=tmp_path / "product.cxi")
+    np.testing.assert_allclose(raw.positions_px, metres / PIXEL + [-1 + 29 / 2 + 0.5, 35 / 2 + 0.5])
+    assert raw.energy_eV == pytest.approx(ENERGY)
+    assert raw.object_truth is not None
+    assert np.sum(np.abs(raw.probe) ** 2) == pytest.approx(raw.pattern_energies().mean(), rel=1e-4)
+
+
 # -- PtychoShelves -------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from ptycho_ray.data.formats.mat_results import PTYCHOSHELVES_RESULT
 from ptycho_ray.data.formats.nexus import NEXUS
 from ptycho_ray.data.formats.pairs import FOLD_SLICE_POSITIONS, PAIR_PATTERNS, PTYCHOVIT
 from ptycho_ray.data.formats.ptychodus import DIFFRACTION, PRODUCT
-from ptycho_ray.data.formats.ptychodus_training import PTYCHODUS_TRAINING
+from ptycho_ray.data.formats.ptychodus_training import PTYCHODUS_EXPORT, PTYCHODUS_TRAINING
 from ptycho_ray.data.formats.ptychopinn import PTYCHOPINN, PTYCHOPINN_HDF5
 from ptycho_ray.data.formats.ptychoshelves import PTYCHOSHELVES_HDF5
 from ptycho_ray.data.formats.ptypy import PTYD, PTYR
@@ -33,6 +33,7 @@ FORMATS: tuple[Format, ...] = (
     PRODUCT,
     DIFFRACTION,
     PTYCHODUS_TRAINING,
+    PTYCHODUS_EXPORT,
     PTYCHOVIT,
     FOLD_SLICE_POSITIONS,
     PAIR_PATTERNS,

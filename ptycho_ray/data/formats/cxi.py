@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, square_pixel
-from ptycho_ray.data.formats.geometry import pixel_size_of
+from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, square_pixel, whole_numbers
+from ptycho_ray.data.formats.geometry import half_pixel, pixel_size_of
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.formats.registry import FIELDS, Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
@@ -30,6 +30,7 @@ HAS_SIGNAL = 0x1000
 DETECTOR = "entry_1/instrument_1/detector_1"
 SOURCE = "entry_1/instrument_1/source_1"
 OURS = "entry_1/ptycho_ray"
+PTYCHODUS = "entry_1/ptychodus"
 
 
 def recognise(scan: Hdf5Scan) -> bool:
@@ -51,6 +52,8 @@ def read(scan: Hdf5Scan) -> ScanFields:
             found=f"shape {translation.shape}",
             expected="(n, 3): x, y, z in metres",
         )
+    if f"{PTYCHODUS}/object_pixel_width_m" in scan:
+        return _read_product(scan, translation)
     frames, field = scan.frames(len(translation), f"{DETECTOR}/data", "entry_1/data_1/data")
     basis = _basis(scan)
     directions = basis / np.linalg.norm(basis, axis=0)
@@ -73,6 +76,42 @@ def read(scan: Hdf5Scan) -> ScanFields:
         detector_distance_m=scan.number(f"{DETECTOR}/distance"),
         detector_pixel_m=_detector_pixel(scan, basis),
     )
+
+
+def _read_product(scan: Hdf5Scan, translation: NDArray) -> ScanFields:
+    """A product that Ptychodus wrote as CXI: its translation is the position on the object; patterns may be missing."""
+    image, probe = scan.read("entry_1/image_2/data"), scan.read("entry_1/image_1/data")
+    if image.ndim not in (2, 3) or not image.size or probe.ndim not in (3, 4) or not probe.size:
+        raise InputError(
+            file=scan.path,
+            field="image_1, image_2",
+            found=f"shapes {probe.shape} and {image.shape}",
+            expected="a probe (coherent, incoherent, N, N) and an object (layers, H, W)",
+        )
+    image = image.reshape(-1, *image.shape[-2:]).prod(axis=0)
+    width, height = (scan.number(f"{PTYCHODUS}/object_pixel_{side}_m") for side in ("width", "height"))
+    pixel = square_pixel(width, height, scan.path, "object pixel width and height")
+    if not pixel or not pixel > 0:
+        raise InputError(file=scan.path, field="object_pixel_width_m", found=pixel, expected="a length above 0")
+    centre = np.array([scan.number(f"{PTYCHODUS}/object_center_{axis}_m") or 0.0 for axis in "yx"])
+    middle = (np.array(image.shape) - 1) / 2 + half_pixel(probe.shape[-1])
+    index = scan.read_optional(f"{PTYCHODUS}/probe_position_indexes")
+    fields = ScanFields(
+        positions=(translation[:, [1, 0]].astype(np.float64) - centre) / pixel + middle,
+        position_index=None
+        if index is None
+        else whole_numbers(index, len(translation), scan.path, "probe_position_indexes"),
+        probe=probe,
+        probe_scale_known=False,
+        object_truth=image if np.ptp(np.abs(image)) + np.ptp(np.angle(image)) > 0 else None,
+        pixel_size_m=pixel,
+        energy_eV=_energy_eV(scan),
+        detector_distance_m=scan.number(f"{DETECTOR}/distance"),
+    )
+    if f"{DETECTOR}/data" in scan:
+        fields.frames, fields.frames_field = scan.frames(len(translation), f"{DETECTOR}/data")
+        fields.domain, fields.bad_pixels = "intensity", _bad_pixels(scan)
+    return fields
 
 
 def _basis(scan: Hdf5Scan) -> NDArray[np.float64]:

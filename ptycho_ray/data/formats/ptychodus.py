@@ -212,6 +212,7 @@ def _write_npz_pair(
 ) -> None:
     values |= {f"probe_{name}": value for name, value in pixel.items()}
     values |= {f"object_{name}": value for name, value in (pixel | centre).items()}
+    values |= {name: np.empty(0) for name in ("costs", "loss_values", "loss_epochs")}  # older releases want the first
     patterns = raw.patterns.intensity()
     with atomic_path(other) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, patterns=patterns, indexes=index, bad_pixels=bad, **detector)  # type: ignore[arg-type]

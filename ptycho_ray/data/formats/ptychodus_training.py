@@ -1,4 +1,8 @@
-"""Ptychodus training data (HDF5): patterns and positions in object pixels, scalars as datasets."""
+"""What Ptychodus writes to train networks on: HDF5 of its own, and NPZ with the keys of PtychoPINN.
+
+The HDF5 has patterns and positions in object pixels, scalars as datasets. The NPZ differs from PtychoPINN's own in that
+``diff3d`` is counts and a position the middle of a patch; it is told by its keys, which no other program writes together.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from ptycho_ray.data.content import Content
 from ptycho_ray.data.fields import ScanFields, pairs, square_pixel
 from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
-from ptycho_ray.data.formats.ptychopinn import write_patterns
+from ptycho_ray.data.formats.ptychopinn import read_npz, write_patterns
 from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
@@ -61,6 +67,31 @@ def write(raw: RawData, path: Path) -> None:
         file["detector_object_distance_m"] = geometry.detector_distance_m
         file["photon_energy_eV"] = geometry.energy_eV
 
+
+EXPORTED = frozenset(
+    ["xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d"]
+    + ["bad_pixels", "probeGuess", "objectGuess", "scan_index"]
+)
+
+
+def recognise_export(content: Content) -> bool:
+    return set(content.keys()) == EXPORTED
+
+
+def read_export(npz: NpzFile) -> ScanFields:
+    """PtychoPINN's keys with Ptychodus' contents: intensities, and the middle of the patch as position."""
+    fields = read_npz(npz)
+    assert fields.frames is not None
+    assert fields.positions is not None
+    fields.domain, fields.probe_scale_known = "intensity", False
+    fields.positions = fields.positions + half_pixel(fields.frames.shape[-1])
+    fields.nominal = None
+    return fields
+
+
+PTYCHODUS_EXPORT = Format(
+    "ptychodus-ptychopinn", "NPZ for PtychoPINN by Ptychodus", ("npz",), recognise_export, read_export
+)
 
 _HOLDS = {"patterns", "positions", "probe", "probe modes", "object", "bad pixels", "pixel size", "energy", "distance"}
 PTYCHODUS_TRAINING = Format(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, square_pixel, whole_numbers
-from ptycho_ray.data.formats.geometry import half_pixel, pixel_size_of
+from ptycho_ray.data.formats.geometry import completed, half_pixel, pixel_size_of
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.formats.registry import FIELDS, Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
@@ -165,6 +165,7 @@ def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
 
 def write(raw: RawData, path: Path) -> None:
     """Write a scan with CXI's default axes, pattern by pattern. InputError without an object pixel size."""
+    raw = completed(raw)
     pixel = pixel_size_of(raw)
     translation = np.zeros((len(raw), 3))
     translation[:, :2] = raw.positions_px[:, ::-1] * pixel

@@ -5,6 +5,7 @@ In the far field  object pixel = wavelength * distance / (N * detector pixel).
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,17 @@ def geometry_of(raw: RawData) -> Geometry:
     if not (pixel and energy and distance and detector):
         raise InputError(file=raw.source or None, field="geometry", found=known, expected="lengths and energy above 0")
     return Geometry(pixel, energy, distance, detector)
+
+
+def completed(raw: RawData) -> RawData:
+    """The scan with the one of the four lengths that it does not state, where it follows from the others."""
+    stated = (raw.pixel_size_m, raw.energy_eV, raw.detector_distance_m, raw.detector_pixel_m)
+    if sum(value is None for value in stated) != 1 or raw.far_field is False:
+        return raw
+    geometry, made = geometry_of(raw), copy.copy(raw)
+    made.pixel_size_m, made.energy_eV = geometry.pixel_size_m, geometry.energy_eV
+    made.detector_distance_m, made.detector_pixel_m = geometry.detector_distance_m, geometry.detector_pixel_m
+    return made
 
 
 def half_pixel(N: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, pairs, square_pixel
-from ptycho_ray.data.formats.geometry import pixel_size_of
+from ptycho_ray.data.formats.geometry import completed, pixel_size_of
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
@@ -167,6 +167,7 @@ def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path,
 
 def write(raw: RawData, path: Path) -> None:
     """Write a scan as NXcxi_ptycho, with the object pixel in a group of our own. InputError without a pixel size."""
+    raw = completed(raw)
     pixel = pixel_size_of(raw)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         classes = {

@@ -69,8 +69,10 @@ def write(raw: RawData, path: Path) -> None:
 
 
 EXPORTED = frozenset(
-    ["xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d"]
-    + ["bad_pixels", "probeGuess", "objectGuess", "scan_index"]
+    {
+        *("xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d"),
+        *("bad_pixels", "probeGuess", "objectGuess", "scan_index"),
+    }
 )
 
 

@@ -18,6 +18,7 @@ import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.fields import choose_key, frames_axis
 from ptycho_ray.errors import InputError
 
@@ -197,6 +198,14 @@ class Hdf5Scan:
         dataset = self.file[name or choose_key(self.path, self.keys(), *names)]
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(file=self.path, field=name, found="a group", expected="a dataset")
+        where = Path(dataset.file.filename).resolve()  # a linked file may link on
+        if not where.is_relative_to(self.path.parent.resolve()):
+            raise InputError(
+                file=self.path,
+                field=name,
+                found=f"links that lead to {where}",
+                expected="a file in the same folder, or in one below it",
+            )
         check_readable(self.path, dataset)
         return dataset
 

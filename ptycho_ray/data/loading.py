@@ -18,8 +18,6 @@ from ptycho_ray.data.raw_data import SMALLEST_SPAN_PX, RawData, probe_modes
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 WIDEST_STEP = 0.5
 """Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
 

@@ -84,7 +84,7 @@ def read_product(content: Content) -> ScanFields:
         probe_scale_known=PROBE_IN_PHOTONS in (content.text("comments") or ""),
         object_truth=image if np.ptp(image.real) + np.ptp(image.imag) > 0 else None,
         pixel_size_m=pixel,
-        energy_eV=_root(content, "photon_energy_eV", "probe_energy_eV"),
+        energy_eV=_root(content, "photon_energy_eV", "probe_energy_eV") or None,
         detector_distance_m=distance or None,
         far_field=None if far is None else bool(far),
         **_raw_data(content),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ptycho_ray.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.formats import FIELDS, FORMATS, format_named, held_by, lost_in
@@ -133,6 +135,19 @@ def test_a_format_in_metres_refuses_a_scan_without_them(name: str, small_scan: R
     with pytest.raises(InputError, match="pixel_size_m.*--pixel-size-m"):
         plain.to_file(tmp_path / NAMES.get(name, "scan"), name)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_is_lost(small_scan: RawData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_scan.to_file(tmp_path / "scan.npz")
+    geometry = ["--energy-eV", "8000", "--detector-distance-m", "2", "--detector-pixel-m", "75e-6"]
+    words = ["convert", str(tmp_path / "scan.npz"), str(tmp_path / "scan.ptyd"), *geometry, "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["format"] == "ptyd"
+    assert {"probe", "object", "photon flag"} <= set(told["not_held_by_this_format"])
+    for wrong, message in (("mat", "one of"), ("velociprobe", "which is only read")):
+        assert main([*words[:-1], "--to", wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_products_carry_the_names_of_all_releases(small_scan: RawData, tmp_path: Path) -> None:

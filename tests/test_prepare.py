@@ -77,6 +77,7 @@ def test_frames_become_the_scan_again(scan: RawData, tmp_path: Path, capsys: pyt
     np.testing.assert_allclose(made.positions_px, scan.positions_px, rtol=1e-5)
     assert made.pixel_size_m == pytest.approx(PIXEL)
     assert made.metadata is not None
+    assert told["not_held_by_this_format"] == []
     record = made.metadata["prepared"]
     assert record["frames"]["centre"] == list(map(float, BEAM))
     assert record["input"] == "raw.h5"
@@ -93,6 +94,16 @@ def test_the_beam_and_the_background_are_found(
     np.testing.assert_allclose(told["centre"], BEAM, atol=1.0)
     assert told["background"] == pytest.approx(3.0, abs=0.2)
     assert told["side"] == 32  # 50 rows hold no more
+
+
+def test_info_of_an_uncropped_detector(scan: RawData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write(tmp_path / "raw.h5", detector_frames(scan), scan)
+    assert main(["info", str(raw), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["frames"]) == ("part of a scan", [len(scan), H, W])
+    assert told["missing"] == ["square patterns: ptycho-ray prepare crops the detector around the beam"]
+    assert main(["train", str(raw)]) == 2
+    assert "expected square patterns" in capsys.readouterr().err
 
 
 def test_binning_and_detector_orientation(scan: RawData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,7 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import __version__
     from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.formats import lost_in, write_scan
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
     from ptycho_ray.data.prepared import as_source
@@ -135,8 +136,14 @@ def run(words: Sequence[str]) -> Result:
     pictures["7_positions"] = plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m)
     for name, figure in pictures.items():
         save_figure(figure, folder / f"{name}.png", dpi=110)
-    scan.to_file(options.output)
-    return {"file": options.output, "pictures": folder, "prepared": record, **describe_scan(scan)}
+    written = write_scan(scan, options.output)
+    return {
+        "file": options.output,
+        "not_held_by_this_format": lost_in(scan, written),
+        "pictures": folder,
+        "prepared": record,
+        **describe_scan(scan),
+    }
 
 
 def _background(word: str) -> float | None:

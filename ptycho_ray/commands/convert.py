@@ -15,15 +15,22 @@ from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Read a scan in any supported format and write it as NPZ or HDF5 with the keys of PtychoPINN.
+    """Read a scan in any format that is known and write it in another; tells what the other cannot hold.
+
+    Formats are listed in docs/formats.md. The input's is found from its content.
 
     Example: ptycho-ray convert measured.cxi scan.h5 --pixel-size-m 2e-8
     """
 
     input: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan to read: NPZ, HDF5 or CXI."""
+    """The scan to read."""
     output: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan to write: .npz, or .h5 for HDF5."""
+    """The scan to write. Without --to the suffix decides: .npz, .h5 (the keys of PtychoPINN), .cxi, .ptyd."""
+    to: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
+    """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, ptyd, ptychodus, ptychodus-training,
+    ptychovit, tike."""
+    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A second file with what the first does not hold: positions, probe, object or patterns."""
     domain: Literal["auto", "amplitude", "intensity"] = "auto"
     """What the patterns of the input are; 'auto' goes by the format and the values."""
     transpose: bool = False
@@ -38,6 +45,12 @@ class Options(Common):
     """Multiply all positions."""
     pixel_size_m: float | None = None
     """Size of an object pixel in metres, for positions in metres in a file that does not tell it."""
+    energy_eV: float | None = None
+    """Photon energy in electronvolts, where the file does not tell it."""
+    detector_distance_m: float | None = None
+    """Distance from sample to detector in metres, where the file does not tell it."""
+    detector_pixel_m: float | None = None
+    """Size of a detector pixel in metres, where the file does not tell it."""
     n_subsample: int | None = None
     """Keep only that many patterns, drawn at random."""
     subsample_seed: int | None = None
@@ -47,6 +60,7 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
+    from ptycho_ray.data.formats import lost_in, write_scan
 
     scan = load_data(
         options.input,
@@ -59,6 +73,15 @@ def run(words: Sequence[str]) -> Result:
         domain=options.domain,
         transpose=options.transpose,
         pixel_size_m=options.pixel_size_m,
+        energy_eV=options.energy_eV,
+        detector_distance_m=options.detector_distance_m,
+        detector_pixel_m=options.detector_pixel_m,
+        companion=options.companion,
     )
-    scan.to_file(options.output)
-    return {"file": options.output, **describe_scan(scan)}
+    written = write_scan(scan, options.output, options.to)
+    return {
+        "file": options.output,
+        "format": written.name,
+        "not_held_by_this_format": lost_in(scan, written),
+        **describe_scan(scan),
+    }

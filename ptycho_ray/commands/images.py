@@ -36,7 +36,8 @@ def find_image(path: Path) -> Path | None:
     file = path / RECONSTRUCTION if path.is_dir() else path
     if not file.is_file() or not zipfile.is_zipfile(file):
         return None
-    return file if "object.npy" in zipfile.ZipFile(file).namelist() else None
+    with NpzFile(file, default_max_bytes()) as npz:
+        return file if {"object", "weight", "origin_px"} <= set(npz.keys()) else None
 
 
 def read_image(path: Path) -> Image:

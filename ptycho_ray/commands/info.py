@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, Common, Result, describe_scan, summary_of_history
 
+if TYPE_CHECKING:
+    from ptycho_ray.data.fields import ScanFields
+
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Tell what is in a file: a scan (NPZ, HDF5, CXI), a trained model or a reconstructed image.
+    """Tell what is in a file: a scan in any format that is known, a trained model or a reconstructed image.
+
+    Of a scan: its format, geometry, overlap and dose, and what looks wrong with it.
 
     Example: ptycho-ray info scan.h5
     """
 
     file: Annotated[Path, tyro.conf.Positional, FILE]
     """A file, the folder that train or reconstruct wrote to, or a model in MLflow (models:/NAME/VERSION)."""
+    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A second file with what the first does not hold: positions, probe, object or patterns."""
+    pixel_size_m: float | None = None
+    """Size of an object pixel in metres, for a file that does not tell it."""
+    gridsize: int = 1
+    """Also tell the overlap inside groups of gridsize x gridsize patterns."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray info").options
     from ptycho_ray.commands.images import find_image, read_image
-    from ptycho_ray.data import load_data
     from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
@@ -42,4 +52,79 @@ def run(words: Sequence[str]) -> Result:
         image = read_image(found)
         shape = list(image.pixels.shape)
         return {"file": found, "kind": "reconstructed image", "shape": shape, "origin_px": image.origin_px}
-    return {"file": path, "kind": "scan", **describe_scan(load_data(path))}
+    return _scan(path, options)
+
+
+def _scan(path: Path, options: Options) -> Result:
+    from ptycho_ray.data import load_data
+    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.formats import format_named
+    from ptycho_ray.data.inspection import suspected_problems
+    from ptycho_ray.data.loading import read_both
+    from ptycho_ray.data.overlap import overlap_metrics
+    from ptycho_ray.files import require_file
+
+    fields = read_both(require_file(path), options.companion, default_max_bytes())
+    form = format_named(fields.format)
+    head = {"file": path, "format": f"{form.name} ({form.title})"}
+    if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
+        return {**head, "kind": "part of a scan", **_parts(fields)}
+    scan = load_data(path, companion=options.companion, pixel_size_m=options.pixel_size_m)
+    told = describe_scan(scan)
+    diameter = float(told["probe_diameter_px"])
+    overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
+    energies = scan.pattern_energies()
+    unit = "photons" if scan.counts_are_photons else "units_of_the_file"
+    geometry = {
+        "energy_eV": scan.energy_eV,
+        "detector_distance_m": scan.detector_distance_m,
+        "detector_pixel_m": scan.detector_pixel_m,
+        "object_pixel_m": scan.pixel_size_m,
+        "far_field": scan.far_field,
+    }
+    return {
+        **head,
+        "kind": "scan",
+        **told,
+        "geometry": geometry,
+        "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
+        "dose": {
+            f"{unit}_a_pattern": float(energies.mean()),
+            "smallest_and_largest": [float(energies.min()), float(energies.max())],
+            f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
+        },
+        "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
+        "suspected_problems": [asdict(each) for each in suspected_problems(scan, diameter)] or "none",
+    }
+
+
+def _dose(positions: Any, total: float, diameter: float) -> float | None:
+    """All that was detected, spread over the scanned field and half a probe around it."""
+    import numpy as np
+
+    area = float(np.prod(np.ptp(positions, axis=0) + diameter))
+    return total / area if area > 0 else None
+
+
+def _parts(fields: ScanFields) -> dict[str, Any]:
+    """What one file of several holds, or a detector that was not cropped yet."""
+    frames, positions = fields.frames, fields.positions
+    missing = []
+    if frames is None:
+        missing.append("patterns: name the file with them, and this one as --companion")
+    elif frames.shape[1] != frames.shape[2]:
+        missing.append("square patterns: ptycho-ray prepare crops the detector around the beam")
+    if positions is None:
+        missing.append("positions: name the file with them as --companion")
+    return {
+        "frames": None if frames is None else list(frames.shape),
+        "positions": None if positions is None else len(positions),
+        "probe": None if fields.probe is None else list(fields.probe.shape),
+        "object": None if fields.object_truth is None else list(fields.object_truth.shape),
+        "energy_eV": fields.energy_eV,
+        "detector_distance_m": fields.detector_distance_m,
+        "detector_pixel_m": fields.detector_pixel_m,
+        "object_pixel_m": fields.pixel_size_m,
+        "beam_centre_px": fields.beam_centre_px,
+        "missing": missing,
+    }

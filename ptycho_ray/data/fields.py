@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.data.patterns import Domain, FrameSource
 from ptycho_ray.errors import InputError
 
+PLANCK_TIMES_LIGHT_EV_M = 1.23984198e-6
+JOULE_PER_EV = 1.602176634e-19
+
 
 @dataclass
 class ScanFields:
-    """The content of one scan file.
+    """The content of one scan file, or what there is of it: ``frames``, ``positions`` or both may be missing.
 
     ``positions`` and ``nominal`` are [n, 2] (row, column), in metres if ``positions_in_metres``, else in object pixels
     with patch pixel N//2 on the position. ``domain`` is None where the format leaves it to the values.
+    ``frame_index`` and ``position_index`` are scan numbers by which frames and positions of two files are matched.
+    ``far_field`` is None where the file does not say. ``probe_scale_known`` is False where the probe's photons cannot be
+    trusted, ``column_scale`` a factor for the columns of positions that come from another file, ``beam_centre_px`` the
+    (row, column) of the direct beam on the detector.
     """
 
-    frames: NDArray | FrameSource
-    frames_field: str
-    positions: NDArray[np.float64]
+    frames: NDArray | FrameSource | None = None
+    frames_field: str = ""
+    positions: NDArray[np.float64] | None = None
     nominal: NDArray[np.float64] | None = None
     positions_in_metres: bool = False
     probe: NDArray | None = None
@@ -42,6 +49,13 @@ class ScanFields:
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     metadata: dict[str, Any] | None = None
+    frame_index: NDArray[np.int64] | None = None
+    position_index: NDArray[np.int64] | None = None
+    far_field: bool | None = None
+    probe_scale_known: bool = True
+    column_scale: float = 1.0
+    beam_centre_px: tuple[float, float] | None = None
+    format: str = ""
 
 
 def default_max_bytes() -> int:
@@ -94,3 +108,47 @@ def metadata_from_text(text: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError):
         return {"text": text}
     return parsed if isinstance(parsed, dict) else {"text": text}
+
+
+def pairs(first: NDArray, second: NDArray, path: Path, field: str) -> NDArray[np.float64]:
+    """Positions [n, 2] from two arrays of one length: rows and columns."""
+    first, second = np.squeeze(first), np.squeeze(second)
+    if (
+        first.shape != second.shape
+        or first.ndim != 1
+        or first.dtype.kind not in "fiu"
+        or second.dtype.kind not in "fiu"
+    ):
+        raise InputError(
+            file=path,
+            field=field,
+            found=f"{second.dtype} {second.shape} and {first.dtype} {first.shape}",
+            expected="real numbers, one per pattern in each",
+        )
+    return np.stack([first, second], axis=1).astype(np.float64)
+
+
+def table_of_pairs(values: NDArray, path: Path, field: str) -> NDArray[np.float64]:
+    """Positions [n, 2] from an array (..., n, 2)."""
+    if values.dtype.kind not in "fiu" or values.ndim < 2 or values.shape[-1] != 2:
+        raise InputError(
+            file=path, field=field, found=f"{values.dtype} {values.shape}", expected="real numbers (n, 2): row, column"
+        )
+    return values.reshape(-1, 2).astype(np.float64)
+
+
+def whole_numbers(values: ArrayLike, n: int, path: Path, field: str) -> NDArray[np.int64]:
+    """Scan numbers [n] as int64."""
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise InputError(file=path, field=field, found=f"{array.dtype} {array.shape}", expected=f"{n} whole numbers")
+    return array.astype(np.int64)
+
+
+def square_pixel(width: float | None, height: float | None, path: Path, field: str) -> float | None:
+    """The side of a pixel from its width and height."""
+    if width and height and abs(width - height) > 1e-3 * abs(width):
+        raise InputError(
+            file=path, field=field, found=f"{width:.6g} and {height:.6g} m", expected="square detector pixels"
+        )
+    return width or height

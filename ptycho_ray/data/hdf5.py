@@ -1,34 +1,33 @@
-"""Scans in HDF5 files. Patterns stay on disk and are read when asked for.
+"""HDF5 files: checked access to their datasets, and frames that stay on disk until they are asked for.
 
-Reads the PtychoPINN keys, the layout ``dp``/``pos``, Ptychodus training data and PtyLab; CXI is in ``cxi``.
-Compression filters of detectors (bitshuffle, LZ4, ...) come from hdf5plugin.
+Compression filters of detectors (bitshuffle, LZ4, ...) come from hdf5plugin. Links to other files are followed only
+where they stay in the folder of the file: nobody's file may point this program at another one's.
 """
 
 from __future__ import annotations
 
-import json
+import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields, choose_key, frames_axis, metadata_from_text
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.fields import choose_key, frames_axis
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 
-if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
-
-PLANCK_TIMES_LIGHT_EV_M = 1.23984198e-6
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
-PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")
-AMPLITUDE_KEYS = ("diff3d", "diffraction")
+SUSPICIOUS_BYTES = 256 * 2**20
+SUSPICIOUS_RATIO = 2000
+SCANNED_BYTES = 256 * 2**20
+_HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
 
 @contextmanager
@@ -47,34 +46,80 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
         raise InputError(file=path, found=f"unreadable data ({error})", expected="a complete HDF5 file") from error
 
 
-class Hdf5Frames:
-    """Frames [n, rows, columns] of an HDF5 dataset, read in runs of consecutive frames.
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose heap of texts would send the HDF5 library round in a circle: an entry of no length.
 
-    The file is opened for each read, so that the object can be pickled and used in any process. ``frame_axis`` is the
-    dataset's axis that counts frames (0, or 2 for a stack (rows, columns, n)), ``labels`` their numbers in the file.
+    Looks through files up to SCANNED_BYTES only; larger ones are not what a stranger uploads.
+    """
+    size = path.stat().st_size
+    if not 0 < size <= SCANNED_BYTES:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(_HEAP)
+        while start >= 0:
+            length = int.from_bytes(content[start + 8 : start + 16], "little")
+            place, end = start + 16, start + length
+            while _SMALLEST_HEAP <= length <= size - start and end - place >= 16:
+                number = int.from_bytes(content[place : place + 2], "little")
+                held = int.from_bytes(content[place + 8 : place + 16], "little")
+                step = held if number == 0 else 16 + -(-held // 8) * 8
+                if step < 16 or step > end - place:
+                    raise InputError(file=path, found="damaged texts (global heap)", expected="a complete HDF5 file")
+                place += step
+            start = content.find(_HEAP, start + 4)
+
+
+class Hdf5Frames:
+    """Frames [n, rows, columns] of one or several HDF5 datasets, read in runs of consecutive frames.
+
+    The files are opened for each read, so that the object can be pickled and used in any process. ``layout`` says which
+    axes of a dataset count frames: 'first', 'last' (rows, columns, n), or 'grid' (a, b, rows, columns), a raster whose
+    frames are numbered row by row. ``labels`` are the numbers of the frames in the file.
     """
 
     in_memory = False
 
-    def __init__(self, path: Path, dataset: h5py.Dataset, frame_axis: int = 0) -> None:
-        self.path, self.name, self.frame_axis = path.resolve(), dataset.name, frame_axis
-        shape = tuple(np.roll(dataset.shape, 1)) if frame_axis == 2 else dataset.shape
-        self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
-        self.dtype = dataset.dtype
+    def __init__(self, datasets: list[h5py.Dataset], layout: str = "first") -> None:
+        self.parts = [(Path(dataset.file.filename).resolve(), dataset.name) for dataset in datasets]
+        self.layout, self.dtype = layout, datasets[0].dtype
+        shapes = [frames_shape(dataset.shape, layout) for dataset in datasets]
+        self.ends = np.cumsum([shape[0] for shape in shapes])
+        self.shape: tuple[int, int, int] = (int(self.ends[-1]), shapes[0][1], shapes[0][2])
+        self.grid_columns = datasets[0].shape[1]
         self.labels = np.arange(self.shape[0])
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
         """The frames ``indices`` [k], in that order, repeated where an index is."""
         wanted, back = np.unique(self.labels[indices], return_inverse=True)
         frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
-        with open_hdf5(self.path) as file:
-            dataset = file[self.name]
-            starts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
-            for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
-                piece = slice(wanted[start], wanted[stop - 1] + 1)
-                block = dataset[piece] if self.frame_axis == 0 else np.moveaxis(dataset[:, :, piece], 2, 0)
-                frames[start:stop] = block
+        part_of = np.searchsorted(self.ends, wanted, side="right")
+        for part in np.unique(part_of):
+            rows = np.flatnonzero(part_of == part)
+            first = self.ends[part - 1] if part else 0
+            path, name = self.parts[part]
+            frames[rows] = self._read_part(path, name, wanted[rows] - first)
         return frames if np.array_equal(back, np.arange(len(wanted))) else frames[back]
+
+    def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64]) -> NDArray:
+        """Frames ``wanted`` (ascending) of one dataset."""
+        frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+        breaks = np.diff(wanted, prepend=-2) > 1
+        if self.layout == "grid":
+            breaks |= wanted % self.grid_columns == 0
+        starts = np.flatnonzero(breaks)
+        with open_hdf5(path) as file:
+            dataset = file[name]
+            for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
+                low, high = int(wanted[start]), int(wanted[stop - 1]) + 1
+                if self.layout == "first":
+                    block = dataset[low:high]
+                elif self.layout == "last":
+                    block = np.moveaxis(dataset[:, :, low:high], 2, 0)
+                else:
+                    row, column = divmod(low, self.grid_columns)
+                    block = dataset[row, column : column + high - low]
+                frames[start:stop] = block
+        return frames
 
     def take(self, indices: NDArray[np.int64]) -> Hdf5Frames:
         """The frames ``indices`` [k] as a source of their own; nothing is read."""
@@ -85,48 +130,121 @@ class Hdf5Frames:
         return chosen
 
 
+def frames_shape(shape: tuple[int, ...], layout: str) -> tuple[int, int, int]:
+    """(n, rows, columns) of a dataset's shape."""
+    if layout == "grid":
+        return shape[0] * shape[1], shape[2], shape[3]
+    return (shape[2], shape[0], shape[1]) if layout == "last" else (shape[0], shape[1], shape[2])
+
+
 class Hdf5Scan:
     """Checked access to the datasets of one open HDF5 file."""
 
+    kind = "hdf5"
+
     def __init__(self, path: Path, file: h5py.File, max_bytes: int) -> None:
         self.path, self.file, self.budget = path, file, max_bytes
+        self._checked_links: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
+        self.check_links(name)
         return name in self.file
 
     def keys(self) -> list[str]:
-        """Paths of all datasets."""
+        """Paths of all datasets in the file itself."""
         found: list[str] = []
         self.file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         return found
 
+    def names(self, group: str) -> list[str]:
+        """Names of the members of a group; none if there is no such group."""
+        return list(self.file[group]) if group in self and isinstance(self.file[group], h5py.Group) else []
+
+    def attribute(self, place: str, name: str) -> Any:
+        """An attribute of the object at ``place`` ('/' is the file's), or None."""
+        if place != "/" and place not in self:
+            return None
+        value = self.file[place].attrs.get(name)
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+    def check_links(self, name: str) -> None:
+        """Refuse a path that leads through a link to a file outside the folder, or to one that is not there."""
+        here = ""
+        for piece in filter(None, name.split("/")):
+            here = f"{here}/{piece}"
+            if here in self._checked_links:
+                continue
+            parent = self.file.get(here.rpartition("/")[0] or "/")
+            if not isinstance(parent, h5py.Group) or not parent.id.links.exists(piece.encode()):
+                return
+            link = parent.get(piece, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                check_file_name(self.path, here, link.filename)
+                if not (self.path.parent / link.filename).is_file():
+                    raise InputError(
+                        file=self.path,
+                        field=here,
+                        found=f"a link to {link.filename}, which is not there",
+                        expected="the linked file in the same folder",
+                    )
+            if isinstance(link, h5py.SoftLink):
+                self._checked_links.add(here)  # before following it, so that a circle ends
+                self.check_links(link.path if link.path.startswith("/") else f"{here.rpartition('/')[0]}/{link.path}")
+            self._checked_links.add(here)
+
     def dataset(self, *names: str) -> h5py.Dataset:
         """The first of ``names`` that exists and can be read."""
-        name = next((name for name in names if name in self.file), None)
+        name = next((name for name in names if name in self), None)
         dataset = self.file[name or choose_key(self.path, self.keys(), *names)]
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(file=self.path, field=name, found="a group", expected="a dataset")
+        where = Path(dataset.file.filename).resolve()  # a linked file may link on
+        if not where.is_relative_to(self.path.parent.resolve()):
+            raise InputError(
+                file=self.path,
+                field=name,
+                found=f"links that lead to {where}",
+                expected="a file in the same folder, or in one below it",
+            )
         check_readable(self.path, dataset)
         return dataset
 
     def read(self, *names: str) -> NDArray:
         """Read the first of ``names`` that exists as a numeric array."""
-        dataset = self.dataset(*names)
-        if dataset.dtype.kind not in "biufc":
+        return self.read_dataset(self.dataset(*names))
+
+    def read_dataset(self, dataset: h5py.Dataset) -> NDArray:
+        """Read a dataset as a numeric array."""
+        compound = dataset.dtype.names in (("r", "i"), ("real", "imag")) and dataset.dtype.kind == "V"
+        if dataset.dtype.kind not in "biufc" and not compound:
             raise InputError(file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="numbers")
-        if dataset.nbytes > self.budget:
+        size = dataset.size * dataset.dtype.itemsize if dataset.shape is not None else 0
+        if size > self.budget:
             raise InputError(
                 file=self.path,
                 field=dataset.name,
-                found=f"{dataset.nbytes / 2**20:.4g} MiB",
+                found=f"{size / 2**20:.4g} MiB",
                 expected=f"at most {self.budget / 2**20:.4g} MiB more from this file (max_bytes)",
             )
-        self.budget -= dataset.nbytes
-        return np.asarray(dataset[()])
+        stored = dataset.id.get_storage_size()
+        if size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * max(stored, 1) and not dataset.is_virtual:
+            raise InputError(
+                file=self.path,
+                field=dataset.name,
+                found=f"{stored} bytes that claim to be {size}",
+                expected=f"a ratio below {SUSPICIOUS_RATIO}",
+                hint="this looks like a decompression bomb",
+            )
+        self.budget -= size
+        values = np.asarray(dataset[()])
+        if values.dtype.names is None:
+            return values
+        real, imaginary = (values[name] for name in values.dtype.names)
+        return np.asarray(real + 1j * imaginary)
 
     def read_optional(self, *names: str) -> NDArray | None:
         """Read the first of ``names`` that exists, or None."""
-        return self.read(*names) if any(name in self.file for name in names) else None
+        return self.read(*names) if any(name in self for name in names) else None
 
     def number(self, *names: str) -> float | None:
         """One number from the first of ``names`` that is a dataset or an attribute of the root, or None."""
@@ -140,20 +258,70 @@ class Hdf5Scan:
             return float(array.ravel()[0])
         return None
 
-    def frames(self, n_positions: int, *names: str) -> tuple[Hdf5Frames, str]:
-        """The patterns, which stay on disk, and the name of their dataset."""
-        dataset = self.dataset(*names)
-        axis = frames_axis(dataset.shape, n_positions, self.path, dataset.name)
-        if dataset.dtype.kind not in "biuf":
-            raise InputError(file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="real numbers")
-        if dataset.nbytes / n_positions * FRAMES_IN_MEMORY > self.budget:
+    def text(self, name: str) -> str | None:
+        """A text dataset or attribute of the root, or None."""
+        value = self.file.attrs.get(name)
+        if value is None and name in self and isinstance(self.file[name], h5py.Dataset):
+            dataset = self.file[name]
+            if dataset.shape != () or dataset.dtype.kind not in "OS":
+                return None
+            value = dataset[()]
+        if isinstance(value, bytes):
+            return value.decode(errors="replace")
+        return value if isinstance(value, str) else None
+
+    def frames(self, n_positions: int | None, *names: str) -> tuple[Hdf5Frames, str]:
+        """The patterns, which stay on disk, and the name of their dataset; as many as positions, if that is given."""
+        return self.joined_frames([self.dataset(*names)], n_positions)
+
+    def joined_frames(self, datasets: list[h5py.Dataset], n_positions: int | None = None) -> tuple[Hdf5Frames, str]:
+        """Frames of several datasets, one after the other."""
+        first = datasets[0]
+        layout = self._layout(first, n_positions)
+        for dataset in datasets:
+            if dataset.dtype.kind not in "biuf":
+                raise InputError(
+                    file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="real numbers"
+                )
+            if dataset.ndim != first.ndim or dataset.shape[-2:] != first.shape[-2:] or dataset.dtype != first.dtype:
+                raise InputError(
+                    file=self.path,
+                    field=dataset.name,
+                    found=f"{dataset.dtype} of shape {dataset.shape}",
+                    expected=f"{first.dtype} frames of {first.shape[-2:]} as in {first.name}",
+                )
+        n = sum(frames_shape(dataset.shape, layout)[0] for dataset in datasets)
+        one = math.prod(frames_shape(first.shape, layout)[1:]) * max(first.dtype.itemsize, 4)
+        needed = max(one * FRAMES_IN_MEMORY, 8 * n)
+        if needed > self.budget:
             raise InputError(
                 file=self.path,
-                field=dataset.name,
-                found=f"frames of {dataset.nbytes / n_positions / 2**20:.4g} MiB",
+                field=first.name,
+                found=f"frames of {one / 2**20:.4g} MiB" if one * FRAMES_IN_MEMORY > self.budget else f"{n} frames",
                 expected=f"{FRAMES_IN_MEMORY} frames within {self.budget / 2**20:.4g} MiB (max_bytes)",
             )
-        return Hdf5Frames(self.path, dataset, axis), dataset.name
+        return Hdf5Frames(datasets, layout), first.name
+
+    def _layout(self, dataset: h5py.Dataset, n: int | None) -> str:
+        shape: tuple[int, ...] = dataset.shape or ()
+        if len(shape) == 4 and (n is None or shape[0] * shape[1] == n):
+            return "grid"
+        if n is None and len(shape) == 3:
+            return "first"
+        return "last" if frames_axis(shape, -1 if n is None else n, self.path, dataset.name) == 2 else "first"
+
+
+def check_file_name(path: Path, field: str, name: str) -> None:
+    """Refuse a link to a file by an absolute name, or one that leaves the folder of ``path``."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive or ".." in parts:
+        raise InputError(
+            file=path,
+            field=field,
+            found=f"a link to {name}",
+            expected="a file in the same folder, or in one below it",
+            hint="absolute links and links through '..' are not followed; put the files together",
+        )
 
 
 def check_readable(path: Path, dataset: h5py.Dataset) -> None:
@@ -169,112 +337,11 @@ def check_readable(path: Path, dataset: h5py.Dataset) -> None:
                 expected="a filter of HDF5 or hdf5plugin",
                 hint="install the filter's HDF5 plugin, or rewrite the file with another compression",
             )
+    if dataset.is_virtual:
+        for source in dataset.virtual_sources():
+            if source.file_name != ".":
+                check_file_name(path, dataset.name, source.file_name)
     if dataset.external:
         raise InputError(
             file=path, field=dataset.name, found="data stored in another raw file", expected="data inside the HDF5 file"
         )
-
-
-def read_hdf5(path: Path, *, max_bytes: int) -> ScanFields:
-    """Read a scan from an HDF5 file, telling its layout from its keys."""
-    from ptycho_ray.data.cxi import is_cxi, read_cxi
-
-    with open_hdf5(path) as file:
-        scan = Hdf5Scan(path, file, max_bytes)
-        return read_cxi(scan) if is_cxi(scan) else _read_flat(scan)
-
-
-def _read_flat(scan: Hdf5Scan) -> ScanFields:
-    positions, nominal, metres = _positions(scan)
-    frames, field = scan.frames(len(positions), *PATTERN_KEYS)
-    if "pos" in scan and "xcoords" not in scan:
-        positions += frames.shape[-1] // 2
-    energy = scan.number("energy_eV", "photon_energy_eV")
-    wavelength = scan.number("wavelength_m", "wavelength")
-    if energy is None and wavelength:
-        energy = PLANCK_TIMES_LIGHT_EV_M / wavelength
-    meta = scan.file.attrs.get("meta")
-    counts = scan.number("counts_are_photons")
-    return ScanFields(
-        frames=frames,
-        frames_field=field,
-        positions=positions,
-        nominal=nominal,
-        positions_in_metres=metres,
-        probe=scan.read_optional("probeGuess", "probe_guess", "probe"),
-        object_truth=None if metres else scan.read_optional("objectGuess", "object", "obj"),
-        Y=scan.read_optional("Y"),
-        scan_index=scan.read_optional("scan_index"),
-        bad_pixels=scan.read_optional("bad_pixels"),
-        domain=None if field.lstrip("/") in AMPLITUDE_KEYS else "intensity",
-        counts_are_photons=None if counts is None else bool(counts),
-        pixel_size_m=scan.number("pixel_size_m", "object_pixel_width_m"),
-        energy_eV=energy,
-        detector_distance_m=scan.number("detector_distance_m", "detector_object_distance_m", "zo"),
-        detector_pixel_m=scan.number("detector_pixel_size_m", "dxd"),
-        metadata=metadata_from_text(meta) if isinstance(meta, str) else None,
-    )
-
-
-def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
-    """Positions [n, 2] (row, column), nominal ones or None, and whether they are in metres."""
-    for name, metres in (("positions_px", False), ("pos", False), ("positions_m", True), ("encoder", True)):
-        if name in scan and "xcoords" not in scan:
-            pairs = scan.read(name)
-            if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iuf":
-                raise InputError(
-                    file=scan.path, field=name, found=f"{pairs.dtype} {pairs.shape}", expected="numbers (n, 2)"
-                )
-            return pairs.astype(np.float64), None, metres
-    if "probe_position_x_m" in scan:
-        return _columns(scan, "probe_position_y_m", "probe_position_x_m"), None, True
-    if "probe_position_x_px" in scan:  # Ptychodus: the position is the middle of the patch, half a pixel before N//2
-        return _columns(scan, "probe_position_y_px", "probe_position_x_px") + 0.5, None, False
-    positions = _columns(scan, "ycoords", "xcoords")
-    has_nominal = "xcoords_start" in scan and "ycoords_start" in scan
-    return positions, _columns(scan, "ycoords_start", "xcoords_start") if has_nominal else None, False
-
-
-def _columns(scan: Hdf5Scan, row_name: str, column_name: str) -> NDArray[np.float64]:
-    rows, columns = scan.read(row_name), scan.read(column_name)
-    if rows.shape != columns.shape or rows.ndim != 1 or rows.dtype.kind not in "iuf" or columns.dtype.kind not in "iuf":
-        raise InputError(
-            file=scan.path,
-            field=f"{column_name}, {row_name}",
-            found=f"{columns.dtype} {columns.shape} and {rows.dtype} {rows.shape}",
-            expected="real numbers, one per pattern in each",
-        )
-    return np.stack([rows, columns], axis=1).astype(np.float64)
-
-
-def write_hdf5(raw: RawData, path: str | Path) -> None:
-    """Write a scan with the PtychoPINN keys, pattern by pattern (bounded memory); ``diff3d`` is amplitude."""
-    arrays: dict[str, Any] = {
-        "xcoords": raw.xcoords,
-        "ycoords": raw.ycoords,
-        "xcoords_start": raw.xcoords_start,
-        "ycoords_start": raw.ycoords_start,
-        "probeGuess": raw.probe,
-        "scan_index": raw.scan_index,
-        "objectGuess": raw.object_truth,
-        "Y": raw.Y,
-        "bad_pixels": raw.bad_pixels,
-    }
-    numbers = {
-        "pixel_size_m": raw.pixel_size_m,
-        "energy_eV": raw.energy_eV,
-        "detector_distance_m": raw.detector_distance_m,
-        "counts_are_photons": raw.counts_are_photons,
-    }
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        for name, array in arrays.items():
-            if array is not None:
-                file[name] = array
-        file.attrs.update({name: value for name, value in numbers.items() if value is not None})
-        if raw.metadata is not None:
-            file.attrs["meta"] = json.dumps(raw.metadata)
-        dataset = file.create_dataset(
-            "diff3d", raw.patterns.shape, np.float32, chunks=(1, raw.N, raw.N), compression="gzip", compression_opts=1
-        )
-        for piece, intensity in raw.patterns.chunks():
-            dataset[piece] = np.sqrt(intensity)

@@ -10,15 +10,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields, default_max_bytes
-from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M, read_hdf5
-from ptycho_ray.data.npz import read_npz
+from ptycho_ray.data.companion import combined
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M, ScanFields, default_max_bytes
+from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, is_integral
-from ptycho_ray.data.raw_data import SMALLEST_SPAN_PX, RawData
+from ptycho_ray.data.raw_data import SMALLEST_SPAN_PX, RawData, probe_modes
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+WIDEST_STEP = 0.5
+"""Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
 
 
 def load_data(
@@ -35,12 +36,16 @@ def load_data(
     domain: Domain | Literal["auto"] = "auto",
     transpose: bool = False,
     pixel_size_m: float | None = None,
+    energy_eV: float | None = None,
+    detector_distance_m: float | None = None,
+    detector_pixel_m: float | None = None,
+    companion: str | Path | None = None,
     probe: NDArray | None = None,
     bad_pixels: NDArray | None = None,
     in_memory: bool = False,
     max_bytes: int | None = None,
 ) -> RawData:
-    """Read a scan (PtychoPINN chain, callchain 1.3): NPZ, HDF5 or CXI, told apart by content, not by name.
+    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, told by content, not by name.
 
     n_subsample, n_images  use that many patterns (the first of the two that is given), chosen at random, in file order
     subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
@@ -49,26 +54,76 @@ def load_data(
     domain                 what the patterns hold; 'auto' asks the format and the values
     transpose              exchange rows and columns of every pattern
     pixel_size_m           object pixel size; needed where positions are in metres and the file does not tell it
+    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not tell, or tells wrongly
+    companion              a second file with what the first does not hold (positions, probe, object, patterns); formats
+                           that consist of two files find the other one by its name
     probe                  [N, N] or [P, N, N], replaces the probe of the file
     bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
     in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
     max_bytes              refuse a file whose arrays would take more memory, 0.8 of the machine's by default
 
-    A file without a probe gets one estimated from the mean pattern, with a warning. Patterns of HDF5 files stay on
+    A file without a probe gets one estimated from the mean pattern, with a warning; a probe of unknown scale is given
+    the mean photons of a pattern. Patterns of HDF5 files stay on
     disk unless ``in_memory`` is set.
     Raises InputError (MissingFileError for a missing file) naming file, field, what was found and what was expected.
     """
     path = require_file(file_path)
     limit = default_max_bytes() if max_bytes is None else max_bytes
-    fields = _read(path, limit)
-    if pixel_size_m is not None:
-        fields.pixel_size_m = pixel_size_m
-    if bad_pixels is not None:
-        fields.bad_pixels = bad_pixels
-    if in_memory and not isinstance(fields.frames, np.ndarray):
+    fields = read_both(path, companion, limit)
+    for name, value in (
+        ("pixel_size_m", pixel_size_m),
+        ("energy_eV", energy_eV),
+        ("detector_distance_m", detector_distance_m),
+        ("detector_pixel_m", detector_pixel_m),
+        ("bad_pixels", bad_pixels),
+    ):
+        if value is not None:
+            setattr(fields, name, value)
+    if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
         fields.frames = _all_frames(fields.frames, limit, path, fields.frames_field)
+    raw = scan_from_fields(
+        fields,
+        path,
+        domain=domain,
+        transpose=transpose,
+        flip_x=flip_x,
+        flip_y=flip_y,
+        swap_xy=swap_xy,
+        coord_scale=coord_scale,
+        probe=probe,
+        source=str(file_path),
+    )
+    return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
+
+
+def scan_from_fields(
+    fields: ScanFields,
+    path: Path,
+    *,
+    domain: Domain | Literal["auto"] = "auto",
+    transpose: bool = False,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    coord_scale: float = 1.0,
+    probe: NDArray | None = None,
+    source: str | None = None,
+) -> RawData:
+    """The scan that a file's content makes, with positions in object pixels; arguments as in ``load_data``."""
+    if fields.frames is None:
+        raise InputError(
+            file=path,
+            field="patterns",
+            found=f"a file of the format {fields.format}, which holds no diffraction patterns",
+            expected="a scan",
+            hint="name the file with the patterns, and this one as its companion (--companion)",
+        )
     patterns = _patterns(fields, domain, transpose, path)
+    far_field_assumed = fields.pixel_size_m is None
     positions, nominal = _positions_px(fields, patterns.N, path)
+    if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
+        assert fields.pixel_size_m is not None
+        _warn_of_wide_steps(positions, patterns.N, fields.pixel_size_m, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
         if flip_x:
             coordinates[:, 1] *= -1
@@ -78,6 +133,8 @@ def load_data(
             coordinates[:] = coordinates[:, ::-1].copy()
         coordinates *= coord_scale
     given = fields.probe if probe is None else probe
+    if given is not None and probe is None and not fields.probe_scale_known:
+        given = with_mean_photons(given, patterns)
     raw = RawData(
         positions[:, 1],
         positions[:, 0],
@@ -93,11 +150,13 @@ def load_data(
         pixel_size_m=fields.pixel_size_m,
         energy_eV=fields.energy_eV,
         detector_distance_m=fields.detector_distance_m,
-        source=str(file_path),
+        detector_pixel_m=fields.detector_pixel_m,
+        far_field=fields.far_field,
+        source=str(path) if source is None else source,
     )
     if given is None:
-        warnings.warn(f"{file_path}: no probe found, it was estimated from the mean pattern", stacklevel=2)
-    return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
+        warnings.warn(f"{path}: no probe found, it was estimated from the mean pattern", stacklevel=3)
+    return raw
 
 
 def estimate_probe(patterns: PatternStack) -> NDArray[np.complex64]:
@@ -111,14 +170,53 @@ def estimate_probe(patterns: PatternStack) -> NDArray[np.complex64]:
     return wave[None].astype(np.complex64)
 
 
-def _read(path: Path, max_bytes: int) -> ScanFields:
-    with path.open("rb") as stream:
-        start = stream.read(8)
-    if start[:2] == b"PK":
-        return read_npz(path, max_bytes=max_bytes)
-    if start == HDF5_SIGNATURE:
-        return read_hdf5(path, max_bytes=max_bytes)
-    raise InputError(file=path, found="neither a zip archive nor HDF5", expected="a scan as NPZ, HDF5 or CXI")
+def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.complex64]:
+    """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns."""
+    modes = probe_modes(probe).astype(np.complex128)
+    rows = np.unique(np.linspace(0, len(patterns) - 1, min(64, len(patterns))).astype(np.int64))
+    wanted = float(patterns.intensity(rows).sum(axis=(1, 2), dtype=np.float64).mean())
+    energy = float(np.sum(np.abs(modes) ** 2))
+    scale = math.sqrt(wanted / energy) if energy > 0 and math.isfinite(energy) else 1.0
+    return (modes * scale).astype(np.complex64)
+
+
+def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> ScanFields:
+    """What a file and its companion hold together; the companion is looked for if none is given."""
+    fields = read_fields(path, max_bytes)
+    incomplete = fields.frames is None or fields.positions is None
+    find = format_named(fields.format).companion
+    if companion is not None:
+        other: Path | None = require_file(companion, "companion")
+    else:
+        other = find(path) if find is not None and incomplete else None
+    if other is not None:
+        fields = combined(fields, read_fields(other, max_bytes), path)
+    return fields
+
+
+def _warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
+    """A far-field pixel under which neighbours share less than half a window is most likely not the pixel."""
+    if not np.isfinite(positions).all():
+        return  # refused later, with the number of the position
+    step = float(np.median(nearest_distances(positions)))
+    if step > WIDEST_STEP * N:
+        warnings.warn(
+            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px apart in a "
+            f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
+            "(--pixel-size-m)",
+            stacklevel=3,
+        )
+
+
+def nearest_distances(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each position [n, 2] from the nearest different one."""
+    from scipy.spatial import cKDTree
+
+    distinct = np.unique(positions, axis=0)
+    if len(distinct) < 2:
+        return np.zeros(1)
+    distances: NDArray[np.float64] = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
+    return distances
 
 
 def _all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArray:
@@ -134,6 +232,7 @@ def _all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDAr
 
 
 def _patterns(fields: ScanFields, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:
+    assert fields.frames is not None
     stack = PatternStack(
         fields.frames,
         fields.domain or "amplitude" if domain == "auto" else domain,
@@ -156,8 +255,23 @@ def _positions_px(fields: ScanFields, N: int, path: Path) -> tuple[NDArray[np.fl
     say that it is one: its pixel size has to be given.
     """
     positions, nominal = fields.positions, fields.nominal
+    if positions is None:
+        raise InputError(
+            file=path,
+            field="positions",
+            found=f"none in a file of the format {fields.format}",
+            expected="scan positions",
+            hint="name the file that holds them as the companion (--companion)",
+        )
     size = fields.pixel_size_m
     energy, distance, detector_pixel = fields.energy_eV, fields.detector_distance_m, fields.detector_pixel_m
+    if size is None and fields.far_field is False:
+        raise InputError(
+            file=path,
+            field="pixel_size_m",
+            found="a near-field scan without one",
+            expected="the effective pixel size in metres (--pixel-size-m)",
+        )
     if size is None and energy and distance and detector_pixel:
         size = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (N * detector_pixel)
         fields.pixel_size_m = size
@@ -172,6 +286,7 @@ def _positions_px(fields: ScanFields, N: int, path: Path) -> tuple[NDArray[np.fl
             field="pixel_size_m",
             found="positions in metres without a pixel size",
             expected="the object pixel size in metres, or energy, distance and detector pixel size in the file",
+            hint="--pixel-size-m says it, or --energy-eV, --detector-distance-m and --detector-pixel-m do",
         )
     return positions / size, None if nominal is None else nominal / size
 

@@ -1,27 +1,18 @@
-"""Scans in NPZ files: PtychoPINN's keys, tike's, and the layout ``dp``/``pos``.
-
-Nothing is unpickled, and the sizes declared in the file are checked before anything is inflated.
-"""
+"""NPZ files: nothing is unpickled, and the sizes declared in the file are checked before anything is inflated."""
 
 from __future__ import annotations
 
-import json
 import tokenize
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields, choose_key, frames_first, metadata_from_text
+from ptycho_ray.data.fields import choose_key
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
-
-if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
 
 SUSPICIOUS_RATIO = 300
 SUSPICIOUS_BYTES = 256 * 2**20
@@ -33,17 +24,21 @@ class NpzFile:
     """Arrays of an NPZ file by name, each checked before it is read.
 
     Raises InputError for an archive that is damaged or truncated, an array that would need pickle, and arrays that
-    would inflate to more than ``max_bytes`` together.
+    would inflate to more than ``max_bytes`` together. ``stream`` is where the bytes come from, if not from ``path``.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    kind = "npz"
+
+    def __init__(self, path: Path, max_bytes: int, stream: IO[bytes] | None = None) -> None:
         self.path, self.budget = path, max_bytes
         try:
-            self.archive = zipfile.ZipFile(path)
+            self.archive = zipfile.ZipFile(path if stream is None else stream)
         except _DAMAGE as error:
             raise InputError(file=path, found=f"a damaged archive ({error})", expected="a complete NPZ file") from error
         self.members = {
-            info.filename.removesuffix(".npy"): info for info in self.archive.infolist() if not info.is_dir()
+            info.filename.removesuffix(".npy"): info
+            for info in self.archive.infolist()
+            if not info.filename.endswith("/")
         }
 
     def __enter__(self) -> NpzFile:
@@ -59,8 +54,17 @@ class NpzFile:
         """Type of an array, from its header."""
         return self._header(name)[1]
 
-    def read(self, name: str) -> NDArray:
-        """Read one array."""
+    def keys(self) -> list[str]:
+        """Names of all arrays."""
+        return list(self.members)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array, from its header."""
+        return self._header(name)[0]
+
+    def read(self, *names: str) -> NDArray:
+        """Read the first of ``names`` that exists."""
+        name = choose_key(self.path, self.members, *names)
         info = self.members[name]
         shape, dtype, header_bytes = self._header(name)
         if dtype.hasobject:
@@ -88,10 +92,16 @@ class NpzFile:
                 return self.read(name)
         return None
 
-    def number(self, name: str) -> float | None:
+    def number(self, *names: str) -> float | None:
         """One number, or None where the key is missing or holds something else."""
-        value = self.read_optional(name)
+        value = self.read_optional(*names)
         return float(value.ravel()[0]) if value is not None and value.size == 1 and value.dtype.kind in "fiub" else None
+
+    def text(self, name: str) -> str | None:
+        """A text, or None where the key is missing or holds something else."""
+        if name not in self or self.dtype(name).kind != "U" or np.prod(self.shape(name), dtype=object) != 1:
+            return None
+        return str(self.read(name).ravel()[0])
 
     def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
         try:
@@ -134,139 +144,3 @@ class NpzFile:
         return InputError(
             file=self.path, field=name, found=f"damaged data ({error})", expected="a complete array in NPY format"
         )
-
-
-def read_npz(path: Path, *, max_bytes: int) -> ScanFields:
-    """Read a scan from an NPZ file, telling its layout from its keys."""
-    with NpzFile(path, max_bytes) as npz:
-        if "data" in npz and "scan" in npz:
-            return _read_tike(npz)
-        if "dp" in npz and "pos" in npz:
-            return _read_simulated(npz)
-        return _read_ptychopinn(npz)
-
-
-def _read_ptychopinn(npz: NpzFile) -> ScanFields:
-    keys = list(npz.members)
-    pattern_key = choose_key(npz.path, keys, "diff3d", "diffraction")
-    coordinates = [npz.read(choose_key(npz.path, keys, name)) for name in ("ycoords", "xcoords")]
-    positions = _columns(npz, *coordinates)
-    starts = [npz.read_optional(name) for name in ("ycoords_start", "xcoords_start")]
-    nominal = None if starts[0] is None or starts[1] is None else _columns(npz, starts[0], starts[1])
-    truth = npz.read_optional("Y")
-    if truth is not None and truth.shape[:1] != positions.shape[:1]:
-        warnings.warn(
-            f"{npz.path}: Y of shape {truth.shape} does not fit {len(positions)} positions, ignored", stacklevel=4
-        )
-        truth = None
-    counts = npz.number("counts_are_photons")
-    return ScanFields(
-        frames=frames_first(npz.read(pattern_key), len(positions), npz.path, pattern_key),
-        frames_field=pattern_key,
-        positions=positions,
-        nominal=nominal,
-        probe=npz.read(choose_key(npz.path, keys, "probeGuess", "probe")),
-        object_truth=npz.read_optional("objectGuess"),
-        Y=truth,
-        scan_index=npz.read_optional("scan_index"),
-        bad_pixels=npz.read_optional("bad_pixels"),
-        counts_are_photons=None if counts is None else bool(counts),
-        pixel_size_m=npz.number("pixel_size_m"),
-        energy_eV=npz.number("energy_eV"),
-        detector_distance_m=npz.number("detector_distance_m"),
-        metadata=_metadata(npz),
-    )
-
-
-def _read_tike(npz: NpzFile) -> ScanFields:
-    """tike: data (1, n, N, N) intensity with DC at the corner, scan (1, n, 2) = row, column of the patch corner."""
-    frames, probe = _stack(npz, "data"), npz.read_optional("probe")
-    frames = frames.reshape(-1, *frames.shape[-2:])
-    return ScanFields(
-        frames=np.fft.fftshift(frames, axes=(-2, -1)),
-        frames_field="data",
-        positions=_corners(npz, "scan") + frames.shape[-1] // 2,
-        probe=None if probe is None else probe.reshape(-1, *probe.shape[-2:]),
-        domain="intensity",
-        metadata=_metadata(npz),
-    )
-
-
-def _read_simulated(npz: NpzFile) -> ScanFields:
-    """dp (n, N, N) counts, pos (n, 2) = row, column of the patch corner, probe_guess, obj (truth)."""
-    frames = _stack(npz, "dp")
-    return ScanFields(
-        frames=frames,
-        frames_field="dp",
-        positions=_corners(npz, "pos") + frames.shape[-1] // 2,
-        probe=npz.read_optional("probe_guess", "probe"),
-        object_truth=npz.read_optional("obj"),
-        domain="intensity",
-        metadata=_metadata(npz),
-    )
-
-
-def _stack(npz: NpzFile, name: str) -> NDArray:
-    frames = npz.read(name)
-    if frames.ndim < 3:
-        raise InputError(file=npz.path, field=name, found=f"shape {frames.shape}", expected="patterns (n, N, N)")
-    return frames
-
-
-def _corners(npz: NpzFile, name: str) -> NDArray[np.float64]:
-    """Patch corners [n, 2] (row, column) from an array (..., n, 2)."""
-    pairs = npz.read(name)
-    if pairs.dtype.kind not in "fiu" or pairs.ndim < 2 or pairs.shape[-1] != 2:
-        raise InputError(
-            file=npz.path, field=name, found=f"{pairs.dtype} {pairs.shape}", expected="real numbers (n, 2): row, column"
-        )
-    return pairs.reshape(-1, 2).astype(np.float64)
-
-
-def _columns(npz: NpzFile, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
-    if rows.shape != columns.shape or rows.ndim != 1 or rows.dtype.kind not in "fiu" or columns.dtype.kind not in "fiu":
-        raise InputError(
-            file=npz.path,
-            field="xcoords, ycoords",
-            found=f"{columns.dtype} {columns.shape} and {rows.dtype} {rows.shape}",
-            expected="real numbers, one per pattern in each",
-        )
-    return np.stack([rows, columns], axis=1).astype(np.float64)
-
-
-def _metadata(npz: NpzFile) -> dict[str, Any] | None:
-    if "_metadata" in npz and npz.dtype("_metadata").hasobject:
-        warnings.warn(f"{npz.path}: _metadata is pickled and was not read", stacklevel=5)
-        name = "meta"
-    else:
-        name = "_metadata" if "_metadata" in npz else "meta"
-    if name not in npz or npz.dtype(name).kind != "U":
-        return None
-    return metadata_from_text(str(npz.read(name)))
-
-
-def write_npz(raw: RawData, path: str | Path) -> None:
-    """Write a scan with the PtychoPINN keys; ``diff3d`` is amplitude."""
-    arrays: dict[str, Any] = {
-        "xcoords": raw.xcoords,
-        "ycoords": raw.ycoords,
-        "xcoords_start": raw.xcoords_start,
-        "ycoords_start": raw.ycoords_start,
-        "diff3d": raw.diff3d,
-        "probeGuess": raw.probeGuess,
-        "scan_index": raw.scan_index,
-        "counts_are_photons": raw.counts_are_photons,
-    }
-    optional = {
-        "objectGuess": raw.object_truth,
-        "Y": raw.Y,
-        "bad_pixels": raw.bad_pixels,
-        "pixel_size_m": raw.pixel_size_m,
-        "energy_eV": raw.energy_eV,
-        "detector_distance_m": raw.detector_distance_m,
-    }
-    arrays |= {name: value for name, value in optional.items() if value is not None}
-    if raw.metadata is not None:
-        arrays["meta"] = np.array(json.dumps(raw.metadata))
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)

@@ -57,6 +57,8 @@ class RawData:
         pixel_size_m: float | None = None,
         energy_eV: float | None = None,
         detector_distance_m: float | None = None,
+        detector_pixel_m: float | None = None,
+        far_field: bool | None = None,
         source: str = "",
     ) -> None:
         self.source = source
@@ -76,6 +78,7 @@ class RawData:
         self.norm_Y_I = norm_Y_I
         self.metadata = metadata
         self.pixel_size_m, self.energy_eV, self.detector_distance_m = pixel_size_m, energy_eV, detector_distance_m
+        self.detector_pixel_m, self.far_field = detector_pixel_m, far_field
         self.sample_indices: NDArray[np.int64] | None = None
         self.subsample_seed: int | None = None
         self._energies: NDArray[np.float64] | None = None
@@ -147,16 +150,15 @@ class RawData:
         """Read a training and a test scan."""
         return cls.from_file(train_path, **options), cls.from_file(test_path, **options)
 
-    def to_file(self, file_path: str | Path) -> None:
-        """Write the scan with the PtychoPINN keys, as NPZ or (suffix .h5, .hdf5) as HDF5. ``diff3d`` is amplitude."""
-        if Path(file_path).suffix.lower() in (".h5", ".hdf5"):
-            from ptycho_ray.data.hdf5 import write_hdf5
+    def to_file(self, file_path: str | Path, form: str | None = None) -> None:
+        """Write the scan in the format called ``form`` (docs/formats.md).
 
-            write_hdf5(self, file_path)
-        else:
-            from ptycho_ray.data.npz import write_npz
+        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd what they say, anything
+        else is a PtychoPINN NPZ. ``diff3d`` is amplitude.
+        """
+        from ptycho_ray.data.formats import write_scan
 
-            write_npz(self, file_path)
+        write_scan(self, file_path, form)
 
     @property
     def N(self) -> int:

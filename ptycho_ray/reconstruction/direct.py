@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.diffraction import amplitude, diffraction_intensity
-from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.physics.likelihood import good_pixels_of, poisson_deviance, r_factor, seen_by, share_of_good
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 #: Patterns that are transformed at a time: few enough for the processor's cache.
@@ -60,6 +60,7 @@ class DirectSolver:
         probe: modes in sqrt(photons), complex64 [P, N, N].
         learn: bool [n], the patterns that are fitted; all if None.
         photon_scale: photons per unit of the file's intensity; only the likelihood depends on it.
+        bad_pixels: bool [N, N], True where a detector pixel is bad; ``photons`` are zero there and it counts nowhere.
 
     Attributes:
         object: the present estimate, complex64 [H, W], a transmission. Where no light fell it keeps its first value.
@@ -77,8 +78,10 @@ class DirectSolver:
         *,
         learn: NDArray[np.bool_] | None = None,
         photon_scale: float = 1.0,
+        bad_pixels: NDArray[np.bool_] | None = None,
     ) -> None:
         n, side = len(photons), photons.shape[-1]
+        self.good_pixels = good_pixels_of(bad_pixels, photons.device)
         if len(positions_px) != n:
             raise InputError(
                 field="positions_px", found=f"{len(positions_px)} positions", expected=f"{n}, one a pattern"
@@ -98,7 +101,8 @@ class DirectSolver:
         self._first, self._window = first, axis[:, None] * width + axis
         self._probe_spectrum = torch.fft.fft2(self.probe)
         self._frequency = torch.fft.fftfreq(side, device=photons.device)
-        level = math.sqrt(float(photons[self.learn].sum(dim=(-2, -1)).mean() / self.probe.abs().square().sum()))
+        empty_beam = seen_by(diffraction_intensity(self.probe), self.good_pixels).sum()
+        level = math.sqrt(float(photons[self.learn].sum(dim=(-2, -1)).mean() / empty_beam))
         self.object = torch.full((height, width), level, dtype=torch.complex64, device=photons.device)
         self._illumination = self._illuminated()
         self._curvature = 2 * self._illumination.clamp_min(DARK_SHARE * float(self._illumination.max()))
@@ -142,11 +146,19 @@ class DirectSolver:
             predicted, counts = self._predict(flat, some), self.photons[some]
             parts = (
                 (pixels * pixel_surprise(predicted, counts, self.photon_scale)).sum(dim=(-2, -1)),
-                poisson_deviance(predicted, counts).mean(dim=(-2, -1)),
+                poisson_deviance(predicted, counts).mean(dim=(-2, -1)) / share_of_good(self.good_pixels),
                 r_factor(predicted, counts),
             )
             sums += [float(part.sum()) for part in parts]
         return DirectFigures(*(sums / len(rows)).tolist())
+
+    @torch.no_grad()
+    def pattern_r_factors(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Diffraction R-factor of each of the patterns ``rows`` [k]."""
+        flat = torch.view_as_real(self.object).reshape(-1, 2)
+        pieces = np.array_split(rows, max(1, -(-len(rows) // CHUNK)))
+        found = [r_factor(self._predict(flat, some), self.photons[some]) for some in pieces]
+        return torch.cat(found).cpu().numpy().astype(np.float64)
 
     def stitched(self) -> StitchedObject:
         """The present object as an image with its illumination as weight; its mean phase is zero."""
@@ -157,7 +169,7 @@ class DirectSolver:
         """Photons [b, N, N] of the patterns ``rows`` for an object [H * W, 2] (real, imaginary)."""
         places = self._first[rows][:, None, None] + self._window
         patches = torch.view_as_complex(flat.index_select(0, places.reshape(-1))).reshape(places.shape)
-        return diffraction_intensity(patches[:, None] * self._probes(rows))
+        return seen_by(diffraction_intensity(patches[:, None] * self._probes(rows)), self.good_pixels)
 
     def _probes(self, rows: NDArray[np.int64]) -> Tensor:
         """Probe modes moved by the sub-pixel part of each position, [b, P, N, N]."""

@@ -108,7 +108,9 @@ class Trainer:
         self.parallel.align(self.model)
         self.training = GroupList([scan.training for scan in scans])
         self.validation = GroupList([scan.validation for scan in scans])
-        self.losses = [TrainingLoss(config, scan.training.normalisation) for scan in scans]
+        self.losses = [
+            TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels) for scan in scans
+        ]
         self.schedule = Schedule(config, execution)
         self.optimizer = build_optimizer(models, config, execution)
         dtype = models[0].network_dtype

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.physics_informed import Prediction
-from ptycho_ray.physics.likelihood import amplitude_absolute_error, poisson_deviance, r_factor, total_variation
+from ptycho_ray.physics.likelihood import (
+    amplitude_absolute_error,
+    good_pixels_of,
+    poisson_deviance,
+    r_factor,
+    seen_by,
+    share_of_good,
+    total_variation,
+)
 
 
 class TrainingLoss:
@@ -21,9 +31,13 @@ class TrainingLoss:
     tv        total variation of the merged objects a pixel
     r_factor  diffraction R-factor, reported only
     ========  ===========================================================================================
+
+    ``bad_pixels`` (bool [N, N], True = bad) of the scan's detector count in none of them.
     """
 
-    def __init__(self, config: TrainingConfig, normalisation: Normalisation) -> None:
+    def __init__(
+        self, config: TrainingConfig, normalisation: Normalisation, bad_pixels: NDArray[np.bool_] | None = None
+    ) -> None:
         if config.realspace_mae_weight:
             raise ConfigurationError(
                 "a loss against a known object needs labelled training, which this version does not have",
@@ -38,20 +52,25 @@ class TrainingLoss:
         self.match_energy = config.torch_mae_pred_l2_match_target
         self.photons_per_pixel = normalisation.mean_photons / config.model.N**2
         self.input_scale = normalisation.input_scale
+        self.good_pixels = good_pixels_of(bad_pixels)
+        self.good_share = share_of_good(self.good_pixels)
 
     def __call__(self, prediction: Prediction, photons: Tensor) -> dict[str, Tensor]:
         """Terms as scalars, averaged over the batch; ``loss`` is their weighted sum and carries the gradient."""
         terms = {}
+        if self.good_pixels is not None and self.good_pixels.device != photons.device:
+            self.good_pixels = self.good_pixels.to(photons.device)
+        intensity = seen_by(prediction.intensity, self.good_pixels)
         if self.weights["nll"]:
-            terms["nll"] = poisson_deviance(prediction.intensity, photons).mean() / self.photons_per_pixel
+            terms["nll"] = poisson_deviance(intensity, photons).mean() / (self.photons_per_pixel * self.good_share)
         if self.weights["mae"]:
-            terms["mae"] = self._amplitude_error(prediction.intensity, photons)
+            terms["mae"] = self._amplitude_error(intensity, photons) / self.good_share
         if self.weights["tv"]:
             terms["tv"] = total_variation(prediction.canvas) / prediction.canvas.numel()
         loss = sum((self.weights[name] * value for name, value in terms.items()), start=torch.zeros(()))
         figures = {name: value.detach() for name, value in terms.items()}
         with torch.no_grad():
-            figures["r_factor"] = r_factor(prediction.intensity, photons).mean()
+            figures["r_factor"] = r_factor(intensity, photons).mean()
         return {"loss": loss, **figures}
 
     def _amplitude_error(self, intensity: Tensor, photons: Tensor) -> Tensor:

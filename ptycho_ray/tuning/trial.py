@@ -17,7 +17,7 @@ from ptycho_ray.data import PtychoDataContainer, RawData, cut_patches
 from ptycho_ray.evaluation import evaluate_reconstruction, fourier_ring_correlation, largest_rectangle
 from ptycho_ray.experiment import corrected
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.physics.likelihood import good_pixels_of, poisson_deviance, r_factor, seen_by, share_of_good
 from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.direct import DirectSolver, held_out_patterns, pixel_surprise
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
@@ -92,12 +92,17 @@ def direct_trial(
     generator = np.random.default_rng((config.seed, 3))
     held_out = held_out_patterns(len(raw), config.validation_fraction, generator)
     rows = np.flatnonzero(held_out)
-    solver = DirectSolver(photons, raw.positions_px, probe, learn=~held_out, photon_scale=scale)
+    solver = DirectSolver(
+        photons, raw.positions_px, probe, learn=~held_out, photon_scale=scale, bad_pixels=raw.bad_pixels
+    )
     lit = lit_pixels(raw)
     halves = []
     if "frc" in objectives:
         first = generator.random(len(raw)) < 0.5
-        halves = [DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out) for half in (first, ~first)]
+        halves = [
+            DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out, bad_pixels=raw.bad_pixels)
+            for half in (first, ~first)
+        ]
     figures: Figures = {}
     for epoch in range(1, config.nepochs + 1):
         for each in (solver, *halves):
@@ -190,12 +195,13 @@ def held_out_figures(model: PhysicsInformedModel, container: PtychoDataContainer
     """Likelihood, deviance and R-factor of a network's prediction of the patterns of some groups, means over them."""
     scale = container.normalisation.photon_scale
     lit = torch.from_numpy(lit_pixels(container.raw)).to(model.probe_parts.device)
+    good = good_pixels_of(container.raw.bad_pixels, model.probe_parts.device)
     sums, count = np.zeros(3), 0
     for photons, prediction in predict_diffraction(model, container, batch_size):
-        rate = prediction.intensity
+        rate = seen_by(prediction.intensity, good)
         parts = (
             (lit * pixel_surprise(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
-            poisson_deviance(rate, photons).mean(dim=(-2, -1)),
+            poisson_deviance(rate, photons).mean(dim=(-2, -1)) / share_of_good(good),
             r_factor(rate, photons),
         )
         sums += [float(part.sum()) for part in parts]

@@ -191,11 +191,14 @@ def test_hdf5_files_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
     layout[:] = h5py.VirtualSource(str(secret), "diff3d", shape=(4, 8, 8))
     with h5py.File(virtual, "w") as file:
         file.create_virtual_dataset("diff3d", layout)
+    behind = tmp_path / "up" / "behind.h5"  # the HDF5 part need not begin at the first byte
+    with h5py.File(behind, "w", userblock_size=512) as file:
+        file["diff3d"] = h5py.ExternalLink(str(secret), "diff3d")
     with h5py.File(plain, "w") as file:
         file["diff3d"] = np.ones((4, 8, 8), np.float32)
         file["soft"] = h5py.SoftLink("/diff3d")
     check_links(plain, [plain.parent])
-    for path in (linked, virtual):
+    for path in (linked, virtual, behind):
         with pytest.raises(InputError, match="another file"):
             check_links(path, [path.parent])
         check_links(path, [tmp_path])

@@ -18,7 +18,6 @@ from ptycho_ray.cluster.serve.results import RESULT, write_result
 from ptycho_ray.cluster.serve.settings import ServiceSettings
 from ptycho_ray.data import RawData
 from ptycho_ray.data.hdf5 import open_hdf5
-from ptycho_ray.data.loading import HDF5_SIGNATURE
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
 from ptycho_ray.files import jsonable
@@ -141,9 +140,8 @@ def check_links(path: Path, roots: list[Path]) -> None:
     HDF5 has three ways: external links, virtual datasets and external raw storage (the last is refused by the reader).
     Without this an upload could hand out any HDF5 file that the service can read.
     """
-    with path.open("rb") as stream:
-        if stream.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
-            return
+    if not h5py.is_hdf5(path):  # its signature need not stand at the start
+        return
     others: list[str] = []
     with open_hdf5(path) as file:
         links: list[tuple[str, Any]] = []

@@ -1,0 +1,194 @@
+"""``ptycho-ray prepare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+
+if TYPE_CHECKING:
+    from ptycho_ray.data import RawData
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Make a scan of raw detector frames: mask, background, beam centre, window, binning, orientation, rotation.
+
+    A picture of each step is left in a folder beside the output, and what was done in the file itself.
+
+    Example: ptycho-ray prepare fly_master.h5 scan.h5 --companion fly.csv --size 128 --find-orientation
+    """
+
+    input: Annotated[Path, tyro.conf.Positional, SCAN]
+    """Detector frames in any format that is known."""
+    output: Annotated[Path, tyro.conf.Positional, SCAN]
+    """The scan to write: .h5 or .npz, which keep the record of what was done."""
+    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A second file with what the first does not hold: positions, probe."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Side N of the patterns; without it the largest of 256, 128, 64, 32, 16 that fits on the detector."""
+    binning: int = 1
+    """Add up so many detector pixels in each direction."""
+    centre: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="ROW COLUMN")] = None
+    """Place of the direct beam on the detector; without it the centre of symmetry of the mean frame."""
+    background: Annotated[str, tyro.conf.arg(metavar="none|auto|COUNTS")] = "none"
+    """Counts to take off every detector pixel; 'auto' takes the median at the detector's edge."""
+    keep_suspects: bool = False
+    """Do not mask pixels that look hot or dead; those that the file marks are masked in any case."""
+    transpose: bool = False
+    """Exchange rows and columns of the frames."""
+    flip_rows: bool = False
+    """Turn the frames upside down."""
+    flip_columns: bool = False
+    """Mirror the frames left to right."""
+    flip_x: bool = False
+    """Change the sign of the columns of all positions."""
+    flip_y: bool = False
+    """Change the sign of the rows of all positions."""
+    swap_xy: bool = False
+    """Exchange rows and columns of all positions."""
+    rotate_deg: float = 0.0
+    """Turn the positions about their middle, rows towards columns."""
+    find_orientation: bool = False
+    """Find order and signs of the scan's axes from the data (see ptycho-ray orient); left alone where undecided."""
+    find_rotation: bool = False
+    """Find the angle between the axes of scan and detector from the data; left alone where undecided."""
+    pixel_size_m: float | None = None
+    """Size of an object pixel of the prepared scan in metres; without it from energy, distance and detector pixel."""
+    energy_eV: float | None = None
+    """Photon energy in electronvolts, where the file does not tell it."""
+    detector_distance_m: float | None = None
+    """Distance from sample to detector in metres, where the file does not tell it."""
+    detector_pixel_m: float | None = None
+    """Size of a detector pixel in metres (before binning), where the file does not tell it."""
+    seed: int = 0
+    """Seed of the choice of patterns to hold out, for what is found from the data."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray prepare").options
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ptycho_ray import __version__
+    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.loading import read_both
+    from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
+    from ptycho_ray.data.prepared import as_source
+    from ptycho_ray.errors import InputError
+    from ptycho_ray.files import require_file, sha256_of
+    from ptycho_ray.plotting import plot_positions, save_figure
+    from ptycho_ray.preparation_figures import plot_background, plot_bad_pixels, plot_patterns, plot_window
+
+    path = require_file(options.input)
+    fields = read_both(path, options.companion, default_max_bytes())
+    if fields.frames is None:
+        raise InputError(file=path, field="patterns", found="none", expected="frames", hint="see ptycho-ray info")
+    for name in ("energy_eV", "detector_distance_m", "detector_pixel_m"):
+        if (given := getattr(options, name)) is not None:
+            setattr(fields, name, given)
+    amplitude = is_amplitude(fields)
+    found = survey(as_source(fields.frames), amplitude, fields.bad_pixels)
+    if options.keep_suspects:
+        found = replace(found, hot=np.zeros_like(found.hot), dead=np.zeros_like(found.dead))
+    steps = plan(
+        found,
+        size=options.size,
+        binning=options.binning,
+        centre=options.centre,
+        background=_background(options.background),
+        transpose=options.transpose,
+        flip_rows=options.flip_rows,
+        flip_columns=options.flip_columns,
+    )
+    if options.pixel_size_m is not None:  # what prepared_fields makes of this is the pixel that was asked for
+        height = as_source(fields.frames).shape[1]
+        fields.pixel_size_m = options.pixel_size_m * steps.side / height
+    scan = prepared_scan(
+        fields,
+        found,
+        steps,
+        amplitude,
+        path,
+        flip_x=options.flip_x,
+        flip_y=options.flip_y,
+        swap_xy=options.swap_xy,
+    )
+    folder = options.output.with_name(f"{options.output.stem}_prepare")
+    pictures = {
+        "1_bad_pixels": plot_bad_pixels(found),
+        "2_background": plot_background(found, steps),
+        "3_window": plot_window(found, steps, fields.beam_centre_px),
+        "4_patterns": plot_patterns(scan.patterns.intensity(np.arange(min(64, len(scan)))), scan.bad_pixels),
+    }
+    assert scan.metadata is not None
+    record = scan.metadata["prepared"]
+    record["positions"] = _orient_positions(scan, options, pictures)
+    record |= {"sha256": sha256_of(path), "made_by": f"ptycho-ray {__version__}"}
+    pictures["7_positions"] = plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m)
+    for name, figure in pictures.items():
+        save_figure(figure, folder / f"{name}.png", dpi=110)
+    written = write_scan(scan, options.output)
+    return {
+        "file": options.output,
+        "not_held_by_this_format": lost_in(scan, written),
+        "pictures": folder,
+        "prepared": record,
+        **describe_scan(scan),
+    }
+
+
+def _background(word: str) -> float | None:
+    from ptycho_ray.errors import InputError
+
+    if word == "auto":
+        return None
+    try:
+        return 0.0 if word == "none" else float(word)
+    except ValueError:
+        raise InputError(field="background", found=repr(word), expected="none, auto or a number of counts") from None
+
+
+def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Find what was asked for, change the positions of ``scan``, and say what was done."""
+    import numpy as np
+
+    from ptycho_ray.reconstruction.orientation import find_orientation
+    from ptycho_ray.reconstruction.rotation import find_rotation, turned
+
+    record: dict[str, Any] = {name: getattr(options, name) for name in ("flip_x", "flip_y", "swap_xy", "rotate_deg")}
+    if options.find_orientation:
+        from ptycho_ray.preparation_figures import plot_orientation
+
+        verdict = find_orientation(scan, np.random.default_rng(options.seed))
+        pictures["5_orientation"] = plot_orientation(verdict)
+        record["found_orientation"] = verdict.best.options()
+        record["orientation_undecided"] = verdict.undecided or None
+        record["orientation_margins"] = [verdict.margin, verdict.turned_margin]
+        if not verdict.undecided:
+            _set_positions(scan, verdict.best.apply)
+    if options.rotate_deg:
+        _set_positions(scan, lambda positions: turned(positions, options.rotate_deg))
+    if options.find_rotation:
+        from ptycho_ray.preparation_figures import plot_rotation
+
+        rotation = find_rotation(scan, np.random.default_rng(options.seed))
+        pictures["6_rotation"] = plot_rotation(rotation)
+        record |= {"found_rotation_deg": rotation.angle_deg, "rotation_decided": rotation.decided}
+        record["rotation_margin"] = rotation.margin
+        if rotation.decided:
+            _set_positions(scan, lambda positions: turned(positions, rotation.angle_deg))
+    return record
+
+
+def _set_positions(scan: RawData, change: Any) -> None:
+    scan.positions_px, scan.nominal_positions_px = change(scan.positions_px), change(scan.nominal_positions_px)
+    scan.object_truth = None  # it lay under the positions as they were

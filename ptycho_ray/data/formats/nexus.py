@@ -1,0 +1,207 @@
+"""NeXus files with the definition NXptycho or NXcxi_ptycho: found by class, read with the units that they state.
+
+Positions are taken with the signs they have ((y, x) = (row, column)); beamlines differ here, and ``ptycho-ray orient``
+finds out. A raster has frames [rows, columns, N, N] and may have one position per row and per column.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, pairs, square_pixel
+from ptycho_ray.data.formats.geometry import completed, pixel_size_of
+from ptycho_ray.data.formats.ptychopinn import write_patterns
+from ptycho_ray.data.formats.registry import Format
+from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
+
+if TYPE_CHECKING:
+    from ptycho_ray.data.raw_data import RawData
+
+DEFINITIONS = ("nxptycho", "nxcxi_ptycho")
+LENGTHS = {"m": 1.0, "meter": 1.0, "metre": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "microns": 1e-6}
+LENGTHS |= {"nm": 1e-9, "pm": 1e-12, "angstrom": 1e-10, "a": 1e-10, "å": 1e-10}
+ENERGIES = {"ev": 1.0, "kev": 1e3, "j": 1 / JOULE_PER_EV, "joule": 1 / JOULE_PER_EV}
+DEEPEST = 6
+PLACES = ("transformations", "geometry_1", "")
+AXES = (("translation_y", "translation_x"), ("y", "x"), ("sample_y", "sample_x"))
+
+
+def recognise(scan: Hdf5Scan) -> bool:
+    return _entry(scan) is not None
+
+
+def _entry(scan: Hdf5Scan) -> str | None:
+    """The first group whose ``definition`` is one of ours."""
+    for name in scan.names("/")[:100]:
+        text = scan.text(f"{name}/definition") if f"{name}/definition" in scan else None
+        if text is not None and text.strip().lower() in DEFINITIONS:
+            return name
+    return None
+
+
+def read(scan: Hdf5Scan) -> ScanFields:
+    """Patterns of the first detector with frames, positions of the sample, energy of the beam, distance, pixel, mask."""
+    entry = _entry(scan) or ""
+    groups = _by_class(scan, entry)
+    detector = next((name for name in groups.get("NXdetector", []) if _is_stack(scan, f"{name}/data")), None)
+    if detector is None:
+        raise InputError(
+            file=scan.path, field=entry, found="no NXdetector with frames", expected="a detector with data (n, N, N)"
+        )
+    frames, field = scan.frames(None, f"{detector}/data")
+    grid = scan.dataset(f"{detector}/data").shape[:-2]
+    width, height = (_quantity(scan, f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy")
+    mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
+    if mask is not None and mask.ndim == 3:
+        mask = np.asarray(mask.astype(bool).any(axis=0))
+    return ScanFields(
+        frames=frames,
+        frames_field=field,
+        positions=_positions(scan, groups, grid),
+        positions_in_metres=True,
+        domain="intensity",
+        bad_pixels=None if mask is None else mask != 0,
+        energy_eV=_energy(scan, groups),
+        detector_distance_m=_quantity(scan, f"{detector}/distance", LENGTHS),
+        detector_pixel_m=square_pixel(width, height, scan.path, f"{detector}/x_pixel_size, y_pixel_size"),
+        pixel_size_m=scan.number(f"{entry}/ptycho_ray/pixel_size_m"),
+    )
+
+
+def _by_class(scan: Hdf5Scan, entry: str) -> dict[str, list[str]]:
+    """Paths of the groups of an entry by their NX_class, nearest first; links to other files are not searched."""
+    found: dict[str, list[str]] = {}
+    waiting: list[tuple[str, int]] = [(entry, 0)]
+    seen: set[Any] = set()
+    while waiting and len(seen) < 1000:
+        here, depth = waiting.pop(0)
+        group = scan.file[here] if here in scan else None
+        if not isinstance(group, h5py.Group) or group.id in seen:
+            continue
+        seen.add(group.id)
+        kind = scan.attribute(here, "NX_class")
+        found.setdefault(kind if isinstance(kind, str) else "", []).append(here)
+        if depth < DEEPEST:
+            links = {name: group.get(name, getlink=True) for name in list(group)[:200]}
+            waiting += [
+                (f"{here}/{name}", depth + 1) for name, link in links.items() if isinstance(link, h5py.HardLink)
+            ]
+    return found
+
+
+def _is_stack(scan: Hdf5Scan, name: str) -> bool:
+    return name in scan and isinstance(scan.file[name], h5py.Dataset) and scan.file[name].ndim in (3, 4)
+
+
+def _scale(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float:
+    unit = scan.attribute(name, "units")
+    if unit is None:
+        return 1.0
+    factor = units.get(str(unit).strip().lower())
+    if factor is None:
+        raise InputError(file=scan.path, field=f"{name}@units", found=repr(unit), expected=f"one of {', '.join(units)}")
+    return factor
+
+
+def _quantity(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float | None:
+    """One number in metres or electronvolts; the mean of several."""
+    if name not in scan:
+        return None
+    values = scan.read(name)
+    if values.size == 0 or values.dtype.kind not in "biuf":
+        raise InputError(file=scan.path, field=name, found=f"{values.dtype} {values.shape}", expected="a number")
+    return float(values.mean()) * _scale(scan, name, units)
+
+
+def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
+    """Photon energy in eV. That of an NXsource is the machine's and is not asked for. Joules are told by their size."""
+    for group in groups.get("NXbeam", []) + groups.get("NXmonochromator", []):
+        for name in ("incident_energy", "incident_beam_energy", "energy"):
+            value = _quantity(scan, f"{group}/{name}", ENERGIES)
+            if value:
+                return value / JOULE_PER_EV if value < 1e-10 else value
+        for name in ("incident_wavelength", "wavelength"):
+            value = _quantity(scan, f"{group}/{name}", LENGTHS)
+            if value:
+                return PLANCK_TIMES_LIGHT_EV_M / value
+    return None
+
+
+def _positions(scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]) -> NDArray[np.float64]:
+    n = int(np.prod(grid))
+    for group in groups.get("NXsample", []) + groups.get("NXdata", []):
+        for place in PLACES:
+            table = f"{group}/{place}/translation".replace("//", "/")
+            if table in scan and isinstance(scan.file[table], h5py.Dataset):
+                values = scan.read(table) * _scale(scan, table, LENGTHS)
+                if values.ndim == 2 and values.shape[0] == n and values.shape[1] in (2, 3):
+                    return values[:, [1, 0]].astype(np.float64)
+            for y, x in AXES:
+                names = [f"{group}/{place}/{name}".replace("//", "/") for name in (y, x)]
+                if all(name in scan and isinstance(scan.file[name], h5py.Dataset) for name in names):
+                    rows, columns = (scan.read(name) * _scale(scan, name, LENGTHS) for name in names)
+                    return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names))
+    raise InputError(
+        file=scan.path,
+        field="positions",
+        found="none in an NXsample or NXdata",
+        expected=f"{n} translations, or one x per column and one y per row",
+    )
+
+
+def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path, field: str) -> NDArray[np.float64]:
+    if len(grid) == 2 and rows.size == grid[0] and columns.size == grid[1] and rows.size * columns.size > rows.size:
+        rows, columns = np.meshgrid(rows.ravel(), columns.ravel(), indexing="ij")
+    positions = pairs(rows.ravel(), columns.ravel(), path, field)
+    if len(positions) != np.prod(grid):
+        raise InputError(file=path, field=field, found=f"{len(positions)} positions", expected=f"{np.prod(grid)}")
+    return positions
+
+
+def write(raw: RawData, path: Path) -> None:
+    """Write a scan as NXcxi_ptycho, with the object pixel in a group of our own. InputError without a pixel size."""
+    raw = completed(raw)
+    pixel = pixel_size_of(raw)
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        classes = {
+            "entry_1": "NXentry",
+            "entry_1/instrument_1": "NXinstrument",
+            "entry_1/instrument_1/beam_1": "NXbeam",
+            "entry_1/instrument_1/detector_1": "NXdetector",
+            "entry_1/sample_1": "NXsample",
+            "entry_1/sample_1/transformations": "NXtransformations",
+            "entry_1/ptycho_ray": "NXcollection",
+        }
+        for name, kind in classes.items():
+            file.create_group(name).attrs["NX_class"] = kind
+        file["entry_1/definition"] = "NXcxi_ptycho"
+        detector = file["entry_1/instrument_1/detector_1"]
+        write_patterns(detector, "data", raw)
+        if raw.energy_eV is not None:
+            _put(file, "entry_1/instrument_1/beam_1/energy", raw.energy_eV, "eV")
+        if raw.detector_distance_m is not None:
+            _put(detector, "distance", raw.detector_distance_m, "m")
+        for axis in "xy" if raw.detector_pixel_m is not None else "":
+            _put(detector, f"{axis}_pixel_size", raw.detector_pixel_m, "m")
+        if raw.bad_pixels is not None:
+            detector["mask"] = raw.bad_pixels.astype(np.uint32)
+        for axis, column in (("y", 0), ("x", 1)):
+            place = f"entry_1/sample_1/transformations/translation_{axis}"
+            _put(file, place, raw.positions_px[:, column] * pixel, "m")
+        file["entry_1/ptycho_ray/pixel_size_m"] = pixel
+
+
+def _put(group: h5py.Group, name: str, value: object, unit: str) -> None:
+    group[name] = value
+    group[name].attrs["units"] = unit
+
+
+_HOLDS = {"patterns", "positions", "bad pixels", "pixel size", "energy", "distance", "detector pixel"}
+NEXUS = Format("nexus", "NeXus NXcxi_ptycho", ("hdf5",), recognise, read, write, frozenset(_HOLDS))

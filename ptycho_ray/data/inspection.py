@@ -1,0 +1,170 @@
+"""What may be wrong with a scan: suspicions from the numbers alone, each with what can be done about it.
+
+Nothing here is a proof, and nothing is refused because of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.loading import nearest_distances
+from ptycho_ray.data.raw_data import RawData
+
+LOOKED_AT = 64
+PREPARE = "ptycho-ray prepare"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A suspicion and a remedy."""
+
+    problem: str
+    what_to_do: str
+
+
+def beam_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
+    """Centre of mass (row, column) of a mean pattern above its median, in pixels."""
+    weight = np.clip(mean - np.median(mean), 0, None)
+    total = float(weight.sum())
+    if total == 0:
+        return mean.shape[0] // 2, mean.shape[1] // 2
+    rows, columns = np.indices(mean.shape)
+    return float((weight * rows).sum() / total), float((weight * columns).sum() / total)
+
+
+def symmetry_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
+    """The point (row, column) about which a mean pattern is most nearly its own mirror image, to half a pixel.
+
+    The maximum of the convolution of its amplitude with itself. A beam that is brighter on one side moves the centre of
+    mass, but not this.
+    """
+    amplitude = np.sqrt(np.clip(mean, 0, None))
+    amplitude = np.clip(amplitude - np.median(amplitude), 0, None)
+    if not amplitude.any():
+        return mean.shape[0] // 2, mean.shape[1] // 2
+    padded = [2 * side for side in mean.shape]
+    convolved = np.fft.irfft2(np.fft.rfft2(amplitude, padded) ** 2, padded)
+    row, column = np.unravel_index(int(convolved.argmax()), convolved.shape)
+    return float(row) / 2, float(column) / 2
+
+
+def hot_pixels(frames: NDArray, *, factor: float = 20.0, floor: float = 3.0) -> NDArray[np.bool_]:
+    """Pixels [H, W] whose mean over frames [n, H, W] is ``factor`` times the median of their neighbourhood and more,
+    above a ``floor``, and that hardly change from frame to frame (light that the sample scatters does)."""
+    mean, spread = frames.mean(axis=0, dtype=np.float64), frames.std(axis=0, dtype=np.float64)
+    around = median_filter(mean, size=5, mode="nearest")
+    steady = spread < np.maximum(0.3 * mean, 3 * np.sqrt(mean))
+    hot: NDArray[np.bool_] = (mean > factor * np.maximum(around, mean.mean() * 1e-3)) & (mean > floor) & steady
+    return hot
+
+
+def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]:
+    """Pixels [H, W] that are zero in all frames [n, H, W] though around them at least ``expected`` counts were seen."""
+    total = frames.sum(axis=0, dtype=np.float64)
+    dead: NDArray[np.bool_] = (total == 0) & (median_filter(total, size=3, mode="nearest") >= expected)
+    return dead
+
+
+def suspected_problems(scan: RawData, probe_diameter_px: float) -> list[Problem]:
+    """All suspicions about a scan, the gravest first. Up to LOOKED_AT patterns are looked at."""
+    return [*_of_patterns(scan), *_of_probe(scan), *_of_positions(scan, probe_diameter_px), *_of_geometry(scan)]
+
+
+def _of_patterns(scan: RawData) -> Iterator[Problem]:
+    rows = np.unique(np.linspace(0, len(scan) - 1, min(LOOKED_AT, len(scan))).astype(np.int64))
+    frames = scan.patterns.intensity(rows)
+    mean = frames.mean(axis=0, dtype=np.float64)
+    N = scan.N
+    middle = np.s_[N // 4 : N - N // 4, N // 4 : N - N // 4]
+    inside, if_shifted = mean[middle].sum(), np.fft.fftshift(mean)[middle].sum()
+    if if_shifted > 3 * inside:
+        yield Problem("the zero frequency seems to lie in a corner of the patterns", "fftshift them before use")
+    else:
+        offset = np.array(symmetry_centre(mean)) - N // 2
+        if np.hypot(*offset) > max(2.0, N / 16):
+            yield Problem(f"the beam is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle", PREPARE)
+    hot, dead = int(hot_pixels(frames).sum()), int(dead_pixels(frames).sum())
+    if scan.bad_pixels is not None:
+        dead = int((dead_pixels(frames) & ~scan.bad_pixels).sum())
+    if hot:
+        yield Problem(f"{hot} pixels look hot: bright, alone and steady", f"{PREPARE} masks them")
+    if dead:
+        yield Problem(f"{dead} pixels look dead: zero in all patterns amid light", f"{PREPARE} masks them")
+    edge = np.concatenate([mean[0], mean[-1], mean[1:-1, 0], mean[1:-1, -1]])
+    if edge.mean() > 0.1 * mean.mean() and if_shifted <= 3 * inside:
+        yield Problem(
+            f"the edge of the patterns holds {edge.mean() / mean.mean():.0%} of their mean intensity",
+            f"a background, or a detector too small for the sample; {PREPARE} --background",
+        )
+    energies = scan.pattern_energies()
+    dark = int((energies < 0.1 * np.median(energies)).sum())
+    if dark:
+        yield Problem(f"{dark} patterns hold less than a tenth of the median intensity", "leave them out")
+
+
+def _of_probe(scan: RawData) -> Iterator[Problem]:
+    ratio = float(np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2) / scan.pattern_energies().mean())
+    if not 0.8 <= ratio <= 10:
+        yield Problem(
+            f"the probe holds {ratio:.3g} of the intensity of a mean pattern, which a sample cannot explain",
+            "its scale is wrong; training and refinement that scale the object make up for it",
+        )
+    weight = np.sum(np.abs(scan.probe) ** 2, axis=0).astype(np.float64)
+    offset = np.array(beam_centre(weight)) - scan.N // 2
+    if np.hypot(*offset) > scan.N / 8:
+        yield Problem(f"the probe is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle of its window", "-")
+    edge = np.concatenate([weight[0], weight[-1], weight[1:-1, 0], weight[1:-1, -1]])
+    if edge.max() > 0.05 * weight.max():
+        yield Problem("the probe does not fade towards the edge of its window", "finer detector pixels, less binning")
+
+
+def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
+    positions = scan.positions_px
+    step, span = float(np.median(nearest_distances(positions))), float(np.ptp(positions, axis=0).max())
+    if step > scan.N / 2:
+        yield Problem(
+            f"neighbouring positions are {step:.3g} px apart in a window of {scan.N}",
+            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m)",
+        )
+    elif step < 0.05:
+        yield Problem(
+            f"neighbouring positions are {step:.2g} px apart, which is next to nothing",
+            "another unit, or a wrong pixel size (--coord-scale, --pixel-size-m)",
+        )
+    elif step > 0.5 * diameter:
+        yield Problem(
+            f"neighbours are {step:.3g} px apart under a probe of {diameter:.3g} px: little overlap",
+            "the linear overlap should be above 60 %; is the pixel size right?",
+        )
+    if span < 0.25 * diameter:
+        yield Problem(f"the whole scan is {span:.3g} px wide, a fraction of the probe", "is the pixel size right?")
+    repeated = len(positions) - len(np.unique(positions, axis=0))
+    if repeated:
+        yield Problem(f"{repeated} positions are duplicates", "fine if measured twice; else the wrong column was read")
+    if scan.object_truth is not None:
+        low, high = scan.N // 2, np.array(scan.object_truth.shape) - (scan.N - scan.N // 2)
+        outside = int(np.any((positions < low - 1) | (positions > high + 1), axis=1).sum())
+        if outside:
+            yield Problem(
+                f"the patches of {outside} positions leave the object of {scan.object_truth.shape}",
+                "object and positions do not belong together, or rows and columns are exchanged (ptycho-ray orient)",
+            )
+
+
+def _of_geometry(scan: RawData) -> Iterator[Problem]:
+    if scan.far_field is False:
+        yield Problem("the file says that the detector was in the near field", "only far-field diffraction is computed")
+    energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
+    if scan.pixel_size_m and energy and distance and detector:
+        expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
+        if abs(expected / scan.pixel_size_m - 1) > 0.02:
+            yield Problem(
+                f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say {expected:.4g} m",
+                "a cropped or binned detector, a near-field scan, or one wrong number",
+            )

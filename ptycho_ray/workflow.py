@@ -34,6 +34,7 @@ from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
@@ -197,6 +198,8 @@ def scans_to_train(
             network = scans[0].model.network if scans else None
             with _seeded(config.seed):
                 model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+        if model.positions is None or not model.positions.knows(container.raw):
+            model.positions = ScanPositions.of(container.raw) if config.positions_trainable else None
         scans.append(ScanTraining(name, model, container, learning, validation))
     return scans
 
@@ -248,6 +251,8 @@ def reassemble_cdi_image(
             scan's shape; "crop" is the reference's :func:`reassemble_position`.
         keep_patches: put the patches of all groups into the results (needed by "crop").
 
+    A scan whose positions the model has learnt is reconstructed at the learnt positions.
+
     Returns:
         Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
         ``recon_amp``, ``recon_phase`` and the stitched image.
@@ -255,6 +260,8 @@ def reassemble_cdi_image(
     execution = execution or ExecutionConfig()
     batch_size = execution.inference_batch_size or config.batch_size
     container = create_ptycho_data_container(test_data, config, normalisation=model.normalisation)
+    if model.positions is not None:
+        container = model.positions.correct(container)
     direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale
     results: Results = {"global_offsets": container.global_offsets}
     if keep_patches or stitch == "crop":
@@ -406,14 +413,8 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
 
 def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:
     """ConfigurationError for a setting that could have no effect here."""
-    for field, found, expected in (
-        ("model_type", config.model.model_type, "pinn"),
-        ("positions_provided", config.positions_provided, True),
-    ):
-        if found != expected:
-            raise ConfigurationError(
-                "not part of this version", field=field, found=repr(found), expected=repr(expected)
-            )
+    if not config.positions_provided:
+        raise ConfigurationError("not part of this version", field="positions_provided", found="False", expected="True")
     if execution.devices not in (1, "auto") and parallel is None:
         raise ConfigurationError(
             "one process trains on one device",

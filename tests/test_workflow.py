@@ -204,12 +204,6 @@ def test_another_side_than_configured_is_named(small_scan):
         create_ptycho_data_container(small_scan, TrainingConfig(model=ModelConfig(N=64)))
 
 
-def test_supervised_training_is_refused_for_now(small_scan, tiny_config):
-    config = replace(tiny_config, model=replace(tiny_config.model, model_type="supervised"))
-    with pytest.raises(ConfigurationError, match="model_type"):
-        train_cdi_model(small_scan, None, config)
-
-
 def test_the_legacy_stream_groups_like_the_reference(golden):
     """The groups of a container are those of the reference's numpy stream for the same seed (golden case)."""
     data = golden("a_grouping_small40.npz")

@@ -53,7 +53,7 @@ def parse_schedules(lines: Sequence[str]) -> dict[str, Knots]:
     """
     schedules: dict[str, Knots] = {}
     for line in lines:
-        name, equals, curve = line.partition("=")
+        name, _, curve = line.partition("=")
         if name not in TERMS:
             raise _refusal(line, f"term=..., the term one of {', '.join(TERMS)}", did_you_mean(name, TERMS))
         if name in schedules:
@@ -91,10 +91,10 @@ def check_terms(config: TrainingConfig) -> None:
                 expected="a number above 0",
             )
     supervised = config.model.model_type == "supervised"
-    choices = ("label_phase_weight", "label_amplitude_weight")
+    choices: tuple[str, ...] = ("label_phase_weight", "label_amplitude_weight")
     if not supervised:
-        choices = ("nll_weight", "mae_weight", "gaussian_amplitude_weight", "gaussian_intensity_weight")
-        choices += ("realspace_weight",)
+        likelihoods = ("nll_weight", "mae_weight", "gaussian_amplitude_weight", "gaussian_intensity_weight")
+        choices = (*likelihoods, "realspace_weight")
     if not any(getattr(config, name) for name in choices):
         raise ConfigurationError(
             "no loss is left", field=choices[0], found=0, expected=f"one of {', '.join(choices)} above 0"

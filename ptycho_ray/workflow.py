@@ -40,6 +40,7 @@ from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
+from ptycho_ray.training.health import TellWarnings
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scans import ScanTraining, distinct_names
@@ -168,9 +169,11 @@ def train_cdi_model(
     pictured = [callback for callback in callbacks if hasattr(callback, "on_image")]
     if execution.recon_log_every_n_epochs and pictured:
         callbacks = [*callbacks, ImageRecorder(scans[0].container, config, execution, pictured)]
+    if parallel is None:
+        callbacks = [*callbacks, TellWarnings()]
     trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
-    results = training_results(scans, history)
+    results = training_results(scans, history, trainer.progress.warnings)
     if test is not None and keep_patches:
         results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
         results["stitched_obj"] = None
@@ -210,9 +213,12 @@ def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingC
     return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), model.network)
 
 
-def training_results(scans: Sequence[ScanTraining], history: dict[str, list[float]]) -> Results:
+def training_results(
+    scans: Sequence[ScanTraining], history: dict[str, list[float]], warnings: Sequence[str] = ()
+) -> Results:
     """The results dictionary of a training, without anything of a test set."""
     return {
+        "warnings": list(warnings),
         "history": _reference_history(history),
         "history_epochs": list(range(len(history["loss"]))),
         "model_instance": scans[0].model,

@@ -17,14 +17,13 @@ from ptycho_ray import workflow
 from ptycho_ray.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer
-from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.errors import InputError
 from ptycho_ray.workflow import (
     create_ptycho_data_container,
     reassemble_cdi_image,
     run_cdi_example,
     run_cdi_example_with_backend,
     save_outputs,
-    train_cdi_model,
 )
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

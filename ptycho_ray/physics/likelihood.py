@@ -74,7 +74,8 @@ def isotropic_variation(image: Tensor, smallest: float = 1e-3) -> Tensor:
     """
     vertical = image[..., 1:, :-1] - image[..., :-1, :-1]
     horizontal = image[..., :-1, 1:] - image[..., :-1, :-1]
-    squares = sum((step * step.conj()).real if step.is_complex() else step.square() for step in (vertical, horizontal))
+    steps = torch.view_as_real(torch.stack([vertical, horizontal])) if image.is_complex() else None
+    squares = vertical.square() + horizontal.square() if steps is None else steps.square().sum(dim=(0, -1))
     return (torch.sqrt(squares + smallest**2) - smallest).sum()
 
 

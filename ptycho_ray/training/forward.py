@@ -12,9 +12,7 @@ from ptycho_ray.training.loss import Evidence
 from ptycho_ray.training.scans import Partners, Piece
 
 
-def predict_piece(
-    model: PhysicsInformedModel, piece: Piece, largest_shift_px: float
-) -> tuple[Prediction, Evidence]:
+def predict_piece(model: PhysicsInformedModel, piece: Piece, largest_shift_px: float) -> tuple[Prediction, Evidence]:
     """What the model makes of the groups of a piece, at the learnt positions if there are any."""
     relative, centres = located(model, piece.relative, piece.members)
     prediction = model(piece.photons, relative, largest_shift_px)

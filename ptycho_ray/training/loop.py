@@ -24,6 +24,7 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.forward import predict_piece
+from ptycho_ray.training.health import complaint, health_figures
 from ptycho_ray.training.loss import TrainingLoss
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients, thaw
 from ptycho_ray.training.parallel import DataParallel
@@ -61,6 +62,7 @@ class Progress:
         scaler: memory of the float16 gradient scaler (empty without one).
         settings: the training settings, to refuse a continuation with others.
         seconds: time spent training.
+        warnings: what went wrong and what to change, in words, each once.
     """
 
     epoch: int = 0
@@ -73,6 +75,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -242,8 +245,13 @@ class Trainer:
             figures[self._of_scan("object_scale", scan)] = float(scan.model.object_scale.detach())
             if scan.model.positions is not None:
                 figures[self._of_scan("position_shift_rms_px", scan)] = scan.model.positions.rms_px()
+            health = health_figures(scan.model, scan.validation or scan.training, self.config.seed)
+            figures |= {self._of_scan(name, scan): value for name, value in health.items()}
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)
+        if not progress.warnings:
+            complaints = [complaint(progress.history, self._of_scan("", scan)) for scan in self.scans]
+            progress.warnings += [text for text in complaints if text is not None]
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         monitored = self._monitored(figures)

@@ -180,7 +180,8 @@ def _groups(container: PtychoDataContainer, rows: NDArray[np.int64]) -> tuple[Te
 
 
 def overlapping_groups(centres_px: NDArray[np.float64], reach_px: float) -> NDArray[np.int64]:
-    """The nearest other groups of each, at most MOST_OVERLAPS and within ``reach_px``, int64 [B, MOST_OVERLAPS]; -1 fills up."""
+    """The nearest other groups of each, at most MOST_OVERLAPS and within ``reach_px``, int64 [B, MOST_OVERLAPS]; -1 fills
+    up."""
     n = len(centres_px)
     distance, found = cKDTree(centres_px).query(centres_px, k=MOST_OVERLAPS + 1, distance_upper_bound=reach_px)
     near = np.isfinite(distance) & (found != np.arange(n)[:, None])

@@ -1,0 +1,154 @@
+"""Is the network still drawing an image? Figures of every epoch, and words when it is not.
+
+A network can lower its loss a little and then stay on a flat object, or drive its last layer into saturation, where no
+gradient comes back. Both are seen in a few groups of patterns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_ray.config import ModelConfig
+from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.physics.likelihood import r_factor
+
+log = logging.getLogger(__name__)
+
+#: So many groups are looked at.
+GROUPS = 8
+#: An epoch counts as collapsed below these; a warning follows after so many of them in a row.
+FLAT_CONTRAST, FLAT_PHASE_RAD, SATURATED, EPOCHS_IN_A_ROW = 0.01, 0.01, 0.5, 3
+#: Least share of the structure of the patterns that a network explains unless something is wrong.
+LEAST_EXPLAINED = 0.3
+#: Patterns that differ from the empty beam by less than that (R-factor beyond the noise) show nothing to be judged by.
+LEAST_STRUCTURE = 0.02
+#: A bounded output this near to its bound, as a part of its range, is saturated.
+NEAR_BOUND = 0.01
+
+#: The figures of a scan, as they stand in the history.
+FIGURES = ("amplitude_contrast", "phase_spread_rad", "saturated_share", "explained_share")
+
+
+@torch.no_grad()
+def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer, seed: int) -> dict[str, float]:
+    """What a few groups, evenly spread over the scan, look like through the network. The same seed gives the same figures.
+
+    Returns:
+        amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
+        phase_spread_rad: circular standard deviation of the phase in a patch.
+        saturated_share: illuminated part of the patches where an output of the network is at its bound.
+        explained_share: of the R-factor that an empty beam leaves beyond the photon noise, the part that the network
+            removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where there is nothing to explain.
+    """
+    model.eval()
+    rows = np.unique(np.linspace(0, len(container) - 1, min(GROUPS, len(container))).round().astype(np.int64))
+    device = model.probe_parts.device
+    photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
+    weight = model.overlap_weight()
+    weight = weight / weight.sum()
+    patches = model.network_patches(photons)
+    amplitude = patches.abs()
+    mean = (weight * amplitude).sum(dim=(-2, -1), keepdim=True)
+    contrast = (weight * (amplitude - mean).square()).sum(dim=(-2, -1)).sqrt() / mean[..., 0, 0].clamp_min(1e-12)
+    prediction = model(photons, relative, container.largest_shift_px)
+    return {
+        "amplitude_contrast": float(contrast.mean()),
+        "phase_spread_rad": float(_circular_spread(patches, weight).mean()),
+        "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
+        "explained_share": _explained_share(prediction.intensity, photons, model.flat_diffraction(), seed),
+    }
+
+
+def _circular_spread(patches: Tensor, weight: Tensor) -> Tensor:
+    """Standard deviation of the phase on the circle, ``sqrt(-2 ln |mean of exp(i phase)|)``, radians."""
+    mean = (weight * torch.polar(torch.ones_like(patches.real), torch.angle(patches))).sum(dim=(-2, -1)).abs()
+    return torch.sqrt(-2.0 * torch.log(mean.clamp(1e-12, 1.0)))
+
+
+def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
+    """Where an output that has bounds is next to one of them, bool; real and imaginary parts have none."""
+    if config.architecture != "cnn" and config.generator_output_mode == "real_imag":
+        return torch.zeros_like(patches.real, dtype=torch.bool)
+    amplitude, phase = patches.abs(), torch.angle(patches).abs()
+    at_bound = phase > (1 - NEAR_BOUND) * math.pi
+    if config.amp_activation == "sigmoid":
+        at_bound |= (amplitude < NEAR_BOUND) | (amplitude > 1 - NEAR_BOUND)
+    if config.amp_activation == "relu":
+        at_bound |= amplitude == 0
+    return at_bound
+
+
+def _explained_share(predicted: Tensor, photons: Tensor, flat: Tensor, seed: int) -> float:
+    """See :func:`health_figures`. The noise is that of photons drawn from the prediction."""
+    predicted, photons, flat = predicted.float().cpu(), photons.float().cpu(), flat.float().cpu()
+    counts = photons.sum(dim=(-2, -1), keepdim=True)
+    empty = float(r_factor(flat * (counts / flat.sum()), photons).mean())
+    scaled = predicted * (counts / predicted.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12))
+    reached = float(r_factor(scaled, photons).mean())
+    drawn = torch.poisson(scaled, generator=torch.Generator().manual_seed(seed))
+    noise = float(r_factor(scaled, drawn).nan_to_num(0.0).mean())
+    if empty - noise < LEAST_STRUCTURE:
+        return 1.0
+    return (empty - reached) / (empty - noise)
+
+
+def complaint(history: Mapping[str, Sequence[float]], of_scan: str = "") -> str | None:
+    """What is wrong with a network whose last epochs look like that, and what to change; None if nothing is.
+
+    Args:
+        history: one list a figure; those of FIGURES, followed by ``of_scan``, are looked at.
+        of_scan: "" for a training on one scan, "/name" for one of several.
+    """
+    recent = [list(history.get(name + of_scan, ()))[-EPOCHS_IN_A_ROW:] for name in FIGURES]
+    contrasts, spreads, saturated, explained = (np.array(values, dtype=np.float64) for values in recent)
+    if len(explained) < EPOCHS_IN_A_ROW:
+        return None
+    where = f" (scan {of_scan[1:]})" if of_scan else ""
+    if (saturated > SATURATED).all():
+        return (
+            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or phase has "
+            "been at the end of its range for three epochs, where it can learn nothing. Start anew with a lower "
+            "execution.learning_rate or with gradient_clip_val 1; if amplitudes are at their upper end, with a larger "
+            "model.probe_scale, or model.amp_activation 'softplus'."
+        )
+    if not (explained < LEAST_EXPLAINED).all():
+        return None
+    flat_amplitude, flat_phase = (contrasts < FLAT_CONTRAST).all(), (spreads < FLAT_PHASE_RAD).all()
+    seen = f"amplitude contrast {contrasts[-1]:.2%}, phase spread {spreads[-1]:.3f} rad"
+    little = (
+        f"{max(explained[-1], 0.0):.0%} of what distinguishes the patterns from those of an empty beam is explained"
+    )
+    advice = (
+        "If the loss still falls, train on. Otherwise compare probe and positions with the scan (ptycho-ray info), try a "
+        "lower execution.learning_rate, scheduler 'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs "
+        "(loss_schedule)."
+    )
+    if flat_amplitude or flat_phase:
+        flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"
+        return f"the network draws a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
+    if (explained < 0.05).all():
+        return f"the network explains the patterns no better than an empty beam{where}: {seen}, {little}. {advice}"
+    return None
+
+
+class TellWarnings:
+    """Puts the warnings of a training into the log, each once (a ``Callback`` of the training loop)."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
+        """Nothing: warnings come at the end of epochs."""
+
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
+        for text in progress.warnings[self.told :]:
+            log.warning("after epoch %d: %s", progress.epoch, text)
+        self.told = len(progress.warnings)

@@ -381,7 +381,8 @@ def load_inference_bundle_with_backend(
 def save_outputs(
     amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
 ) -> None:
-    """Write the two pictures of the reference, the arrays (``reconstruction.npz``) and ``history.json``.
+    """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
+    were learnt, ``positions.npz``.
 
     Nothing is drawn when amplitude or phase is None.
     """
@@ -390,6 +391,8 @@ def save_outputs(
     folder = Path(output_prefix)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "history.json", results.get("history", {}))
+    if (positions := getattr(results.get("model_instance"), "positions", None)) is not None:
+        positions.save(folder / "positions.npz")
     if amplitude is None or phase is None:
         return
     stitched = results.get("stitched")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.files import atomic_path
 
 #: So many patterns mark a scan by their energies, beside its positions.
 MARKS = 8
@@ -85,6 +87,12 @@ class ScanPositions(nn.Module):
             return False
         near = np.abs(raw.positions_px - self.measured_px.cpu().numpy()) < SAME_PX
         return bool(near.all() and np.allclose(_marks(raw), self.marks.cpu().numpy(), rtol=SAME_PART))
+
+    def save(self, path: Path) -> None:
+        """Write ``positions_px`` (learnt), ``measured_px`` and ``shifts_px``, float64 [n, 2] (row, column), as NPZ."""
+        measured, shifts = self.measured_px.cpu().numpy().astype(np.float64), self.centred_px()
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, positions_px=measured + shifts, measured_px=measured, shifts_px=shifts)
 
     def correct(self, container: PtychoDataContainer) -> PtychoDataContainer:
         """``container`` at the learnt positions if its scan is this one, else as it is. Groups stay the same."""

@@ -25,8 +25,8 @@ def disagreement(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
 
 
 def in_phase(image: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """``image`` times the number of modulus one that brings it nearest to ``truth``; that number is taken as a constant."""
-    overlap = (weight * truth * image.detach().conj()).sum(dim=(-2, -1), keepdim=True)
+    """``image`` times the number of modulus one that brings it nearest to ``truth``."""
+    overlap = (weight * truth * image.conj()).sum(dim=(-2, -1), keepdim=True)
     size = overlap.abs()
     return image * torch.where(size > 0, overlap / torch.where(size > 0, size, 1.0), torch.ones_like(overlap))
 

@@ -1,0 +1,100 @@
+"""Networks that draw nothing are reported, once and in words; those that draw an image are not."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint, health_figures
+from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
+
+
+class ForcedNetwork(nn.Module):
+    """Answers every pattern with the same patch of amplitude and phase; one number of it can be trained."""
+
+    def __init__(self, amplitude: Tensor, phase: Tensor) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.5))
+        self.amplitude, self.phase = amplitude, phase
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        patch = self.level * self.amplitude
+        return patch.expand_as(x), self.phase.expand_as(x)
+
+
+def forced(scan, config, amplitude: Tensor, phase: Tensor) -> PhysicsInformedModel:
+    container = create_ptycho_data_container(scan, config)
+    network = ForcedNetwork(amplitude, phase)
+    return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+
+
+FLAT, NOISE = torch.ones(32, 32), torch.rand(32, 32, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "phase", "words"),
+    [
+        (FLAT, 0 * FLAT, "flat object"),
+        (FLAT, NOISE, "flat amplitude"),
+        (0.5 + NOISE, 0 * FLAT, "flat phase"),
+        (FLAT, torch.pi * FLAT, "saturated"),
+    ],
+)
+def test_a_collapsed_network_is_reported_once(small_scan, tiny_config, caplog, amplitude, phase, words):
+    config = replace(tiny_config, nepochs=EPOCHS_IN_A_ROW + 2)
+    model = forced(small_scan, config, amplitude, phase)
+    with caplog.at_level(logging.WARNING):
+        results = train_cdi_model(small_scan, None, config, initial=model)
+    told = [record.message for record in caplog.records if "network" in record.message]
+    assert len(told) == 1
+    assert f"after epoch {EPOCHS_IN_A_ROW}:" in told[0]
+    assert words in told[0]
+    assert "execution.learning_rate" in told[0]
+    assert results["warnings"] == [told[0].partition(": ")[2]]
+
+
+def test_a_network_that_learns_is_not_reported(small_scan, tiny_config, caplog):
+    config = replace(tiny_config, nepochs=15)
+    with caplog.at_level(logging.WARNING):
+        results = train_cdi_model(small_scan, None, config, execution=ExecutionConfig(learning_rate=2e-3))
+    assert results["warnings"] == []
+    assert not [record for record in caplog.records if "network" in record.message]
+    history = results["history"]
+    assert set(FIGURES) <= history.keys()
+    assert history["explained_share"][-1] > 0.5
+    assert history["amplitude_contrast"][-1] > 0.05
+
+
+def test_each_scan_is_watched(small_scan, other_scan, tiny_config):
+    history = train_cdi_model([small_scan, other_scan], None, replace(tiny_config, nepochs=1))["history"]
+    assert {"explained_share/scan-1", "explained_share/scan-2"} <= history.keys()
+
+
+def test_the_truth_explains_all_but_the_noise(small_scan, tiny_config):
+    """Patterns of few photons: their R-factor is nearly all noise, and the true object is recognised all the same."""
+    container = create_ptycho_data_container(small_scan, tiny_config)
+    model = PhysicsInformedModel(tiny_config.model, container.normalisation, physical_probe(container))
+    rows = np.unique(np.linspace(0, len(container) - 1, 8).round().astype(int))
+    truth = torch.from_numpy(small_scan.truth_patches(container.nn_indices[rows]))
+    model.log_object_scale.data.zero_()
+    model.network_patches = lambda photons: truth  # type: ignore[method-assign]
+    figures = health_figures(model, container, seed=0)
+    assert figures["explained_share"] == pytest.approx(1.0, abs=0.05)
+    assert figures == health_figures(model, container, seed=0)
+
+
+def test_a_weak_object_in_noisy_patterns_is_no_reason_to_complain():
+    flat = {"amplitude_contrast": [0.001] * 5, "phase_spread_rad": [0.001] * 5, "saturated_share": [0.0] * 5}
+    assert complaint({**flat, "explained_share": [1.0] * 5}) is None
+    assert complaint({**flat, "explained_share": [0.0] * 2}) is None
+    assert complaint({**flat, "explained_share": [0.0, 0.0, 0.5]}) is None
+    assert "flat object" in str(complaint({**flat, "explained_share": [0.0] * 5}))
+    of_scan = {f"{name}/b": values for name, values in {**flat, "explained_share": [0.0] * 5}.items()}
+    assert "(scan b)" in str(complaint(of_scan, "/b"))

@@ -92,9 +92,10 @@ def test_the_truth_explains_all_but_the_noise(small_scan, tiny_config):
 
 def test_a_weak_object_in_noisy_patterns_is_no_reason_to_complain():
     flat = {"amplitude_contrast": [0.001] * 5, "phase_spread_rad": [0.001] * 5, "saturated_share": [0.0] * 5}
-    assert complaint({**flat, "explained_share": [1.0] * 5}) is None
-    assert complaint({**flat, "explained_share": [0.0] * 2}) is None
-    assert complaint({**flat, "explained_share": [0.0, 0.0, 0.5]}) is None
-    assert "flat object" in str(complaint({**flat, "explained_share": [0.0] * 5}))
+    assert complaint({**flat, "explained_share": [1.0] * 5}, 5) is None
+    assert complaint({**flat, "explained_share": [0.0] * 2}, 5) is None
+    assert complaint({**flat, "explained_share": [0.0, 0.0, 0.5]}, 5) is None
+    assert "flat object" in str(complaint({**flat, "explained_share": [0.0] * 5}, 5))
+    assert complaint({**flat, "explained_share": [0.0] * 5}, 50) is None
     of_scan = {f"{name}/b": values for name, values in {**flat, "explained_share": [0.0] * 5}.items()}
-    assert "(scan b)" in str(complaint(of_scan, "/b"))
+    assert "(scan b)" in str(complaint(of_scan, 5, "/b"))

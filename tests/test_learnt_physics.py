@@ -120,8 +120,8 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
     truth = torch.from_numpy(np.pad(small_scan.object_truth, 40))
     middle = (np.array(truth.shape) - 1) // 2 + 1 - 40  # pixel that cut_patches measures positions from
     measured = torch.from_numpy((container.raw.positions_px - middle)[container.nn_indices]).float()
-    optimizer = torch.optim.Adam([positions.shifts_px], lr=0.05)
-    for _ in range(60):
+    optimizer = torch.optim.Adam([positions.shifts_px], lr=0.08)
+    for _ in range(40):
         relative, centres = positions.of_groups(members)
         where = measured + relative + centres[:, None]
         patches = cut_patches(truth.expand(*where.shape[:2], *truth.shape), where, 32)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import r_factor
+from ptycho_ray.physics.likelihood import gaussian_amplitude_misfit
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,14 @@ log = logging.getLogger(__name__)
 GROUPS = 8
 #: An epoch counts as collapsed below these; a warning follows after so many of them in a row.
 FLAT_CONTRAST, FLAT_PHASE_RAD, SATURATED, EPOCHS_IN_A_ROW = 0.01, 0.01, 0.5, 3
+#: No warning in the first part of a training: every network begins with a flat object.
+PATIENCE = 0.2
 #: Least share of the structure of the patterns that a network explains unless something is wrong.
 LEAST_EXPLAINED = 0.3
-#: Patterns that differ from the empty beam by less than that (R-factor beyond the noise) show nothing to be judged by.
-LEAST_STRUCTURE = 0.02
+#: A network that explains less than this, and does not get better by as much, is reported whatever it draws.
+WORTHLESS = 0.05
+#: Patterns whose squared difference to the empty beam is less than so many times the noise show nothing to be judged by.
+LEAST_STRUCTURE = 1.3
 #: A bounded output this near to its bound, as a part of its range, is saturated.
 NEAR_BOUND = 0.01
 
@@ -45,8 +49,8 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer, 
         amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
         phase_spread_rad: circular standard deviation of the phase in a patch.
         saturated_share: illuminated part of the patches where an output of the network is at its bound.
-        explained_share: of the R-factor that an empty beam leaves beyond the photon noise, the part that the network
-            removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where there is nothing to explain.
+        explained_share: of the squared error of diffraction amplitudes that an empty beam leaves beyond the photon noise,
+            the part that the network removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where there is nothing to explain.
     """
     model.eval()
     rows = np.unique(np.linspace(0, len(container) - 1, min(GROUPS, len(container))).round().astype(np.int64))
@@ -87,29 +91,33 @@ def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
 
 
 def _explained_share(predicted: Tensor, photons: Tensor, flat: Tensor, seed: int) -> float:
-    """See :func:`health_figures`. The noise is that of photons drawn from the prediction."""
+    """See :func:`health_figures`. The noise is that of photons drawn from the prediction or, if that fits the patterns
+    worse, from the empty beam: a prediction that scatters light everywhere would excuse itself with its dim pixels."""
     predicted, photons, flat = predicted.float().cpu(), photons.float().cpu(), flat.float().cpu()
     counts = photons.sum(dim=(-2, -1), keepdim=True)
-    empty = float(r_factor(flat * (counts / flat.sum()), photons).mean())
+    beam = flat * (counts / flat.sum())
     scaled = predicted * (counts / predicted.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12))
-    reached = float(r_factor(scaled, photons).mean())
-    drawn = torch.poisson(scaled, generator=torch.Generator().manual_seed(seed))
-    noise = float(r_factor(scaled, drawn).nan_to_num(0.0).mean())
-    if empty - noise < LEAST_STRUCTURE:
+    empty, reached = (float(gaussian_amplitude_misfit(rate, photons).mean()) for rate in (beam, scaled))
+    rate = scaled if reached < empty else beam
+    drawn = torch.poisson(rate, generator=torch.Generator().manual_seed(seed))
+    noise = float(gaussian_amplitude_misfit(rate, drawn).mean())
+    if empty < LEAST_STRUCTURE * noise:
         return 1.0
     return (empty - reached) / (empty - noise)
 
 
-def complaint(history: Mapping[str, Sequence[float]], of_scan: str = "") -> str | None:
+def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:
     """What is wrong with a network whose last epochs look like that, and what to change; None if nothing is.
 
     Args:
+        nepochs: length of the whole training.
         history: one list a figure; those of FIGURES, followed by ``of_scan``, are looked at.
         of_scan: "" for a training on one scan, "/name" for one of several.
     """
     recent = [list(history.get(name + of_scan, ()))[-EPOCHS_IN_A_ROW:] for name in FIGURES]
     contrasts, spreads, saturated, explained = (np.array(values, dtype=np.float64) for values in recent)
-    if len(explained) < EPOCHS_IN_A_ROW:
+    epochs = len(history.get(FIGURES[0] + of_scan, ()))
+    if epochs < max(EPOCHS_IN_A_ROW, PATIENCE * nepochs):
         return None
     where = f" (scan {of_scan[1:]})" if of_scan else ""
     if (saturated > SATURATED).all():
@@ -134,7 +142,7 @@ def complaint(history: Mapping[str, Sequence[float]], of_scan: str = "") -> str 
     if flat_amplitude or flat_phase:
         flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"
         return f"the network draws a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
-    if (explained < 0.05).all():
+    if (explained < WORTHLESS).all() and explained.max() < explained[0] + WORTHLESS:
         return f"the network explains the patterns no better than an empty beam{where}: {seen}, {little}. {advice}"
     return None
 

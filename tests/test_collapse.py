@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint, health_figures
+from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
 
@@ -60,16 +59,36 @@ def test_a_collapsed_network_is_reported_once(small_scan, tiny_config, caplog, a
     assert results["warnings"] == [told[0].partition(": ")[2]]
 
 
-def test_a_network_that_learns_is_not_reported(small_scan, tiny_config, caplog):
-    config = replace(tiny_config, nepochs=15)
+class KnowingNetwork(nn.Module):
+    """Recognises each pattern of a scan and answers with the true object there."""
+
+    def __init__(self, inputs: Tensor, truth: Tensor) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(1.0))
+        self.inputs, self.truth = inputs, truth
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.cdist(x.flatten(1), self.inputs.flatten(1)).argmin(dim=1)
+        patches = self.truth[found]
+        return self.level * patches.abs(), patches.angle()
+
+
+def test_a_network_that_draws_the_object_is_not_reported(small_scan, tiny_config, caplog):
+    config = replace(tiny_config, nepochs=EPOCHS_IN_A_ROW + 2)
+    container = create_ptycho_data_container(small_scan, config)
+    photons = torch.from_numpy(container.batch(np.arange(len(container)))[0])
+    truth = torch.from_numpy(small_scan.truth_patches(container.nn_indices))
+    network = KnowingNetwork(container.normalisation.input_scale * photons.sqrt(), truth)
+    model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+    model.log_object_scale.data.zero_()
     with caplog.at_level(logging.WARNING):
-        results = train_cdi_model(small_scan, None, config, execution=ExecutionConfig(learning_rate=2e-3))
+        results = train_cdi_model(small_scan, None, config, initial=model)
     assert results["warnings"] == []
     assert not [record for record in caplog.records if "network" in record.message]
     history = results["history"]
     assert set(FIGURES) <= history.keys()
-    assert history["explained_share"][-1] > 0.5
-    assert history["amplitude_contrast"][-1] > 0.05
+    assert min(history["explained_share"]) > 0.7
+    assert min(history["amplitude_contrast"]) > 0.02
 
 
 def test_each_scan_is_watched(small_scan, other_scan, tiny_config):
@@ -77,23 +96,10 @@ def test_each_scan_is_watched(small_scan, other_scan, tiny_config):
     assert {"explained_share/scan-1", "explained_share/scan-2"} <= history.keys()
 
 
-def test_the_truth_explains_all_but_the_noise(small_scan, tiny_config):
-    """Patterns of few photons: their R-factor is nearly all noise, and the true object is recognised all the same."""
-    container = create_ptycho_data_container(small_scan, tiny_config)
-    model = PhysicsInformedModel(tiny_config.model, container.normalisation, physical_probe(container))
-    rows = np.unique(np.linspace(0, len(container) - 1, 8).round().astype(int))
-    truth = torch.from_numpy(small_scan.truth_patches(container.nn_indices[rows]))
-    model.log_object_scale.data.zero_()
-    model.network_patches = lambda photons: truth  # type: ignore[method-assign]
-    figures = health_figures(model, container, seed=0)
-    assert figures["explained_share"] == pytest.approx(1.0, abs=0.05)
-    assert figures == health_figures(model, container, seed=0)
-
-
 def test_a_weak_object_in_noisy_patterns_is_no_reason_to_complain():
     flat = {"amplitude_contrast": [0.001] * 5, "phase_spread_rad": [0.001] * 5, "saturated_share": [0.0] * 5}
     assert complaint({**flat, "explained_share": [1.0] * 5}, 5) is None
-    assert complaint({**flat, "explained_share": [0.0] * 2}, 5) is None
+    assert complaint({name: values[:2] for name, values in flat.items()} | {"explained_share": [0.0] * 2}, 5) is None
     assert complaint({**flat, "explained_share": [0.0, 0.0, 0.5]}, 5) is None
     assert "flat object" in str(complaint({**flat, "explained_share": [0.0] * 5}, 5))
     assert complaint({**flat, "explained_share": [0.0] * 5}, 50) is None

@@ -109,7 +109,14 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
     y, x = small_scan.positions_px.T
     error = np.random.default_rng(5).normal(0, 0.7, (len(small_scan), 2))
     wrong = RawData(
-        x + error[:, 1], y + error[:, 0], None, None, small_scan.patterns, small_scan.probe, None, small_scan.object_truth
+        x + error[:, 1],
+        y + error[:, 0],
+        None,
+        None,
+        small_scan.patterns,
+        small_scan.probe,
+        None,
+        small_scan.object_truth,
     )
     container = create_ptycho_data_container(wrong, replace(everything_learns, n_groups=60))
     model = PhysicsInformedModel(everything_learns.model, container.normalisation, physical_probe(container))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -130,9 +131,7 @@ def test_likelihoods_agree_at_the_noise_limit():
     rate = 50 + 100 * torch.rand(1, 1, 256, 256, generator=generator)
     counts = torch.poisson(rate, generator=generator)
     mean = float(counts.mean())
-    config = TrainingConfig(
-        model=ModelConfig(N=256), gaussian_amplitude_weight=1.0, gaussian_intensity_weight=1.0
-    )
+    config = TrainingConfig(model=ModelConfig(N=256), gaussian_amplitude_weight=1.0, gaussian_intensity_weight=1.0)
     loss = TrainingLoss(config, Normalisation(1.0, 1.0, 1.0, mean * 256**2, 1.0))
     canvas = torch.ones(1, 256, 256, dtype=torch.complex64)
     for name, value in loss.terms(Prediction(canvas, rate, canvas[:, None]), counts, Evidence()).items():
@@ -265,11 +264,12 @@ def test_true_objects_of_overlapping_groups_agree(small_scan, gridsize):
     for displacement in (0.0, 2.0):
         model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container))
         model.log_object_scale.data.zero_()
-        answers = []
+        answers: list[torch.Tensor] = []
         for rows_seen in (rows, np.where(partners < 0, rows, partners)):
-            where = small_scan.positions_px[container.nn_indices[rows_seen]] + displacement * rows_seen[:, None, None] % 7
+            where = small_scan.positions_px[container.nn_indices[rows_seen]]
+            where = where + (displacement * rows_seen[:, None, None]) % 7
             answers.append(torch.from_numpy(cut_patches(small_scan.object_truth, where, 32)))
-        model.network_patches = lambda photons, answers=iter(answers): next(answers)  # type: ignore[method-assign,misc]
+        model.network_patches = Mock(side_effect=answers)  # type: ignore[method-assign]
         _, evidence = predict_piece(model, groups.read(rows)[0], container.largest_shift_px)
         found.append(float(evidence.disagreement.detach().mean()))
     assert found[0] < 3e-3

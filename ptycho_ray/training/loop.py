@@ -250,7 +250,9 @@ class Trainer:
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)
         if not progress.warnings:
-            complaints = [complaint(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans]
+            complaints = [
+                complaint(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans
+            ]
             progress.warnings += [text for text in complaints if text is not None]
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}

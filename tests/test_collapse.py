@@ -16,7 +16,8 @@ from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, tr
 
 
 class ForcedNetwork(nn.Module):
-    """Answers every pattern with the same patch of amplitude and phase; one number of it can be trained."""
+    """Answers with the same patch of amplitude and phase, moved by a distance of its own for every pattern; one number of
+    it can be trained."""
 
     def __init__(self, amplitude: Tensor, phase: Tensor) -> None:
         super().__init__()
@@ -24,8 +25,12 @@ class ForcedNetwork(nn.Module):
         self.amplitude, self.phase = amplitude, phase
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        patch = self.level * self.amplitude
-        return patch.expand_as(x), self.phase.expand_as(x)
+        distances = (1e3 * x.sum(dim=(1, 2, 3))).long().tolist()
+        amplitude, phase = (
+            torch.stack([patch.roll(distance % 32, dims=0) for distance in distances])[:, None]
+            for patch in (self.amplitude, self.phase)
+        )
+        return self.level * amplitude, phase
 
 
 def forced(scan, config, amplitude: Tensor, phase: Tensor) -> PhysicsInformedModel:
@@ -44,6 +49,7 @@ FLAT, NOISE = torch.ones(32, 32), torch.rand(32, 32, generator=torch.Generator()
         (FLAT, NOISE, "flat amplitude"),
         (0.5 + NOISE, 0 * FLAT, "flat phase"),
         (FLAT, torch.pi * FLAT, "saturated"),
+        (0.5 + NOISE, NOISE, "no better than an empty beam"),
     ],
 )
 def test_a_collapsed_network_is_reported_once(small_scan, tiny_config, caplog, amplitude, phase, words):

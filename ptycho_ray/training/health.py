@@ -30,7 +30,8 @@ FLAT_CONTRAST, FLAT_PHASE_RAD, SATURATED, EPOCHS_IN_A_ROW = 0.01, 0.01, 0.5, 3
 PATIENCE = 0.2
 #: Least share of the structure of the patterns that a network explains unless something is wrong.
 LEAST_EXPLAINED = 0.3
-#: A network that explains less than this, and does not get better by as much, is reported whatever it draws.
+#: A network that explains less than this after half of the training, and gets no better by as much, is reported whatever
+#: it draws.
 WORTHLESS = 0.05
 #: Patterns whose squared difference to the empty beam is less than so many times the noise show nothing to be judged by.
 LEAST_STRUCTURE = 1.3
@@ -45,12 +46,16 @@ FIGURES = ("amplitude_contrast", "phase_spread_rad", "saturated_share", "explain
 def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer, seed: int) -> dict[str, float]:
     """What a few groups, evenly spread over the scan, look like through the network. The same seed gives the same figures.
 
+    Contrast and spread leave out what all patches have in common: a network that answers every pattern alike has none,
+    and a dark border that it always draws counts for nothing.
+
     Returns:
         amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
         phase_spread_rad: circular standard deviation of the phase in a patch.
         saturated_share: illuminated part of the patches where an output of the network is at its bound.
         explained_share: of the squared error of diffraction amplitudes that an empty beam leaves beyond the photon noise,
-            the part that the network removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where there is nothing to explain.
+            the part that the network removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where
+            there is nothing to explain.
     """
     model.eval()
     rows = np.unique(np.linspace(0, len(container) - 1, min(GROUPS, len(container))).round().astype(np.int64))
@@ -59,22 +64,20 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer, 
     weight = model.overlap_weight()
     weight = weight / weight.sum()
     patches = model.network_patches(photons)
-    amplitude = patches.abs()
+    amplitude, phasor = patches.abs(), torch.polar(torch.ones_like(patches.real), torch.angle(patches))
+    level = (weight * amplitude).sum(dim=(-2, -1)).clamp_min(1e-12)
+    if len(rows) > 1:
+        amplitude, phasor = amplitude - amplitude.mean(dim=0), phasor * phasor.mean(dim=0).sgn().conj()
     mean = (weight * amplitude).sum(dim=(-2, -1), keepdim=True)
-    contrast = (weight * (amplitude - mean).square()).sum(dim=(-2, -1)).sqrt() / mean[..., 0, 0].clamp_min(1e-12)
+    contrast = (weight * (amplitude - mean).square()).sum(dim=(-2, -1)).sqrt() / level
+    alike = (weight * phasor).sum(dim=(-2, -1)).abs().clamp(1e-12, 1.0)
     prediction = model(photons, relative, container.largest_shift_px)
     return {
         "amplitude_contrast": float(contrast.mean()),
-        "phase_spread_rad": float(_circular_spread(patches, weight).mean()),
+        "phase_spread_rad": float(torch.sqrt(-2.0 * torch.log(alike)).mean()),
         "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
         "explained_share": _explained_share(prediction.intensity, photons, model.flat_diffraction(), seed),
     }
-
-
-def _circular_spread(patches: Tensor, weight: Tensor) -> Tensor:
-    """Standard deviation of the phase on the circle, ``sqrt(-2 ln |mean of exp(i phase)|)``, radians."""
-    mean = (weight * torch.polar(torch.ones_like(patches.real), torch.angle(patches))).sum(dim=(-2, -1)).abs()
-    return torch.sqrt(-2.0 * torch.log(mean.clamp(1e-12, 1.0)))
 
 
 def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
@@ -142,7 +145,8 @@ def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str
     if flat_amplitude or flat_phase:
         flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"
         return f"the network draws a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
-    if (explained < WORTHLESS).all() and explained.max() < explained[0] + WORTHLESS:
+    late = epochs >= 0.5 * nepochs
+    if late and (explained < WORTHLESS).all() and explained.max() < explained[0] + WORTHLESS:
         return f"the network explains the patterns no better than an empty beam{where}: {seen}, {little}. {advice}"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_ray.command_line import parse_arguments
 from ptycho_ray.config import ModelConfig, TrainingConfig
 from ptycho_ray.data import Normalisation, RawData
 from ptycho_ray.data.patches import cut_patches
@@ -18,6 +20,7 @@ from ptycho_ray.loss_terms import TERMS, factor_at, parse_schedules
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.agreement import disagreement, in_phase, phase_error
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
+from ptycho_ray.settings import resolve_config
 from ptycho_ray.training.forward import predict_piece
 from ptycho_ray.training.loss import Evidence, TrainingLoss
 from ptycho_ray.training.scans import GroupList, overlapping_groups
@@ -176,6 +179,20 @@ def test_a_schedule_without_sense_is_refused(tiny_config, line, words):
     assert words in str(caught.value)
     with pytest.raises(ConfigurationError, match="one line for each term"):
         replace(tiny_config, loss_schedule=("nll=0:1", "nll=0:2"))
+
+
+def test_the_schedule_of_the_page_can_be_written_everywhere(tmp_path):
+    """docs/losses.md shows it as YAML and on the command line; an environment variable takes it too."""
+    page = (Path(__file__).parents[1] / "docs" / "losses.md").read_text(encoding="utf-8")
+    (tmp_path / "page.yaml").write_text(page.partition("```yaml")[2].partition("```")[0], encoding="utf-8")
+    from_file = resolve_config(TrainingConfig, tmp_path / "page.yaml", {}).config
+    assert from_file.loss_schedule == ("tv=0:0/10:1", "mae=0:1/20:0", "nll=10:0/20:1")
+    words = page.partition("command line `")[2].partition("`")[0].split()
+    weights = ["--mae-weight", "1", "--realspace-weight", "1", "--tv-weight", "1e-3"]
+    typed = vars(parse_arguments([*weights, *words]))
+    assert typed["loss_schedule"] == from_file.loss_schedule[:2]
+    variable = {"PTYCHO_RAY_LOSS_SCHEDULE": "nll=10:0/20:1"}
+    assert resolve_config(TrainingConfig, None, variable).config.loss_schedule == from_file.loss_schedule[2:]
 
 
 def test_a_schedule_changes_the_weight_while_training(small_scan, tiny_config):

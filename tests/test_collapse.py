@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint
+from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint, noise_misfit
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
 
@@ -95,6 +95,13 @@ def test_a_network_that_draws_the_object_is_not_reported(small_scan, tiny_config
     assert set(FIGURES) <= history.keys()
     assert min(history["explained_share"]) > 0.7
     assert min(history["amplitude_contrast"]) > 0.02
+
+
+def test_the_noise_is_that_of_poisson_counts(rng):
+    for rate in (0.0, 0.01, 0.7, 5.0, 1e4):
+        drawn = rng.poisson(rate, 200_000)
+        measured = np.mean(2 * (np.sqrt(rate) - np.sqrt(drawn)) ** 2)
+        assert float(noise_misfit(np.array(rate))) == pytest.approx(measured, rel=0.02, abs=1e-12)
 
 
 def test_each_scan_is_watched(small_scan, other_scan, tiny_config):

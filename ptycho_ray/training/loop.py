@@ -245,7 +245,7 @@ class Trainer:
             figures[self._of_scan("object_scale", scan)] = float(scan.model.object_scale.detach())
             if scan.model.positions is not None:
                 figures[self._of_scan("position_shift_rms_px", scan)] = scan.model.positions.rms_px()
-            health = health_figures(scan.model, scan.validation or scan.training, self.config.seed)
+            health = health_figures(scan.model, scan.validation or scan.training)
             figures |= {self._of_scan(name, scan): value for name, value in health.items()}
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)

@@ -141,6 +141,23 @@ def test_likelihoods_agree_at_the_noise_limit():
         assert float(value) * mean == pytest.approx(0.5, rel=0.12), name
 
 
+def test_bad_pixels_change_no_term():
+    """Rubbish in the prediction of bad pixels, and as many dark pixels more: the terms are those of the good ones."""
+    config = replace(config_for("nll"), consistency_weight=0.0, realspace_mae_weight=0.0)
+    generator = torch.Generator().manual_seed(6)
+    rate = 100 * torch.rand(2, 1, 32, 32, generator=generator)
+    counts = torch.poisson(rate + 20, generator=generator)
+    canvas = torch.ones(2, 32, 32, dtype=torch.complex64)
+    scales = Normalisation(1.0, 0.1, 1.0, 5e4, 1.0)
+    bad = np.zeros((32, 32), bool)
+    bad[::2] = True
+    masked = TrainingLoss(config, scales, bad)(Prediction(canvas, rate, canvas[:, None]), counts * ~torch.tensor(bad))
+    rows = slice(1, None, 2)
+    alone = TrainingLoss(config, scales)(Prediction(canvas, rate[..., rows, :], canvas[:, None]), counts[..., rows, :])
+    for name in ("nll", "gaussian_amplitude", "gaussian_intensity", "mae", "r_factor"):
+        assert float(masked[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
+
+
 def test_readout_noise_takes_the_weight_of_dark_pixels(small_scan, tiny_config):
     """The same excess of light in a dark and in a bright pixel: with readout noise the dark one counts less than before."""
     rate, counts = torch.tensor([4.0, 404.0]), torch.tensor([0.0, 400.0])

@@ -5,6 +5,8 @@ All functions take tensors of one shape and return the element-wise value; avera
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,27 @@ def gaussian_intensity_misfit(rate: Tensor, counts: Tensor, variance_floor: floa
             believed to be exactly dark.
     """
     return (rate - counts).square() / (2.0 * (counts + variance_floor))
+
+
+def seen_by(intensity: Tensor, good_pixels: Tensor | None) -> Tensor:
+    """What a detector of which only ``good_pixels`` [N, N] (1 = good, 0 = bad) work sees of intensities [..., N, N].
+
+    The patterns of a scan are zero in its bad pixels. With the prediction zero there too, those pixels add nothing to
+    any of the figures above and have no gradient; means are taken over the good ones (:func:`share_of_good`).
+    """
+    return intensity if good_pixels is None else intensity * good_pixels
+
+
+def share_of_good(good_pixels: Tensor | None) -> float:
+    """Share of the detector pixels that work: means over all pixels are divided by it."""
+    return 1.0 if good_pixels is None else float(good_pixels.mean())
+
+
+def good_pixels_of(bad_pixels: Any, device: torch.device | None = None) -> Tensor | None:
+    """``bad_pixels`` (bool [N, N], True = bad, or None) as float32 [N, N] with 1 where a pixel is good."""
+    if bad_pixels is None:
+        return None
+    return torch.as_tensor(~bad_pixels, dtype=torch.float32, device=device)
 
 
 def amplitude_absolute_error(intensity: Tensor, measured_amplitude: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import gaussian_amplitude_misfit
+from ptycho_ray.physics.likelihood import gaussian_amplitude_misfit, good_pixels_of, seen_by
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
     weight = weight / weight.sum()
     patches = model.network_patches(photons).cpu().to(torch.complex128)
     predicted = model(photons, relative, container.largest_shift_px).intensity
+    good = good_pixels_of(container.raw.bad_pixels, device)
     amplitude, phasor = patches.abs(), torch.polar(torch.ones_like(patches.real), torch.angle(patches))
     level = (weight * amplitude).sum(dim=(-2, -1)).clamp_min(1e-12)
     if len(rows) > 1:
@@ -78,7 +79,7 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
         "amplitude_contrast": float(contrast.mean()),
         "phase_spread_rad": float(torch.sqrt(-2.0 * torch.log(alike)).mean()),
         "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
-        "explained_share": _explained_share(predicted, photons, model.flat_diffraction()),
+        "explained_share": _explained_share(seen_by(predicted, good), photons, seen_by(model.flat_diffraction(), good)),
     }
 
 

@@ -109,7 +109,9 @@ class Trainer:
             model.network_dtype = network_dtype(execution, self.device)
         self.model = whole_model(models)
         self.parallel.align(self.model)
-        self.losses = [TrainingLoss(config, scan.training.normalisation) for scan in scans]
+        self.losses = [
+            TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels) for scan in scans
+        ]
         needs = {"labels": self.losses[0].needs_labels, "partners": self.losses[0].needs_partners}
         if needs["labels"]:
             require_labels(scans)

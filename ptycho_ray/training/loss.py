@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.config import TrainingConfig
@@ -16,9 +18,12 @@ from ptycho_ray.physics.likelihood import (
     amplitude_absolute_error,
     gaussian_amplitude_misfit,
     gaussian_intensity_misfit,
+    good_pixels_of,
     isotropic_variation,
     poisson_deviance,
     r_factor,
+    seen_by,
+    share_of_good,
     total_variation,
 )
 
@@ -57,10 +62,13 @@ class TrainingLoss:
     r_factor            diffraction R-factor, reported only
     ==================  ================================================================================================
 
+    ``bad_pixels`` (bool [N, N], True = bad) of the scan's detector count in none of them.
     Formulas, units and advice: ``docs/losses.md``.
     """
 
-    def __init__(self, config: TrainingConfig, normalisation: Normalisation) -> None:
+    def __init__(
+        self, config: TrainingConfig, normalisation: Normalisation, bad_pixels: NDArray[np.bool_] | None = None
+    ) -> None:
         self.weights = term_weights(config)
         self.schedules = parse_schedules(config.loss_schedule)
         #: The figures that a call returns, in order.
@@ -73,6 +81,8 @@ class TrainingLoss:
         self.noise_variance = config.readout_noise_photons**2
         self.variation = total_variation if config.tv_kind == "squared" else isotropic_variation
         self.last_epoch = float(config.nepochs)
+        self.good_pixels = good_pixels_of(bad_pixels)
+        self.good_share = share_of_good(self.good_pixels)
 
     def __call__(
         self, prediction: Prediction, photons: Tensor, evidence: Evidence | None = None, *, epoch: float | None = None
@@ -86,12 +96,12 @@ class TrainingLoss:
         loss = sum((weights[name] * value for name, value in terms.items()), start=torch.zeros(()))
         figures = {name: value.detach() for name, value in terms.items()}
         with torch.no_grad():
-            figures["r_factor"] = r_factor(prediction.intensity, photons).mean()
+            figures["r_factor"] = r_factor(self._seen(prediction.intensity), photons).mean()
         return {"loss": loss, **figures}
 
     def terms(self, prediction: Prediction, photons: Tensor, evidence: Evidence) -> dict[str, Tensor]:
         """Each term without its weight, a scalar that carries its gradient."""
-        values = self._diffraction_terms(prediction.intensity, photons)
+        values = self._diffraction_terms(self._seen(prediction.intensity), photons)
         if "tv" in self.weights:
             values["tv"] = self.variation(prediction.canvas) / prediction.canvas.numel()
         if evidence.disagreement is not None:
@@ -100,22 +110,27 @@ class TrainingLoss:
             values |= self._label_terms(prediction.patches, evidence.labels, evidence.label_weight)
         return {name: values[name] for name in self.weights}
 
+    def _seen(self, intensity: Tensor) -> Tensor:
+        if self.good_pixels is not None and self.good_pixels.device != intensity.device:
+            self.good_pixels = self.good_pixels.to(intensity.device)
+        return seen_by(intensity, self.good_pixels)
+
     def _diffraction_terms(self, intensity: Tensor, photons: Tensor) -> dict[str, Tensor]:
         """A detector's own noise of variance s**2 is taken for s**2 more photons, measured and predicted (the shifted
         Poisson model; Snyder et al., J. Opt. Soc. Am. A 12, 272, 1995)."""
         terms = {}
-        rate, counts = intensity, photons
+        rate, counts, scale = intensity, photons, self.photons_per_pixel * self.good_share
         if self.noise_variance:
             rate, counts = rate + self.noise_variance, counts + self.noise_variance
         if "nll" in self.weights:
-            terms["nll"] = poisson_deviance(rate, counts).mean() / self.photons_per_pixel
+            terms["nll"] = poisson_deviance(rate, counts).mean() / scale
         if "gaussian_amplitude" in self.weights:
-            terms["gaussian_amplitude"] = gaussian_amplitude_misfit(rate, counts).mean() / self.photons_per_pixel
+            terms["gaussian_amplitude"] = gaussian_amplitude_misfit(rate, counts).mean() / scale
         if "gaussian_intensity" in self.weights:
             misfit = gaussian_intensity_misfit(rate, counts, VARIANCE_FLOOR * self.photons_per_pixel)
-            terms["gaussian_intensity"] = misfit.mean() / self.photons_per_pixel
+            terms["gaussian_intensity"] = misfit.mean() / scale
         if "mae" in self.weights:
-            terms["mae"] = self._amplitude_error(intensity, photons)
+            terms["mae"] = self._amplitude_error(intensity, photons) / self.good_share
         return terms
 
     def _amplitude_error(self, intensity: Tensor, photons: Tensor) -> Tensor:

@@ -148,9 +148,9 @@ def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str
         f"{max(explained[-1], 0.0):.0%} of what distinguishes the patterns from those of an empty beam is explained"
     )
     advice = (
-        "If the loss still falls, train on. Otherwise compare probe and positions with the scan (ptycho-ray info), try a "
-        "lower execution.learning_rate, scheduler 'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs "
-        "(loss_schedule)."
+        "If the loss still falls, train on. Otherwise try execution.learning_rate ten times lower, then higher, scheduler "
+        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and see whether probe and "
+        "positions belong to the scan (ptycho-ray info)."
     )
     if flat_amplitude or flat_phase:
         flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"

@@ -26,6 +26,7 @@ from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import BundleError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
 
@@ -124,6 +125,7 @@ def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bu
         config = TrainingConfig(**{**settings, "model": ModelConfig(**settings["model"])})
         normalisation = Normalisation.from_dict(manifest["normalisation"])
         model = PhysicsInformedModel(config.model, normalisation, probe)
+        model.positions = ScanPositions.shaped_like(weights)
         model.load_state_dict({**weights, "probe_parts": torch.view_as_real(probe)})
     except (InputError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(

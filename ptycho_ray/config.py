@@ -32,6 +32,7 @@ from ptycho_ray.fields import (
     split_list,
     without_tpu,
 )
+from ptycho_ray.loss_terms import check_terms
 
 Architecture = Literal[
     "cnn",
@@ -67,7 +68,7 @@ class ModelConfig:
     n_filters_scale: PositiveInt = 2
     """Width of the network: every layer's number of filters is multiplied by it."""
     model_type: Literal["pinn", "supervised"] = "pinn"
-    """'pinn' learns from diffraction alone; 'supervised' learns from known objects."""
+    """'pinn' learns from diffraction; 'supervised' from the true object in the scan's file, and from no diffraction."""
     architecture: Architecture = "cnn"
     """Which network turns diffraction into an object patch."""
     fno_modes: PositiveInt = 12
@@ -136,7 +137,7 @@ class TrainingConfig:
     nll_weight: Fraction = 1.0
     """Weight of the Poisson likelihood of the photon counts, 0 to 1."""
     realspace_mae_weight: NonNegativeFloat = 0.0
-    """Weight of the difference to a known object, where there is one."""
+    """Weight of the difference to the true object in the scan's file, among the real-space losses (realspace_weight)."""
     realspace_weight: NonNegativeFloat = 0.0
     """Weight of all real-space losses."""
     nphotons: PositiveFloat = 1e9
@@ -204,6 +205,34 @@ class TrainingConfig:
     """Seed of grouping, weights and shuffling: the same seed gives the same image."""
     validation_fraction: ValidationShare = 0.05
     """Part of the scan that is kept out of training, 0 to 0.5; it overlaps no training group."""
+    gaussian_amplitude_weight: NonNegativeFloat = 0.0
+    """Weight of the Gaussian likelihood of diffraction amplitudes (docs/losses.md)."""
+    gaussian_intensity_weight: NonNegativeFloat = 0.0
+    """Weight of the Gaussian likelihood of photon counts."""
+    readout_noise_photons: NonNegativeFloat = 0.0
+    """Standard deviation of the detector's own noise in a pixel, in photons, for all likelihoods."""
+    tv_kind: Literal["squared", "isotropic"] = "squared"
+    """Total variation: sum of squared steps, which blurs edges, or of the lengths of the gradient, which keeps them."""
+    consistency_weight: NonNegativeFloat = 0.0
+    """Weight of the disagreement with an overlapping group, among the real-space losses (realspace_weight)."""
+    label_amplitude_weight: NonNegativeFloat = 1.0
+    """Supervised training: weight of the mean absolute error of the transmission's amplitude."""
+    label_phase_weight: NonNegativeFloat = 1.0
+    """Supervised training: weight of the mean absolute error of its phase in radians."""
+    loss_schedule: Annotated[tuple[str, ...], BeforeValidator(split_list)] = ()
+    """Factors on weights over the epochs, term=epoch:factor/epoch:factor, linear between: tv=0:0/10:1 (docs/losses.md)."""
+    intensity_scale_learning_rate: PositiveFloat | None = None
+    """Learning rate of the intensity scale's logarithm; that of the network if not given."""
+    intensity_scale_start_epoch: NonNegativeInt = 0
+    """Epoch at which a trainable intensity scale starts to move."""
+    positions_trainable: bool = False
+    """Let training improve the scan positions."""
+    position_learning_rate: PositiveFloat = 1e-2
+    """Learning rate of the positions in object pixels."""
+    position_start_epoch: NonNegativeInt = 0
+    """Epoch at which trainable positions start to move."""
+    position_limit_px: PositiveFloat = 2.0
+    """A trainable position stays within so many object pixels of the measured one, along each axis."""
     tv_weight: NonNegativeFloat = 0.0
     """Weight of the total variation of the object among the real-space losses (realspace_weight must be above 0)."""
     include_seed_point: bool = True
@@ -237,18 +266,13 @@ class TrainingConfig:
         _replace_deprecated_n_images(self)
         if self.n_groups is None:
             object.__setattr__(self, "n_groups", DEFAULT_TRAINING_GROUPS)
-        for name in ("tv_weight", "realspace_mae_weight"):
-            if getattr(self, name) and not self.realspace_weight:
-                raise ConfigurationError(
-                    f"it multiplies {name}, which is {getattr(self, name)}",
-                    field="realspace_weight",
-                    found=0,
-                    expected="a number above 0",
-                )
-        weights = ("mae_weight", "nll_weight", "realspace_weight")
-        if not any(getattr(self, name) for name in weights):
+        check_terms(self)
+        if self.positions_trainable and self.model.gridsize == 1 and not self.consistency_weight:
             raise ConfigurationError(
-                "no loss is left", field="nll_weight", found=0, expected=f"one of {', '.join(weights)} above 0"
+                "a single pattern does not tell where it was taken",
+                field="positions_trainable",
+                found="gridsize 1 without consistency_weight",
+                expected="gridsize 2 or more, or consistency_weight (with realspace_weight) above 0",
             )
         _check_neighbours(self, include_seed_point=self.include_seed_point)
 

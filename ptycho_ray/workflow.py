@@ -35,11 +35,13 @@ from ptycho_ray.experiment import corrected
 from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
+from ptycho_ray.training.health import TellWarnings
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scans import ScanTraining, distinct_names
@@ -170,9 +172,11 @@ def train_cdi_model(
     pictured = [callback for callback in callbacks if hasattr(callback, "on_image")]
     if execution.recon_log_every_n_epochs and pictured:
         callbacks = [*callbacks, ImageRecorder(scans[0].container, config, execution, pictured)]
+    if parallel is None:
+        callbacks = [*callbacks, TellWarnings()]
     trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
-    results = training_results(scans, history)
+    results = training_results(scans, history, trainer.progress.warnings)
     if test is not None and keep_patches:
         results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
         results["stitched_obj"] = None
@@ -200,6 +204,8 @@ def scans_to_train(
             network = scans[0].model.network if scans else None
             with _seeded(config.seed):
                 model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+        if model.positions is None or not model.positions.knows(container.raw):
+            model.positions = ScanPositions.of(container.raw) if config.positions_trainable else None
         scans.append(ScanTraining(name, model, container, learning, validation))
     return scans
 
@@ -210,9 +216,12 @@ def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingC
     return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), model.network)
 
 
-def training_results(scans: Sequence[ScanTraining], history: dict[str, list[float]]) -> Results:
+def training_results(
+    scans: Sequence[ScanTraining], history: dict[str, list[float]], warnings: Sequence[str] = ()
+) -> Results:
     """The results dictionary of a training, without anything of a test set."""
     return {
+        "warnings": list(warnings),
         "history": _reference_history(history),
         "history_epochs": list(range(len(history["loss"]))),
         "model_instance": scans[0].model,
@@ -251,6 +260,8 @@ def reassemble_cdi_image(
             scan's shape; "crop" is the reference's :func:`reassemble_position`.
         keep_patches: put the patches of all groups into the results (needed by "crop").
 
+    A scan whose positions the model has learnt is reconstructed at the learnt positions.
+
     Returns:
         Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
         ``recon_amp``, ``recon_phase`` and the stitched image.
@@ -258,6 +269,8 @@ def reassemble_cdi_image(
     execution = execution or ExecutionConfig()
     batch_size = execution.inference_batch_size or config.batch_size
     container = create_ptycho_data_container(test_data, config, normalisation=model.normalisation)
+    if model.positions is not None:
+        container = model.positions.correct(container)
     direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale
     results: Results = {"global_offsets": container.global_offsets}
     if keep_patches or stitch == "crop":
@@ -371,7 +384,8 @@ def load_inference_bundle_with_backend(
 def save_outputs(
     amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
 ) -> None:
-    """Write the two pictures of the reference, the arrays (``reconstruction.npz``) and ``history.json``.
+    """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
+    were learnt, ``positions.npz``.
 
     Nothing is drawn when amplitude or phase is None.
     """
@@ -380,6 +394,8 @@ def save_outputs(
     folder = Path(output_prefix)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "history.json", results.get("history", {}))
+    if (positions := getattr(results.get("model_instance"), "positions", None)) is not None:
+        positions.save(folder / "positions.npz")
     if amplitude is None or phase is None:
         return
     stitched = results.get("stitched")
@@ -409,14 +425,8 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
 
 def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:
     """ConfigurationError for a setting that could have no effect here."""
-    for field, found, expected in (
-        ("model_type", config.model.model_type, "pinn"),
-        ("positions_provided", config.positions_provided, True),
-    ):
-        if found != expected:
-            raise ConfigurationError(
-                "not part of this version", field=field, found=repr(found), expected=repr(expected)
-            )
+    if not config.positions_provided:
+        raise ConfigurationError("not part of this version", field="positions_provided", found="False", expected="True")
     if execution.devices not in (1, "auto") and parallel is None:
         raise ConfigurationError(
             "one process trains on one device",

@@ -17,14 +17,13 @@ from ptycho_ray import workflow
 from ptycho_ray.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer
-from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.errors import InputError
 from ptycho_ray.workflow import (
     create_ptycho_data_container,
     reassemble_cdi_image,
     run_cdi_example,
     run_cdi_example_with_backend,
     save_outputs,
-    train_cdi_model,
 )
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -202,12 +201,6 @@ def test_containers_pass_through_and_other_types_are_refused(small_scan, tiny_co
 def test_another_side_than_configured_is_named(small_scan):
     with pytest.raises(InputError, match="N.*32.*64"):
         create_ptycho_data_container(small_scan, TrainingConfig(model=ModelConfig(N=64)))
-
-
-def test_supervised_training_is_refused_for_now(small_scan, tiny_config):
-    config = replace(tiny_config, model=replace(tiny_config.model, model_type="supervised"))
-    with pytest.raises(ConfigurationError, match="model_type"):
-        train_cdi_model(small_scan, None, config)
 
 
 def test_the_legacy_stream_groups_like_the_reference(golden):

@@ -35,6 +35,7 @@ from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import predict_all
 from ptycho_ray.training.checkpoint import load_weights, read_checkpoint
+from ptycho_ray.training.health import TellWarnings
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import DataParallel, unique_state
 from ptycho_ray.training.scans import ScanTraining, whole_model
@@ -103,7 +104,7 @@ def train_on_cluster(
         result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial)
         _finish(system, f"{folder}/{run_name}", result["history"])
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
-    results = workflow.training_results(scans, result["history"])
+    results = workflow.training_results(scans, result["history"], result["warnings"])
     if test is not None and keep_patches:
         results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
         results["stitched_obj"] = None
@@ -193,7 +194,7 @@ def _fit(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with closing(Relay(board, callbacks, _say_workers)):
+    with closing(Relay(board, [*callbacks, TellWarnings()], _say_workers)):
         try:
             with _ended_by_signals():
                 result = trainer.fit()
@@ -280,7 +281,7 @@ def _train_share(task: dict[str, Any]) -> dict[str, Any] | None:
         return None
     state = unique_state(whole_model(list(results["models"].values())))
     weights = {name: value.cpu().contiguous() for name, value in state.items()}
-    return {"history": results["history"], "weights": save(weights)}
+    return {"history": results["history"], "weights": save(weights), "warnings": results["warnings"]}
 
 
 class ReportedCheckpoints:

@@ -62,9 +62,11 @@ def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:
 
 
 def summary_of_history(history: Mapping[str, list[float]]) -> Result:
-    """First, last and best loss of a training run."""
+    """First, last and best loss of a training run, and how far the positions have moved if they were learnt."""
     loss = history.get("val_loss") or history["loss"]
+    moved = {name: values[-1] for name, values in history.items() if name.startswith("position_shift_rms_px")}
     return {
+        **moved,
         "epochs": len(history["loss"]),
         "first_loss": history["loss"][0],
         "last_loss": history["loss"][-1],

@@ -118,7 +118,7 @@ def run(words: Sequence[str]) -> Result:
             "model": bundle,
             "image": folder / images[0].name / "reconstruction.npz",
             "report": folder / "report.html",
-            "training": summary_of_history(results["history"]),
+            "training": summary_of_history(results["history"]) | _warnings(results),
             **_held_out_figures(results, execution.inference_batch_size or config.batch_size),
         }
         write_training_report(result, images, results, config, origin)
@@ -208,6 +208,11 @@ def _image_of_each(
             scan, config, model=model, execution=execution, keep_patches=False
         )
         yield Image(name, scan, amplitude, phase, {**results, **stitched, "model_instance": model})
+
+
+def _warnings(results: Result) -> Result:
+    """What the training has warned of, if it has."""
+    return {"warnings": results["warnings"]} if results["warnings"] else {}
 
 
 def _held_out_figures(results: Result, batch_size: int) -> Result:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.normalisation import Normalisation
+from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
-from ptycho_ray.physics.merging import canvas_side, extract_patches, merge_central_mask, merge_weighted
-from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
+from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
 from ptycho_ray.physics.translation import centre_crop, place_patches
 
 #: Least weight of a pixel in the overlap average, relative to the best illuminated one.
@@ -26,10 +27,12 @@ class Prediction:
     Attributes:
         canvas: the patches of each group merged, complex [B, S, S]; its centre is the centre of the group.
         intensity: predicted photons, float32 [B, C, N, N].
+        patches: the canvas as each pattern of the group sees it, complex [B, C, N, N].
     """
 
     canvas: Tensor
     intensity: Tensor
+    patches: Tensor
 
 
 class PhysicsInformedModel(nn.Module):
@@ -46,6 +49,7 @@ class PhysicsInformedModel(nn.Module):
         network: amplitude and phase from normalised diffraction amplitudes.
         log_object_scale: logarithm of the factor between the network's object and a transmission; a parameter.
         probe_parts: real and imaginary part of the probe, [P, N, N, 2]; a parameter.
+        positions: learnt corrections of the scan's positions, or None. Who hands positions over applies them.
         network_dtype: number format of the network's convolutions, None for 32 bits. The physics has 32 bits always.
     """
 
@@ -60,6 +64,7 @@ class PhysicsInformedModel(nn.Module):
         self.network_dtype: torch.dtype | None = None
         self.log_object_scale = nn.Parameter(torch.tensor(float(normalisation.object_scale)).log())
         self.probe_parts = nn.Parameter(torch.view_as_real(probe.to(torch.complex64)).clone(), requires_grad=False)
+        self.positions: ScanPositions | None = None
 
     @property
     def probe(self) -> Tensor:
@@ -76,6 +81,13 @@ class PhysicsInformedModel(nn.Module):
     def object_scale(self) -> Tensor:
         """Transmission per unit of the network's amplitude."""
         return self.log_object_scale.exp()
+
+    @torch.no_grad()
+    def orthogonalise_probe(self) -> None:
+        """Give the modes of the probe their orthogonal form, the strongest first; the diffraction stays the same."""
+        if len(self.probe_parts) > 1:
+            modes = orthogonal_modes(torch.view_as_complex(self.probe_parts))
+            self.probe_parts.copy_(torch.view_as_real(modes))
 
     def overlap_weight(self) -> Tensor:
         """Trust in each pixel of a patch: the probe's amplitude relative to its maximum, never quite zero; [N, N]."""
@@ -101,15 +113,28 @@ class PhysicsInformedModel(nn.Module):
             return patches[:, 0]
         return merge_weighted(patches, relative, self.overlap_weight(), side)
 
-    def diffract(self, canvas: Tensor, relative: Tensor) -> Tensor:
-        """Photons [B, C, N, N] that a canvas [B, S, S] in the network's units diffracts at the positions of its group."""
+    def patches_at(self, canvas: Tensor, relative: Tensor) -> Tensor:
+        """The patches [B, C, N, N] of a canvas [B, S, S] at the positions of its group."""
         n = self.config.N
         alone = canvas.shape[-1] == n and relative.shape[1] == 1
-        patches = canvas[:, None] if alone else extract_patches(canvas, relative, n)
-        exit_waves = illuminate(self.object_scale * patches, self.probe)
+        return canvas[:, None] if alone else extract_patches(canvas, relative, n)
+
+    def diffract(self, patches: Tensor) -> Tensor:
+        """Photons [B, C, N, N] that transmission patches [B, C, N, N] diffract under the probe."""
+        exit_waves = illuminate(patches, self.probe)
         if self.config.gaussian_smoothing_sigma:
             exit_waves = smooth_exit_wave(exit_waves, self.config.gaussian_smoothing_sigma)
         return diffraction_intensity(exit_waves)
+
+    def coverage(self, relative: Tensor, largest_shift_px: float) -> Tensor:
+        """How well each pixel of the canvases of groups is illuminated: the sum of their overlap weights, [B, S, S]."""
+        weight = self.overlap_weight()
+        if self.config.merge == "central_mask":
+            weight = weight * central_mask(self.config.N, weight.device)
+        if not self.config.object_big:
+            relative = torch.zeros_like(relative[:, :1])
+        side = canvas_side(self.config.N, largest_shift_px)
+        return place_patches(weight.expand(*relative.shape[:2], *weight.shape), relative, side).sum(dim=1)
 
     def flat_diffraction(self) -> Tensor:
         """Photons [N, N] that the probe diffracts through an empty object."""
@@ -124,7 +149,8 @@ class PhysicsInformedModel(nn.Module):
             largest_shift_px: a bound on ``abs(relative)`` that all batches share; it sets the side of the canvas.
         """
         canvas = self.merge(self.network_patches(photons), relative, largest_shift_px)
-        return Prediction(self.object_scale * canvas, self.diffract(canvas, relative))
+        patches = self.object_scale * self.patches_at(canvas, relative)
+        return Prediction(self.object_scale * canvas, self.diffract(patches), patches)
 
     def transmission_patches(self, photons: Tensor) -> Tensor:
         """What the network sees at each pattern, complex transmission [B, O, N, N]; no position enters."""
@@ -132,5 +158,8 @@ class PhysicsInformedModel(nn.Module):
 
     def reconstruct(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
         """The merged object of each group, complex transmission [B, N, N], without its diffraction."""
-        merged = self.merge(self.network_patches(photons), relative, largest_shift_px)
-        return self.object_scale * centre_crop(merged, self.config.N)
+        return centre_crop(self.canvas(photons, relative, largest_shift_px), self.config.N)
+
+    def canvas(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
+        """The merged object of each group on its whole canvas, complex transmission [B, S, S], without its diffraction."""
+        return self.object_scale * self.merge(self.network_patches(photons), relative, largest_shift_px)

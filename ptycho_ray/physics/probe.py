@@ -1,4 +1,4 @@
-"""Apertures."""
+"""Apertures and probe modes."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ def soft_disc_mask(n: int, diameter_px: float, sigma_px: float, device: torch.de
     if sigma_px == 0:
         return (beyond_edge < 0).float()
     return 0.5 * torch.erfc(beyond_edge / (sigma_px * 2**0.5))
+
+
+def orthogonal_modes(modes: Tensor) -> Tensor:
+    """The same illumination in orthogonal modes, the strongest first: complex [P, N, N] to complex [P, N, N].
+
+    Any unitary mixture of incoherent modes diffracts alike, so modes that were fitted come out mixed. The mixture whose
+    modes are orthogonal is unique up to their phases (Thibault and Menzel, Nature 494, 68, 2013); it is found here from the
+    P x P matrix of their overlaps. Each mode keeps a real, positive overlap with the given mode that it is most made of.
+    """
+    flat = modes.flatten(start_dim=1).to(torch.complex128)
+    _, vectors = torch.linalg.eigh(flat @ flat.mH)
+    mixing = vectors.flip(-1).mH
+    largest = mixing.gather(1, mixing.abs().argmax(dim=1, keepdim=True))
+    mixing = mixing * (largest.conj() / largest.abs())
+    return (mixing @ flat).reshape(modes.shape).to(modes.dtype)

@@ -39,6 +39,7 @@ class ImageRecorder:
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
         if model is not None and self.every and progress.epoch % self.every == 0:
-            stitched = reconstruct(model, self.container, self.batch_size)
+            container = self.container if model.positions is None else model.positions.correct(self.container)
+            stitched = reconstruct(model, container, self.batch_size)
             for consumer in self.consumers:
                 consumer.on_image(progress, stitched)

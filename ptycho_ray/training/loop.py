@@ -23,10 +23,12 @@ from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupte
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
+from ptycho_ray.training.forward import predict_piece
+from ptycho_ray.training.health import complaint, health_figures
 from ptycho_ray.training.loss import TrainingLoss
-from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
+from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients, thaw
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, whole_model
+from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, require_labels, whole_model
 
 #: Settings that may differ between a run and its continuation.
 FREE_ON_RESUME = ("nepochs", "output_dir", "train_data_file", "further_train_data_files", "test_data_file")
@@ -60,6 +62,7 @@ class Progress:
         scaler: memory of the float16 gradient scaler (empty without one).
         settings: the training settings, to refuse a continuation with others.
         seconds: time spent training.
+        warnings: what went wrong and what to change, in words, each once.
     """
 
     epoch: int = 0
@@ -72,6 +75,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -103,14 +107,17 @@ class Trainer:
         models = [scan.model.to(self.device) for scan in scans]
         for model in models:
             model.network_dtype = network_dtype(execution, self.device)
-            model.log_object_scale.requires_grad_(config.intensity_scale_trainable)
         self.model = whole_model(models)
         self.parallel.align(self.model)
-        self.training = GroupList([scan.training for scan in scans])
-        self.validation = GroupList([scan.validation for scan in scans])
         self.losses = [
             TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels) for scan in scans
         ]
+        needs = {"labels": self.losses[0].needs_labels, "partners": self.losses[0].needs_partners}
+        if needs["labels"]:
+            require_labels(scans)
+        self.training = GroupList([scan.training for scan in scans], **needs)
+        self.validation = GroupList([scan.validation for scan in scans], **needs)
+        self.validation.choose_partners(np.random.default_rng((config.seed, 2)))
         self.schedule = Schedule(config, execution)
         self.optimizer = build_optimizer(models, config, execution)
         dtype = models[0].network_dtype
@@ -121,6 +128,8 @@ class Trainer:
         )
         containers = [c for scan in scans for c in (scan.training, scan.validation) if c is not None]
         self.largest_shift_px = max(container.largest_shift_px for container in containers)
+        if config.positions_trainable and config.model.gridsize > 1:
+            self.largest_shift_px += 2 * config.position_limit_px
         self.progress = Progress(settings=_settings(config, scans))
         monitor = execution.checkpoint_monitor_metric
         self.monitor = monitor if len(self.validation) or not monitor.startswith("val_") else "loss"
@@ -142,12 +151,16 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         self._take_best_weights()
+        if self.config.probe_trainable:
+            for scan in self.scans:
+                scan.model.orthogonalise_probe()
         return self.progress.history
 
     def _train_epoch(self) -> None:
         progress = self.progress
         generator = np.random.default_rng((self.config.seed, progress.epoch))
         order = self.training.order(self.config.scan_sampling, generator)
+        self.training.choose_partners(np.random.default_rng((self.config.seed, 2, progress.epoch)))
         rows = [order[some] for some in batches(len(order), self.config.batch_size)]
         loaded = self._read_ahead(self.training, rows[progress.batch :])
         self.model.train()
@@ -164,18 +177,18 @@ class Trainer:
 
     def _step(self, loaded: Sequence[list[Piece]], groups: int, steps_in_epoch: int) -> dict[str, float]:
         """One step of the optimiser over one or more batches of ``groups`` groups; each group counts the same."""
-        factor = self.schedule.factor(self.progress.epoch + self.progress.batch / steps_in_epoch)
+        now = self.progress.epoch + self.progress.batch / steps_in_epoch
+        factor = self.schedule.factor(now)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        probe_moves = self.config.probe_trainable and self.progress.epoch >= self.config.probe_start_epoch
         for scan in self.scans:
-            scan.model.probe_parts.requires_grad_(probe_moves)
+            thaw(scan.model, self.config, self.progress.epoch)
 
         self.optimizer.zero_grad(set_to_none=True)
         names = self.losses[0].names
         totals = torch.zeros(len(names), dtype=self._sum_dtype, device=self.device)
         for piece in itertools.chain.from_iterable(loaded):
-            figures, count = self._figures(piece), len(piece.photons)
+            figures, count = self._figures(piece, now), len(piece.photons)
             self.scaler.scale(figures["loss"] * (count / groups)).backward()
             totals += self._as_row(figures) * count
         totals = self.parallel.add_up(self.model.parameters(), totals)
@@ -190,6 +203,9 @@ class Trainer:
             clip_gradients(self.model.parameters(), self.clip_value, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        for scan in self.scans:
+            if scan.model.positions is not None:
+                scan.model.positions.limit(self.config.position_limit_px)
 
         sums = self.progress.sums
         for name, total in [*values.items(), ("groups", float(groups))]:
@@ -203,23 +219,16 @@ class Trainer:
 
         def read(some: np.ndarray) -> list[Piece]:
             pieces = groups.read(self.parallel.share(some))
-            return (
-                [Piece(s, photons.pin_memory(), relative.pin_memory()) for s, photons, relative in pieces]
-                if pin
-                else pieces
-            )
+            return [piece.each(Tensor.pin_memory) for piece in pieces] if pin else pieces
 
         threads = execution.num_workers
         ahead = threads * (execution.prefetch_factor or 2)
         for pieces in prefetched(read, rows, threads=threads, ahead=ahead):
-            yield [
-                Piece(s, photons.to(self.device, non_blocking=True), relative.to(self.device, non_blocking=True))
-                for s, photons, relative in pieces
-            ]
+            yield [piece.each(lambda tensor: tensor.to(self.device, non_blocking=True)) for piece in pieces]
 
-    def _figures(self, piece: Piece) -> dict[str, Tensor]:
-        prediction = self.scans[piece.scan].model(piece.photons, piece.relative, self.largest_shift_px)
-        return self.losses[piece.scan](prediction, piece.photons)
+    def _figures(self, piece: Piece, epoch: float | None = None) -> dict[str, Tensor]:
+        prediction, evidence = predict_piece(self.scans[piece.scan].model, piece, self.largest_shift_px)
+        return self.losses[piece.scan](prediction, piece.photons, evidence, epoch=epoch)
 
     def _as_row(self, figures: dict[str, Tensor]) -> Tensor:
         return torch.stack([figures[name].detach() for name in self.losses[0].names]).to(self._sum_dtype)
@@ -236,8 +245,17 @@ class Trainer:
         figures["learning_rate"] = self._learning_rate()
         for scan in self.scans:
             figures[self._of_scan("object_scale", scan)] = float(scan.model.object_scale.detach())
+            if scan.model.positions is not None:
+                figures[self._of_scan("position_shift_rms_px", scan)] = scan.model.positions.rms_px()
+            health = health_figures(scan.model, scan.validation or scan.training)
+            figures |= {self._of_scan(name, scan): value for name, value in health.items()}
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)
+        if not progress.warnings:
+            complaints = [
+                complaint(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans
+            ]
+            progress.warnings += [text for text in complaints if text is not None]
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         monitored = self._monitored(figures)
@@ -348,6 +366,7 @@ class Trainer:
 def _settings(config: TrainingConfig, scans: Sequence[ScanTraining]) -> dict[str, Any]:
     """What must be the same when a run goes on: its settings, and the scales of its scans as a mark of the data."""
     kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
+    kept["loss_schedule"] = list(config.loss_schedule)  # as JSON gives it back
     return kept | {"data": [scan.container.normalisation.to_dict() for scan in scans]}
 
 

@@ -22,17 +22,26 @@ SMALLEST_PARAMETER_NORM = 1e-3
 def build_optimizer(
     models: Sequence[PhysicsInformedModel], config: TrainingConfig, execution: ExecutionConfig
 ) -> torch.optim.Optimizer:
-    """The optimiser of the configuration for models that share one network, with a group for each trainable probe.
+    """The optimiser of the configuration for models that share one network, with a group for each trainable probe and
+    scan, and for the intensity scales if they have a learning rate of their own.
 
     Each group holds ``base_lr``; the schedule multiplies it.
     """
     trained = [*models[0].network.parameters()]
-    if config.intensity_scale_trainable:
-        trained += [model.log_object_scale for model in models]
+    scales = [model.log_object_scale for model in models if config.intensity_scale_trainable]
+    rate = config.intensity_scale_learning_rate
+    if rate is None:
+        trained += scales
     groups = [{"params": trained, "base_lr": execution.learning_rate, "lr": execution.learning_rate}]
+    if scales and rate is not None:
+        groups.append({"params": scales, "base_lr": rate, "lr": rate, "weight_decay": 0.0})
     for model in models if config.probe_trainable else ():
         rate = config.probe_learning_rate * float(model.probe.detach().abs().max())
         groups.append({"params": [model.probe_parts], "base_lr": rate, "lr": rate, "weight_decay": 0.0})
+    rate = config.position_learning_rate
+    for model in models if config.positions_trainable else ():
+        assert model.positions is not None
+        groups.append({"params": [model.positions.shifts_px], "base_lr": rate, "lr": rate, "weight_decay": 0.0})
     betas = (config.adam_beta1, config.adam_beta2)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -40,6 +49,17 @@ def build_optimizer(
         )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, betas=betas, eps=ADAM_EPSILON, weight_decay=config.weight_decay, fused=True)
+
+
+def thaw(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) -> None:
+    """Let those parameters of the physics move that may in ``epoch``, and no others."""
+    model.log_object_scale.requires_grad_(
+        config.intensity_scale_trainable and epoch >= config.intensity_scale_start_epoch
+    )
+    model.probe_parts.requires_grad_(config.probe_trainable and epoch >= config.probe_start_epoch)
+    if model.positions is not None:
+        moves = config.positions_trainable and epoch >= config.position_start_epoch
+        model.positions.shifts_px.requires_grad_(moves)
 
 
 class Schedule:

@@ -1,0 +1,176 @@
+"""Is the network still drawing an image? Figures of every epoch, and words when it is not.
+
+A network can lower its loss a little and then stay on a flat object, or drive its last layer into saturation, where no
+gradient comes back. Both are seen in a few groups of patterns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln, xlogy
+from torch import Tensor
+
+from ptycho_ray.config import ModelConfig
+from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.physics.likelihood import gaussian_amplitude_misfit, good_pixels_of, seen_by
+
+log = logging.getLogger(__name__)
+
+#: So many groups are looked at.
+GROUPS = 8
+#: An epoch counts as collapsed below these; a warning follows after so many of them in a row.
+FLAT_CONTRAST, FLAT_PHASE_RAD, SATURATED, EPOCHS_IN_A_ROW = 0.01, 0.01, 0.5, 3
+#: No warning in the first part of a training: every network begins with a flat object.
+PATIENCE = 0.2
+#: Least share of the structure of the patterns that a network explains unless something is wrong.
+LEAST_EXPLAINED = 0.3
+#: A network that explains less than this after half of the training, and gets no better by as much, is reported whatever
+#: it draws.
+WORTHLESS = 0.05
+#: Patterns whose squared difference to the empty beam is less than so many times the noise show nothing to be judged by.
+LEAST_STRUCTURE = 1.3
+#: A bounded output this near to its bound, as a part of its range, is saturated.
+NEAR_BOUND = 0.01
+
+#: The figures of a scan, as they stand in the history.
+FIGURES = ("amplitude_contrast", "phase_spread_rad", "saturated_share", "explained_share")
+
+
+@torch.no_grad()
+def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) -> dict[str, float]:
+    """What a few groups, evenly spread over the scan, look like through the network.
+
+    Contrast and spread leave out what all patches have in common: a network that answers every pattern alike has none,
+    and a dark border that it always draws counts for nothing.
+
+    Returns:
+        amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
+        phase_spread_rad: circular standard deviation of the phase in a patch.
+        saturated_share: illuminated part of the patches where an output of the network is at its bound.
+        explained_share: of the squared error of diffraction amplitudes that an empty beam leaves beyond the photon noise,
+            the part that the network removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 where
+            there is nothing to explain.
+    """
+    model.eval()
+    rows = np.unique(np.linspace(0, len(container) - 1, min(GROUPS, len(container))).round().astype(np.int64))
+    device = model.probe_parts.device
+    photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
+    weight = model.overlap_weight().cpu().double()
+    weight = weight / weight.sum()
+    patches = model.network_patches(photons).cpu().to(torch.complex128)
+    predicted = model(photons, relative, container.largest_shift_px).intensity
+    good = good_pixels_of(container.raw.bad_pixels, device)
+    amplitude, phasor = patches.abs(), torch.polar(torch.ones_like(patches.real), torch.angle(patches))
+    level = (weight * amplitude).sum(dim=(-2, -1)).clamp_min(1e-12)
+    if len(rows) > 1:
+        amplitude, phasor = amplitude - amplitude.mean(dim=0), phasor * phasor.mean(dim=0).sgn().conj()
+    mean = (weight * amplitude).sum(dim=(-2, -1), keepdim=True)
+    contrast = (weight * (amplitude - mean).square()).sum(dim=(-2, -1)).sqrt() / level
+    alike = (weight * phasor).sum(dim=(-2, -1)).abs().clamp(1e-12, 1.0)
+    return {
+        "amplitude_contrast": float(contrast.mean()),
+        "phase_spread_rad": float(torch.sqrt(-2.0 * torch.log(alike)).mean()),
+        "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
+        "explained_share": _explained_share(seen_by(predicted, good), photons, seen_by(model.flat_diffraction(), good)),
+    }
+
+
+def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
+    """Where an output that has bounds is next to one of them, bool; real and imaginary parts have none."""
+    if config.architecture != "cnn" and config.generator_output_mode == "real_imag":
+        return torch.zeros_like(patches.real, dtype=torch.bool)
+    amplitude, phase = patches.abs(), torch.angle(patches).abs()
+    at_bound = phase > (1 - NEAR_BOUND) * math.pi
+    if config.amp_activation == "sigmoid":
+        at_bound |= (amplitude < NEAR_BOUND) | (amplitude > 1 - NEAR_BOUND)
+    if config.amp_activation == "relu":
+        at_bound |= amplitude == 0
+    return at_bound
+
+
+def _explained_share(predicted: Tensor, photons: Tensor, flat: Tensor) -> float:
+    """See :func:`health_figures`. The noise is that of the prediction or, if that fits the patterns worse, of the empty
+    beam: a prediction that scatters light everywhere would excuse itself with its dim pixels."""
+    predicted, photons, flat = (value.cpu().double() for value in (predicted, photons, flat))
+    counts = photons.sum(dim=(-2, -1), keepdim=True)
+    beam = flat * (counts / flat.sum())
+    scaled = predicted * (counts / predicted.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12))
+    empty, reached = (float(gaussian_amplitude_misfit(rate, photons).mean()) for rate in (beam, scaled))
+    noise = float(noise_misfit((scaled if reached < empty else beam).numpy()).mean())
+    if empty < LEAST_STRUCTURE * noise:
+        return 1.0
+    return (empty - reached) / (empty - noise)
+
+
+def noise_misfit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of ``2 * (sqrt(rate) - sqrt(n))**2`` for Poisson counts n of that rate: 2 * rate where it is dark, 1/2 where
+    it is bright; interpolated in a table of the exact sums."""
+    rates, counts = np.concatenate([[0.0], np.geomspace(1e-4, 50.0, 500)]), np.arange(200)
+    probabilities = np.exp(xlogy(counts, rates[:, None]) - rates[:, None] - gammaln(counts + 1))
+    mean_root = (probabilities * np.sqrt(counts)).sum(axis=1)
+    return np.interp(rate, rates, 4 * (rates - np.sqrt(rates) * mean_root))
+
+
+def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:
+    """What is wrong with a network whose last epochs look like that, and what to change; None if nothing is.
+
+    Args:
+        nepochs: length of the whole training.
+        history: one list a figure; those of FIGURES, followed by ``of_scan``, are looked at.
+        of_scan: "" for a training on one scan, "/name" for one of several.
+    """
+    recent = [list(history.get(name + of_scan, ()))[-EPOCHS_IN_A_ROW:] for name in FIGURES]
+    contrasts, spreads, saturated, explained = (np.array(values, dtype=np.float64) for values in recent)
+    epochs = len(history.get(FIGURES[0] + of_scan, ()))
+    if epochs < max(EPOCHS_IN_A_ROW, PATIENCE * nepochs):
+        return None
+    where = f" (scan {of_scan[1:]})" if of_scan else ""
+    if (saturated > SATURATED).all():
+        return (
+            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or phase has "
+            "been at the end of its range for three epochs, where it can learn nothing. Start anew with a lower "
+            "execution.learning_rate or with gradient_clip_val 1; if amplitudes are at their upper end, with a larger "
+            "model.probe_scale, or model.amp_activation 'softplus'."
+        )
+    if not (explained < LEAST_EXPLAINED).all():
+        return None
+    flat_amplitude, flat_phase = (contrasts < FLAT_CONTRAST).all(), (spreads < FLAT_PHASE_RAD).all()
+    seen = f"amplitude contrast {contrasts[-1]:.2%}, phase spread {spreads[-1]:.3f} rad"
+    little = (
+        f"{max(explained[-1], 0.0):.0%} of what distinguishes the patterns from those of an empty beam is explained"
+    )
+    advice = (
+        "If the loss still falls, train on. Otherwise try execution.learning_rate ten times lower, then higher, scheduler "
+        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and see whether probe and "
+        "positions belong to the scan (ptycho-ray info)."
+    )
+    if flat_amplitude or flat_phase:
+        flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"
+        return f"the network draws a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
+    late = epochs >= 0.5 * nepochs
+    if late and (explained < WORTHLESS).all() and explained.max() < explained[0] + WORTHLESS:
+        return f"the network explains the patterns no better than an empty beam{where}: {seen}, {little}. {advice}"
+    return None
+
+
+class TellWarnings:
+    """Puts the warnings of a training into the log, each once (a ``Callback`` of the training loop)."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
+        """Nothing: warnings come at the end of epochs."""
+
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
+        for text in progress.warnings[self.told :]:
+            log.warning("after epoch %d: %s", progress.epoch, text)
+        self.told = len(progress.warnings)

@@ -290,33 +290,49 @@ class Merge(nn.Module):
         return x + self.fit(skip) * (1.0 if self.gate is None else self.gate)
 
 
+class Descent(nn.Module):
+    """A block at one resolution, and the way to the next: [B, C, H, W] to the halved map and the block's own."""
+
+    def __init__(self, block: nn.Module, halve: nn.Module) -> None:
+        super().__init__()
+        self.block, self.halve = block, halve
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.block(x)
+        return self.halve(x), x
+
+
+class Ascent(nn.Module):
+    """Back to the resolution of ``skip``, merge with it, and a block there."""
+
+    def __init__(self, double: nn.Module, merge: Merge, block: nn.Module | None = None) -> None:
+        super().__init__()
+        self.double, self.merge, self.block = double, merge, block or nn.Identity()
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        merged: Tensor = self.block(self.merge(self.double(x), skip))
+        return merged
+
+
 class Hourglass(nn.Module):
     """Encoder, bottleneck, decoder: down the resolutions, through, and up again.
 
     Args:
-        encoder: a (block, halving) pair for each resolution.
+        encoder: from the highest resolution down.
         bottleneck: works at the lowest resolution.
-        decoder: a (doubling, merge, block) triple for each resolution, the lowest first.
+        decoder: as many, from the lowest resolution up.
     """
 
-    def __init__(
-        self,
-        encoder: Sequence[tuple[nn.Module, nn.Module]],
-        bottleneck: nn.Module,
-        decoder: Sequence[tuple[nn.Module, Merge, nn.Module]],
-    ) -> None:
+    def __init__(self, encoder: Sequence[Descent], bottleneck: nn.Module, decoder: Sequence[Ascent]) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(nn.ModuleList(stage) for stage in encoder)
-        self.bottleneck = bottleneck
-        self.decoder = nn.ModuleList(nn.ModuleList(stage) for stage in decoder)
+        self.encoder, self.bottleneck, self.decoder = nn.ModuleList(encoder), bottleneck, nn.ModuleList(decoder)
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []
-        for block, halve in self.encoder:  # type: ignore[misc] # torch's ModuleList forgets what it holds
-            x = block(x)
-            skips.append(x)
-            x = halve(x)
+        for descent in self.encoder:
+            x, skip = descent(x)
+            skips.append(skip)
         x = self.bottleneck(x)
-        for double, merge, block in self.decoder:  # type: ignore[misc]
-            x = block(merge(double(x), skips.pop()))
+        for ascent in self.decoder:
+            x = ascent(x, skips.pop())
         return x

@@ -30,7 +30,7 @@ class Cost:
 def network_cost(config: ModelConfig) -> Cost:
     """The cost of the network of a configuration. Nothing is computed and no memory taken: shapes suffice."""
     with torch.device("meta"):
-        network = build_network(config).eval()
+        network = build_network(config).eval().requires_grad_(False)
         x = torch.empty(1, input_channels(config), config.N, config.N)
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with torch.no_grad(), counter:

@@ -25,9 +25,7 @@ def fno(config: ModelConfig) -> nn.Module:
     """``fno_blocks`` spectral blocks, a 1 x 1 convolution, ``fno_cnn_blocks`` of conv3 and GELU."""
     width = config.fno_width
     local = [layer for _ in range(config.fno_cnn_blocks) for layer in (convolution(width, width), nn.GELU())]
-    return ObjectNetwork(
-        config, nn.Sequential(*_spectral_blocks(config), convolution(width, width, 1), *local), width
-    )
+    return ObjectNetwork(config, nn.Sequential(*_spectral_blocks(config), convolution(width, width, 1), *local), width)
 
 
 def ffno(config: ModelConfig) -> nn.Module:

@@ -23,8 +23,10 @@ class ObjectHead(nn.Module):
 
     ``generator_output_mode`` 'real_imag' yields the real and the imaginary part, unbounded; 'amp_phase' and
     'amp_phase_logits', which differ in PtychoPINN only in where the functions stand, yield ``amp_activation`` of one half of
-    the channels as amplitude and pi * tanh of the other as phase. The weights start small and the bias such that the first
-    object is nearly flat, of amplitude START_AMPLITUDE and phase 0, where no function is saturated.
+    the channels as amplitude and pi * tanh of the other as phase.
+
+    An untrained network yields a nearly flat object of amplitude START_AMPLITUDE and phase 0, where no function is
+    saturated, whatever comes out of its body: the weights start small, the bias right, and :func:`bounded` tames the features.
     """
 
     def __init__(self, config: ModelConfig, features: int) -> None:
@@ -40,7 +42,7 @@ class ObjectHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, N, N] to complex64 [B, O, N, N]."""
-        first, second = self.layer(x).float().split(self.outputs, dim=1)
+        first, second = self.layer(bounded(x)).float().split(self.outputs, dim=1)
         if self.mode == "real_imag":
             return torch.complex(from_start(first), second)
         return torch.polar(self.amplitude(first), scaled_tanh(second))
@@ -67,6 +69,15 @@ class ObjectNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised diffraction amplitudes [B, input channels, N, N] to object patches, complex64 [B, O, N, N]."""
         return self.head(self.body(self.lift(transformed(x, self.transform))))
+
+
+def bounded(features: Tensor) -> Tensor:
+    """x / sqrt(1 + mean of x**2 over the channels) at each pixel: small features pass, large ones end at size 1.
+
+    A pattern spans many orders of magnitude, and a network that keeps the resolution carries its bright centre to the head.
+    """
+    features = features.float()
+    return features * torch.rsqrt(1 + features.square().mean(dim=1, keepdim=True))
 
 
 def transformed(x: Tensor, kind: str) -> Tensor:

@@ -9,6 +9,8 @@ from torch import nn
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.blocks import (
+    Ascent,
+    Descent,
     FactorisedStack,
     Hourglass,
     Merge,
@@ -75,7 +77,7 @@ def _hybrid(config: ModelConfig, *, stable: bool) -> nn.Module:
 
     depth = min(config.fno_blocks - 1, possible_halvings(config.N))
     encoder = [
-        (
+        Descent(
             block(level, config.fno_modes),
             halved(config.hybrid_downsample, channels_at(config, level), channels_at(config, level + 1)),
         )
@@ -86,12 +88,9 @@ def _hybrid(config: ModelConfig, *, stable: bool) -> nn.Module:
     for level in reversed(range(depth)):
         width = channels_at(config, level)
         refine = nn.Sequential(convolution(width, width), nn.GELU(), convolution(width, width))
-        decoder.append((doubled("transpose", channels_at(config, level + 1), width), _merge("concat", width), refine))
+        up = doubled("transpose", channels_at(config, level + 1), width)
+        decoder.append(Ascent(up, Merge("concat", width, width), refine))
     return ObjectNetwork(config, Hourglass(encoder, bottleneck, decoder), config.fno_width)
-
-
-def _merge(kind: str, width: int) -> Merge:
-    return Merge(kind, width, width)
 
 
 # -- the hybrid_resnet family ------------------------------------------------------------------------------------------
@@ -161,7 +160,7 @@ def hourglass_resnet(
         if level == 0 and ffno == "first":
             block = nn.Sequential(_ffno_encoder(config, 0), block)
         down = halved(config.hybrid_downsample, channels_at(config, level), channels_at(config, level + 1))
-        encoder.append((block, down))
+        encoder.append(Descent(block, down))
     deepest = channels_at(config, steps)
     width = config.resnet_width or deepest
     if width % 4:
@@ -178,7 +177,7 @@ def hourglass_resnet(
         if keep_width:
             outputs = max(outputs, config.fno_width)
         merge = Merge(config.hybrid_skip, outputs, channels_at(config, level))
-        decoder.append((doubled(upsampler, inputs, outputs), merge, nn.Identity()))
+        decoder.append(Ascent(doubled(upsampler, inputs, outputs), merge))
         inputs = outputs
     return ObjectNetwork(config, Hourglass(encoder, nn.Sequential(*low), decoder), inputs)
 

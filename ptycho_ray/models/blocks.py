@@ -293,24 +293,24 @@ class Merge(nn.Module):
 class Descent(nn.Module):
     """A block at one resolution, and the way to the next: [B, C, H, W] to the halved map and the block's own."""
 
-    def __init__(self, block: nn.Module, halve: nn.Module) -> None:
+    def __init__(self, block: nn.Module, down: nn.Module) -> None:
         super().__init__()
-        self.block, self.halve = block, halve
+        self.block, self.down = block, down
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.block(x)
-        return self.halve(x), x
+        return self.down(x), x
 
 
 class Ascent(nn.Module):
     """Back to the resolution of ``skip``, merge with it, and a block there."""
 
-    def __init__(self, double: nn.Module, merge: Merge, block: nn.Module | None = None) -> None:
+    def __init__(self, up: nn.Module, merge: Merge, block: nn.Module | None = None) -> None:
         super().__init__()
-        self.double, self.merge, self.block = double, merge, block or nn.Identity()
+        self.up, self.merge, self.block = up, merge, block or nn.Identity()
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        merged: Tensor = self.block(self.merge(self.double(x), skip))
+        merged: Tensor = self.block(self.merge(self.up(x), skip))
         return merged
 
 

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from ptycho_ray.models.spectral import FactorisedConvolution, SpectralConvolution
 
+#: How much of the encoder's map a decoder sees at first. That map still looks like the pattern, not like the object.
+SKIP_START = 0.1
+
 
 def reflect(x: Tensor, width: int) -> Tensor:
     """Mirror ``width`` pixels at each edge. Made of slices: torch's own has no deterministic gradient on a GPU."""
@@ -262,25 +265,42 @@ def doubled(kind: str, inputs: int, outputs: int) -> nn.Module:
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), convolution(inputs, outputs, 1)
         )
     if kind == "transpose":
-        return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-    return nn.Sequential(
-        nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), norm("instance", outputs), nn.GELU()
-    )
+        return smoothly_started(nn.ConvTranspose2d(inputs, outputs, 2, stride=2))
+    layer = smoothly_started(nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1))
+    return nn.Sequential(layer, norm("instance", outputs), nn.GELU())
+
+
+def smoothly_started(layer: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
+    """Let a transposed convolution start as an interpolation (constant for 2 x 2, linear for 4 x 4) with random channels.
+
+    With independent random weights it draws a pattern of single pixels over the object; training gets rid of it by
+    switching the head off, and the object stays flat (docs/networks.md has the figures).
+    """
+    line = torch.tensor({2: [1.0, 1.0], 4: [0.25, 0.75, 0.75, 0.25]}[layer.kernel_size[0]])
+    mixing = torch.randn(*layer.weight.shape[:2], 1, 1) * (2 / layer.weight.shape[0]) ** 0.5
+    with torch.no_grad():
+        layer.weight.copy_(mixing * (line[:, None] * line))
+        assert layer.bias is not None
+        layer.bias.zero_()
+    return layer
 
 
 class Merge(nn.Module):
     """How a decoder takes in the encoder's map of the same side: 'none', 'add', 'gated_add' (with a learned factor that
-    starts at 0.1) or 'concat' (with a 1 x 1 convolution)."""
+    starts at SKIP_START) or 'concat' (with a 1 x 1 convolution whose weights on that map start smaller by SKIP_START)."""
 
     def __init__(self, kind: str, channels: int, skip_channels: int) -> None:
         super().__init__()
         self.kind = kind
         self.fit: nn.Module = nn.Identity()
         if kind == "concat":
-            self.fit = convolution(channels + skip_channels, channels, 1)
+            fit = convolution(channels + skip_channels, channels, 1)
+            with torch.no_grad():
+                fit.weight[:, channels:].mul_(SKIP_START)
+            self.fit = fit
         elif kind != "none" and skip_channels != channels:
             self.fit = convolution(skip_channels, channels, 1)
-        self.gate = scale_parameter(0.1) if kind == "gated_add" else None
+        self.gate = scale_parameter(SKIP_START) if kind == "gated_add" else None
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         if self.kind == "none":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,26 +28,25 @@ class ObjectHead(nn.Module):
     the channels as amplitude and pi * tanh of the other as phase.
 
     An untrained network yields a nearly flat object of amplitude START_AMPLITUDE and phase 0, where no function is
-    saturated, whatever comes out of its body: the weights start small, the bias right, and :func:`bounded` tames the features.
+    saturated, whatever comes out of its body: the weights start small, and :func:`bounded` tames the features. All outputs
+    have the gain pi of the phase, so that the amplitude, and real and imaginary part, do not learn three times slower.
     """
 
     def __init__(self, config: ModelConfig, features: int) -> None:
         super().__init__()
         self.outputs = output_channels(config)
-        self.mode, self.amplitude = config.generator_output_mode, AMPLITUDE_ACTIVATIONS[config.amp_activation]
+        self.real_imag = config.generator_output_mode == "real_imag"
+        self.amplitude, self.start = AMPLITUDE_ACTIVATIONS[config.amp_activation], START_INPUT[config.amp_activation]
         self.layer = convolution(features, 2 * self.outputs, 1)
         with torch.no_grad():
             self.layer.weight.mul_(HEAD_GAIN)
-            if self.mode != "real_imag":
-                assert self.layer.bias is not None
-                self.layer.bias[: self.outputs] = START_INPUT[config.amp_activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, N, N] to complex64 [B, O, N, N]."""
         first, second = self.layer(bounded(x)).float().split(self.outputs, dim=1)
-        if self.mode == "real_imag":
-            return torch.complex(from_start(first), second)
-        return torch.polar(self.amplitude(first), scaled_tanh(second))
+        if self.real_imag:
+            return torch.complex(from_start(math.pi * first), math.pi * second)
+        return torch.polar(self.amplitude(self.start + math.pi * first), scaled_tanh(second))
 
 
 class ObjectNetwork(nn.Module):

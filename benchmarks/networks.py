@@ -18,7 +18,7 @@ from ptycho_ray.models.cost import network_cost
 from ptycho_ray.models.registry import ARCHITECTURES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from test_networks import HEADS, learn, six_patterns, small
+from test_networks import HEADS, learn, scan_of_six_patterns, small
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     print()
     print("| network | R-factor, amplitude and phase | real and imaginary part | CPU s |")
     print("| --- | --- | --- | --- |")
-    scan = six_patterns.__wrapped__()
+    scan = scan_of_six_patterns()
     for name in ARCHITECTURES:
         started, cells = time.process_time(), []
         for head in HEADS:

@@ -294,8 +294,7 @@ def test_parameter_counts_of_the_default_networks() -> None:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def six_patterns() -> Any:
+def scan_of_six_patterns() -> Any:
     """Six patterns of a soft random object of strong phase, 1e7 photons each."""
     rng = np.random.default_rng(5)
 
@@ -305,6 +304,11 @@ def six_patterns() -> Any:
 
     image = (np.clip(0.8 + 0.12 * texture(), 0.3, 1.0) * np.exp(0.5j * texture())).astype(np.complex64)
     return simulate_scan(image, make_probe("disc", 32, rng, photons=1e7), rng.uniform(17, 63, (6, 2)), rng=rng)
+
+
+@pytest.fixture(scope="module")
+def six_patterns() -> Any:
+    return scan_of_six_patterns()
 
 
 def learn(config: ModelConfig, scan: Any, steps: int) -> tuple[float, float, float, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,15 @@ def test_a_fixed_residual_scale_is_not_trained() -> None:
         network = build_network(small("hybrid_resnet", resnet_scale_trainable=trainable, resnet_scale=0.3))
         scales = [p for name, p in network.named_parameters() if p.ndim == 0 and float(p) == pytest.approx(0.3)]
         assert [scale.requires_grad for scale in scales] == [trainable]
+
+
+def test_the_example_of_the_documentation_is_a_network() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/networks.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    network = names["plain"](small("hybrid_resnet"))
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------

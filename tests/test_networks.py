@@ -113,6 +113,19 @@ def test_the_cnn_starts_with_a_nearly_flat_centre(head: str) -> None:
     assert max(float(centre.abs().std()), float(centre.angle().std())) < 0.5
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_sixteen_bits_change_little(name: str) -> None:
+    model = model_of(small(name))
+    photons = photons_like(model)
+    exact = model.network_patches(photons).detach()
+    model.network_dtype = torch.bfloat16
+    patches = model.network_patches(photons)
+    patches.abs().sum().backward()
+    assert patches.dtype == torch.complex64
+    assert float((patches.detach() - exact).abs().mean()) < 0.02
+    assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.network.parameters())
+
+
 def test_patterns_of_another_shape_are_refused_by_name() -> None:
     model = model_of(small("ffno", gridsize=2))
     for shape in [(2, 1, 32, 32), (2, 4, 32, 40), (2, 4, 64, 64)]:

@@ -114,7 +114,7 @@ def medians(figures: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> int:
-    epochs, ways = int(sys.argv[1]) if len(sys.argv) > 1 else 60, sys.argv[2:] or list(WAYS)
+    epochs, ways = int(sys.argv[1]) if len(sys.argv) > 1 else 50, sys.argv[2:] or list(WAYS)
     training = [random_scan(seed, seed) for seed in range(PROBES)]
     tests = {
         "known probes": [random_scan(seed, 100 + seed) for seed in range(PROBES)],

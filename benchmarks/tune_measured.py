@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from ptycho_ray import workflow
@@ -26,17 +27,17 @@ NETWORK: dict[str, Any] = {
     "objective": "r_factor",
     "parameters": {
         "execution.learning_rate": {"loguniform": [2e-4, 5e-3]},
-        "batch_size": {"choice": [4, 8, 16]},
+        "batch_size": {"choice": [8, 16, 32]},
         "mae_weight": {"choice": [0.0, 1.0]},
         "model.amp_activation": {"choice": ["sigmoid", "softplus"]},
         "probe_trainable": {"choice": [False, True]},
         "probe_learning_rate": {"loguniform": [1e-3, 3e-2], "when": {"probe_trainable": True}},
     },
-    "settings": {"nepochs": 9, "validation_fraction": 0.1, "gridsize": 1, "n_filters_scale": 1},
+    "settings": {"nepochs": 6, "validation_fraction": 0.1, "gridsize": 1, "n_filters_scale": 1, "n_groups": 256},
 }
 #: Trials of each sweep, and passes or epochs of the comparison that follows.
-TRIALS = {"experiment": 40, "network": 16}
-FINAL = {"experiment": 60, "network": 18}
+TRIALS = {"experiment": 40, "network": 14}
+FINAL = {"experiment": 60, "network": 12}
 
 
 def space_of(kind: str) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def compared(scan: Path, kind: str) -> dict[str, Any]:
         result = tune.run([*words, "--output-dir", str(folder / "sweep")])
         parameters = {n: v for n, v in result["best"].items() if n not in ("trial", "r_factor")}
         raw = workflow.load_data(scan)
-        common = {**space["settings"], "nepochs": FINAL[kind], "model.N": raw.N, "n_groups": len(raw)}
+        common = {"n_groups": len(raw), **space["settings"], "nepochs": FINAL[kind], "model.N": raw.N}
         figures: dict[str, Figures] = {}
         for case, own in (("defaults", {}), ("best", parameters)):
             config, execution = trial_config(common, own)
@@ -75,6 +76,7 @@ def compared(scan: Path, kind: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    torch.set_num_threads(1)  # as the trials have; on a busy machine a second thread only waits
     scan, *kinds = sys.argv[1:]
     good = True
     for kind in kinds or list(TRIALS):

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.fields import (
     DeviceCount,
+    DownsamplingSteps,
     FiniteFloat,
     Fraction,
     NonNegativeFloat,
@@ -72,29 +73,29 @@ class ModelConfig:
     architecture: Architecture = "cnn"
     """Which network turns diffraction into an object patch."""
     fno_modes: PositiveInt = 12
-    """Fourier modes kept in each direction by the spectral layers (Fourier architectures)."""
+    """Fourier modes kept in each direction by the spectral layers (all networks but 'cnn')."""
     fno_width: PositiveInt = 32
-    """Hidden channels (Fourier architectures)."""
+    """Hidden channels at full resolution (all networks but 'cnn')."""
     fno_blocks: PositiveInt = 4
-    """Number of spectral blocks (Fourier architectures)."""
+    """Number of spectral blocks (all networks but 'cnn' and 'neuralop_uno')."""
     fno_cnn_blocks: NonNegativeInt = 2
     """Number of convolutional blocks after the spectral ones (fno, ffno)."""
     learned_input_channels: PositiveInt = 1
-    """Input channels for each pattern (Fourier architectures)."""
+    """Kept from PtychoPINN; only 1 is possible. Further input channels come from probe_conditioning."""
     max_hidden_channels: PositiveInt | None = None
     """Upper limit of the channels of the hybrid architectures; none if not given."""
     resnet_width: PositiveInt | None = None
-    """Channels of the residual bottleneck of the hybrid_resnet family; from fno_width if not given."""
+    """Channels of the bottleneck of the hybrid_resnet family, a multiple of 4; those of its encoder if not given."""
     fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = "none"
-    """What is applied to the input before the first layer (Fourier architectures)."""
+    """What is applied to the input before the first layer (all networks but 'cnn')."""
     generator_output_mode: Literal["real_imag", "amp_phase_logits", "amp_phase"] = "real_imag"
-    """How the Fourier architectures express the object; 'cnn' always yields amplitude and phase."""
+    """How the networks other than 'cnn' express the object; the two that say amp_phase are the same here."""
     amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = "sigmoid"
     """Last function of the amplitude branch."""
     object_big: bool = True
     """Merge the overlapping patches of a group into one object before the diffraction is computed."""
     probe_big: bool = True
-    """Let the network fill the whole N x N patch and not only its central half."""
+    """Let 'cnn' fill the whole N x N patch and not only its central half; the other networks always do."""
     probe_mask: bool = False
     """Multiply the probe by a disc of diameter N/2."""
     probe_mask_sigma: NonNegativeFloat = 1.0
@@ -102,7 +103,7 @@ class ModelConfig:
     probe_mask_diameter: PositiveFloat | None = None
     """Diameter of that disc in pixels; N/2 if not given."""
     pad_object: bool = True
-    """Confine the network's object to the central half of the patch (the rest comes from probe_big)."""
+    """Confine the object of 'cnn' to the central half of the patch (the rest comes from probe_big)."""
     probe_scale: PositiveFloat = 4.0
     """Mean probe amplitude inside the network's units is 1 / probe_scale."""
     gaussian_smoothing_sigma: NonNegativeFloat = 0.0
@@ -111,6 +112,53 @@ class ModelConfig:
     merge: Literal["weighted", "central_mask"] = "weighted"
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
     is the formula of PtychoPINN, kept for comparison."""
+    probe_conditioning: Literal["none", "channels"] = "none"
+    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input. A network that sees it
+    can reconstruct scans with other probes than those it was trained on."""
+    cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
+    """How 'cnn' expresses the object."""
+    hybrid_downsample: Literal["stride_conv", "avgpool", "blurpool"] = "stride_conv"
+    """How the hybrid architectures halve the resolution: a 2 x 2 convolution, or a mean or blur and a 1 x 1 convolution."""
+    hybrid_downsample_steps: DownsamplingSteps = 2
+    """How often the hybrid_resnet family halves the resolution, 1 or 2."""
+    hybrid_skip: Literal["none", "add", "concat", "gated_add"] = "none"
+    """How the decoder of the hybrid_resnet family takes in the encoder's maps."""
+    hybrid_fusion: Literal["baseline", "layerscale", "branch_gated", "branch_gated_layerscale"] = "baseline"
+    """Learned factors in the spectral blocks of the hybrid architectures: on their whole step for each channel (layerscale), on
+    the spectral and the local branch (branch_gated)."""
+    hybrid_branches: Literal["both", "conv_only", "spectral_only"] = "both"
+    """Which branches the spectral blocks of the hybrid architectures have."""
+    hybrid_layerscale: PositiveFloat = 0.1
+    """First value of the factors of layerscale."""
+    resnet_blocks: PositiveInt = 6
+    """Residual blocks of the bottleneck of the hybrid_resnet family."""
+    resnet_scale: PositiveFloat = 0.1
+    """First value of the one factor that those blocks share."""
+    resnet_scale_trainable: bool = True
+    """Let training change that factor."""
+    # PtychoPINN has these among the execution settings, but a stored network cannot be built again without them.
+    ffno_encoder_blocks: PositiveInt = 24
+    """Blocks of the factorised Fourier stack of the hybrid architectures that have one."""
+    ffno_encoder_modes: PositiveInt = 12
+    """Its Fourier modes."""
+    ffno_encoder_share_weights: bool = True
+    """Whether its blocks share their spectral weights."""
+    ffno_encoder_gate_init: PositiveFloat = 0.1
+    """First value of the gate that its blocks share."""
+    ffno_encoder_norm: Literal["instance", "none"] = "instance"
+    """Its normalisation."""
+    ffno_encoder_mlp_ratio: PositiveFloat = 2.0
+    """Widening of its pointwise layers."""
+    spectral_bottleneck_blocks: PositiveInt = 6
+    """Blocks of the spectral bottleneck of the architectures that have one."""
+    spectral_bottleneck_modes: PositiveInt = 12
+    """Its Fourier modes."""
+    spectral_bottleneck_share_weights: bool = True
+    """Whether its blocks share their spectral weights."""
+    spectral_bottleneck_gate_init: FiniteFloat = 0.1
+    """First value of its gates."""
+    spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
+    """One gate for all blocks, or one each (the spectral_resnet architectures)."""
 
 
 def _model_from_mapping(value: Any) -> Any:
@@ -369,28 +417,6 @@ class ExecutionConfig:
     """Accepted for compatibility, without effect: the recorded image is always stitched."""
     recon_log_max_stitch_samples: PositiveInt | None = None
     """Make the recorded image of at most that many groups."""
-    ffno_encoder_blocks: PositiveInt = 24
-    """Blocks of the factorised Fourier stack of the hybrid architectures that have one."""
-    ffno_encoder_modes: PositiveInt = 12
-    """Its Fourier modes."""
-    ffno_encoder_share_weights: bool = True
-    """Whether its blocks share their spectral weights."""
-    ffno_encoder_gate_init: PositiveFloat = 0.1
-    """First value of its gates."""
-    ffno_encoder_norm: str = "instance"
-    """Its normalisation."""
-    ffno_encoder_mlp_ratio: PositiveFloat = 2.0
-    """Widening of its pointwise layers."""
-    spectral_bottleneck_blocks: PositiveInt = 6
-    """Blocks of the spectral bottleneck of the architectures that have one."""
-    spectral_bottleneck_modes: PositiveInt = 12
-    """Its Fourier modes."""
-    spectral_bottleneck_share_weights: bool = True
-    """Whether its blocks share their spectral weights."""
-    spectral_bottleneck_gate_init: FiniteFloat = 0.1
-    """First value of its gates."""
-    spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
-    """One gate for all blocks, or one each."""
     inference_batch_size: PositiveInt | None = None
     """Groups in one batch of a reconstruction; batch_size if not given."""
     middle_trim: NonNegativeInt = 0

@@ -117,6 +117,7 @@ PositiveFloat = Annotated[float, allowed(lambda x: 0 < x < math.inf, "a number a
 NonNegativeFloat = Annotated[float, allowed(lambda x: 0 <= x < math.inf, "a number from 0 up")]
 Fraction = Annotated[float, allowed(lambda x: 0 <= x <= 1, "a number from 0 to 1")]
 ValidationShare = Annotated[float, allowed(lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5")]
+DownsamplingSteps = Annotated[int, allowed(lambda n: n in (1, 2), "1 or 2")]
 DeviceCount = Annotated[
     int | Literal["auto"], allowed(lambda n: n == "auto" or n >= 1, "a whole number from 1 up, or 'auto'")
 ]

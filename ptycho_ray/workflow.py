@@ -11,6 +11,7 @@ keyword-only. Nothing here keeps state between calls.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,8 @@ def train_cdi_model(
     Several scans share one network; each keeps its own probe and scales.
 
     Args:
-        train_data, test_data: scans or groups; the test set is reconstructed with the (first) training set's normalisation.
+        train_data, test_data: scans or groups; the test set is reconstructed with the (first) training set's normalisation,
+            by a network that sees the probe with the test set's own probe and normalisation.
         execution: device, precision, learning rate, checkpoints.
         initial: a model to start from instead of random weights; it is trained in place.
         resume_from: a checkpoint of this very run; training goes on as if it had never stopped.
@@ -166,7 +168,7 @@ def train_cdi_model(
     scans = scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
-        test = create_ptycho_data_container(test_data, config, normalisation=scans[0].model.normalisation)
+        test = groups_to_reconstruct(scans[0].model, test_data, config)
     if checkpoints is None and checkpoint_dir is not None:
         checkpoints = FolderCheckpoints(checkpoint_dir, execution.checkpoint_save_top_k)
     pictured = [callback for callback in callbacks if hasattr(callback, "on_image")]
@@ -178,7 +180,8 @@ def train_cdi_model(
     history = trainer.fit(resume_from)
     results = training_results(scans, history, trainer.progress.warnings)
     if test is not None and keep_patches:
-        results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
+        model = model_for_groups(scans[0].model, test)
+        results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
         results["stitched_obj"] = None
     return results | {"test_container": test}
 
@@ -212,8 +215,35 @@ def scans_to_train(
 
 def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingConfig) -> PhysicsInformedModel:
     """The network of ``model`` inside the physics of another scan: its probe, and the scales measured on it."""
-    container = create_ptycho_data_container(data, config)
-    return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), model.network)
+    return _model_inside(model, create_ptycho_data_container(data, config))
+
+
+def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -> PhysicsInformedModel:
+    """A network that sees the probe has one idea of amplitude 1 for all probes: what training made of the scale of the
+    object, relative to the measured one, then holds for the other scan too."""
+    other = PhysicsInformedModel(model.config, container.normalisation, physical_probe(container), model.network)
+    other.network_dtype = model.network_dtype
+    if model.config.probe_conditioning != "none":
+        learned = float(model.object_scale.detach()) / model.normalisation.object_scale
+        with torch.no_grad():
+            other.log_object_scale.add_(math.log(learned))
+    return other.to(model.probe_parts.device)
+
+
+def groups_to_reconstruct(model: PhysicsInformedModel, data: Scan, config: TrainingConfig) -> PtychoDataContainer:
+    """All groups of a scan, with the scales of the model; for a network that sees the probe with the scan's own."""
+    normalisation = model.normalisation
+    if model.config.probe_conditioning != "none" and isinstance(data, RawData):
+        normalisation = create_ptycho_data_container(data, config).normalisation
+    return create_ptycho_data_container(data, config, normalisation=normalisation)
+
+
+def model_for_groups(model: PhysicsInformedModel, container: PtychoDataContainer) -> PhysicsInformedModel:
+    """The model that reconstructs these groups. Only a network that sees the probe goes into the physics of another scan;
+    groups with the very scales of the model are of the scan that the model knows, perhaps with a better probe."""
+    if model.config.probe_conditioning == "none" or container.normalisation == model.normalisation:
+        return model
+    return _model_inside(model, container)
 
 
 def training_results(
@@ -251,7 +281,8 @@ def reassemble_cdi_image(
     """Reconstruct a scan with a trained model and stitch it to one image.
 
     Args:
-        test_data: the scan; its patterns are normalised with the constants the model was trained with.
+        test_data: the scan; its patterns are normalised with the constants the model was trained with. A network that sees
+            the probe (``model.probe_conditioning``) gets the scan's own probe and constants.
         flip_x, flip_y: mirror the positions along columns or rows; ``transpose`` swaps the axes of the patches.
         M: with ``stitch="crop"``, side of the central piece of each object that is used.
         coord_scale: factor on the positions.
@@ -268,7 +299,8 @@ def reassemble_cdi_image(
     """
     execution = execution or ExecutionConfig()
     batch_size = execution.inference_batch_size or config.batch_size
-    container = create_ptycho_data_container(test_data, config, normalisation=model.normalisation)
+    container = groups_to_reconstruct(model, test_data, config)
+    model = model_for_groups(model, container)
     if model.positions is not None:
         container = model.positions.correct(container)
     direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale

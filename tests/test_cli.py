@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptycho_ray.bundle import load_bundle
 from ptycho_ray.cli import COMMANDS, as_text, main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
@@ -122,6 +123,17 @@ def test_info_of_a_scan(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "yes" in out
 
 
+def test_info_of_all_architectures(capsys: pytest.CaptureFixture[str]) -> None:
+    told = run_json(["info", "--architectures", "--N", "32", "--gridsize", "2"], capsys)
+    rows = {row["architecture"]: row for row in told["architectures"]}
+    assert len(rows) == 14
+    assert rows["cnn"]["flops"] > rows["ffno"]["flops"] > 0
+    for words in (["info"], ["info", "scan.npz", "--architectures"]):
+        code, _, err = run(words, capsys)
+        assert code == 2
+        assert "--architectures" in err
+
+
 def test_convert_there_and_back(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_json(["convert", scan, tmp_path / "scan.h5", "--swap-xy"], capsys)
     run_json(["convert", tmp_path / "scan.h5", tmp_path / "back.npz", "--swap-xy", "--coord-scale", "1.0"], capsys)
@@ -139,6 +151,9 @@ def test_train_writes_model_image_and_report(model: Path, capsys: pytest.Capture
     # Nobody gave N and n_groups: they are those of the file.
     assert (config["model"]["N"], config["n_groups"]) == (32, 40)
     assert told["training"]["epochs"] == 2
+    assert told["network"]["architecture"] == "cnn"
+    assert told["network"]["parameters"] == sum(p.numel() for p in load_bundle(model).model.network.parameters())
+    assert told["network"]["flops"] > 1e6
     given = told["provenance"]["settings_given"]
     assert given["nepochs"] == "command line"
     assert given["batch_size"].endswith("run.yaml")

@@ -142,6 +142,26 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "recon_log_fixed_indices": None,
         "recon_log_stitch": False,
         "recon_log_max_stitch_samples": None,
+        "inference_batch_size": None,
+        "middle_trim": 0,
+        "pad_eval": False,
+    },
+}
+
+OURS: dict[type, dict[str, Any]] = {
+    ModelConfig: {
+        "merge": "weighted",
+        "probe_conditioning": "none",
+        "cnn_output_mode": "amp_phase",
+        "hybrid_downsample": "stride_conv",
+        "hybrid_downsample_steps": 2,
+        "hybrid_skip": "none",
+        "hybrid_fusion": "baseline",
+        "hybrid_branches": "both",
+        "hybrid_layerscale": 0.1,
+        "resnet_blocks": 6,
+        "resnet_scale": 0.1,
+        "resnet_scale_trainable": True,
         "ffno_encoder_blocks": 24,
         "ffno_encoder_modes": 12,
         "ffno_encoder_share_weights": True,
@@ -153,14 +173,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "spectral_bottleneck_share_weights": True,
         "spectral_bottleneck_gate_init": 0.1,
         "spectral_bottleneck_gate_mode": "shared",
-        "inference_batch_size": None,
-        "middle_trim": 0,
-        "pad_eval": False,
     },
-}
-
-OURS: dict[type, dict[str, Any]] = {
-    ModelConfig: {"merge": "weighted"},
     TrainingConfig: {
         "seed": 0,
         "validation_fraction": 0.05,
@@ -232,6 +245,13 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
     (ModelConfig, "generator_output_mode", ["real_imag", "amp_phase_logits", "amp_phase"]),
     (ModelConfig, "amp_activation", ["sigmoid", "swish", "softplus", "relu"]),
     (ModelConfig, "merge", ["weighted", "central_mask"]),
+    (ModelConfig, "probe_conditioning", ["none", "channels"]),
+    (ModelConfig, "cnn_output_mode", ["amp_phase", "real_imag"]),
+    (ModelConfig, "hybrid_downsample", ["stride_conv", "avgpool", "blurpool"]),
+    (ModelConfig, "hybrid_skip", ["none", "add", "concat", "gated_add"]),
+    (ModelConfig, "hybrid_fusion", ["baseline", "layerscale", "branch_gated", "branch_gated_layerscale"]),
+    (ModelConfig, "hybrid_branches", ["both", "conv_only", "spectral_only"]),
+    (ModelConfig, "ffno_encoder_norm", ["instance", "none"]),
     (TrainingConfig, "backend", ["tensorflow", "pytorch"]),
     (InferenceConfig, "backend", ["tensorflow", "pytorch"]),
     (TrainingConfig, "torch_loss_mode", ["poisson", "mae"]),
@@ -246,7 +266,7 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
     (ExecutionConfig, "scheduler", SCHEDULES),
     (ExecutionConfig, "checkpoint_mode", ["min", "max"]),
     (ExecutionConfig, "logger_backend", ["csv", "tensorboard", "mlflow", "none"]),
-    (ExecutionConfig, "spectral_bottleneck_gate_mode", ["shared", "per_block"]),
+    (ModelConfig, "spectral_bottleneck_gate_mode", ["shared", "per_block"]),
 ]
 
 # A value outside the range of the field, and a part of what the message calls allowed.
@@ -258,6 +278,7 @@ BAD: list[tuple[type, str, Any, str]] = [
     (ModelConfig, "gridsize", 1.5, "a whole number from 1 up"),
     (ModelConfig, "gridsize", "two", "a whole number from 1 up"),
     (ModelConfig, "gridsize", None, "a whole number from 1 up"),
+    (ModelConfig, "hybrid_downsample_steps", 3, "1 or 2"),
     (ModelConfig, "n_filters_scale", 0, "a whole number from 1 up"),
     (ModelConfig, "probe_scale", 0.0, "a number above 0"),
     (ModelConfig, "gaussian_smoothing_sigma", -0.1, "a number from 0 up"),
@@ -285,10 +306,10 @@ BAD: list[tuple[type, str, Any, str]] = [
     (ExecutionConfig, "accum_steps", 0, "a whole number from 1 up"),
     (ExecutionConfig, "checkpoint_save_top_k", -1, "a whole number from 0 up"),
     (ExecutionConfig, "early_stop_patience", 0, "a whole number from 1 up"),
-    (ExecutionConfig, "ffno_encoder_blocks", 0, "a whole number from 1 up"),
-    (ExecutionConfig, "spectral_bottleneck_modes", 0, "a whole number from 1 up"),
-    (ExecutionConfig, "ffno_encoder_gate_init", 0.0, "a number above 0"),
-    (ExecutionConfig, "spectral_bottleneck_gate_init", float("inf"), "a finite number"),
+    (ModelConfig, "ffno_encoder_blocks", 0, "a whole number from 1 up"),
+    (ModelConfig, "spectral_bottleneck_modes", 0, "a whole number from 1 up"),
+    (ModelConfig, "ffno_encoder_gate_init", 0.0, "a number above 0"),
+    (ModelConfig, "spectral_bottleneck_gate_init", float("inf"), "a finite number"),
 ]
 
 

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from ptycho_ray.config import ModelConfig
-from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.cnn import ConvolutionalAutoencoder
-from ptycho_ray.models.registry import build_network
 from ptycho_ray.physics.diffraction import amplitude, diffraction_intensity, illuminate
 from ptycho_ray.physics.likelihood import amplitude_absolute_error, poisson_negative_log_likelihood
 from ptycho_ray.physics.merging import extract_patches, merge_central_mask
@@ -125,8 +123,3 @@ def test_without_probe_big_the_border_is_empty():
     assert amplitude_image[..., 8:24, 8:24].min() > 0
     amplitude_image[..., 8:24, 8:24] = 0
     assert amplitude_image.abs().max() == 0
-
-
-def test_an_architecture_that_does_not_exist_yet_is_named():
-    with pytest.raises(ConfigurationError, match="architecture.*'ffno'.*cnn"):
-        build_network(ModelConfig(architecture="ffno"))

@@ -92,7 +92,7 @@ def train_on_cluster(
     scans = workflow.scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
-        test = workflow.create_ptycho_data_container(test_data, config, normalisation=scans[0].model.normalisation)
+        test = workflow.groups_to_reconstruct(scans[0].model, test_data, config)
     with connected(execution):
         workers = workers_for(execution)
         place = _storage_path(config, execution)
@@ -106,7 +106,8 @@ def train_on_cluster(
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
     results = workflow.training_results(scans, result["history"], result["warnings"])
     if test is not None and keep_patches:
-        results |= predict_all(scans[0].model, test, execution.inference_batch_size or config.batch_size)
+        model = workflow.model_for_groups(scans[0].model, test)
+        results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
         results["stitched_obj"] = None
     return results | {"test_container": test}
 

@@ -11,8 +11,10 @@ import tyro
 
 from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, Common, Result, describe_scan, summary_of_history
+from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
+    from ptycho_ray.config import ModelConfig
     from ptycho_ray.data.fields import ScanFields
 
 
@@ -25,29 +27,41 @@ class Options(Common):
     Example: ptycho-ray info scan.h5
     """
 
-    file: Annotated[Path, tyro.conf.Positional, FILE]
+    file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
     """A file, the folder that train or reconstruct wrote to, or a model in MLflow (models:/NAME/VERSION)."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A second file with what the first does not hold: positions, probe, object or patterns."""
     pixel_size_m: float | None = None
     """Size of an object pixel in metres, for a file that does not tell it."""
     gridsize: int = 1
-    """Also tell the overlap inside groups of gridsize x gridsize patterns."""
+    """Also tell the overlap inside groups of gridsize x gridsize patterns; with architectures, the size of their groups."""
+    architectures: bool = False
+    """Instead of a file: every network there is, with its parameters and operations."""
+    N: int = 64
+    """With architectures: side of a pattern."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray info").options
+    if options.architectures != (options.file is None):
+        raise InputError(
+            field="FILE", found=options.file or "nothing", expected="a file, or --architectures without one"
+        )
+    if options.file is None:
+        return _architectures(options.N, options.gridsize)
     from ptycho_ray.commands.images import find_image, read_image
     from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
     if is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
         from ptycho_ray.bundle import read_manifest
+        from ptycho_ray.config import ModelConfig
 
         manifest = read_manifest(path)
         history = summary_of_history(manifest["history"]) if manifest["history"] else None
         kept = {name: manifest[name] for name in ("created_by", "created_at", "config", "normalisation", "provenance")}
-        return {"file": path, "kind": "trained model", **kept, "training": history}
+        cost = _cost(ModelConfig(**manifest["config"]["model"]))
+        return {"file": path, "kind": "trained model", "network": cost, **kept, "training": history}
     if (found := find_image(path)) is not None:
         image = read_image(found)
         shape = list(image.pixels.shape)
@@ -128,3 +142,18 @@ def _parts(fields: ScanFields) -> dict[str, Any]:
         "beam_centre_px": fields.beam_centre_px,
         "missing": missing,
     }
+
+
+def _architectures(n: int, gridsize: int) -> Result:
+    from ptycho_ray.config import ModelConfig
+    from ptycho_ray.models.registry import ARCHITECTURES
+
+    configs = [ModelConfig(N=n, gridsize=gridsize, architecture=name) for name in ARCHITECTURES]  # type: ignore[arg-type]
+    return {"N": n, "gridsize": gridsize, "architectures": [_cost(config) for config in configs]}
+
+
+def _cost(config: ModelConfig) -> Result:
+    """Parameters, and operations for one group of patterns."""
+    from ptycho_ray.models.cost import network_cost
+
+    return {"architecture": config.architecture, **asdict(network_cost(config))}

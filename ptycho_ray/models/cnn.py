@@ -7,32 +7,25 @@ can be used as they are; sides other than 64, 128 and 256 continue its rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_ray.config import ModelConfig
+from ptycho_ray.models.activations import (
+    AMPLITUDE_ACTIVATIONS,
+    HEAD_GAIN,
+    Activation,
+    from_start,
+    identity,
+    scaled_tanh,
+)
+from ptycho_ray.models.conditioning import input_channels
 from ptycho_ray.physics.merging import central_mask
-
-Activation = Callable[[Tensor], Tensor]
 
 #: Channels that the last decoder stage sets aside for the border of a patch.
 BORDER_CHANNELS = 4
-#: First weights of the heads, relative to those of the other layers.
-HEAD_GAIN = 0.05
-
-AMPLITUDE_ACTIVATIONS: dict[str, Activation] = {
-    "sigmoid": torch.sigmoid,
-    "swish": functional.silu,
-    "softplus": functional.softplus,
-    "relu": functional.relu,
-}
-
-
-def scaled_tanh(x: Tensor) -> Tensor:
-    return math.pi * torch.tanh(x)
 
 
 def downsampling_steps(n: int) -> int:
@@ -101,7 +94,7 @@ class Decoder(nn.Module):
         self.border: Tensor
         self.register_buffer("border", 1.0 - central_mask(n), persistent=False)
 
-    def forward(self, code: Tensor, activation: Activation) -> Tensor:
+    def forward(self, code: Tensor, activation: Activation, border: Activation = functional.silu) -> Tensor:
         x = code
         for block in self.blocks:
             x = functional.interpolate(block(x), scale_factor=2.0, mode="nearest")
@@ -114,21 +107,22 @@ class Decoder(nn.Module):
             around = functional.interpolate(
                 self.border_block(x[:, -BORDER_CHANNELS:]), scale_factor=2.0, mode="nearest"
             )
-            image = image + functional.silu(self.border_head(around).float()) * self.border
+            image = image + border(self.border_head(around).float()) * self.border
         return image
 
 
 class ConvolutionalAutoencoder(nn.Module):
     """Amplitude in (0, 1) and phase in (-pi, pi) of each pattern's patch, from normalised diffraction amplitudes.
 
-    Input [B, C, N, N]; output two float32 tensors [B, O, N, N] with O = C if ``object_big`` else 1.
+    Input [B, input channels, N, N]; output two float32 tensors [B, O, N, N] with O = C if ``object_big`` else 1. With
+    ``cnn_output_mode`` 'real_imag' the two decoders yield real and imaginary part, and the output is complex64 [B, O, N, N].
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         f, steps = config.n_filters_scale, downsampling_steps(config.N)
-        channels = config.gridsize**2
-        outputs = channels if config.object_big else 1
+        channels = input_channels(config)
+        outputs = config.gridsize**2 if config.object_big else 1
         widths = [128 * f // 2 ** (steps - 1 - i) for i in range(steps)]
         self.encoder = nn.ModuleList(
             DoubleConvolution(inputs, outputs_)
@@ -137,10 +131,14 @@ class ConvolutionalAutoencoder(nn.Module):
         self.amplitude_decoder = Decoder(config, outputs, widths[-1])
         self.phase_decoder = Decoder(config, outputs, widths[-1])
         self.amplitude_activation = AMPLITUDE_ACTIVATIONS[config.amp_activation]
+        self.real_imag = config.cnn_output_mode == "real_imag"
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         for block in self.encoder:
             x = functional.max_pool2d(block(x), 2)
+        if self.real_imag:
+            real = self.amplitude_decoder(x, from_start, from_start)
+            return torch.complex(real, self.phase_decoder(x, identity, identity))
         amplitude = self.amplitude_decoder(x, self.amplitude_activation)
         phase = self.phase_decoder(x, scaled_tanh)
         return amplitude, phase

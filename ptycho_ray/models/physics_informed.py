@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.normalisation import Normalisation
+from ptycho_ray.errors import InputError
+from ptycho_ray.models.conditioning import probe_channels
 from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
@@ -46,7 +48,7 @@ class PhysicsInformedModel(nn.Module):
         network: a network to share with other models; a new one if None.
 
     Attributes:
-        network: amplitude and phase from normalised diffraction amplitudes.
+        network: complex patches, or amplitude and phase, from normalised diffraction amplitudes.
         log_object_scale: logarithm of the factor between the network's object and a transmission; a parameter.
         probe_parts: real and imaginary part of the probe, [P, N, N, 2]; a parameter.
         positions: learnt corrections of the scan's positions, or None. Who hands positions over applies them.
@@ -96,10 +98,24 @@ class PhysicsInformedModel(nn.Module):
 
     def network_patches(self, photons: Tensor) -> Tensor:
         """Complex patches in the network's units, [B, O, N, N], from photons [B, C, N, N]."""
+        n, size = self.config.N, self.config.gridsize**2
+        if photons.shape[1:] != (size, n, n):
+            raise InputError(
+                f"the network '{self.config.architecture}' cannot take these patterns",
+                field="photons",
+                found=f"shape {tuple(photons.shape)}",
+                expected=f"(groups, gridsize**2 = {size}, N = {n}, {n})",
+            )
         inputs = self.normalisation.input_scale * photons.sqrt()
+        if self.config.probe_conditioning == "channels":
+            seen = probe_channels(self.probe.detach(), self.normalisation.input_scale)
+            inputs = torch.cat([inputs, seen.expand(len(inputs), -1, -1, -1)], dim=1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, dtype=self.network_dtype, enabled=self.network_dtype is not None):
-            amplitudes, phases = self.network(inputs)
+            predicted = self.network(inputs)
+        if isinstance(predicted, Tensor):
+            return predicted
+        amplitudes, phases = predicted
         return torch.polar(amplitudes.float(), phases.float())
 
     def merge(self, patches: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:

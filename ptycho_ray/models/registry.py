@@ -1,27 +1,58 @@
-"""Network architectures by name."""
+"""Network architectures by name.
+
+A new one is a function from the configuration to a module that maps [B, input channels, N, N] to complex patches
+[B, O, N, N], made of what ``blocks.py`` and ``heads.py`` hold, and one line here; docs/networks.md shows an example.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.cnn import ConvolutionalAutoencoder
+from ptycho_ray.models.fourier import ffno, fno, fno_vanilla, neuralop_uno
+from ptycho_ray.models.hybrid import (
+    convnext_bottleneck,
+    ffno_bottleneck,
+    hourglass_resnet,
+    hybrid,
+    spectral_bottleneck,
+    stable_hybrid,
+)
 
-#: Each entry builds a network that maps [B, C, N, N] to amplitude and phase, each [B, O, N, N].
+#: Each entry builds a network that maps [B, input channels, N, N] to the complex patches [B, O, N, N] or to their
+#: amplitude and phase.
 ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "cnn": ConvolutionalAutoencoder,
+    "fno": fno,
+    "fno_vanilla": fno_vanilla,
+    "ffno": ffno,
+    "neuralop_uno": neuralop_uno,
+    "hybrid": hybrid,
+    "stable_hybrid": stable_hybrid,
+    "hybrid_resnet": hourglass_resnet,
+    "hybrid_resnet_ffno_ptychoblock_encoder": partial(hourglass_resnet, ffno="first"),
+    "hybrid_resnet_ptychoblock_ffno_encoder": partial(hourglass_resnet, ffno="last"),
+    "hybrid_resnet_ffno_bottleneck": partial(hourglass_resnet, bottleneck=ffno_bottleneck),
+    "hybrid_resnet_convnext_bottleneck": partial(hourglass_resnet, bottleneck=convnext_bottleneck),
+    "spectral_resnet_bottleneck_net": partial(hourglass_resnet, bottleneck=spectral_bottleneck, keep_width=True),
+    "spectral_resnet_bottleneck_linear_decoder": partial(
+        hourglass_resnet, bottleneck=spectral_bottleneck, keep_width=True, upsampler="linear"
+    ),
 }
 
 
 def build_network(config: ModelConfig) -> nn.Module:
-    """Build the network that ``config.architecture`` names; ConfigurationError if there is none of that name yet."""
-    try:
-        build = ARCHITECTURES[config.architecture]
-    except KeyError:
+    """Build the network that ``config.architecture`` names."""
+    if config.learned_input_channels != 1:
         raise ConfigurationError(
-            field="architecture", found=repr(config.architecture), expected=f"one of {', '.join(sorted(ARCHITECTURES))}"
-        ) from None
-    return build(config)
+            field="model.learned_input_channels",
+            found=config.learned_input_channels,
+            expected=1,
+            hint="probe_conditioning gives a network further input channels",
+        )
+    return ARCHITECTURES[config.architecture](config)

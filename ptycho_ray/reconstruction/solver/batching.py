@@ -1,0 +1,48 @@
+"""Which patterns are updated together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Bytes of the waves of one batch that the processor's second-level cache holds.
+CACHE_BYTES = 2**20
+
+
+def batch_size_for_cache(side: int, modes: int, n: int) -> int:
+    """Patterns whose complex64 waves fill the cache; at least 4, and no more than an eighth of the scan."""
+    return max(1, min(max(4, CACHE_BYTES // (8 * modes * side**2)), max(4, n // 8)))
+
+
+def batches(
+    rows: NDArray[np.int64],
+    positions_px: NDArray[np.float64],
+    size: int,
+    kind: Literal["random", "compact", "uniform"],
+    generator: np.random.Generator,
+) -> list[NDArray[np.int64]]:
+    """Divide ``rows`` into batches of about ``size``, in random order.
+
+    'compact' cuts the scan in halves along its longer side until the pieces are small enough; 'uniform' takes one pattern
+    from each of ``size`` compact pieces, so that every batch covers the scan.
+    """
+    count = max(1, -(-len(rows) // size))
+    if kind == "random":
+        return [np.sort(part) for part in np.array_split(generator.permutation(rows), count)]
+    if kind == "compact":
+        pieces = _halved(rows, positions_px, size)
+        return [pieces[index] for index in generator.permutation(len(pieces))]
+    order = np.concatenate([generator.permutation(piece) for piece in _halved(rows, positions_px, count)])
+    return [order[index::count] for index in generator.permutation(count)]
+
+
+def _halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+    if len(rows) <= size:
+        return [rows]
+    inside = positions_px[rows]
+    axis = int(np.argmax(np.ptp(inside, axis=0)))
+    order = rows[np.argsort(inside[:, axis], kind="stable")]
+    middle = len(order) // 2
+    return [*_halved(order[:middle], positions_px, size), *_halved(order[middle:], positions_px, size)]

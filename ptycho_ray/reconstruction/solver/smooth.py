@@ -1,0 +1,40 @@
+"""Making the smooth part of the phase converge as fast as the rest.
+
+A phase that varies slowly over the probe shows in a pattern as a shift of it, in proportion to its slope: the curvature of
+the loss falls with the square of the spatial frequency below ``1 / probe diameter``. Any gradient method therefore takes
+longest for the smoothest part. Once an iteration, the change of the phase is taken apart by frequency and its smooth part
+is carried on by the factor that the curvature lacks, ``k0**2 / k**2``, up to a limit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Share of the brightest illumination from which a pixel's phase change counts in full.
+LIT_SHARE = 0.3
+
+
+class SmoothAcceleration:
+    """Carries on the smooth phase change of every slice.
+
+    Args:
+        image: the object, complex [S, H, W].
+        frequency: k0 in cycles per pixel, about half of 1 / probe diameter.
+        gain: largest factor.
+    """
+
+    def __init__(self, image: Tensor, frequency: float, gain: float) -> None:
+        rows = torch.fft.fftfreq(image.shape[-2], device=image.device)
+        columns = torch.fft.rfftfreq(image.shape[-1], device=image.device)
+        squared = rows[:, None].square() + columns.square()
+        self.factor = (frequency**2 / (squared + frequency**2 / gain)).to(image.real.dtype)
+        self.last = image.clone()
+
+    def apply(self, image: Tensor, illumination: Tensor) -> None:
+        """Carry on what has changed since the last call, in place."""
+        weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
+        change = torch.angle(image * self.last.conj()) * weight
+        further = torch.fft.irfft2(torch.fft.rfft2(change) * self.factor, change.shape[-2:])
+        image.mul_(torch.polar(torch.ones_like(further), further))
+        self.last.copy_(image)

@@ -29,7 +29,7 @@ from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
 from ptycho_ray.reconstruction.solver import checkpoint
 from ptycho_ray.reconstruction.solver.constraints import disc, limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.reconstruction.solver.methods import METHODS
-from ptycho_ray.reconstruction.solver.probe import orthogonalised
+from ptycho_ray.reconstruction.solver.probe import effective_diameter_px, orthogonalised
 from ptycho_ray.reconstruction.solver.settings import RefinementConfig
 from ptycho_ray.reconstruction.solver.setup import build_run, held_out_rows
 from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
@@ -41,7 +41,7 @@ __all__ = ["Diverged", "Progress", "Refinement", "RefinementConfig", "Refinement
 log = logging.getLogger(__name__)
 
 #: Methods whose smooth phase is carried on.
-SMOOTHED = ("adam", "epie", "rpie", "lsqml")
+SMOOTHED = ("adam", "epie")
 #: A step has diverged if the loss is that many times the first one, or ...
 WORSE_THAN_FIRST = 1.2
 #: ... that many times the lowest one and at least this share of the first.
@@ -260,7 +260,7 @@ class Refinement:
         self.method = METHODS[config.method](self.run)
         self.smooth = None
         if config.smooth_gain > 0 and config.method in SMOOTHED:
-            self.smooth = SmoothAcceleration(state.object, self.run.smooth_frequency, config.smooth_gain)
+            self.smooth = SmoothAcceleration(state.object, config.smooth_gain)
 
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
@@ -303,7 +303,7 @@ class Refinement:
         """What is imposed after every iteration."""
         config, state = self.config, self.run.state
         if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
-            self.smooth.apply(state.object, self.run.illumination())
+            self.smooth.apply(state.object, self.run.illumination(), effective_diameter_px(state.probe))
         if self.run.object_support is not None:
             state.object.mul_(self.run.object_support).add_(1 - self.run.object_support)
         if config.total_variation:

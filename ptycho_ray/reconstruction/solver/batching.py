@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 CACHE_BYTES = 2**20
 
 
-def batch_size_for_cache(side: int, modes: int, n: int) -> int:
-    """Patterns whose complex64 waves fill the cache; at least 4, and no more than an eighth of the scan."""
-    return max(1, min(max(4, CACHE_BYTES // (8 * modes * side**2)), max(4, n // 8)))
+#: Patterns of a batch if nothing else is said: few, since many updates count for more than what their overhead costs.
+LEAST_BATCH, MOST_BATCH = 16, 32
+
+
+def default_batch_size(side: int, modes: int, n: int) -> int:
+    """Patterns of an update: what fills the cache within limits, and no more than an eighth of a small scan."""
+    return max(1, min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH, max(4, n // 8)))
+
+
+def chunk_size(side: int, modes: int) -> int:
+    """Patterns that are transformed at a time: complex64 waves that fill the cache; at least 4."""
+    return max(4, CACHE_BYTES // (8 * modes * side**2))
 
 
 def batches(

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ray.reconstruction.solver.batching import batch_size_for_cache, batches
+from ptycho_ray.reconstruction.solver.batching import batches, chunk_size, default_batch_size
 from ptycho_ray.reconstruction.solver.geometry import Geometry
 from ptycho_ray.reconstruction.solver.kernel import Kernel
-from ptycho_ray.reconstruction.solver.probe import effective_diameter_px
 from ptycho_ray.reconstruction.solver.settings import RefinementConfig
 from ptycho_ray.reconstruction.solver.unknowns import Unknowns
 from ptycho_ray.training.parallel import DataParallel
@@ -49,8 +48,7 @@ class Run:
         self.iteration, self.backoff = 0, 1.0
         self.object_support: Tensor | None = None
         modes, side = state.probe_spectrum.shape[:2]
-        self.batch_size = config.batch_size or batch_size_for_cache(side, modes, len(rows))
-        self.smooth_frequency = 0.5 / effective_diameter_px(state.probe)
+        self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows))
 
     @property
     def geometry(self) -> Geometry:
@@ -91,7 +89,7 @@ class Run:
         """This process's share of ``rows`` in pieces that fit the cache."""
         mine = self.parallel.share(rows)
         modes, side = self.state.probe_spectrum.shape[:2]
-        size = batch_size_for_cache(side, modes, len(self.rows))
+        size = chunk_size(side, modes)
         return [self.tensor(part) for part in np.array_split(mine, max(1, -(-len(mine) // size))) if len(part)]
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:

@@ -50,7 +50,7 @@ class RefinementConfig:
     relaxation: PositiveFloat = 0.8
     """dm: how far each iteration moves towards the difference of the two projections."""
     smooth_gain: NonNegativeFloat = 10.0
-    """adam, epie, rpie, lsqml: how many times faster than the patterns force it to the smooth part of the phase moves; 0 for off."""
+    """adam, epie: how many times faster than the patterns force it to the smooth part of the phase moves; 0 for off."""
     object_start: NonNegativeInt | None = 0
     """Iteration at which the object begins to move."""
     probe_start: NonNegativeInt | None = 0

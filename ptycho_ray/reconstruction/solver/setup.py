@@ -14,12 +14,13 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.reconstruction.solver.geometry import Geometry
 from ptycho_ray.reconstruction.solver.kernel import Kernel
-from ptycho_ray.reconstruction.solver.probe import effective_diameter_px, first_eigenmodes, first_modes
+from ptycho_ray.reconstruction.solver.probe import first_eigenmodes, first_modes
 from ptycho_ray.reconstruction.solver.propagation import FarField, FreeSpace, Propagator
 from ptycho_ray.reconstruction.solver.run import Run
 from ptycho_ray.reconstruction.solver.settings import RefinementConfig
 from ptycho_ray.reconstruction.solver.unknowns import Unknowns
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.simulation.probes import probe_diameter_px
 from ptycho_ray.training.parallel import DataParallel
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ def held_out_rows(n: int, share: float, generator: np.random.Generator) -> NDArr
 
 
 def linear_overlap(positions_px: NDArray[np.float64], probe: Tensor) -> float:
-    """1 - (median distance of a position from its nearest neighbour) / (effective diameter of the probe)."""
+    """1 - (median distance of a position from its nearest neighbour) / (diameter of the probe at a tenth of its peak)."""
     from scipy.spatial import cKDTree
 
     nearest = cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
-    return 1.0 - float(np.median(nearest)) / effective_diameter_px(probe)
+    return 1.0 - float(np.median(nearest)) / probe_diameter_px(probe.cpu().numpy())
 
 
 def check_probe(probe: Tensor, source: str) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Share of the brightest illumination from which a pixel's phase change counts in full.
 LIT_SHARE = 0.3
+#: k0 times the probe's diameter.
+SHARE_OF_DIAMETER = 0.5
 
 
 class SmoothAcceleration:
@@ -20,21 +22,22 @@ class SmoothAcceleration:
 
     Args:
         image: the object, complex [S, H, W].
-        frequency: k0 in cycles per pixel, about half of 1 / probe diameter.
         gain: largest factor.
     """
 
-    def __init__(self, image: Tensor, frequency: float, gain: float) -> None:
+    def __init__(self, image: Tensor, gain: float) -> None:
         rows = torch.fft.fftfreq(image.shape[-2], device=image.device)
         columns = torch.fft.rfftfreq(image.shape[-1], device=image.device)
-        squared = rows[:, None].square() + columns.square()
-        self.factor = (frequency**2 / (squared + frequency**2 / gain)).to(image.real.dtype)
+        self._squared = (rows[:, None].square() + columns.square()).to(image.real.dtype)
+        self._gain = gain
         self.last = image.clone()
 
-    def apply(self, image: Tensor, illumination: Tensor) -> None:
+    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: float) -> None:
         """Carry on what has changed since the last call, in place."""
+        turning = (SHARE_OF_DIAMETER / probe_diameter_px) ** 2
+        factor = turning / (self._squared + turning / self._gain)
         weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
         change = torch.angle(image * self.last.conj()) * weight
-        further = torch.fft.irfft2(torch.fft.rfft2(change) * self.factor, change.shape[-2:])
+        further = torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])
         image.mul_(torch.polar(torch.ones_like(further), further))
         self.last.copy_(image)

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train a network on a scan; no images of the sample are needed",
     "tune": "find settings of the experiment, the physics or the network by trying; no truth is needed",
     "reconstruct": "turn a scan into an image with a trained network",
+    "refine": "refine an image of a scan, or begin without one, with an iterative solver",
     "evaluate-scans": "reconstruct and measure many scans side by side on a Ray cluster",
     "evaluate": "measure how good an image is, against the truth or against the data",
     "compare": "put several images side by side, in figures and in pictures",

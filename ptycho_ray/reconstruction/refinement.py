@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 #: Methods whose smooth phase is carried on.
 SMOOTHED = ("adam", "epie")
 #: A step has diverged if the loss is that many times the first one, or ...
-WORSE_THAN_FIRST = 1.2
+WORSE_THAN_FIRST = 3.0
 #: ... that many times the lowest one and at least this share of the first.
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
 #: Steps are halved at most that often.
@@ -303,7 +303,7 @@ class Refinement:
         """What is imposed after every iteration."""
         config, state = self.config, self.run.state
         if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
-            self.smooth.apply(state.object, self.run.illumination(), effective_diameter_px(state.probe))
+            self.smooth.apply(state.object, self.run.illumination(), max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4))
         if self.run.object_support is not None:
             state.object.mul_(self.run.object_support).add_(1 - self.run.object_support)
         if config.total_variation:

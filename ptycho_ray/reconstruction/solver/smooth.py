@@ -14,7 +14,7 @@ from torch import Tensor
 #: Share of the brightest illumination from which a pixel's phase change counts in full.
 LIT_SHARE = 0.3
 #: k0 times the probe's diameter.
-SHARE_OF_DIAMETER = 0.5
+SHARE_OF_DIAMETER = 0.7
 
 
 class SmoothAcceleration:

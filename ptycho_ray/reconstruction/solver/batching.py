@@ -41,17 +41,18 @@ def batches(
     if kind == "random":
         return [np.sort(part) for part in np.array_split(generator.permutation(rows), count)]
     if kind == "compact":
-        pieces = _halved(rows, positions_px, size)
+        pieces = halved(rows, positions_px, size)
         return [pieces[index] for index in generator.permutation(len(pieces))]
-    order = np.concatenate([generator.permutation(piece) for piece in _halved(rows, positions_px, count)])
+    order = np.concatenate([generator.permutation(piece) for piece in halved(rows, positions_px, count)])
     return [order[index::count] for index in generator.permutation(count)]
 
 
-def _halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+def halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+    """Compact pieces of ``rows`` of at most ``size``: cut in halves along the longer side, neighbours in order."""
     if len(rows) <= size:
         return [rows]
     inside = positions_px[rows]
     axis = int(np.argmax(np.ptp(inside, axis=0)))
     order = rows[np.argsort(inside[:, axis], kind="stable")]
     middle = len(order) // 2
-    return [*_halved(order[:middle], positions_px, size), *_halved(order[middle:], positions_px, size)]
+    return [*halved(order[:middle], positions_px, size), *halved(order[middle:], positions_px, size)]

@@ -27,6 +27,8 @@ COMMANDS = {
     "train": "train a network on a scan; no images of the sample are needed",
     "tune": "find settings of the experiment, the physics or the network by trying; no truth is needed",
     "reconstruct": "turn a scan into an image with a trained network",
+    "refine": "refine an image of a scan, or begin without one, with an iterative solver",
+    "reconstruct-scans": "reconstruct many scans, or a huge one, in shards on a Ray cluster",
     "evaluate-scans": "reconstruct and measure many scans side by side on a Ray cluster",
     "evaluate": "measure how good an image is, against the truth or against the data",
     "compare": "put several images side by side, in figures and in pictures",
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ptycho-ray",
         usage="ptycho-ray COMMAND ...",
         description="Reconstructs ptychographic scans with physics-informed neural networks.",
-        epilog=_EPILOG.format(commands="\n".join(f"  {name:14}  {text}" for name, text in COMMANDS.items())),
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:17}  {text}" for name, text in COMMANDS.items())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ptycho-ray {__version__}")

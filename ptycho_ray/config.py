@@ -309,6 +309,8 @@ class TrainingConfig:
     """Share of a position's column that is added to its row, about the mean."""
     object_pixel_size_m: PositiveFloat | None = None
     """Size of an object pixel in place of the file's; scan positions are measured again with it."""
+    refinement_iterations: NonNegativeInt = 0
+    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
 
     def __post_init__(self) -> None:
         _replace_deprecated_n_images(self)
@@ -355,6 +357,9 @@ class InferenceConfig:
     """Folder for everything that is written."""
     backend: Backend = "tensorflow"
     """Whose calling conventions are followed. It computes nothing else: ptycho_ray always computes with PyTorch."""
+    # What PtychoPINN does not have:
+    refinement_iterations: NonNegativeInt = 0
+    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
 
     def __post_init__(self) -> None:
         _replace_deprecated_n_images(self)

@@ -59,6 +59,31 @@ class BatchProgress:
             self.bar.close()
 
 
+class RefinementProgress:
+    """Follows a refinement: the error as it falls, in the bar of a terminal and as a line whenever held-out patterns are judged."""
+
+    def __init__(self, *, force_bar: bool = False) -> None:
+        self.force_bar = force_bar
+        self.bar: tqdm | None = None
+
+    def __call__(self, progress: Any) -> None:
+        if self.bar is None:
+            self.bar = _bar(progress.iterations, "iteration", progress.iteration - 1, self.force_bar)
+            self.bar.set_description("refining", refresh=False)
+        self.bar.set_postfix(loss=f"{progress.loss:.5g}", refresh=False)
+        self.bar.update(progress.iteration - self.bar.n)
+        if progress.r_factor is not None:
+            words = f"iteration {progress.iteration}/{progress.iterations}  loss {progress.loss:.5g}"
+            tqdm.write(f"{words}  held-out R-factor {progress.r_factor:.4f}", file=sys.stderr)
+        if progress.iteration >= progress.iterations:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self.bar is not None:
+            self.bar.close()
+
+
 def _bar(total: int, unit: str, done: int, force: bool) -> tqdm:
     """A bar on standard error, which shows itself only on a terminal unless it is forced to."""
     return tqdm(total=total, unit=unit, initial=done, disable=False if force else None, file=sys.stderr, leave=False)

@@ -39,6 +39,7 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
+from ptycho_ray.reconstruction.refinement import Progress, RefinementConfig, refine
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
@@ -277,8 +278,9 @@ def reassemble_cdi_image(
     stitch: Stitch = "probe",
     keep_patches: bool = True,
     on_batch: Callable[[int, int], None] | None = None,
+    on_refinement: Callable[[Progress], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Results]:
-    """Reconstruct a scan with a trained model and stitch it to one image.
+    """Reconstruct a scan with a trained model and stitch it to one image; with ``config.refinement_iterations``, refine it.
 
     Args:
         test_data: the scan; its patterns are normalised with the constants the model was trained with. A network that sees
@@ -290,14 +292,25 @@ def reassemble_cdi_image(
         stitch: "probe" puts every pattern's patch at its own position, weighted by the illumination, on a canvas of the
             scan's shape; "crop" is the reference's :func:`reassemble_position`.
         keep_patches: put the patches of all groups into the results (needed by "crop").
+        on_batch, on_refinement: told of every batch of the network, and of every iteration of the refinement.
 
     A scan whose positions the model has learnt is reconstructed at the learnt positions.
 
     Returns:
         Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
-        ``recon_amp``, ``recon_phase`` and the stitched image.
+        ``recon_amp``, ``recon_phase`` and the stitched image; after a refinement ``refinement`` and the network's image
+        as ``network_stitched``.
+
+    Raises:
+        ConfigurationError: a refinement of an image that is mirrored, transposed, scaled or stitched by "crop".
     """
     execution = execution or ExecutionConfig()
+    if config.refinement_iterations and (flip_x or flip_y or transpose or coord_scale != 1.0 or stitch == "crop"):
+        raise ConfigurationError(
+            field="refinement_iterations",
+            found=config.refinement_iterations,
+            expected="0 for an image that is mirrored, transposed, scaled or stitched by 'crop'",
+        )
     batch_size = execution.inference_batch_size or config.batch_size
     container = groups_to_reconstruct(model, test_data, config)
     model = model_for_groups(model, container)
@@ -316,6 +329,11 @@ def reassemble_cdi_image(
         stitched = reconstruct(
             model, container, batch_size, direction_yx=direction_yx, transpose=transpose, on_batch=on_batch
         )
+        if config.refinement_iterations:
+            results["network_stitched"] = stitched
+            settings = RefinementConfig(iterations=config.refinement_iterations, seed=config.seed)
+            results["refinement"] = refine(container.raw, settings, start=stitched, on_progress=on_refinement)
+            stitched = results["refinement"].stitched
         results["stitched"] = stitched
         canvas = stitched.image[..., None]
     results["stitched_obj"] = canvas

@@ -205,8 +205,9 @@ OURS: dict[type, dict[str, Any]] = {
         "position_rotation_rad": 0.0,
         "position_shear": 0.0,
         "object_pixel_size_m": None,
+        "refinement_iterations": 0,
     },
-    InferenceConfig: {},
+    InferenceConfig: {"refinement_iterations": 0},
     ExecutionConfig: {
         "min_devices": None,
         "cpus_per_device": 1,

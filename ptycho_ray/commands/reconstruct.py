@@ -33,22 +33,28 @@ class Options(Common):
     """The trained model: wts.h5.zip, or the folder that train wrote to."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
+    refine: int | None = None
+    """Short for --refinement-iterations."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
-    resolved = resolve_config(InferenceConfig, typed.options.config, typed=typed.settings, with_model=False)
+    given = dict(typed.settings)
+    if typed.options.refine is not None:
+        given.setdefault("refinement_iterations", typed.options.refine)
+    resolved = resolve_config(InferenceConfig, typed.options.config, typed=given, with_model=False)
     settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
     import numpy as np
 
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
     from ptycho_ray.plotting import plot_object, plot_positions
-    from ptycho_ray.progress import BatchProgress
+    from ptycho_ray.progress import BatchProgress, RefinementProgress
     from ptycho_ray.report import Section, provenance, write_report
 
     bundle = load_bundle(settings.model_path)
     chosen = {name: getattr(settings, name) for name in _GROUPING if resolved.was_given(name)}
+    chosen["refinement_iterations"] = settings.refinement_iterations
     config = dataclasses.replace(bundle.config, output_dir=folder, **chosen)
     scan = workflow.load_data(
         settings.test_data_file,
@@ -63,6 +69,7 @@ def run(words: Sequence[str]) -> Result:
         execution=execution,
         keep_patches=settings.debug,
         on_batch=BatchProgress("reconstructing", force_bar=execution.enable_progress_bar),
+        on_refinement=RefinementProgress(force_bar=execution.enable_progress_bar),
     )
     workflow.save_outputs(amplitude, phase, results, folder)
     if settings.debug:
@@ -79,12 +86,19 @@ def run(words: Sequence[str]) -> Result:
         "origin_px": list(stitched.origin_px),
         "pixel_size_m": scan.pixel_size_m,
     }
+    sections = []
+    if "refinement" in results:
+        from ptycho_ray.commands.refinement_report import refinement_facts, refinement_section
+
+        result["refinement"] = refinement_facts(results["refinement"])
+        sections.append(refinement_section(results["refinement"]))
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=scan.pixel_size_m)
     write_report(
         result["report"],
         title=f"Reconstruction of {settings.test_data_file}",
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)], facts={"patterns": len(scan)}),
+            *sections,
             Section(
                 "Scan", pictures=[("Positions.", plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m))]
             ),

@@ -80,6 +80,7 @@ OUR_FIELDS = frozenset(
         "position_rotation_rad",
         "position_shear",
         "object_pixel_size_m",
+        "refinement_iterations",
     }
 )
 

@@ -140,7 +140,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {}, {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"x", {"model": "none"}, RAW, 422, "model"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
-        (b"x", {"refinement_iterations": 3}, RAW, 422, "refinement_iterations"),
+        (b"x", {"refinement_iterations": -3}, RAW, 422, "refinement_iterations"),
         (b"x", {"stitch": "glue"}, RAW, 422, "stitch"),
         (b"x", {"nonsense": 1}, RAW, 422, "nonsense"),
         (b"{", {}, {"Content-Type": "application/json"}, 422, "body"),

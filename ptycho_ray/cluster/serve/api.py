@@ -21,6 +21,7 @@ from ptycho_ray.cluster.serve.guard import App, Guard, problem_response
 from ptycho_ray.cluster.serve.jobs import DONE, FAILED, Job, new_id
 from ptycho_ray.cluster.serve.models import Model
 from ptycho_ray.cluster.serve.page import add_page
+from ptycho_ray.cluster.serve.engine import Options
 from ptycho_ray.cluster.serve.problems import Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, result_file
 from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, Reconstruction, problems
@@ -143,7 +144,7 @@ def _add_reconstructions(app: FastAPI) -> None:
             choices, source, name, size = await _take(request, service, folder / "scan", query, x_file_name)
             model = await asyncio.to_thread(service.models.choose, choices.model)
             _check_choices(service, choices, model)
-            options = {name: getattr(choices, name) for name in ("stitch", "crop", "n_subsample", "evaluate")}
+            options = {name: getattr(choices, name) for name in Options.__dataclass_fields__}
             job, created = await asyncio.to_thread(
                 lambda: service.jobs.create(
                     owner=caller.name,
@@ -319,13 +320,6 @@ async def _take(
 
 
 def _check_choices(service: Service, choices: Choices, model: Model) -> None:
-    if choices.refinement_iterations:
-        raise Problem(
-            422,
-            "invalid",
-            "This version of the service does not refine.",
-            {"field": "refinement_iterations", "found": choices.refinement_iterations, "expected": 0},
-        )
     manifest = service.models.check(model).manifest
     gridsize = None if manifest is None else manifest["config"]["model"]["gridsize"]
     if choices.gridsize not in (None, gridsize):

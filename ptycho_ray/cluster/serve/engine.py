@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import sha256_of
+from ptycho_ray.reconstruction.refinement import Progress
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 
@@ -140,12 +141,14 @@ class Options:
         crop: side of that piece in pixels.
         n_subsample: use that many patterns, chosen at random with seed 0.
         evaluate: compare with the truth, if the scan holds one.
+        refinement_iterations: iterations of the solver that refine the network's image.
     """
 
     stitch: str = "probe"
     crop: int = 20
     n_subsample: int | None = None
     evaluate: bool = False
+    refinement_iterations: int = 0
 
 
 def read_scan(path: Path, settings: ServiceSettings, n_subsample: int | None = None) -> RawData:
@@ -198,21 +201,26 @@ def check_canvas(extent_px: np.ndarray, n: int, settings: ServiceSettings) -> No
 
 
 def reconstruct(
-    scan: RawData, loaded: LoadedModel, options: Options, on_batch: Callable[[int, int], None] | None = None
+    scan: RawData,
+    loaded: LoadedModel,
+    options: Options,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_refinement: Callable[[Progress], None] | None = None,
 ) -> StitchedObject:
-    """The core's reconstruction of a scan with a shared model; ``on_batch`` may raise to stop it."""
+    """The core's reconstruction of a scan with a shared model; ``on_batch`` and ``on_refinement`` may raise to stop it."""
     if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
         raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
     execution = ExecutionConfig(inference_batch_size=loaded.rows)
     _, _, results = workflow.reassemble_cdi_image(
         scan,
-        loaded.bundle.config,
+        replace(loaded.bundle.config, refinement_iterations=options.refinement_iterations),
         M=options.crop,
         model=loaded.model,
         execution=execution,
         stitch="crop" if options.stitch == "crop" else "probe",
         keep_patches=False,
         on_batch=on_batch,
+        on_refinement=on_refinement,
     )
     if options.stitch == "probe":
         stitched: StitchedObject = results["stitched"]

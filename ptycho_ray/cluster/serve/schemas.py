@@ -28,7 +28,7 @@ class Choices(BaseModel):
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
     crop: int = Field(20, ge=2, le=4096, description="Side of the pieces that stitch='crop' averages, even.")
     n_subsample: int | None = Field(None, ge=2, description="Use so many patterns, chosen at random.")
-    refinement_iterations: int = Field(0, ge=0, le=10000, description="Only 0: this version does not refine.")
+    refinement_iterations: int = Field(0, ge=0, le=10000, description="Iterations that refine the network's image.")
     evaluate: bool = Field(False, description="Compare with the truth, if the scan holds one.")
     output: Output = Field("npz", description="Format of an immediate answer.")
     deadline_s: float | None = Field(None, gt=0, le=1e6, description="Give up after so long.")

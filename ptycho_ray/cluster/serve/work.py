@@ -21,6 +21,7 @@ from ptycho_ray.data.hdf5 import open_hdf5
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
 from ptycho_ray.files import jsonable
+from ptycho_ray.reconstruction.refinement import Diverged, Progress
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ class Monitor:
         if time.monotonic() - self.last >= REPORT_INTERVAL_S:
             self.stage("reconstructing", done, total)
 
+    def on_refinement(self, progress: Progress) -> None:
+        """An iteration of the refinement is done."""
+        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+            self.stage("refining", progress.iteration, progress.iterations)
+
 
 def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, settings: ServiceSettings) -> None:
     """Do the work of a job and record what became of it. Returns quietly if nobody wants it any more.
@@ -73,6 +79,9 @@ def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, set
         if problem.status == 500:
             log.exception("job %s failed", job_id)
         store.fail(job_id, attempt, problem)
+    except Diverged as error:
+        more = {"field": "refinement_iterations", "found": job.options.get("refinement_iterations"), "expected": 0}
+        store.fail(job_id, attempt, Problem(422, "invalid", str(error), more))
     else:
         store.finish(job_id, attempt, facts)
 
@@ -93,7 +102,7 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: Serv
     scan = read_scan(source, settings, options.n_subsample)
     read = time.perf_counter()
     monitor.stage("reconstructing", 0, len(scan))
-    stitched = reconstruct(scan, loaded, options, monitor.on_batch)
+    stitched = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement)
     reconstructed = time.perf_counter()
     facts: dict[str, Any] = {
         "patterns": len(scan),

@@ -1,0 +1,11 @@
+"""Reconstructs scans with a trained model on the Ray cluster that runs this job, in shards that any loss leaves whole:
+
+ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --model-path /shared/run-1 --output-dir /shared/images
+"""
+
+import sys
+
+from ptycho_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["reconstruct-scans", *sys.argv[1:]]))

@@ -1,0 +1,165 @@
+"""Inference for a set of scans, or for one that is huge: shards of patterns through a pool of actors, partial images summed.
+
+A shard is a compact piece of a scan. An actor holds the model, reads the patterns of its shard only, stitches them and writes
+the partial image; its memory does not depend on the scan. A shard whose partial image lies in the output folder already is not
+done again, so the same command goes on after any loss. This process adds the partial images up, one at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from numpy.typing import NDArray
+
+from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.preflight import check_nodes
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.data import load_data
+from ptycho_ray.data.fields import default_max_bytes
+from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.files import sha256_of, write_json
+from ptycho_ray.reconstruction.solver.batching import halved
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.training.scans import distinct_names
+
+#: Patterns of a shard unless something else is said.
+SHARD_PATTERNS = 2048
+SHARDS, IMAGE = "shards", "reconstruction.npz"
+
+
+def reconstruct_on_cluster(
+    scans: Sequence[Path],
+    model_path: Path,
+    output_dir: Path,
+    execution: ExecutionConfig,
+    *,
+    shard_patterns: int = SHARD_PATTERNS,
+) -> list[dict[str, Any]]:
+    """Reconstruct every scan into a folder of its own in ``output_dir``; a line about each.
+
+    ``execution.devices`` is the number of actors ('auto': one for each processor core of the cluster divided by
+    ``execution.cpus_per_device``). Patches meet at the borders of shards: the phase of a shard, which diffraction leaves open,
+    is turned to that of its neighbours before it is added.
+
+    Raises:
+        InputError: a scan or the model cannot be used, or a machine of the cluster does not see it.
+    """
+    model_path, output_dir = model_path.absolute(), output_dir.absolute()
+    bundle_file = model_path / "wts.h5.zip" if model_path.is_dir() else model_path
+    model_print = sha256_of(bundle_file)
+    todo: list[dict[str, Any]] = []
+    plans = []
+    for name, path in zip(distinct_names([str(scan) for scan in scans]), scans, strict=True):
+        scan = load_data(path)
+        folder = output_dir / name
+        shards = []
+        for rows in halved(np.arange(len(scan)), scan.positions_px, shard_patterns):
+            partial = folder / SHARDS / f"{_print_of(path, model_print, rows)}.npz"
+            shards.append(partial)
+            if not partial.exists():
+                todo.append({"scan": str(path.absolute()), "rows": rows, "partial": str(partial)})
+        plans.append((path, folder, shards))
+    if todo:
+        with connected(execution):
+            check_nodes(files=[str(path.absolute()) for path in scans] + [str(bundle_file)])
+            _run_shards(todo, model_path, execution)
+    lines = []
+    for path, folder, shards in plans:
+        stitched = add_partial_images(shards)
+        stitched.save(folder / IMAGE)
+        done = sum(item["partial"] in {str(shard) for shard in shards} for item in todo)
+        line = {"scan": str(path), "image": str(folder / IMAGE), "shards": len(shards), "shards_done_now": done}
+        write_json(folder / "result.json", line)
+        lines.append(line)
+    return lines
+
+
+def _print_of(path: Path, model_print: str, rows: NDArray[np.int64]) -> str:
+    """A name that changes with scan, model and patterns."""
+    facts = path.stat()
+    text = json.dumps([str(path.absolute()), facts.st_size, facts.st_mtime_ns, model_print])
+    return hashlib.sha256(text.encode() + rows.astype(np.int64).tobytes()).hexdigest()[:24]
+
+
+def _run_shards(todo: list[dict[str, Any]], model_path: Path, execution: ExecutionConfig) -> None:
+    resources = ray.cluster_resources()
+    gpus = 1 if resources.get("GPU") else 0
+    most = max(1, int(resources.get("GPU" if gpus else "CPU", 1) / (1 if gpus else execution.cpus_per_device)))
+    wanted = most if execution.devices == "auto" else min(execution.devices, most)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    items = ray.data.from_items(todo, override_num_blocks=len(todo))
+    items.map_batches(
+        ShardReconstructor,
+        fn_constructor_kwargs={"model_path": str(model_path), "batch_size": execution.inference_batch_size},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(wanted, len(todo))),
+        num_cpus=execution.cpus_per_device,
+        num_gpus=gpus,
+    ).materialize()
+
+
+class ShardReconstructor:
+    """What an actor of the pool does: it keeps the model and the scan that it opened last."""
+
+    def __init__(self, model_path: str, batch_size: int | None) -> None:
+        import torch
+
+        from ptycho_ray.bundle import load_bundle
+
+        torch.set_num_threads(1)
+        self.bundle = load_bundle(Path(model_path))
+        if torch.cuda.is_available():
+            self.bundle.model.to("cuda")
+        self.execution = ExecutionConfig(inference_batch_size=batch_size)
+        self.open = functools.lru_cache(maxsize=1)(load_data)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from ptycho_ray import workflow
+
+        for scan, rows, partial in zip(batch["scan"], batch["rows"], batch["partial"], strict=True):
+            shard = self.open(str(scan)).select(np.asarray(rows, dtype=np.int64))
+            config = dataclasses.replace(self.bundle.config, refinement_iterations=0)
+            _, _, results = workflow.reassemble_cdi_image(
+                shard, config, model=self.bundle.model, execution=self.execution, keep_patches=False
+            )
+            results["stitched"].save(Path(str(partial)))
+        return {"partial": batch["partial"]}
+
+
+def read_partial(path: Path) -> StitchedObject:
+    """A partial image that a shard left."""
+    with NpzFile(path, default_max_bytes()) as npz:
+        row, column = (float(value) for value in npz.read("origin_px"))
+        return StitchedObject(npz.read("object"), npz.read("weight"), (row, column))
+
+
+def add_partial_images(files: Sequence[Path]) -> StitchedObject:
+    """The weighted mean of partial images, each first turned to the phase of what lies there already."""
+    places = []
+    for file in files:
+        partial = read_partial(file)
+        places.append((partial.origin_px, partial.image.shape))
+    low = np.min([origin for origin, _ in places], axis=0)
+    high = np.max([np.add(origin, shape) for origin, shape in places], axis=0)
+    height, width = np.ceil(high - low).astype(int)
+    total, weight = np.zeros((height, width), np.complex64), np.zeros((height, width), np.float32)
+    for file in files:
+        partial = read_partial(file)
+        row, column = (np.array(partial.origin_px) - low).round().astype(int)
+        there = (slice(row, row + partial.image.shape[0]), slice(column, column + partial.image.shape[1]))
+        common = np.vdot(partial.image * partial.weight, total[there])
+        turn = common / abs(common) if common else 1.0
+        total[there] += partial.image * (partial.weight * np.complex64(turn))
+        weight[there] += partial.weight
+    image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+    return StitchedObject(image, weight, (float(low[0]), float(low[1]))).with_zero_mean_phase()

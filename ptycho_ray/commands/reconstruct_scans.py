@@ -1,0 +1,52 @@
+"""``ptycho-ray reconstruct-scans``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Reconstruct many scans, or a huge one, with one trained network on a Ray cluster, in shards.
+
+    The same command goes on where it was stopped: shards that are done are not done again.
+
+    Example: ptycho-ray reconstruct-scans a.h5 b.h5 --model-path model --output-dir images
+    """
+
+    scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
+    """The scans: NPZ, HDF5 or CXI. HDF5 is read in pieces."""
+    model_path: Annotated[Path, FILE]
+    """The trained model: wts.h5.zip, or the folder that train wrote to."""
+    output_dir: Annotated[Path, FOLDER]
+    """Every scan gets a folder in it, which every machine must reach."""
+    shard_patterns: int = 2048
+    """Patterns of a shard."""
+    workers: int | None = None
+    """Actors that share the work; as many as the cluster has cores for if not given."""
+    address: str | None = None
+    """Ray cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
+    cpus_per_device: int = 1
+    """Processor cores of each actor."""
+
+
+def run(words: Sequence[str]) -> Result:
+    options = parse(Options, words, prog="ptycho-ray reconstruct-scans").options
+    from ptycho_ray.cluster.batch import reconstruct_on_cluster
+    from ptycho_ray.config import ExecutionConfig
+
+    execution = ExecutionConfig(
+        address=options.address, cpus_per_device=options.cpus_per_device, devices=options.workers or "auto"
+    )
+    lines = reconstruct_on_cluster(
+        options.scans, options.model_path, options.output_dir, execution, shard_patterns=options.shard_patterns
+    )
+    return {"scans": lines}

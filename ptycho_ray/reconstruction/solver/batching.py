@@ -1,0 +1,58 @@
+"""Which patterns are updated together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Bytes of the waves of one batch that the processor's second-level cache holds.
+CACHE_BYTES = 2**20
+
+
+#: Patterns of a batch if nothing else is said: few, since many updates count for more than what their overhead costs.
+LEAST_BATCH, MOST_BATCH = 16, 32
+
+
+def default_batch_size(side: int, modes: int, n: int) -> int:
+    """Patterns of an update: what fills the cache within limits, and no more than an eighth of a small scan."""
+    return max(1, min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH, max(4, n // 8)))
+
+
+def chunk_size(side: int, modes: int) -> int:
+    """Patterns that are transformed at a time: complex64 waves that fill the cache; at least 4."""
+    return max(4, CACHE_BYTES // (8 * modes * side**2))
+
+
+def batches(
+    rows: NDArray[np.int64],
+    positions_px: NDArray[np.float64],
+    size: int,
+    kind: Literal["random", "compact", "uniform"],
+    generator: np.random.Generator,
+) -> list[NDArray[np.int64]]:
+    """Divide ``rows`` into batches of about ``size``, in random order.
+
+    'compact' cuts the scan in halves along its longer side until the pieces are small enough; 'uniform' takes one pattern
+    from each of ``size`` compact pieces, so that every batch covers the scan.
+    """
+    count = max(1, -(-len(rows) // size))
+    if kind == "random":
+        return [np.sort(part) for part in np.array_split(generator.permutation(rows), count)]
+    if kind == "compact":
+        pieces = halved(rows, positions_px, size)
+        return [pieces[index] for index in generator.permutation(len(pieces))]
+    order = np.concatenate([generator.permutation(piece) for piece in halved(rows, positions_px, count)])
+    return [order[index::count] for index in generator.permutation(count)]
+
+
+def halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+    """Compact pieces of ``rows`` of at most ``size``: cut in halves along the longer side, neighbours in order."""
+    if len(rows) <= size:
+        return [rows]
+    inside = positions_px[rows]
+    axis = int(np.argmax(np.ptp(inside, axis=0)))
+    order = rows[np.argsort(inside[:, axis], kind="stable")]
+    middle = len(order) // 2
+    return [*halved(order[:middle], positions_px, size), *halved(order[middle:], positions_px, size)]

@@ -1,0 +1,47 @@
+"""What is known of object and probe beforehand, imposed after every iteration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho_ray.physics.probe import distance_from_centre
+
+
+def limit_amplitude(image: Tensor, limit: float) -> None:
+    """Scale down, in place, what is larger than ``limit`` in amplitude."""
+    amplitude = image.abs()
+    image.mul_(torch.where(amplitude > limit, limit / amplitude.clamp_min(1e-12), torch.ones_like(amplitude)))
+
+
+def smooth_phase(image: Tensor, share: float) -> None:
+    """Turn each pixel of [S, H, W], in place, by ``share`` of its phase difference from the mean of its four neighbours."""
+    mean = torch.zeros_like(image)
+    for axis in (-2, -1):
+        for step in (1, -1):
+            mean += torch.roll(image, step, axis)
+    image.mul_(torch.exp(1j * share * torch.angle(mean * image.conj())))
+
+
+def reduce_total_variation(image: Tensor, threshold: float) -> None:
+    """One descent step on the isotropic total variation of complex images [S, H, W], in place, smoothed at ``threshold``.
+
+    The step is ``threshold / 8`` times the gradient of ``sum sqrt(|D z|^2 + threshold^2)``: differences far above the
+    threshold (edges) move by a fixed amount, those far below are averaged out.
+    """
+    down = torch.zeros_like(image)
+    across = torch.zeros_like(image)
+    down[..., :-1, :] = image[..., 1:, :] - image[..., :-1, :]
+    across[..., :, :-1] = image[..., :, 1:] - image[..., :, :-1]
+    size = (down.abs().square() + across.abs().square() + threshold**2).sqrt()
+    down /= size
+    across /= size
+    divergence = down + across
+    divergence[..., 1:, :] -= down[..., :-1, :]
+    divergence[..., :, 1:] -= across[..., :, :-1]
+    image.add_(divergence, alpha=threshold / 8)
+
+
+def disc(side: int, diameter_px: float, device: torch.device) -> Tensor:
+    """One inside a disc about the middle of the window, float32 [N, N]."""
+    return (distance_from_centre(side, device) <= diameter_px / 2).float()

@@ -1,0 +1,76 @@
+"""From the exit wave to the detector and back: far field, near field, and between the slices of a thick object."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Propagator(Protocol):
+    """A unitary, symmetric map of waves [..., N, N], its inverse and its transpose (for a symmetric matrix: itself)."""
+
+    def forward(self, waves: Tensor) -> Tensor: ...
+
+    def backward(self, waves: Tensor) -> Tensor: ...
+
+    def transpose(self, waves: Tensor) -> Tensor: ...
+
+    def arrange(self, frames: Tensor) -> Tensor:
+        """Frames [..., N, N] as files have them, in the order of pixels that ``forward`` yields."""
+
+    def restore(self, frames: Tensor) -> Tensor:
+        """The inverse of :meth:`arrange`."""
+
+
+class FarField:
+    """Fraunhofer diffraction: the orthonormal FFT. Zero frequency stays at the corner, so nothing is shifted in the loop."""
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return torch.fft.fft2(waves, norm="ortho")
+
+    def backward(self, waves: Tensor) -> Tensor:
+        return torch.fft.ifft2(waves, norm="ortho")
+
+    def transpose(self, waves: Tensor) -> Tensor:
+        return self.forward(waves)
+
+    def arrange(self, frames: Tensor) -> Tensor:
+        return torch.fft.ifftshift(frames, dim=(-2, -1))
+
+    def restore(self, frames: Tensor) -> Tensor:
+        return torch.fft.fftshift(frames, dim=(-2, -1))
+
+
+class FreeSpace:
+    """Angular-spectrum propagation over a short distance: multiplication by a phase in Fourier space.
+
+    Args:
+        side: N.
+        distance_px2: wavelength * distance / pixel size**2, without units (paraxial form).
+    """
+
+    def __init__(
+        self, side: int, distance_px2: float, *, dtype: torch.dtype = torch.complex64, device: torch.device | None = None
+    ) -> None:
+        frequency = torch.fft.fftfreq(side, dtype=torch.float64)
+        squared = frequency[:, None].square() + frequency.square()
+        self.transfer = torch.exp(-1j * math.pi * distance_px2 * squared).to(device=device, dtype=dtype)
+        self.inverse = self.transfer.conj().resolve_conj()
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.transfer))
+
+    def backward(self, waves: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.inverse))
+
+    def transpose(self, waves: Tensor) -> Tensor:
+        return self.forward(waves)
+
+    def arrange(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def restore(self, frames: Tensor) -> Tensor:
+        return frames

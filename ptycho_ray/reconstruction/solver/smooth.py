@@ -1,0 +1,43 @@
+"""Making the smooth part of the phase converge as fast as the rest.
+
+A phase that varies slowly over the probe shows in a pattern as a shift of it, in proportion to its slope: the curvature of
+the loss falls with the square of the spatial frequency below ``1 / probe diameter``. Any gradient method therefore takes
+longest for the smoothest part. Once an iteration, the change of the phase is taken apart by frequency and its smooth part
+is carried on by the factor that the curvature lacks, ``k0**2 / k**2``, up to a limit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Share of the brightest illumination from which a pixel's phase change counts in full.
+LIT_SHARE = 0.3
+#: k0 times the probe's diameter.
+SHARE_OF_DIAMETER = 0.7
+
+
+class SmoothAcceleration:
+    """Carries on the smooth phase change of every slice.
+
+    Args:
+        image: the object, complex [S, H, W].
+        gain: largest factor.
+    """
+
+    def __init__(self, image: Tensor, gain: float) -> None:
+        rows = torch.fft.fftfreq(image.shape[-2], device=image.device)
+        columns = torch.fft.rfftfreq(image.shape[-1], device=image.device)
+        self._squared = (rows[:, None].square() + columns.square()).to(image.real.dtype)
+        self._gain = gain
+        self.last = image.clone()
+
+    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: float) -> None:
+        """Carry on what has changed since the last call, in place."""
+        turning = (SHARE_OF_DIAMETER / probe_diameter_px) ** 2
+        factor = turning / (self._squared + turning / self._gain)
+        weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
+        change = torch.angle(image * self.last.conj()) * weight
+        further = torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])
+        image.mul_(torch.polar(torch.ones_like(further), further))
+        self.last.copy_(image)

@@ -1,0 +1,56 @@
+"""Inference in shards, and a refinement, on a Ray cluster of this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.reconstruction.refinement import RefinementConfig, refine
+from ptycho_ray.workflow import load_data, reassemble_cdi_image, save_inference_bundle, train_cdi_model
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+
+from ptycho_ray.cluster.batch import add_partial_images, reconstruct_on_cluster  # noqa: E402
+from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def test_shards_add_up_to_the_image_and_are_done_once(cluster, small_scan, tiny_config, tmp_path):
+    path = tmp_path / "scan.npz"
+    small_scan.to_file(path)
+    scan = load_data(path)
+    results = train_cdi_model(scan, None, tiny_config)
+    save_inference_bundle(tmp_path / "model", results, tiny_config, {})
+    execution = ExecutionConfig(devices=2)
+    folder = tmp_path / "images"
+    line = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
+    assert line["shards"] == line["shards_done_now"] == 4
+    whole = reassemble_cdi_image(scan, tiny_config, model=results["model_instance"])[2]["stitched"]
+    shards = sorted((folder / "scan" / "shards").iterdir())
+    summed = add_partial_images(shards)
+    assert summed.image.shape == whole.image.shape
+    np.testing.assert_allclose(summed.weight, whole.weight, rtol=1e-4, atol=1e-3 * whole.weight.max())
+    lit = whole.covered()
+    overlap = abs(np.vdot(summed.image[lit], whole.image[lit]))
+    assert overlap > 0.97 * np.linalg.norm(summed.image[lit]) * np.linalg.norm(whole.image[lit])
+
+    shards[0].unlink()
+    again = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
+    assert again["shards_done_now"] == 1
+
+
+def test_two_ray_workers_refine_as_one_process(cluster, small_scan, tmp_path):
+    config = RefinementConfig(iterations=3, precision="double")
+    alone = refine(small_scan, config)
+    together = refine_on_cluster(
+        small_scan, config, storage_path=tmp_path, execution=ExecutionConfig(devices=2, accelerator="cpu")
+    )
+    lit = alone.stitched.covered()
+    np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)

@@ -1,0 +1,308 @@
+"""Refining a small simulated scan: every method improves, unknowns are found, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.reconstruction.refinement import (
+    Diverged,
+    Refinement,
+    RefinementConfig,
+    half_data_agreement,
+    refine,
+)
+from ptycho_ray.reconstruction.solver.constraints import limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.reconstruction.solver.methods import METHODS
+from ptycho_ray.reconstruction.solver.probe import first_modes, orthogonalised
+from ptycho_ray.reconstruction.stitching import StitchedObject
+
+SIDE = 32
+
+
+def gaussian_probe(width: float = 5.0, photons: float = 1e5) -> np.ndarray:
+    axis = np.arange(SIDE) - SIDE // 2
+    squared = axis[:, None] ** 2 + axis**2
+    probe = np.exp(-squared / (2 * width**2) + 0.01j * squared)
+    return probe * np.sqrt(photons / np.sum(np.abs(probe) ** 2))
+
+
+def smooth_object(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    rows, columns = (np.fft.fftfreq(length) for length in shape)
+    low = np.exp(-(rows[:, None] ** 2 + columns**2) / (2 * 0.05**2))
+    parts = [np.fft.ifft2(np.fft.fft2(rng.normal(size=shape)) * low).real for _ in range(2)]
+    amplitude, phase = (part / part.std() for part in parts)
+    return (0.8 + 0.05 * amplitude) * np.exp(0.3j * phase)
+
+
+def exact_scan(
+    *, step: float = 3.0, rows: int = 9, noise: bool = False, error_px: float = 0.0, probe: np.ndarray | None = None
+) -> RawData:
+    """Patterns by the solver's own sampling: the probe moved in Fourier space, so that there is an exact solution."""
+    rng = np.random.default_rng(5)
+    probe = gaussian_probe() if probe is None else probe
+    image = smooth_object((SIDE + int(step * rows) + 8,) * 2, rng)
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2) * step
+    positions = grid + rng.uniform(-1, 1, grid.shape) + SIDE // 2 + 3
+    frequency = np.fft.fftfreq(SIDE)
+    spectrum = np.fft.fft2(probe)
+    patterns = []
+    for row, column in positions:
+        top, left = round(row) - SIDE // 2, round(column) - SIDE // 2
+        turns = [np.exp(-2j * np.pi * frequency * (at - round(at))) for at in (row, column)]
+        moved = np.fft.ifft2(spectrum * turns[0][:, None] * turns[1])
+        wave = image[top : top + SIDE, left : left + SIDE] * moved
+        patterns.append(np.fft.fftshift(np.abs(np.fft.fft2(wave, norm="ortho")) ** 2))
+    intensity = np.array(patterns)
+    counts = rng.poisson(intensity).astype(np.float64) if noise else intensity
+    given = positions + rng.normal(0, error_px, positions.shape) if error_px else positions
+    scan = RawData(
+        given[:, 1],
+        given[:, 0],
+        None,
+        None,
+        counts.astype(np.float32),
+        probe,
+        domain="intensity",
+        counts_are_photons=True,
+        objectGuess=image,
+    )
+    scan.metadata = {"positions": positions}
+    return scan
+
+
+def relative_error(stitched: StitchedObject, truth: np.ndarray) -> float:
+    """Complex error where the light is, after a common factor."""
+    row, column = (int(value) for value in stitched.origin_px)
+    height, width = stitched.image.shape
+    lit = stitched.weight > 0.3 * stitched.weight.max()
+    there = np.zeros((height, width), np.complex128)
+    piece = truth[max(row, 0) : row + height, max(column, 0) : column + width]
+    there[max(-row, 0) : max(-row, 0) + piece.shape[0], max(-column, 0) : max(-column, 0) + piece.shape[1]] = piece
+    seen, there = stitched.image[lit].astype(np.complex128), there[lit]
+    factor = np.vdot(seen, there) / np.vdot(seen, seen)
+    return float(np.linalg.norm(factor * seen - there) / np.linalg.norm(there))
+
+
+@pytest.fixture(scope="module")
+def exact() -> RawData:
+    return exact_scan()
+
+
+@pytest.fixture(scope="module")
+def noisy() -> RawData:
+    return exact_scan(noise=True)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_improves(noisy, method):
+    config = RefinementConfig(method=method, iterations=10, probe_start=None, held_out_fraction=0.05)
+    refinement = Refinement(noisy, config)
+    before = relative_error(refinement.stitched(), noisy.object_truth)
+    r_before = refinement.judge(refinement.held_out)[0]
+    losses = [progress.loss for progress in refinement]
+    assert losses[-1] < 0.7 * losses[0]
+    assert relative_error(refinement.stitched(), noisy.object_truth) < 0.5 * before
+    assert refinement.judge(refinement.held_out)[0] < r_before
+
+
+def test_a_noiseless_scan_with_the_true_probe_is_solved_exactly(exact):
+    config = RefinementConfig(
+        method="accelerated", iterations=300, probe_start=None, held_out_fraction=0.0, precision="double"
+    )
+    assert relative_error(refine(exact, config).stitched, exact.object_truth) < 1e-4
+
+
+def test_single_precision_is_nearly_as_exact(exact):
+    config = RefinementConfig(iterations=60, probe_start=None, held_out_fraction=0.0)
+    assert relative_error(refine(exact, config).stitched, exact.object_truth) < 2e-3
+
+
+def test_a_wrong_probe_is_put_right(noisy):
+    wrong = gaussian_probe(width=4.0) * np.exp(0.3j)
+    config = RefinementConfig(iterations=30)
+    with_fixed = Refinement(noisy, dataclasses.replace(config, probe_start=None), probe=wrong.astype(np.complex64)[None])
+    with_moving = Refinement(noisy, config, probe=wrong.astype(np.complex64)[None])
+    for each in (with_fixed, with_moving):
+        for _ in each:
+            pass
+    assert with_moving.history[-1].loss < 0.5 * with_fixed.history[-1].loss
+
+
+@pytest.mark.parametrize("position_method", ["gradient"])
+def test_positions_are_found(position_method):
+    scan = exact_scan(noise=True, error_px=0.5, step=2.5, rows=10)
+    config = RefinementConfig(
+        iterations=40, position_start=2, position_method=position_method, probe_start=None, held_out_fraction=0.0
+    )
+
+    def error(positions: np.ndarray) -> float:
+        difference = positions - scan.metadata["positions"]
+        return float(np.sqrt(np.mean((difference - difference.mean(axis=0)) ** 2)))
+
+    assert error(refine(scan, config).positions_px) < 0.5 * error(scan.positions_px)
+
+
+def test_an_affine_error_of_the_scan_is_found(exact):
+    scan = exact.select(np.arange(len(exact)))
+    centre = exact.positions_px.mean(axis=0)
+    scan.positions_px = centre + (exact.positions_px - centre) * 1.04
+    config = RefinementConfig(
+        iterations=30, position_start=2, position_model="affine", probe_start=None, held_out_fraction=0.0
+    )
+    found = refine(scan, config).positions_px
+    before, after = (np.ptp(p, axis=0) / np.ptp(exact.positions_px, axis=0) - 1 for p in (scan.positions_px, found))
+    assert np.abs(after).max() < 0.5 * np.abs(before).max()
+
+
+def test_intensities_and_background_are_found(exact):
+    rng = np.random.default_rng(2)
+    factor = rng.uniform(0.7, 1.3, len(exact))
+    scan = exact.select(np.arange(len(exact)))
+    counts = exact.patterns.intensity() * factor[:, None, None].astype(np.float32) + 2.0
+    changed = RawData(
+        scan.xcoords, scan.ycoords, None, None, counts, scan.probe, domain="intensity", counts_are_photons=True
+    )
+    config = RefinementConfig(
+        iterations=40, intensity_start=3, background_start=3, probe_start=None, held_out_fraction=0.0
+    )
+    found = refine(changed, config)
+    assert np.corrcoef(found.intensity, factor)[0, 1] > 0.95
+    assert found.background is not None
+    assert np.median(found.background) == pytest.approx(2.0, rel=0.3)
+
+
+def test_a_probe_that_varies_needs_eigenmodes(noisy):
+    config = RefinementConfig(iterations=12, eigenmodes=2, eigenmode_start=2)
+    refinement = Refinement(noisy, config)
+    for _ in refinement:
+        pass
+    weights = refinement.run.state.eigen_weight
+    assert torch.isfinite(weights).all()
+    assert float(weights.abs().max()) > 0
+    gram = refinement.run.state.eigen_spectrum.flatten(1)
+    gram = (gram @ gram.conj().T).abs()
+    assert float(gram[0, 1] / gram[0, 0]) < 1e-4
+
+
+def test_a_thick_object_has_slices(noisy):
+    config = RefinementConfig(iterations=4, slices=2, slice_distance_px2=4.0)
+    result = refine(noisy, config)
+    assert result.slices.shape[0] == 2
+    assert result.history[-1].loss < result.history[0].loss
+
+
+def test_a_start_is_worth_its_iterations(noisy):
+    first = refine(noisy, RefinementConfig(iterations=10))
+    again = Refinement(noisy, RefinementConfig(iterations=2), start=first.stitched, probe=first.probe)
+    flat = Refinement(noisy, RefinementConfig(iterations=2))
+    rows = np.arange(10)
+    assert again.judge(rows)[0] < 0.5 * flat.judge(rows)[0]
+
+
+def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(noisy, tmp_path):
+    config = RefinementConfig(iterations=6, position_start=1)
+    whole = refine(noisy, config)
+    stopped = Refinement(noisy, config)
+    for progress in stopped:
+        if progress.iteration == 3:
+            stopped.save(tmp_path / "state.safetensors")
+            break
+    again = Refinement(noisy, config)
+    again.resume(tmp_path / "state.safetensors")
+    for _ in again:
+        pass
+    np.testing.assert_allclose(again.result().stitched.image, whole.stitched.image, atol=1e-4)
+    assert [p.iteration for p in again.history] == [1, 2, 3, 4, 5, 6]
+    other = Refinement(noisy, dataclasses.replace(config, object_step=0.01))
+    with pytest.raises(InputError, match="object_step"):
+        other.resume(tmp_path / "state.safetensors")
+
+
+def test_a_step_that_diverges_is_taken_back_and_said(noisy, caplog):
+    start = refine(noisy, RefinementConfig(iterations=10))
+    config = RefinementConfig(iterations=2, object_step=2.0, smooth_gain=0.0)
+    refinement = Refinement(noisy, config, start=start.stitched, probe=start.probe)
+    with caplog.at_level(logging.WARNING):
+        history = list(refinement)
+    assert history[-1].backoffs > 0
+    assert "diverged" in caplog.text
+    assert np.isfinite(refinement.result().stitched.image).all()
+
+
+def test_a_hopeless_step_ends_with_an_error(noisy):
+    start = refine(noisy, RefinementConfig(iterations=10))
+    refinement = Refinement(noisy, RefinementConfig(object_step=1e9), start=start.stitched, probe=start.probe)
+    with pytest.raises(Diverged, match="halved 8 times"):
+        list(refinement)
+
+
+def test_too_little_overlap_is_a_warning_with_the_number(caplog):
+    scan = exact_scan(step=14.0, rows=4)
+    with caplog.at_level(logging.WARNING):
+        Refinement(scan, RefinementConfig(iterations=1))
+    assert "overlap by 0." in caplog.text
+
+
+def test_a_probe_larger_than_its_window_is_refused(exact):
+    wide = np.ones((1, SIDE, SIDE), np.complex64)
+    with pytest.raises(InputError, match="larger than its window"):
+        Refinement(exact, RefinementConfig(), probe=wide)
+
+
+def test_a_start_from_elsewhere_is_refused(exact):
+    start = StitchedObject(np.ones((9, 9), np.complex64), np.ones((9, 9), np.float32), (1e4, 1e4))
+    with pytest.raises(InputError, match="scanned area"):
+        Refinement(exact, RefinementConfig(), start=start)
+
+
+def test_settings_that_cannot_stand_together():
+    with pytest.raises(ConfigurationError, match="slice_distance_px2"):
+        RefinementConfig(slices=2)
+    with pytest.raises(ConfigurationError, match="dm"):
+        RefinementConfig(method="dm", position_start=1)
+
+
+def test_refinement_stops_when_the_held_out_patterns_say_so(noisy):
+    config = RefinementConfig(
+        iterations=200, schedule="constant", object_step=0.3, patience=1, check_every=1, held_out_fraction=0.1
+    )
+    result = refine(noisy, config)
+    assert len(result.history) < 200
+    assert "no better" in result.stopped
+
+
+def test_half_the_data_agree(noisy):
+    config = RefinementConfig(iterations=10)
+    curve = half_data_agreement(noisy, config, refine(noisy, config))
+    assert curve.correlation[1:4].min() > 0.8
+
+
+def test_modes_are_made_and_made_orthogonal():
+    probe = torch.from_numpy(gaussian_probe()).to(torch.complex128)[None]
+    modes = first_modes(probe, 3)
+    assert float(modes.abs().square().sum()) == pytest.approx(float(probe.abs().square().sum()))
+    mixed = orthogonalised(modes + 0.3 * modes.flip(0))
+    gram = mixed.flatten(1) @ mixed.flatten(1).conj().T
+    off = gram - torch.diag(gram.diagonal())
+    assert float(off.abs().max()) < 1e-8 * float(gram.abs().max())
+    assert float(gram[0, 0].abs()) >= float(gram[1, 1].abs()) >= float(gram[2, 2].abs())
+
+
+def test_constraints_do_what_they_say(rng):
+    image = torch.from_numpy(rng.normal(size=(1, 20, 20)) + 1j * rng.normal(size=(1, 20, 20)))
+    limited = image.clone()
+    limit_amplitude(limited, 0.5)
+    assert float(limited.abs().max()) <= 0.5 + 1e-12
+    torch.testing.assert_close(torch.angle(limited), torch.angle(image))
+    rough = torch.polar(torch.ones(1, 20, 20, dtype=torch.float64), torch.from_numpy(rng.normal(0, 0.3, (1, 20, 20))))
+    for change in (lambda z: smooth_phase(z, 0.5), lambda z: reduce_total_variation(z, 0.5)):
+        smoother = rough.clone()
+        change(smoother)
+        assert float(smoother.diff(dim=-1).abs().sum()) < float(rough.diff(dim=-1).abs().sum())

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.command_line import parse
-from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.settings import resolve_config
@@ -33,10 +33,21 @@ class Options(Common):
     """The trained model: wts.h5.zip, or the folder that train wrote to."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
+    input: Annotated[Path | None, FOLDER] = None
+    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini, model.wts.h5.zip). See
+    docs/ptychodus.md."""
+    output: Annotated[Path | None, FOLDER] = None
+    """Folder for the product; goes with --input."""
+    event_file: Annotated[Path | None, FILE] = None
+    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
+    if typed.options.input is not None:
+        from ptycho_ray.commands.standard_folder import reconstruct_folder
+
+        return reconstruct_folder(typed.options, typed.settings)
     resolved = resolve_config(InferenceConfig, typed.options.config, typed=typed.settings, with_model=False)
     settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
     import numpy as np

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from ptycho_ray import __version__
 from ptycho_ray.command_line import parse
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, ProductOptions, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.settings import resolve_config
@@ -21,7 +22,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(Common, ProductOptions):
     """Turn a scan into an image with a trained network: one forward pass, then stitching.
 
     Example: ptycho-ray reconstruct scan.npz --model-path model --output-dir image
@@ -90,6 +91,9 @@ def run(words: Sequence[str]) -> Result:
         "origin_px": list(stitched.origin_px),
         "pixel_size_m": scan.pixel_size_m,
     }
+    if typed.options.product is not None:
+        remark = f"Reconstructed by ptycho_ray {__version__} with {settings.model_path}."
+        result["product"] = typed.options.write_product(scan, stitched.image, stitched.origin_px, remark)
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=scan.pixel_size_m)
     write_report(
         result["report"],

@@ -1,13 +1,14 @@
 """``ptycho-ray train|reconstruct --input DIR --output DIR``: a folder of Ptychodus in, a folder of Ptychodus out.
 
-A training folder may hold ``train_data.npz`` (and ``test_data.npz``) instead, as our Ptychodus library exports them.
+A training folder may hold ``train_data.npz`` instead, or one NPZ file of another name, as our Ptychodus library exports
+it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,9 @@ from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
 from ptycho_ray.interop.ptychodus.events import EventStream, event_stream
-from ptycho_ray.interop.ptychodus.layout import (
-    DIFFRACTION,
-    PRODUCT,
-    SETTINGS,
-    Product,
-    read_standard_folder,
-    reconstructed,
-    write_product,
-)
-from ptycho_ray.interop.ptychodus.options import read_ini
+from ptycho_ray.interop.ptychodus.layout import DIFFRACTION, PRODUCT, SETTINGS, Product, write_product
+from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, CONFIG_FILE, RECORD_IMAGES, read_ini
+from ptycho_ray.interop.ptychodus.scans import read_standard_folder, reconstructed
 from ptycho_ray.settings import Resolved, resolve_config, setting_names
 
 if TYPE_CHECKING:
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
     from ptycho_ray.data import RawData
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
-TRAIN_DATA, TEST_DATA = "train_data.npz", "test_data.npz"
+TRAIN_DATA = "train_data.npz"
 
 
 def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
@@ -117,15 +111,14 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
             model=bundle.model,
             execution=resolved.execution,
             keep_patches=False,
-            on_batch=functools.partial(_tell_progress, events),
+            on_batch=ProgressEvents(events),
         )
         workflow.save_outputs(amplitude, phase, results, output)
         origin = provenance(seed=bundle.config.seed, data_files=_files(folder))
         origin["model"] = str(resolved.config.model_path)
         remark = f"ptycho_ray {__version__}: one pass of the network {resolved.config.model_path}."
-        losses = bundle.history.get("loss", [])
         result: Result = {
-            "product": _write(output / PRODUCT, product, results["stitched"], scan.probe, losses, remark),
+            "product": _write(output / PRODUCT, product, results["stitched"], scan.probe, (), remark),
             "patterns": len(scan),
         }
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
@@ -163,17 +156,24 @@ def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
     assert folder is not None
     if not folder.is_dir():
         raise MissingFileError(file=folder, field="--input", found="no folder", expected="a folder of Ptychodus")
-    if output is None:
-        raise ConfigurationError(field="--output", found="nothing", expected="a folder for the results of --input")
+    if output is None or output.resolve() == folder.resolve():
+        raise ConfigurationError(
+            field="--output", found=output or "nothing", expected="a folder for the results, another than --input"
+        )
     output.mkdir(parents=True, exist_ok=True)
     return folder, output
 
 
 def _training_scan(folder: Path) -> tuple[RawData, Product | None]:
-    if (folder / TRAIN_DATA).is_file() and not (folder / DIFFRACTION).is_file():
+    exported = [folder / TRAIN_DATA] if (folder / TRAIN_DATA).is_file() else sorted(folder.glob("*.npz"))
+    if exported and not (folder / DIFFRACTION).is_file():
         from ptycho_ray.data import load_data
 
-        return load_data(folder / TRAIN_DATA), None
+        if len(exported) > 1:
+            raise MissingFileError(
+                file=folder, found=f"{len(exported)} NPZ files", expected=f"{TRAIN_DATA}, or one file"
+            )
+        return load_data(exported[0]), None
     return read_standard_folder(folder)
 
 
@@ -183,8 +183,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str, Any]) -> Resolved[Any]:
     """All settings; those of ``settings.ini`` that this kind of work does not have are left out."""
-    ini = read_ini(folder / SETTINGS)
-    further = ini.pop("", None)
+    ini = {RECORD_IMAGES: CHECKPOINT_INTERVAL, **read_ini(folder / SETTINGS)}
+    further = ini.pop(CONFIG_FILE, None)
     known = setting_names(cls)
     with_model = cls is TrainingConfig
     wanted = {name: value for name, value in ini.items() if name in known and not _of_others(name, with_model)}
@@ -207,8 +207,16 @@ def _identity(action: str, scan: RawData) -> dict[str, Any]:
     return {"pid": os.getpid(), "action": action, "version": __version__, "num_patterns": len(scan), "N": scan.N}
 
 
-def _tell_progress(events: EventStream, done: int, total: int) -> None:
-    events.emit("progress", done=done, total=total)
+class ProgressEvents:
+    """Tells, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
+
+    def __init__(self, events: EventStream) -> None:
+        self.events, self.told = events, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self.told > 0.5:
+            self.told = time.monotonic()
+            self.events.emit("progress", done=done, total=total)
 
 
 def _write(

@@ -26,7 +26,7 @@ CANCELLED = 130
 
 
 class EventStream:
-    """Writes events; any thread may. A reader that went away is no error."""
+    """Writes events; any thread may. When their reader has gone away, nobody waits for the result: the run is cancelled."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
@@ -42,6 +42,7 @@ class EventStream:
                 self.file.flush()
             except BrokenPipeError:
                 self.file = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -53,15 +54,17 @@ def event_stream(target: Path | None) -> Iterator[EventStream]:
     """
     with _opened(target) as file:
         stream = EventStream(file)
-        with _cancelled_by_signals(stream):
+        with _cancelled_by_signals(stream) as cancelled:
             try:
                 yield stream
-            except KeyboardInterrupt:
-                stream.emit("finished", cancelled=True, path=None)
-                raise
             except BaseException as error:
-                stream.emit("error", type=type(error).__name__, message=str(error))
-                raise
+                if not (cancelled.is_set() or isinstance(error, KeyboardInterrupt | SystemExit)):
+                    stream.emit("error", type=type(error).__name__, message=str(error))
+                    raise
+                stream.emit("finished", cancelled=True, path=None)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                raise KeyboardInterrupt("cancelled") from error  # Ray's own handler leaves by SystemExit
 
 
 @contextmanager
@@ -78,24 +81,25 @@ def _opened(target: Path | None) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _cancelled_by_signals(stream: EventStream) -> Iterator[None]:
-    """Turn SIGTERM into Ctrl-C, tell of either at once, and bound the time that the rest takes.
+def _cancelled_by_signals(stream: EventStream) -> Iterator[threading.Event]:
+    """Turn SIGTERM into Ctrl-C, tell of either at once, and bound the time that the rest takes; yields whether one came.
 
     The training loop and Ray have signal handlers of their own while they run. A wake-up socket hears of a signal whoever
     handles it, in a thread that does not depend on what the main thread is doing.
     """
+    cancelled, ended = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield cancelled
         return
     heard, told = socket.socketpair()
     told.setblocking(False)
     handler_before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     told_before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    ended = threading.Event()
 
     def watch() -> None:
         while number := heard.recv(1):
             if number[0] in (signal.SIGTERM, signal.SIGINT):
+                cancelled.set()
                 stream.emit("cancelling", signal=signal.Signals(number[0]).name)
                 if not ended.wait(GRACE_S):
                     stream.emit("finished", cancelled=True, path=None)
@@ -105,7 +109,7 @@ def _cancelled_by_signals(stream: EventStream) -> Iterator[None]:
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     try:
-        yield
+        yield cancelled
     finally:
         ended.set()
         signal.set_wakeup_fd(told_before)

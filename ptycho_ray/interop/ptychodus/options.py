@@ -14,6 +14,12 @@ from typing import Any, Literal
 from ptycho_ray.errors import ConfigurationError
 
 GROUP = "PtychoRay"
+#: Entries that are no settings: a YAML file with more settings, and the program that our library runs, if it is not the
+#: ``ptycho-ray`` of Ptychodus' own Python.
+CONFIG_FILE, COMMAND = "host.config_file", "host.command"
+#: Epochs between two images on the way, product.NNNNNN.h5.
+CHECKPOINT_INTERVAL = 10
+RECORD_IMAGES = "execution.recon_log_every_n_epochs"
 Kind = Literal["integer", "real", "boolean", "text"]
 
 
@@ -21,7 +27,7 @@ Kind = Literal["integer", "real", "boolean", "text"]
 class Option:
     """One entry: its key in the INI file, the setting of ptycho_ray it stands for, and what it may be.
 
-    The default is that of ptycho_ray; a value of ``unset`` in the file leaves it alone.
+    The default is that of ptycho_ray, and an entry that holds it says nothing; ``unset`` stands for no value.
     """
 
     key: str
@@ -43,15 +49,16 @@ OPTIONS = (
     Option("ValidationFraction", "validation_fraction", "real", 0.05, 0.0, 0.5),
     Option("Seed", "seed", "integer", 0, 0, 2**31 - 1),
     Option("Groups", "n_groups", "integer", 0, 0, 2**31 - 1, unset=0),
-    Option("CheckpointInterval", "execution.recon_log_every_n_epochs", "integer", 10, 0, 100_000, unset=0),
+    Option("CheckpointInterval", RECORD_IMAGES, "integer", CHECKPOINT_INTERVAL, 0, 100_000, unset=0),
     Option("Workers", "execution.devices", "text", "", unset=""),
     Option("RayAddress", "execution.address", "text", "", unset=""),
-    Option("ConfigFile", "", "text", "", unset=""),
+    Option("ConfigFile", CONFIG_FILE, "text", "", unset=""),
+    Option("Command", COMMAND, "text", "", unset=""),
 )
 
 
 def read_ini(path: Path) -> dict[str, Any]:
-    """The values of our group in a settings file, by our setting's name; ``""`` is the name of the YAML file's path.
+    """The values of our group in a settings file by our setting's name, and CONFIG_FILE and COMMAND.
 
     Other groups and the case of letters are ignored, a missing file has no values.
 
@@ -81,8 +88,8 @@ def chosen(texts: Mapping[str, str], source: str) -> dict[str, Any]:
                 expected=", ".join(option.key for option in OPTIONS),
             )
         value = _value(option, text.strip(), source)
-        if value != option.unset:
-            values[option.setting] = value
+        if value != option.default:
+            values[option.setting] = None if value == option.unset else value
     return values
 
 

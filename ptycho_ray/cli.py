@@ -81,7 +81,8 @@ def _run(command: str, words: list[str]) -> int:
     try:
         with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}").run(words)
-        print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
+        if result or as_json:
+            print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -89,7 +89,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         events.emit(
             "finished", epoch=len(history["loss"]), cancelled=False, path=result.get("product"), model=result["model"]
         )
-    return result
+    return result if options.event_file else {}  # standard output has the events and nothing else
 
 
 def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -> Result:
@@ -123,7 +123,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         }
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
         events.emit("finished", epoch=1, cancelled=False, path=result["product"], model=resolved.config.model_path)
-    return result
+    return result if options.event_file else {}
 
 
 class TrainingEvents:

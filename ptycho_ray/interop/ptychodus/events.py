@@ -6,6 +6,7 @@ The events have the names of Ptychodus' own subprocess: ``started``, ``epoch``, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,9 +76,17 @@ def _opened(target: Path | None) -> Iterator[IO[str]]:
             yield file
         return
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as file:
-        os.dup2(2, 1)  # what libraries and our own summary print goes to standard error from now on
+    ours = os.dup(1)
+    os.dup2(2, 1)  # what libraries print goes to standard error meanwhile
+    file = os.fdopen(os.dup(ours), "w", encoding="utf-8")
+    try:
         yield file
+    finally:
+        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            file.close()
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 @contextmanager

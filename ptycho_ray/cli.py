@@ -34,6 +34,7 @@ COMMANDS = {
     "deliver": "send to MLflow what a run has recorded and could not deliver",
     "serve": "run the reconstruction service",
     "submit": "let a service reconstruct a scan",
+    "watch": "let a service reconstruct a scan while it is measured",
     "token": "say who may use a service",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -242,18 +243,21 @@ def test_a_scan_that_is_dropped_comes_back_as_a_product(
     core: Any, small_scan: Any, tmp_path: Path, write_bundle: Any
 ) -> None:
     """The whole way: watched folder, reconstruction beside the host, product in its list."""
-    (tmp_path / "ptycho_ray.yaml").write_text(
-        "".join(f"{name}: {value}\n" for name, value in GEOMETRY.items()) + "model: model.zip\n"
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "ptycho_ray.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in GEOMETRY.items()) + "model: ../model.zip\n"
     )
     write_bundle(tmp_path / "model.zip")
     automation = core.automation_core
-    automation.settings.data_directory.set_value(tmp_path)
+    automation.settings.data_directory.set_value(watched)
     automation.settings.watchdog_delay_s.set_value(1)
     automation.presenter.set_current_workflow("PtychoRay")
     automation.presenter.set_watcher_enabled(True)
-    small_scan.to_file(tmp_path / "scan_7.npz")
+    small_scan.to_file(tmp_path / "elsewhere" / "scan_7.npz")
+    shutil.copyfile(tmp_path / "elsewhere" / "scan_7.npz", watched / "scan_7.npz")
     repository = core.product_core.product_repository
-    until = time.monotonic() + 240
+    until = time.monotonic() + 200
     while not len(repository):
         assert time.monotonic() < until, list(tmp_path.rglob("*"))
         core.run_tasks()
@@ -261,7 +265,7 @@ def test_a_scan_that_is_dropped_comes_back_as_a_product(
     product = repository[0].get_product()
     assert product.object_.get_array().any()
     assert product.metadata.photon_energy_eV == 8000.0
-    assert (tmp_path / "reconstructed" / "scan_7.npz.product.h5").is_file()
+    assert (watched / "reconstructed" / "scan_7.npz.product.h5").is_file()
 
 
 @pytest.fixture(scope="session")

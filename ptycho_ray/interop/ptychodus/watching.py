@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.interop.ptychodus.beamline import Beamline, read_beamline
+from ptycho_ray.interop.ptychodus.layout import PRODUCT
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,9 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
         return True
 
     def get_watch_file_pattern(self) -> str:
-        return "*"
+        """Everything but hidden files: the host's watching ends for good when a file that it has seen is gone, as temporary
+        files are."""
+        return "[!.]*"
 
     def execute(self, api: WorkflowAPI, file_path: Path) -> None:
         """Called by the host for every file that is complete; what is no concern of ours is passed over."""
@@ -41,23 +45,22 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
             if file_path.name.endswith(".product.h5"):
                 api.load_product(file_path, file_type="HDF5")
             return
-        if file_path.suffix.lower() not in SUFFIXES or file_path.name.startswith("."):
+        if file_path.suffix.lower() not in SUFFIXES:
             return
         try:
             beamline = read_beamline(file_path.parent)
-            words = command_for(file_path, beamline)
+            command_for(file_path, beamline, file_path.parent)
         except InputError as error:
             log.error("%s is not reconstructed: %s", file_path, error)
             return
-        start(words, file_path)
+        start(file_path, beamline)
 
 
-def command_for(scan: Path, beamline: Beamline) -> list[str]:
-    """The words after ``ptycho-ray`` that turn a scan into its product."""
-    product = scan.parent / RESULTS / f"{scan.name}.product.h5"
-    words = [str(scan), *beamline.geometry_words()]
+def command_for(scan: Path, beamline: Beamline, scratch: Path) -> list[str]:
+    """The words after ``ptycho-ray`` that turn a scan into ``product.h5`` in a folder."""
+    words = [str(scan), *beamline.geometry_words(), "--product", str(scratch / PRODUCT)]
     if beamline.service is not None:
-        words = ["submit", *words, "--url", beamline.service, "--product", str(product)]
+        words = ["submit", *words, "--url", beamline.service, "--output", str(scratch / "image.npz")]
         return [*words, "--model", beamline.model] if beamline.model else words
     if beamline.model is None:
         raise InputError(
@@ -66,22 +69,30 @@ def command_for(scan: Path, beamline: Beamline) -> list[str]:
             found="neither",
             expected="the path of a trained model, or the URL of a service",
         )
-    return ["reconstruct", *words, "--model-path", beamline.model, "--product", str(product)]
+    return ["reconstruct", *words, "--model-path", beamline.model, "--output-dir", str(scratch)]
 
 
-def start(words: list[str], scan: Path) -> threading.Thread:
-    """Run ``ptycho-ray`` beside the host and log how it ended; the thread that waits for that."""
+def start(scan: Path, beamline: Beamline) -> threading.Thread:
+    """Reconstruct a scan beside the host and log how it ended; the thread that waits for that.
+
+    The product is copied to its place and not renamed: of a renamed file the host is not told.
+    """
 
     def wait() -> None:
         with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as scratch:
-            others = ["--output-dir", scratch] if words[0] == "reconstruct" else ["--output", f"{scratch}/image.npz"]
-            done = subprocess.run(
-                [sys.executable, "-m", "ptycho_ray", *words, *others], capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            log.error("%s was not reconstructed: %s", scan, done.stderr.strip()[-2000:])
-        else:
-            log.info("%s is reconstructed", scan)
+            try:
+                words = command_for(scan, beamline, Path(scratch))
+                done = subprocess.run(
+                    [sys.executable, "-m", "ptycho_ray", *words], capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    log.error("%s was not reconstructed: %s", scan, done.stderr.strip()[-2000:])
+                    return
+                results = scan.parent / RESULTS
+                results.mkdir(exist_ok=True)
+                shutil.copyfile(Path(scratch) / PRODUCT, results / f"{scan.name}.product.h5")
+            except OSError as error:
+                log.error("%s was not reconstructed: %s", scan, error)
 
     waiting = threading.Thread(target=wait, name=f"ptycho-ray {scan.name}", daemon=True)
     waiting.start()

@@ -31,6 +31,8 @@ FORMATS = {
     "PtychoRay_CXI": "Raw CXI via ptycho_ray (*.cxi)",
     "PtychoRay_Tike": "tike Arrays via ptycho_ray (*.npz *.bz2)",
 }
+#: One of them, for a file of any format.
+ANY_SCAN = "PtychoRay_PtychoPINN"
 
 
 class PtychoRayDiffractionFileReader(DiffractionFileReader):

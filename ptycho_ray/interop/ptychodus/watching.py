@@ -16,10 +16,11 @@ from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 from ptycho_ray.errors import InputError
 from ptycho_ray.interop.ptychodus.beamline import Beamline, read_beamline
 from ptycho_ray.interop.ptychodus.layout import PRODUCT
+from ptycho_ray.interop.ptychodus.readers import ANY_SCAN
 
 log = logging.getLogger(__name__)
 
-RESULTS = "reconstructed"
+RESULTS, PRODUCT_SUFFIX = "reconstructed", ".product.h5"
 SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi", ".ptyd", ".bz2", ".mat")
 
 
@@ -42,8 +43,8 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
     def execute(self, api: WorkflowAPI, file_path: Path) -> None:
         """Called by the host for every file that is complete; what is no concern of ours is passed over."""
         if file_path.parent.name == RESULTS:
-            if file_path.name.endswith(".product.h5"):
-                api.load_product(file_path, file_type="HDF5")
+            if file_path.name.endswith(PRODUCT_SUFFIX):
+                load_result(api, file_path)
             return
         if file_path.suffix.lower() not in SUFFIXES:
             return
@@ -54,6 +55,13 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
             log.error("%s is not reconstructed: %s", file_path, error)
             return
         start(file_path, beamline)
+
+
+def load_result(api: WorkflowAPI, product: Path) -> None:
+    """Hand a product to the host, with its patterns: one without shows neither probe nor object."""
+    scan = product.parents[1] / product.name.removesuffix(PRODUCT_SUFFIX)
+    diffraction = api.load_diffraction_data(scan, file_type=ANY_SCAN, block=True) if scan.is_file() else None
+    api.load_product(product, file_type="HDF5", diffraction=diffraction)
 
 
 def command_for(scan: Path, beamline: Beamline, scratch: Path) -> list[str]:
@@ -90,7 +98,7 @@ def start(scan: Path, beamline: Beamline) -> threading.Thread:
                     return
                 results = scan.parent / RESULTS
                 results.mkdir(exist_ok=True)
-                shutil.copyfile(Path(scratch) / PRODUCT, results / f"{scan.name}.product.h5")
+                shutil.copyfile(Path(scratch) / PRODUCT, results / f"{scan.name}{PRODUCT_SUFFIX}")
             except OSError as error:
                 log.error("%s was not reconstructed: %s", scan, error)
 

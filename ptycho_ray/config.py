@@ -218,6 +218,20 @@ class TrainingConfig:
     """More scans, or folders of scans, to train one network on; each scan keeps its own probe and scales."""
     scan_sampling: Literal["proportional", "even"] = "proportional"
     """Training on several scans: an epoch visits every group once, or every scan equally often."""
+    probe_defocus_m: FiniteFloat = 0.0
+    """The file's probe is carried this far in free space, metres; needs its energy and pixel size (docs/tune.md)."""
+    probe_defocus_px2: FiniteFloat = 0.0
+    """The same without units: wavelength * distance / pixel size**2."""
+    probe_modes: PositiveInt | None = None
+    """Incoherent modes of the probe: the first ones of the file's, or more made from its first; its own if not given."""
+    position_scale: PositiveFloat = 1.0
+    """Factor on the distances of the scan positions from their mean."""
+    position_rotation_rad: FiniteFloat = 0.0
+    """Rotation of the scan positions about their mean, rows towards columns."""
+    position_shear: FiniteFloat = 0.0
+    """Share of a position's column that is added to its row, about the mean."""
+    object_pixel_size_m: PositiveFloat | None = None
+    """Size of an object pixel in place of the file's; scan positions are measured again with it."""
 
     def __post_init__(self) -> None:
         _replace_deprecated_n_images(self)

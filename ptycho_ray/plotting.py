@@ -48,7 +48,7 @@ def plot_objects(
     applies to the images of its shape.
     """
     single = len(images) == 1
-    figure = _figure(10, 4.6) if single else _figure(3.4 * len(images) + 0.8, 6.8)
+    figure = empty_figure(10, 4.6) if single else empty_figure(3.4 * len(images) + 0.8, 6.8)
     axes = figure.subplots(1, 2, squeeze=False).T if single else figure.subplots(2, len(images), squeeze=False)
     masked = {name: _masked(image, region) for name, image in images.items()}
     amplitudes = {name: np.abs(image) for name, image in masked.items()}
@@ -73,7 +73,7 @@ def plot_image(
 ) -> Figure:
     """One real image [H, W], an amplitude or a phase in radians (drawn as it is, wrapped or not)."""
     part = _masked(values, region)
-    figure = _figure(5.6, 4.8)
+    figure = empty_figure(5.6, 4.8)
     axis = figure.subplots()
     shown = _draw_image(axis, part, kind, _colour_range([part.compressed()]), pixel_size_m)
     axis.set_title(title, fontsize=11)
@@ -85,7 +85,7 @@ def plot_probe(probe: NDArray[Any], *, pixel_size_m: float | None = None, most: 
     """The modes of a probe [P, N, N] (or [N, N]): brightness is amplitude, colour is phase; with each mode's power."""
     modes = np.atleast_3d(np.asarray(probe).T).T[:most]
     powers = np.sum(np.abs(np.atleast_3d(np.asarray(probe).T).T) ** 2, axis=(1, 2))
-    figure = _figure(3.1 * len(modes) + 1.2, 3.5)
+    figure = empty_figure(3.1 * len(modes) + 1.2, 3.5)
     axes = figure.subplots(1, len(modes) + 1, squeeze=False, width_ratios=[*[1.0] * len(modes), 0.35])[0]
     for number, (axis, mode) in enumerate(zip(axes, modes, strict=False)):
         axis.imshow(_as_colours(mode), interpolation="nearest")
@@ -108,7 +108,7 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
         if name.endswith("loss") and len(values) and list(values) not in losses.values():
             losses[name] = list(values)
     rates = history.get("learning_rate", [])
-    figure = _figure(8, 5.2 if len(rates) else 4.0)
+    figure = empty_figure(8, 5.2 if len(rates) else 4.0)
     if len(rates):
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         below.plot(_epochs(rates), rates, color="0.3", drawstyle="steps-mid")
@@ -144,7 +144,7 @@ def plot_frc(
     pixel_size_m: float | None = None,
 ) -> Figure:
     """Fourier ring correlation over spatial frequency (cycles per pixel, 0 to 0.5), with the usual thresholds."""
-    figure = _figure(8, 4.4)
+    figure = empty_figure(8, 4.4)
     axis = figure.subplots()
     for name, correlation in correlations.items():
         axis.plot(frequency, correlation, label=name)
@@ -173,7 +173,7 @@ def plot_positions(positions_px: NDArray[Any], *, pixel_size_m: float | None = N
         factor, unit = _unit_for(float(np.ptp(positions_px, axis=0).max()) * pixel_size_m)
         scale = pixel_size_m / factor
     points = np.asarray(positions_px) * scale
-    figure = _figure(6.4, 5.4)
+    figure = empty_figure(6.4, 5.4)
     axis = figure.subplots()
     axis.plot(points[:, 1], points[:, 0], color="0.8", linewidth=0.5, zorder=1)
     size = float(np.clip(4000 / len(points), 2, 30))
@@ -203,7 +203,8 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     return Path(path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure without axes, inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

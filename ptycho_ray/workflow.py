@@ -31,6 +31,7 @@ from ptycho_ray.data import (
     load_data,
 )
 from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.experiment import corrected
 from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
@@ -80,7 +81,8 @@ def create_ptycho_data_container(
 ) -> PtychoDataContainer:
     """Group a scan as the configuration says; a container passes through untouched.
 
-    Without ``normalisation`` this is a training set: at most ``config.n_groups`` groups, and the scales are measured on
+    The scan is first put right as the configuration says (``ptycho_ray.experiment``). Without ``normalisation`` this is a
+    training set: at most ``config.n_groups`` groups, and the scales are measured on
     them. With the normalisation of a training set it is a set to reconstruct: every pattern is the seed of a group.
 
     Raises:
@@ -91,6 +93,7 @@ def create_ptycho_data_container(
         return data
     if not isinstance(data, RawData):
         raise TypeError(f"data must be a RawData or a PtychoDataContainer, not a {type(data).__name__}")
+    data = corrected(data, config)
     n, model = len(data), config.model
     if model.N != data.N:
         raise InputError(

@@ -171,6 +171,13 @@ OURS: dict[type, dict[str, Any]] = {
         "probe_start_epoch": 0,
         "further_train_data_files": (),
         "scan_sampling": "proportional",
+        "probe_defocus_m": 0.0,
+        "probe_defocus_px2": 0.0,
+        "probe_modes": None,
+        "position_scale": 1.0,
+        "position_rotation_rad": 0.0,
+        "position_shear": 0.0,
+        "object_pixel_size_m": None,
     },
     InferenceConfig: {},
     ExecutionConfig: {

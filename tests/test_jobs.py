@@ -166,6 +166,16 @@ def test_a_job_reconstructs_and_judges(head, trained, scan, tmp_path):
     assert "Job 'evaluate' succeeded" in head.status("evaluate")
 
 
+def test_a_job_sweeps(head, scan, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text("trial: direct\nparameters: {position_scale: {uniform: [0.9, 1.1]}}\nsettings: {nepochs: 4}\n")
+    words = (str(scan), "--space", str(space), "--trials", "3", "--output-dir", str(tmp_path / "sweep"))
+    done = head.submit("tune", "jobs/tune.py", *words, "--validation-fraction", "0.2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "sweep" / "best.yaml").is_file()
+    assert len((tmp_path / "sweep" / "results.csv").read_text().splitlines()) == 4
+
+
 def test_a_job_is_stopped_and_keeps_its_checkpoint(head, scan, tmp_path):
     config = ("--config", "configs/train/debug.yaml", *SMALL, "--nepochs", "100000")
     started = head.submit("long", "jobs/train.py", str(scan), *config, "--output-dir", str(tmp_path), wait=False)

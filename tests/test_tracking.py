@@ -30,6 +30,7 @@ from ptycho_ray.tracking.journal import (
     undelivered,
 )
 from ptycho_ray.tracking.mlflow_tracker import MlflowTracker
+from ptycho_ray.tuning.record import TrialRecord
 from ptycho_ray.workflow import train_cdi_model
 
 MLFLOW = ExecutionConfig(logger_backend="mlflow")
@@ -288,6 +289,20 @@ def test_a_new_run_in_the_same_folder_is_another_run(no_mlflow, tmp_path):
     one, other = (MlflowTracker(tmp_path, {}, {}) for _ in range(2))
     assert one.run_folder != other.run_folder
     assert records(one.run_folder)[0]["key"] != records(other.run_folder)[0]["key"]
+
+
+def test_trials_of_a_sweep_are_recorded_once(no_mlflow, tmp_path):
+    good = TrialRecord(0, {"position_scale": 1.02}, "finished", 4, {"likelihood": 2.0}, [[2, 3.0], [4, 2.0]], None, 1.0, 2.0)
+    bad = TrialRecord(1, {"position_scale": 0.5}, "failed", error="diverged", began=2.0, ended=3.0)
+    tracker = MlflowTracker(tmp_path, {}, {})
+    for trial in (good, bad, good):
+        tracker.on_trial(f"trial-{trial.number:04}", trial)
+    tracker.finish("FINISHED")
+    MlflowTracker(tmp_path, {}, {}, resume=True).on_trial("trial-0000", good)
+    children = records(run_folders(tmp_path)[0], "child")
+    assert [child["name"] for child in children] == ["trial-0000", "trial-0001"]
+    assert children[0]["curve"] == [[2, 3.0], [4, 2.0]]
+    assert (children[1]["status"], children[1]["tags"]["trial.error"]) == ("FAILED", "diverged")
 
 
 def test_the_kept_model_is_that_of_its_run(no_mlflow, tmp_path):

@@ -42,7 +42,7 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
             "Ray is not installed", field="ray", found="nothing", expected="pip install 'ptycho-ray[cluster]'"
         ) from None
     address = execution.address or os.environ.get("RAY_ADDRESS")
-    with _environment(RAY_DEFAULTS):
+    with environment(RAY_DEFAULTS):
         if ray.is_initialized():
             yield
         elif address:
@@ -104,7 +104,7 @@ def _ensure_token() -> None:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Give these variables to the processes that Ray starts, where the user has not set them himself."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)

@@ -37,6 +37,13 @@ OUR_FIELDS = frozenset(
         "probe_start_epoch",
         "further_train_data_files",
         "scan_sampling",
+        "probe_defocus_m",
+        "probe_defocus_px2",
+        "probe_modes",
+        "position_scale",
+        "position_rotation_rad",
+        "position_shear",
+        "object_pixel_size_m",
     }
 )
 

@@ -144,6 +144,7 @@ class Delivery:
             "picture": self._picture,
             "file": self._file,
             "model": self._model,
+            "child": self._child,
             "end": self._end,
         }
         if kind not in actions:
@@ -222,6 +223,32 @@ class Delivery:
                 name, source, self.state.run_id, tags={"sha256": record["sha256"]}, await_creation_for=0
             )
         self.state.model = f"models:/{name}/{version.version}"
+
+    def _child(self, client: MlflowClient, record: Record) -> None:
+        """A trial of a sweep: a finished run below this one, found again by its key if the answer got lost."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        parent = client.get_run(self.state.run_id)
+        experiment, key = (
+            parent.info.experiment_id,
+            f"{parent.data.tags.get(KEY_TAG, self.state.run_id)}/{record['name']}",
+        )
+        found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'")
+        tags = {KEY_TAG: key, "mlflow.parentRunId": self.state.run_id}
+        run = found[0] if found else client.create_run(
+            experiment, start_time=record["began"], run_name=record["name"], tags=tags
+        )  # fmt: skip
+        run_id, there = run.info.run_id, run.data.params
+        objective = [Metric("objective", float(value), record["ended"], int(epoch)) for epoch, value in record["curve"]]
+        last = [Metric(stores.entity_name(n), float(v), record["ended"], 0) for n, v in record["figures"].items()]
+        parameters = {stores.entity_name(name): text for name, text in record["parameters"].items()}
+        client.log_batch(
+            run_id,
+            metrics=[*objective, *last][:MOST_METRICS],
+            params=[Param(name, text) for name, text in parameters.items() if name not in there],
+            tags=[RunTag(stores.entity_name(name), text) for name, text in record["tags"].items()],
+        )
+        client.set_terminated(run_id, status=record["status"], end_time=record["ended"])
 
     def _end(self, client: MlflowClient, record: Record) -> None:
         client.set_terminated(self.state.run_id, status=record["status"], end_time=record["time"])

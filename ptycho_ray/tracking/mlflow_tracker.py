@@ -21,6 +21,7 @@ from ptycho_ray.tracking.trackers import Status, Tracker
 
 if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
+    from ptycho_ray.tuning.record import TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class MlflowTracker(Tracker):
         self.uri = stores.tracking_uri(folder)
         self.steps = self.epochs = self.images = self.models = 0
         earlier = run_folders(folder) if resume else []
+        self.trials: set[str] = set()
         key, experiment = uuid.uuid4().hex, stores.experiment_name()
         if earlier:
             self.run_folder = earlier[-1]
@@ -91,6 +93,8 @@ class MlflowTracker(Tracker):
                 self.images = max(self.images, record["step"])
             elif kind == "model":
                 self.models += 1
+            elif kind == "child":
+                self.trials.add(record["name"])
         return first
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
@@ -121,6 +125,24 @@ class MlflowTracker(Tracker):
         save_figure(plot_object(stitched.image, region=stitched.covered(), title=f"epoch {progress.epoch}"), path)
         self._record_file("picture", path, name="reconstruction", step=progress.epoch)
         self.images = progress.epoch
+
+    def on_trial(self, name: str, trial: TrialRecord) -> None:
+        """Record a trial as a run below this one: parameters, figures, and the first objective epoch by epoch."""
+        if name in self.trials:
+            return
+        self.trials.add(name)
+        self.journal.write(
+            "child",
+            name=name,
+            parameters=stores.flat(trial.parameters),
+            figures={figure: float(value) for figure, value in trial.figures.items()},
+            curve=trial.curve,
+            status="FAILED" if trial.status == "failed" else "FINISHED",
+            tags={"trial.status": trial.status, **({"trial.error": trial.error} if trial.error else {})},
+            began=int(trial.began * 1000),
+            ended=int(trial.ended * 1000),
+        )
+        self._look()
 
     def finish(self, status: Status, bundle: Path | None = None, files: Sequence[Path] = ()) -> dict[str, Any]:
         """Record the results and the end; wait a bounded time for the delivery, then say what is left.

@@ -14,6 +14,7 @@ from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
+    from ptycho_ray.tuning.record import TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ class Tracker:
 
     def on_image(self, progress: Any, stitched: StitchedObject) -> None:
         """The image that the network makes after ``progress.epoch`` epochs."""
+
+    def on_trial(self, name: str, trial: TrialRecord) -> None:
+        """A trial of a sweep is over."""
 
     def finish(self, status: Status, bundle: Path | None = None, files: Sequence[Path] = ()) -> dict[str, Any]:
         """The run is over; ``bundle`` is the trained model, ``files`` are other results worth keeping.
@@ -75,6 +79,9 @@ class Quiet(Tracker):
 
     def on_image(self, progress: Any, stitched: StitchedObject) -> None:
         self._try(lambda: self.tracker.on_image(progress, stitched))
+
+    def on_trial(self, name: str, trial: TrialRecord) -> None:
+        self._try(lambda: self.tracker.on_trial(name, trial))
 
     def finish(self, status: Status, bundle: Path | None = None, files: Sequence[Path] = ()) -> dict[str, Any]:
         return self._try(lambda: self.tracker.finish(status, bundle, files)) or {}

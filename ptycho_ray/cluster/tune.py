@@ -1,0 +1,389 @@
+"""Sweeps on a Ray cluster: Ray Tune around the trials of ``ptycho_ray.tuning``.
+
+Ray's part is to run trials side by side, to stop those that are behind, and to survive those that die. What is proposed
+comes from :class:`ptycho_ray.tuning.search.Search`, what happened goes line by line to
+:class:`ptycho_ray.tuning.record.SweepRecord`, so that a sweep whose program was killed loses no trial that ended.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from ptycho_ray.cluster.connect import connected, environment
+from ptycho_ray.cluster.population import handed_on, population_scheduler, take_over
+from ptycho_ray.cluster.preflight import check_nodes
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.data import RawData
+from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
+from ptycho_ray.experiment import corrected
+from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
+from ptycho_ray.tuning.search import Search
+from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
+from ptycho_ray.tuning.trial import run_trial, trial_config
+
+log = logging.getLogger(__name__)
+
+#: How Ray Tune behaves here: its own tables, logs and handling of Ctrl-C are not wanted.
+TUNE_DEFAULTS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+#: A scan that takes up more of the object store than that stays on disk.
+STORE_SHARE = 0.4
+#: Early stopping: the first decision after this share of the epochs, then each time the epochs have grown by this factor,
+#: and of the trials that came so far one in as many goes on.
+GRACE_SHARE, REDUCTION = 1 / 9, 3
+#: What the process of a trial needs that leaves the computing to workers of its own.
+DRIVER_RESOURCES = {"CPU": 0.0, "memory": 2.0**20}
+
+#: A note in the folder of a trial that failed.
+ERROR_NOTE = "error.txt"
+
+Watcher = Callable[[SweepRecord, TrialRecord], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all trials have in common."""
+
+    kind: str
+    base: Mapping[str, Any]
+    objectives: tuple[str, ...]
+    folder: str
+    threads: int
+    on_workers: bool
+    in_population: bool
+
+
+def run_sweep(
+    scan: RawData,
+    base: Mapping[str, Any],
+    space: Space,
+    record: SweepRecord,
+    trials: int,
+    *,
+    seed: int = 0,
+    learn_from: Sequence[SweepRecord] = (),
+    watcher: Watcher | None = None,
+) -> None:
+    """Run trials until ``record`` has ``trials`` that ended, failed ones included.
+
+    Args:
+        base: settings of all trials by name, ``execution.devices`` and ``execution.address`` among them.
+        record: what has been done so far; the trials go on from there.
+        learn_from: finished sweeps whose results the search may use.
+        watcher: called in this process whenever a trial begins, reports or ends.
+
+    Raises:
+        ConfigurationError: the objectives, the scheduler and the cluster do not go together.
+        TrainingInterrupted: after Ctrl-C.
+    """
+    config, execution = trial_config(base, {})
+    check_sweep(scan, base, space)
+    with environment(TUNE_DEFAULTS), connected(execution):
+        check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
+        resources, concurrent = _room(execution)
+        search = _informed_search(space, seed, record, learn_from)
+        left = trials - len(record.ended)
+        if left <= 0:
+            return
+        on_workers = execution.devices != 1
+        task = _Task(
+            space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
+            execution.cpus_per_device, on_workers, space.scheduler == "pbt",
+        )  # fmt: skip
+        recorder = _Recorder(record, config.nepochs, watcher)
+        storage = record.folder / "ray"
+        shutil.rmtree(storage, ignore_errors=True)
+        trainable = tune.with_parameters(_trial, scan=_in_memory_if_it_fits(scan), task=task)
+        searcher = _Searcher(search, record, config.nepochs)
+        population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
+            param_space={"trial": tune.grid_search(population)} if population else None,
+            tune_config=tune.TuneConfig(
+                num_samples=1 if population else left,
+                search_alg=None if population else searcher,
+                scheduler=_scheduler(space, config.nepochs, on_workers),
+                max_concurrent_trials=concurrent,
+                reuse_actors=space.scheduler != "pbt",
+                trial_name_creator=_name,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=str(storage.absolute()), verbose=0, callbacks=[recorder],
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )  # fmt: skip
+        try:
+            with _quiet_ray():
+                tuner.fit()
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(record.folder) from None
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Without Ray Tune's log: trials that fail stand in the record, with the reason."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
+    """Whether the scan has what objectives and parameters need.
+
+    Raises:
+        ConfigurationError: an objective needs the truth, or held-out patterns, and there are none; a parameter needs a pixel
+            size or an energy that the scan does not state, or has no effect on it; nothing could be stopped early.
+    """
+    config = trial_config(base, {})[0]
+    for parameter in space.parameters:
+        if parameter.name in DIRECT_SETTINGS:
+            corrected(scan, trial_config(base, {parameter.name: parameter.values[-1]})[0])
+    _scheduler(space, config.nepochs, False)
+    for name in space.objectives:
+        if OBJECTIVES[name].needs_truth and scan.object_truth is None:
+            without = ", ".join(n for n, objective in OBJECTIVES.items() if not objective.needs_truth)
+            raise ConfigurationError(
+                f"needs the true object, which {scan.source or 'the scan'} does not hold",
+                field="objective",
+                found=repr(name),
+                expected=without,
+            )
+    if not config.validation_fraction and {"likelihood", "deviance", "r_factor"} & set(space.objectives):
+        raise ConfigurationError(
+            "the objective needs held-out patterns", field="validation_fraction", found=0, expected="more than 0"
+        )
+
+
+def _room(execution: ExecutionConfig) -> tuple[dict[str, float], int]:
+    """Resources of one trial, and how many trials the cluster holds at a time."""
+    have = ray.cluster_resources()
+    each = {"CPU": float(execution.cpus_per_device)}
+    if execution.accelerator in ("gpu", "cuda") or (execution.accelerator == "auto" and have.get("GPU")):
+        each["GPU"] = 1.0
+    devices = 1 if execution.devices == "auto" else execution.devices
+    room = int(min(have.get(name, 0) // (amount * devices) for name, amount in each.items()))
+    if room < 1:
+        needs = " and ".join(f"{amount * devices:g} {name}" for name, amount in each.items())
+        raise ConfigurationError(
+            f"a trial needs {needs}",
+            field="execution.devices",
+            found=devices,
+            expected=", ".join(f"at most {have.get(name, 0):g} {name}" for name in each),
+        )
+    return (dict(DRIVER_RESOURCES) if devices > 1 else each), room
+
+
+def _informed_search(space: Space, seed: int, record: SweepRecord, others: Sequence[SweepRecord]) -> Search:
+    """A search that knows what is known, and begins with the trials that had begun."""
+    search = Search(space, seed + len(record.trials))
+    for trial in record.judged():
+        search.learn(trial.parameters, trial.figures)
+    for other in others:
+        known = [trial for trial in other.judged() if search.learn(trial.parameters, trial.figures)]
+        log.warning("%d of the %d trials of %s are used", len(known), len(other.ended), other.folder)
+    search.drop_points([trial.parameters for trial in record.trials.values()])
+    search.put_first([trial.parameters for trial in record.running])
+    return search
+
+
+def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
+    """What stops trials early; 'auto' is ASHA for networks, and nothing for direct solutions, which take seconds."""
+    first = space.objectives[0]
+    whole = OBJECTIVES[first].at_end or on_workers or len(space.objectives) > 1
+    kind = space.scheduler
+    if kind == "auto":
+        kind = "none" if whole or space.trial == "direct" else "asha"
+    if kind == "none":
+        return FIFOScheduler()
+    if whole:
+        raise ConfigurationError(
+            "with several objectives, or one that is known only at the end, nothing can be stopped early",
+            field="scheduler",
+            found=repr(kind),
+            expected="'none'",
+        )
+    common: dict[str, Any] = {"time_attr": "epoch", "metric": first, "mode": OBJECTIVES[first].mode}
+    grace = max(1, math.floor(epochs * GRACE_SHARE))
+    if kind == "median":
+        return MedianStoppingRule(grace_period=grace, min_samples_required=3, **common)
+    if kind == "pbt":
+        return population_scheduler(space, epochs, common)
+    return ASHAScheduler(max_t=epochs, grace_period=grace, reduction_factor=REDUCTION, **common)
+
+
+def _in_memory_if_it_fits(scan: RawData) -> RawData:
+    """The scan with its patterns in memory, to be shared by all trials, unless the object store is too small for them."""
+    room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
+    if scan.patterns.in_memory or scan.patterns.nbytes > room:
+        return scan
+    loaded = copy.copy(scan)
+    loaded.patterns = scan.patterns.loaded()
+    return loaded
+
+
+def _name(trial: Any) -> str:
+    """The number of a trial as its name: its configuration may become that of another one, its name stays."""
+    return f"{trial.config['trial']['number']:04}"
+
+
+def _number(trial: Any) -> int:
+    return int(trial.custom_trial_name)
+
+
+class _StaysHere:
+    """Ray Tune writes its parts to disk in case that it has to restore them; ours are restored from the record."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Searcher(_StaysHere, Searcher):
+    """Ray's view of a search."""
+
+    def __init__(self, search: Search, record: SweepRecord, epochs: int) -> None:
+        first = record.objectives[0]
+        super().__init__(metric=first, mode=OBJECTIVES[first].mode)
+        self.search, self.record, self.epochs = search, record, epochs
+        self.numbers: dict[str, int] = {}
+        self.again = [trial.number for trial in record.running]
+        self.next = max(record.trials, default=-1) + 1
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.again:
+            number = self.again.pop(0)
+        else:
+            number, self.next = self.next, self.next + 1
+        parameters = self.search.ask(number)
+        if parameters is None:
+            return Searcher.FINISHED
+        self.numbers[trial_id] = number
+        return {"trial": {"number": number, "parameters": parameters}}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if self.record.objectives[0] in result:
+            self.search.report(self.numbers[trial_id], result["epoch"], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self.numbers.pop(trial_id)
+        known = result if result and not error and all(n in result for n in self.record.objectives) else None
+        self.search.tell(number, known, stopped=known is not None and known["epoch"] < self.epochs)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The record is what lasts; Ray wants a file all the same."""
+        Path(checkpoint_path).write_bytes(b"")
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep goes on from its own record")
+
+
+class _Recorder(_StaysHere, tune.Callback):
+    """Writes the record as trials begin, report and end."""
+
+    def __init__(self, record: SweepRecord, epochs: int, watcher: Watcher | None) -> None:
+        self.record, self.epochs, self.watcher = record, epochs, watcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = _number(trial)
+        known = self.record.trials.get(number)
+        if known is None or known.status != "running" or not known.began:
+            self._write(TrialRecord(number, trial.config["trial"]["parameters"], began=time.time()))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        known = self.record.trials[_number(trial)]
+        if "epoch" not in result:
+            return
+        known.parameters = dict(trial.config["trial"]["parameters"])
+        known.epoch = result["epoch"]
+        known.figures = {name: float(result[name]) for name in OBJECTIVES if name in result}
+        first = self.record.objectives[0]
+        if first in known.figures:
+            known.curve.append([known.epoch, known.figures[first]])
+        if self.watcher:
+            self.watcher(self.record, known)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known = self.record.trials[_number(trial)]
+        known.status = "finished" if known.epoch >= self.epochs else "stopped"
+        self._end(known)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known = self.record.trials[_number(trial)]
+        known.status, known.error = "failed", self._reason(known.number)
+        self._end(known)
+
+    def _reason(self, number: int) -> str:
+        """Why a trial failed: what its process left as a note, if it still could."""
+        note = trial_folder(self.record.folder / "trials", number) / ERROR_NOTE
+        return note.read_text(encoding="utf-8") if note.exists() else "its process died: killed, or out of memory"
+
+    def _end(self, trial: TrialRecord) -> None:
+        trial.ended = time.time()
+        self._write(trial)
+
+    def _write(self, trial: TrialRecord) -> None:
+        self.record.write(trial)
+        if self.watcher:
+            self.watcher(self.record, trial)
+
+
+# -- in the process of a trial ----------------------------------------------------------------------------------------
+
+
+def _trial(config: dict[str, Any], *, scan: RawData, task: _Task) -> None:
+    """What Ray Tune runs for every trial."""
+    folder = trial_folder(Path(task.folder), int(tune.get_context().get_trial_name()))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _run(config, scan, task, folder)
+    except Exception as error:  # whatever it is, it belongs into the record
+        (folder / ERROR_NOTE).write_text(" ".join(str(error).split()) or type(error).__name__, encoding="utf-8")
+        raise
+
+
+def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> None:
+    torch.set_num_threads(task.threads)
+    settings, execution = trial_config(task.base, config["trial"]["parameters"])
+    train = None
+    if task.in_population:
+        take_over(folder, execution.learning_rate)
+    if task.on_workers:
+        from ptycho_ray.cluster.train import train_on_cluster
+
+        train = functools.partial(train_on_cluster)
+
+    def report(epoch: int, figures: dict[str, float]) -> None:
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise ArithmeticError(f"diverged: {figures}")
+        if task.objectives[0] in figures:
+            tune.report({"epoch": epoch, **figures}, checkpoint=handed_on(folder) if task.in_population else None)
+
+    run_trial(task.kind, scan, settings, execution, task.objectives, folder, report, train=train)

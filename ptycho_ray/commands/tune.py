@@ -1,0 +1,163 @@
+"""``ptycho-ray tune``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.config import TrainingConfig
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.settings import Resolved, resolve_config
+
+#: Settings that say where and how a sweep runs; two that differ only in them are the same sweep.
+NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Find settings by trying: of the experiment (defocus, positions, photons), the physics or the network.
+
+    The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by how
+    well they explain patterns that are held out. Settings that are typed, or stand in the --config file, hold for all trials.
+
+    Example: ptycho-ray tune scan.npz --space configs/tune/probe.yaml --trials 40 --output-dir sweep
+    """
+
+    scan: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
+    """The scan (NPZ, HDF5 or CXI). It may also stand in the --config file, as train_data_file."""
+    space: Annotated[Path, FILE]
+    """YAML file with the search space."""
+    trials: int = 40
+    """How many trials there are in all, failed ones included."""
+    config: Annotated[Path | None, FILE] = None
+    """YAML file with settings of all trials."""
+    objective: tuple[str, ...] = ()
+    """By which figures trials are judged, in place of those of the space; several give a Pareto front."""
+    search: Literal["auto", "tpe", "gp", "random", "grid"] | None = None
+    """How the next trial is chosen, in place of what the space says."""
+    stopping: Literal["auto", "asha", "median", "pbt", "none"] | None = None
+    """How trials are stopped early, in place of the scheduler of the space."""
+    learn_from: Annotated[tuple[Path, ...], FOLDER] = ()
+    """Output folders of finished sweeps over the same parameters, whose trials count as known."""
+    resume: bool = False
+    """Go on with the sweep in --output-dir: after it was killed, or with more --trials."""
+    keep_all: bool = False
+    """Keep the model or image of every trial, not only of those that no other beats."""
+
+
+def run(words: Sequence[str]) -> Result:
+    typed = parse(Options, words, prog="ptycho-ray tune", config_class=TrainingConfig)
+    options = typed.options
+    from ptycho_ray.tuning.space import check_space, load_space, suited_to
+
+    space = load_space(options.space)
+    changes: dict[str, Any] = {"objectives": options.objective or space.objectives}
+    changes |= {"search": options.search or space.search, "scheduler": options.stopping or space.scheduler}
+    space = dataclasses.replace(space, **changes)
+    check_space(space)
+    if options.trials < 1:
+        raise ConfigurationError(field="--trials", found=options.trials, expected="1 or more")
+    given = typed.settings | ({"train_data_file": options.scan} if options.scan else {})
+    resolved = resolve_config(TrainingConfig, options.config, typed={**space.settings, **given})
+    config, execution = resolved.config, resolved.execution
+    if config.train_data_file is None:
+        raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
+
+    from ptycho_ray import workflow
+    from ptycho_ray.cluster.tune import check_sweep, run_sweep
+    from ptycho_ray.files import sha256_of
+    from ptycho_ray.report import provenance
+    from ptycho_ray.tracking import build_trackers, recorded, run_tags
+    from ptycho_ray.tuning import results
+    from ptycho_ray.tuning.live import LiveTable
+    from ptycho_ray.tuning.record import SweepRecord, TrialRecord
+
+    scan = workflow.load_data(
+        config.train_data_file, n_subsample=config.n_subsample, subsample_seed=config.subsample_seed
+    )
+    space = suited_to(space, scan)
+    base = base_settings(resolved, scan.N, len(scan))
+    check_sweep(scan, base, space)
+    folder = config.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "space": space.to_dict(),
+        "settings": {name: value for name, value in base.items() if not name.startswith(NOT_IDENTITY)},
+        "data": sha256_of(config.train_data_file),
+    }
+    learn_from = [SweepRecord.load(other) for other in options.learn_from]
+    record = SweepRecord.begin(folder, identity, resume=options.resume)
+    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
+    parameters = {**jsonable(base), "space": space.to_dict()["parameters"], "trials": options.trials}
+    trackers = build_trackers(execution, folder, parameters, run_tags(origin), resume=options.resume)
+    table = LiveTable(options.trials)
+    began = time.monotonic()
+
+    def watch(sweep: SweepRecord, trial: TrialRecord) -> None:
+        table(sweep, trial)
+        if trial.status != "running":
+            for tracker in trackers:
+                tracker.on_trial(f"trial-{trial.number:04}", trial)
+
+    with recorded(trackers) as made:
+        try:
+            run_sweep(scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch)
+        finally:
+            table.close(record)
+            if record.ended:
+                results.write_tables(record, space)
+        best = record.best()
+        result: Result = {
+            "trials": len(record.ended),
+            "failed": sum(trial.status == "failed" for trial in record.ended),
+            "stopped_early": sum(trial.status == "stopped" for trial in record.ended),
+            "seconds": round(time.monotonic() - began, 1),
+            "best": None,
+            "table": folder / "results.csv",
+        }
+        if best is not None:
+            result["best"] = {
+                "trial": best.number,
+                **{n: best.figures[n] for n in record.objectives},
+                **best.parameters,
+            }
+            result |= results.write_best(record, base, space)
+        if len(record.objectives) > 1:
+            result["pareto_front"] = [trial.number for trial in record.pareto()]
+        title = f"Sweep over {len(space.parameters)} settings on {Path(config.train_data_file).name}"
+        result["report"] = results.write_sweep_report(record, base, space, title, origin)
+        if not options.keep_all:
+            results.drop_other_trials(record)
+        made.bundle = result.get("model")
+        made.files = [result["table"], result["report"], *([result["settings"]] if "settings" in result else [])]
+    result |= made.facts
+    write_json(folder / "result.json", jsonable(result))
+    if best is None:
+        failed = record.ended[0].error if record.ended else "nothing was tried"
+        raise RuntimeError(f"no trial ran to its end; see {folder / 'results.csv'}. The first one: {failed}")
+    return result
+
+
+def base_settings(resolved: Resolved[TrainingConfig], N: int, n_patterns: int) -> dict[str, Any]:
+    """The settings that somebody gave, by name, with the N of the scan and all its positions where nobody did."""
+    config, base = resolved.config, {}
+    for name in resolved.provenance:
+        if resolved.was_given(name):
+            section, _, field = name.rpartition(".")
+            holder = {"model": config.model, "execution": resolved.execution, "": config}[section]
+            base[name] = getattr(holder, field)
+    base.setdefault("model.N", N)
+    if "n_images" not in base:
+        base.setdefault("n_groups", n_patterns)
+    assert config.train_data_file is not None
+    base["train_data_file"] = Path(config.train_data_file).absolute()
+    return base

@@ -1,0 +1,168 @@
+"""What a sweep has done so far, on disk: which sweep it is, and every trial that began and ended.
+
+``sweep.json`` says what makes this sweep itself: space, settings, data. ``trials.jsonl`` has a line for each beginning and
+each end of a trial, written before the next trial is asked for. A sweep that was killed goes on from these two files: trials
+that ended are not run again, those that had begun are run with the parameters that they had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.tuning.objectives import OBJECTIVES
+
+SWEEP, TRIALS = "sweep.json", "trials.jsonl"
+Status = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        status: ``stopped`` is a trial that was ended early, because it was behind others.
+        epoch: how far it came.
+        figures: the last ones; ``curve`` has [epoch, first objective] of every report.
+        error: why it failed.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    status: Status = "running"
+    epoch: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    curve: list[list[float]] = field(default_factory=list)
+    error: str | None = None
+    began: float = 0.0
+    ended: float = 0.0
+
+
+class SweepRecord:
+    """The trials of the sweep in ``folder``."""
+
+    def __init__(self, folder: Path, objectives: tuple[str, ...]) -> None:
+        self.folder, self.objectives = folder, objectives
+        self.trials: dict[int, TrialRecord] = {}
+
+    @classmethod
+    def begin(cls, folder: Path, identity: Mapping[str, Any], *, resume: bool) -> SweepRecord:
+        """Begin a sweep in an empty place, or with ``resume`` go on with the one that is there.
+
+        Raises:
+            InputError: with ``resume``, there is no sweep or another one; without, there is one already.
+        """
+        wanted = jsonable(identity)
+        record = cls(folder, tuple(wanted["space"]["objective"]))
+        there = (folder / SWEEP).exists()
+        if resume and not there:
+            raise InputError(file=folder, field="--resume", found="no sweep", expected="a sweep that has begun there")
+        if there and not resume and (folder / TRIALS).exists():  # without, nothing had begun
+            raise InputError(
+                file=folder, found="a sweep", expected="a new folder, or --resume to go on with the sweep that is there"
+            )
+        if resume:
+            found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+            _compare(folder / SWEEP, found, wanted)
+            record.read()
+        else:
+            write_json(folder / SWEEP, wanted)
+        return record
+
+    @classmethod
+    def load(cls, folder: Path) -> SweepRecord:
+        """The record of a sweep, to learn from."""
+        if not (folder / SWEEP).is_file():
+            raise InputError(file=folder, found="no sweep", expected=f"the output folder of a sweep (with {SWEEP})")
+        identity = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        record = cls(folder, tuple(identity["space"]["objective"]))
+        record.read()
+        return record
+
+    def read(self) -> None:
+        """Take in what is on disk; a line that was cut off counts as never written."""
+        path = self.folder / TRIALS
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with path.open("r+b") as stream:
+                stream.truncate(len(whole))
+        for line in whole.splitlines():
+            trial = TrialRecord(**json.loads(line))
+            self.trials[trial.number] = trial
+
+    def write(self, trial: TrialRecord) -> None:
+        """Keep the present state of a trial; it is on disk when this returns."""
+        self.trials[trial.number] = trial
+        with (self.folder / TRIALS).open("ab") as stream:
+            stream.write(json.dumps(jsonable(asdict(trial))).encode("ascii") + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        """Trials that are over, in the order of their numbers."""
+        return [self.trials[number] for number in sorted(self.trials) if self.trials[number].status != "running"]
+
+    @property
+    def running(self) -> list[TrialRecord]:
+        """Trials that began and did not end."""
+        return [self.trials[number] for number in sorted(self.trials) if self.trials[number].status == "running"]
+
+    def loss(self, trial: TrialRecord, objective: str | None = None) -> float:
+        """The objective (the first one by default) as something to be made small."""
+        name = objective or self.objectives[0]
+        return trial.figures[name] * (1 if OBJECTIVES[name].mode == "min" else -1)
+
+    def judged(self) -> list[TrialRecord]:
+        """Trials that ran to their end and have all objectives."""
+        return [t for t in self.ended if t.status == "finished" and all(name in t.figures for name in self.objectives)]
+
+    def best(self) -> TrialRecord | None:
+        """The finished trial with the best first objective."""
+        return min(self.judged(), key=self.loss, default=None)
+
+    def pareto(self) -> list[TrialRecord]:
+        """Finished trials that no other one beats in every objective, best first objective first."""
+        points = [(trial, [self.loss(trial, name) for name in self.objectives]) for trial in self.judged()]
+        front = [
+            trial
+            for trial, own in points
+            if not any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for _, other in points)
+        ]
+        return sorted(front, key=self.loss)
+
+
+def trial_folder(trials: Path, number: int) -> Path:
+    """The folder of one trial in that of all trials."""
+    return trials / f"{number:04}"
+
+
+def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    was, now = _flat(found), _flat(wanted)
+    for name in [*now, *was]:
+        if was.get(name) != now.get(name):
+            raise ConfigurationError(
+                "this is the folder of another sweep",
+                file=path,
+                field=name,
+                found=was.get(name),
+                expected=now.get(name),
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for name, value in values.items():
+        items |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+        )
+    return items

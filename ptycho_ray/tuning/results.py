@@ -1,0 +1,188 @@
+"""What a sweep leaves behind: tables, the best settings and model, and a page."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptycho_ray.bundle import FILE_NAME
+from ptycho_ray.config import TrainingConfig
+from ptycho_ray.files import atomic_path, jsonable
+from ptycho_ray.plotting import plot_object
+from ptycho_ray.report import Section, write_report
+from ptycho_ray.settings import resolve_config
+from ptycho_ray.tuning.figures import plot_contour, plot_front, plot_history, plot_importance, plot_parallel
+from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
+from ptycho_ray.tuning.search import Search
+from ptycho_ray.tuning.space import Space
+from ptycho_ray.tuning.trial import IMAGE
+
+#: Settings of the sweep itself, which a training that follows need not have.
+OF_THE_SWEEP = ("output_dir", "execution.logger_backend", "execution.devices", "execution.address")
+
+
+def rows_of(record: SweepRecord, space: Space) -> list[dict[str, Any]]:
+    """One flat row for each trial that ended."""
+    figures = [name for name in OBJECTIVES if any(name in trial.figures for trial in record.ended)]
+    return [
+        {
+            "trial": trial.number,
+            "status": trial.status,
+            "epoch": trial.epoch,
+            **{name: trial.figures.get(name) for name in figures},
+            **{p.name: trial.parameters.get(p.name) for p in space.parameters},
+            "wall_seconds": round(trial.ended - trial.began, 3),
+            "error": trial.error,
+        }
+        for trial in record.ended
+    ]
+
+
+def write_tables(record: SweepRecord, space: Space) -> list[Path]:
+    """``results.csv`` and ``results.parquet``, with the same content."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows, folder = rows_of(record, space), record.folder
+    with atomic_path(folder / "results.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    columns = {name: _one_type([row[name] for row in rows]) for name in rows[0]}
+    with atomic_path(folder / "results.parquet") as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    return [folder / "results.csv", folder / "results.parquet"]
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    """A column of a Parquet file has one type; one of several is written as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or len(kinds) <= 1:
+        return values
+    return [None if value is None else str(value) for value in values]
+
+
+def best_settings(base: Mapping[str, Any], trial: TrialRecord, space: Space) -> dict[str, Any]:
+    """The settings of a trial as a configuration file has them.
+
+    A direct solution has no network, so of the settings that the space fixes for its trials none is passed on.
+    """
+    fixed = space.settings if space.trial == "direct" else {}
+    values = {name: value for name, value in base.items() if name not in OF_THE_SWEEP and name not in fixed}
+    nested: dict[str, Any] = {}
+    for name, value in {**values, **trial.parameters}.items():
+        section, _, field = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[field] = jsonable(value)
+    return nested
+
+
+def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> dict[str, Path]:
+    """``best.yaml`` for ``ptycho-ray train --config``, and ``best/`` with what the best trial made."""
+    best = record.best()
+    if best is None:
+        return {}
+    path = record.folder / "best.yaml"
+    figures = ", ".join(f"{name} {best.figures[name]:.6g}" for name in record.objectives)
+    content = best_settings(base, best, space)
+    with atomic_path(path) as temporary:
+        text = yaml.safe_dump(content, sort_keys=False)
+        temporary.write_text(f"# Trial {best.number} of a sweep: {figures}.\n{text}", encoding="utf-8")
+    resolve_config(TrainingConfig, path, environment={})  # what is handed over can be read
+    made: dict[str, Path] = {"settings": path}
+    for kind, name in (("model", FILE_NAME), ("image", IMAGE)):
+        source = trial_folder(record.folder / "trials", best.number) / name
+        if source.exists():
+            target = record.folder / "best" / name
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+            made[kind] = target
+    return made
+
+
+def drop_other_trials(record: SweepRecord) -> None:
+    """Delete what trials made that some other one beats; their figures stay in the tables."""
+    kept = {trial_folder(record.folder, trial.number).name for trial in record.pareto()}
+    for folder in (record.folder / "trials").glob("*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def importance_of(record: SweepRecord, space: Space) -> dict[str, float]:
+    """How much each free parameter matters for the first objective (PED-ANOVA), most important first."""
+    import warnings
+
+    import optuna
+
+    only_first = Space(space.parameters, space.trial, record.objectives[:1], "random")
+    search = Search(only_first, 0)
+    learned = [search.learn(trial.parameters, trial.figures) for trial in record.judged()]
+    if sum(learned) < 4:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(search.study, evaluator=evaluator)
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def write_sweep_report(
+    record: SweepRecord, base: Mapping[str, Any], space: Space, title: str, origin: Mapping[str, Any]
+) -> Path:
+    """``report.html``: the best settings, the trials, and what the objective depends on."""
+    best, judged = record.best(), record.judged()
+    sections = []
+    if best is not None:
+        importance = importance_of(record, space)
+        names = list(importance)[:2]
+        two = [next(p for p in space.parameters if p.name == name) for name in names]
+        objective = OBJECTIVES[record.objectives[0]]
+        facts = {**{name: best.figures[name] for name in record.objectives}, **best.parameters}
+        sections.append(
+            Section(f"Best: trial {best.number}", f"{record.objectives[0]}: {objective.text}.", facts=facts)
+        )
+        image = _image_of(record, best)
+        if image is not None:
+            sections.append(image)
+        pictures = [("Every trial, and the best so far.", plot_history(record))]
+        if len(record.objectives) > 1:
+            pictures.append(("Two objectives; the joined trials are beaten by no other.", plot_front(record)))
+        pictures.append(("Parameters of every finished trial.", plot_parallel(record, space)))
+        if importance:
+            pictures.append(("What the objective depends on.", plot_importance(importance)))
+        if len(two) == 2 and len(judged) > 1:
+            pictures.append(("The two parameters that matter most.", plot_contour(record, two)))
+        sections.append(Section("The search", pictures=pictures))
+    if len(record.objectives) > 1:
+        front = [
+            {"trial": t.number, **{n: t.figures[n] for n in record.objectives}, **t.parameters} for t in record.pareto()
+        ]
+        sections.append(Section("Trials that no other one beats", rows=front))
+    sections += [
+        Section("Trials", rows=rows_of(record, space)),
+        Section("Search space", facts={p.name: f"{p.kind} {list(p.values)}" for p in space.parameters}, folded=True),
+        Section("Settings of all trials", facts=jsonable(base), folded=True),
+        Section("Where it came from", facts=origin, folded=True),
+    ]
+    return write_report(record.folder / "report.html", title=title, sections=sections)
+
+
+def _image_of(record: SweepRecord, best: TrialRecord) -> Section | None:
+    import numpy as np
+
+    from ptycho_ray.reconstruction.stitching import StitchedObject
+
+    path = trial_folder(record.folder / "trials", best.number) / IMAGE
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as content:
+        first, second = content["origin_px"]
+        stitched = StitchedObject(content["object"], content["weight"], (float(first), float(second)))
+    picture = plot_object(stitched.image, region=stitched.covered())
+    return Section("Image", "Solved for directly with the best settings.", pictures=[("Amplitude and phase.", picture)])

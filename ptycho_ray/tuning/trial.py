@@ -1,0 +1,306 @@
+"""One trial: a scan and settings in, figures out. Either the object is solved for directly, or a network is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_ray import workflow
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data import PtychoDataContainer, RawData, cut_patches
+from ptycho_ray.evaluation import evaluate_reconstruction, fourier_ring_correlation, largest_rectangle
+from ptycho_ray.experiment import corrected
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.reconstruction.direct import DirectSolver, held_out_patterns, pixel_surprise
+from ptycho_ray.reconstruction.inference import predict, predict_diffraction
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.settings import resolve_config
+from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
+from ptycho_ray.training.split import split_groups
+from ptycho_ray.tuning.objectives import OBJECTIVES
+
+Figures = dict[str, float]
+Report = Callable[[int, Figures], None]
+#: How often a direct solution tells how it fares, in passes over the data.
+PASSES_PER_REPORT = 4
+#: Share of the intensity that lies in the pixels whose likelihood counts.
+LIT_SHARE = 0.95
+IMAGE = "reconstruction.npz"
+
+
+def trial_config(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[TrainingConfig, ExecutionConfig]:
+    """The configuration of a trial: the settings common to all (by name) and on top of them those of its own.
+
+    Raises:
+        ConfigurationError: settings that cannot stand together.
+    """
+    resolved = resolve_config(TrainingConfig, None, environment={}, typed={**base, **parameters})
+    return resolved.config, resolved.execution
+
+
+def run_trial(
+    kind: str,
+    scan: RawData,
+    config: TrainingConfig,
+    execution: ExecutionConfig,
+    objectives: Sequence[str],
+    folder: Path,
+    report: Report,
+    *,
+    train: Callable[..., dict[str, Any]] | None = None,
+) -> Figures:
+    """Run a trial, keep its result in ``folder`` and return its last figures.
+
+    Args:
+        kind: ``direct`` or ``train``.
+        report: told of the epoch and the figures known by then, as the trial goes on.
+        train: trains in place of ``workflow.train_cdi_model``, on several workers; it reports at the end only.
+
+    Raises:
+        InputError: the settings do not suit the scan.
+        ArithmeticError: the trial diverged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "direct":
+        return direct_trial(scan, config, objectives, folder, report)
+    return train_trial(scan, config, execution, objectives, folder, report, train=train)
+
+
+# -- the object itself -------------------------------------------------------------------------------------------------
+
+
+def direct_trial(
+    scan: RawData, config: TrainingConfig, objectives: Sequence[str], folder: Path, report: Report
+) -> Figures:
+    """``config.nepochs`` passes of gradient descent on the object; the image is kept as ``reconstruction.npz``."""
+    began = time.monotonic()
+    raw = corrected(scan, config)
+    scale = 1.0 if raw.counts_are_photons else float(config.nphotons / raw.pattern_energies().mean())
+    photons = torch.from_numpy(raw.patterns.intensity() * np.float32(scale))
+    probe = torch.from_numpy(raw.probe * np.float32(np.sqrt(scale)))
+    if config.model.probe_mask:
+        n = raw.N
+        probe = probe * soft_disc_mask(n, config.model.probe_mask_diameter or n / 2, config.model.probe_mask_sigma)
+    generator = np.random.default_rng((config.seed, 3))
+    held_out = held_out_patterns(len(raw), config.validation_fraction, generator)
+    rows = np.flatnonzero(held_out)
+    solver = DirectSolver(photons, raw.positions_px, probe, learn=~held_out, photon_scale=scale)
+    lit = lit_pixels(raw)
+    halves = []
+    if "frc" in objectives:
+        first = generator.random(len(raw)) < 0.5
+        halves = [DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out) for half in (first, ~first)]
+    figures: Figures = {}
+    for epoch in range(1, config.nepochs + 1):
+        for each in (solver, *halves):
+            each.step()
+        if epoch % PASSES_PER_REPORT and epoch < config.nepochs:
+            continue
+        found = solver.figures(rows, lit)
+        figures = {"likelihood": found.likelihood, "deviance": found.deviance, "r_factor": found.r_factor}
+        figures["seconds"] = time.monotonic() - began
+        if epoch < config.nepochs:
+            report(epoch, figures)
+    stitched = solver.stitched()
+    if halves:
+        figures["frc"] = agreement_of_halves(*(half.stitched() for half in halves))
+    figures |= truth_figures(stitched, raw, objectives)
+    stitched.save(folder / IMAGE)
+    report(config.nepochs, figures)
+    return figures
+
+
+# -- a network ---------------------------------------------------------------------------------------------------------
+
+
+class _Reporter:
+    """Judges the network after every epoch by the groups that are held out."""
+
+    def __init__(self, validation: PtychoDataContainer, batch_size: int, report: Report, last_epoch: int) -> None:
+        self.validation, self.batch_size, self.report, self.last_epoch = validation, batch_size, report, last_epoch
+        self.began = time.monotonic()
+
+    def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
+        pass
+
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
+        if model is None or progress.epoch >= self.last_epoch:  # the last figures come with the result
+            return
+        judged = held_out_figures(model, self.validation, self.batch_size)
+        self.report(progress.epoch, {**judged, "seconds": time.monotonic() - self.began})
+
+
+def train_trial(
+    scan: RawData,
+    config: TrainingConfig,
+    execution: ExecutionConfig,
+    objectives: Sequence[str],
+    folder: Path,
+    report: Report,
+    *,
+    train: Callable[..., dict[str, Any]] | None = None,
+) -> Figures:
+    """Train a network as ``ptycho-ray train`` does; the bundle is kept, and goes on from its checkpoint if there is one."""
+    began = time.monotonic()
+    container = workflow.create_ptycho_data_container(scan, config)
+    _, validation = split_groups(container, config.validation_fraction, np.random.default_rng((config.seed, 1)))
+    batch_size = execution.inference_batch_size or config.batch_size
+    if train is not None:
+        results = train(container, None, config, execution=execution, run_name=folder.name, keep_patches=False)
+    else:
+        last = folder / "checkpoints" / LAST_CHECKPOINT
+        callbacks = [] if validation is None else [_Reporter(validation, batch_size, report, config.nepochs)]
+        results = workflow.train_cdi_model(
+            container,
+            None,
+            config,
+            execution=execution,
+            checkpoint_dir=folder / "checkpoints",
+            resume_from=last if last.exists() else None,
+            callbacks=callbacks,
+            keep_patches=False,
+        )
+    model = results["model_instance"]
+    figures = held_out_figures(model, results["validation_container"] or container, batch_size)
+    stitched = None
+    if {"overlap", "ssim", "mae", "frc50"} & set(objectives):
+        stitched = _image(container, config, model, execution)
+    if stitched is not None and "overlap" in objectives:
+        figures["overlap"] = overlap_disagreement(model, container, stitched, batch_size)
+    if stitched is not None:
+        figures |= truth_figures(stitched, container.raw, objectives)
+    if "frc" in objectives:
+        figures["frc"] = _half_data_agreement(container.raw, config, execution)
+    workflow.save_inference_bundle(folder, results, config, {"made_by": "ptycho-ray tune"})
+    figures["seconds"] = time.monotonic() - began
+    report(config.nepochs, figures)
+    return figures
+
+
+@torch.inference_mode()
+def held_out_figures(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> Figures:
+    """Likelihood, deviance and R-factor of a network's prediction of the patterns of some groups, means over them."""
+    scale = container.normalisation.photon_scale
+    lit = torch.from_numpy(lit_pixels(container.raw)).to(model.probe_parts.device)
+    sums, count = np.zeros(3), 0
+    for photons, prediction in predict_diffraction(model, container, batch_size):
+        rate = prediction.intensity
+        parts = (
+            (lit * pixel_surprise(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
+            poisson_deviance(rate, photons).mean(dim=(-2, -1)),
+            r_factor(rate, photons),
+        )
+        sums += [float(part.sum()) for part in parts]
+        count += parts[0].numel()
+    return dict(zip(("likelihood", "deviance", "r_factor"), (sums / count).tolist(), strict=True))
+
+
+def overlap_disagreement(
+    model: PhysicsInformedModel, container: PtychoDataContainer, stitched: StitchedObject, batch_size: int
+) -> float:
+    """Weighted squared distance of the network's patches from the image that they were stitched to, relative; each patch
+    may have a phase of its own. Only where the network sees several groups can they disagree.
+    """
+    weight = model.overlap_weight().cpu().numpy()
+    positions = container.raw.positions_px[container.nn_indices] - np.array(stitched.origin_px)
+    if not model.config.object_big:
+        positions = (container.centres_px - np.array(stitched.origin_px))[:, None]
+    distance = total = 0.0
+    for rows, predicted in predict(model, container, batch_size):
+        patches = predicted.cpu().numpy()
+        seen = cut_patches(stitched.image, positions[rows], container.N)
+        common = np.abs((weight * patches.conj() * seen).sum(axis=(-2, -1)))
+        own, theirs = ((weight * np.abs(part) ** 2).sum(axis=(-2, -1)) for part in (patches, seen))
+        distance += float((own + theirs - 2 * common).sum())
+        total += float(theirs.sum())
+    return float(np.sqrt(max(distance, 0.0) / total))
+
+
+def _image(
+    data: RawData | PtychoDataContainer, config: TrainingConfig, model: PhysicsInformedModel, execution: ExecutionConfig
+) -> StitchedObject:
+    results = workflow.reassemble_cdi_image(data, config, model=model, execution=execution, keep_patches=False)[2]
+    image: StitchedObject = results["stitched"]
+    return image
+
+
+def _half_data_agreement(raw: RawData, config: TrainingConfig, execution: ExecutionConfig) -> float:
+    """Train twice, each time on half of the patterns, and compare the two images. ``raw`` has been corrected already."""
+    first = np.random.default_rng((config.seed, 4)).random(len(raw)) < 0.5
+    normalisation = workflow.create_ptycho_data_container(raw, _uncorrected(config)).normalisation
+    everything = workflow.create_ptycho_data_container(raw, _uncorrected(config), normalisation=normalisation)
+    images = []
+    for half in (first, ~first):
+        results = workflow.train_cdi_model(
+            raw.select(half), None, _uncorrected(config), execution=execution, keep_patches=False
+        )
+        images.append(_image(everything, config, results["model_instance"], execution))
+    return agreement_of_halves(*images)
+
+
+def _uncorrected(config: TrainingConfig) -> TrainingConfig:
+    """The configuration for a scan that has been put right already."""
+    from dataclasses import replace
+
+    return replace(
+        config,
+        probe_defocus_m=0.0,
+        probe_defocus_px2=0.0,
+        probe_modes=None,
+        position_scale=1.0,
+        position_rotation_rad=0.0,
+        position_shear=0.0,
+        object_pixel_size_m=None,
+    )
+
+
+def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
+    """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
+
+    The likelihood is taken there. In a pixel that rarely sees a photon, the scatter of the data says little about how many
+    photons there were, and the formula of :func:`ptycho_ray.reconstruction.direct.pixel_surprise`, which interpolates
+    between whole numbers, does not hold. Nothing but the file decides which pixels these are.
+    """
+    total = np.zeros((raw.N, raw.N))
+    for _, intensity in raw.patterns.chunks():
+        total += intensity.sum(axis=0, dtype=np.float64)
+    order = np.argsort(total, axis=None)[::-1]
+    held = np.cumsum(total.ravel()[order])
+    lit = np.zeros(total.size, dtype=bool)
+    lit[order[: np.searchsorted(held, LIT_SHARE * held[-1]) + 1]] = True
+    return lit.reshape(total.shape)
+
+
+# -- figures of images -------------------------------------------------------------------------------------------------
+
+
+def agreement_of_halves(first: StitchedObject, second: StitchedObject) -> float:
+    """Mean ring correlation up to Nyquist of two images of one canvas, where both are well covered."""
+    window = largest_rectangle(first.covered() & second.covered())
+    a, b = first.image[window], second.image[window]
+    turn = np.vdot(b, a)
+    return fourier_ring_correlation(a, b * (turn / abs(turn) if turn else 1.0)).mean
+
+
+def truth_figures(stitched: StitchedObject, raw: RawData, objectives: Sequence[str]) -> Figures:
+    """Those of the objectives that need the truth."""
+    wanted = [name for name in objectives if OBJECTIVES[name].needs_truth]
+    if not wanted or raw.object_truth is None:
+        return {}
+    found = evaluate_reconstruction(
+        stitched.image, raw.object_truth, origin_px=stitched.origin_px, region=stitched.covered()
+    )
+    known = {
+        "ssim": (found.amplitude.ssim + found.phase.ssim) / 2,
+        "mae": found.amplitude.mae,
+        "frc50": found.frc.frc50,
+    }
+    return {name: float(known[name]) for name in wanted}

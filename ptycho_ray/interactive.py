@@ -137,7 +137,7 @@ class Reconstruction:
         from ptycho_ray.plotting import plot_history, plot_object
 
         facts: dict[str, Any] = {
-            "scan": self.scan.source or "in memory",
+            "scan": Path(self.scan.source).name or "in memory",
             "patterns": len(self.scan),
             "pixels": list(self.image.shape),
             "pixel size in m": self.scan.pixel_size_m,

@@ -188,7 +188,7 @@ def plot_positions(positions_px: NDArray[Any], *, pixel_size_m: float | None = N
 def plot_patterns(intensity: NDArray[Any]) -> Figure:
     """Some diffraction patterns [k, N, N] beside each other, on a common logarithmic scale."""
     level = np.log10(np.maximum(intensity, 0) + 1)
-    figure = _figure(2.4 * len(level), 2.6)
+    figure = empty_figure(2.4 * len(level), 2.6)
     for axis, image in zip(np.atleast_1d(figure.subplots(1, len(level))), level, strict=True):
         axis.imshow(image, cmap="magma", vmin=0, vmax=level.max())
         _plain_image_axis(axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def execute(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def without_paths(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the random names of temporary folders replaced, so that two runs show the same."""
+    text = nbformat.writes(notebook)
+    return nbformat.reads(re.sub(r"/tmp/tmp[a-z0-9_]{8}\b", "/tmp/folder", text), as_version=4)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or sorted(file.name for file in HERE.glob("*.ipynb")):
-        nbformat.write(execute(HERE / name), HERE / name)
+        nbformat.write(without_paths(execute(HERE / name)), HERE / name)

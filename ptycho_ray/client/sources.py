@@ -172,7 +172,7 @@ def zmq_frames(address: str, ending: Ending, *, kind: Literal["pull", "subscribe
         except zmq.ZMQError as error:
             raise InputError(field="source", found=f"{address} ({error})", expected="tcp://HOST:PORT") from None
         while not clock.over:
-            if not socket.poll(1000 * POLL_S):
+            if not socket.poll(int(1000 * POLL_S)):
                 continue
             parts = socket.recv_multipart()
             header = _header(parts[0], address)

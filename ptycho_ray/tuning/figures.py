@@ -140,7 +140,9 @@ def _ticks(parameter: Parameter) -> tuple[list[float], list[str]]:
     else:
         low, high = parameter.values
         shown = list(np.geomspace(low, high, 5) if parameter.kind == "loguniform" else np.linspace(low, high, 5))
-    return [_place(parameter, value) for value in shown], [str(v) if isinstance(v, str | bool) else f"{v:.3g}" for v in shown]
+    return [_place(parameter, value) for value in shown], [
+        str(v) if isinstance(v, str | bool) else f"{v:.3g}" for v in shown
+    ]
 
 
 def _ends(parameter: Parameter) -> str:

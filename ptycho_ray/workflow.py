@@ -186,8 +186,6 @@ def scans_to_train(
     listed = [train_data] if isinstance(train_data, RawData | PtychoDataContainer) else train_data
     containers = [create_ptycho_data_container(data, config) for data in listed]
     names = distinct_names([container.raw.source for container in containers])
-    if config.model.model_type == "supervised":
-        _require_labels(containers, config)
     scans: list[ScanTraining] = []
     for number, (name, container) in enumerate(zip(names, containers, strict=True)):
         generator = np.random.default_rng((config.seed, 1, number) if number else (config.seed, 1))
@@ -409,27 +407,16 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
     return named | {"train_loss": history["loss"]}
 
 
-def _require_labels(containers: Sequence[PtychoDataContainer], config: TrainingConfig) -> None:
-    """Supervised training compares each pattern's patch with the true one."""
-    if not config.model.object_big and config.model.gridsize > 1:
-        raise ConfigurationError(
-            "supervised training needs a patch for each pattern", field="object_big", found=False, expected=True
-        )
-    for container in containers:
-        raw = container.raw
-        if raw.object_truth is None and raw.Y is None:
-            raise InputError(
-                file=raw.source or None,
-                field="objectGuess",
-                found="no known object",
-                expected="the object that model_type 'supervised' learns from",
-            )
-
-
 def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:
     """ConfigurationError for a setting that could have no effect here."""
-    if not config.positions_provided:
-        raise ConfigurationError("not part of this version", field="positions_provided", found=False, expected=True)
+    for field, found, expected in (
+        ("model_type", config.model.model_type, "pinn"),
+        ("positions_provided", config.positions_provided, True),
+    ):
+        if found != expected:
+            raise ConfigurationError(
+                "not part of this version", field=field, found=repr(found), expected=repr(expected)
+            )
     if execution.devices not in (1, "auto") and parallel is None:
         raise ConfigurationError(
             "one process trains on one device",

@@ -24,7 +24,7 @@ from ptycho_ray.files import atomic_path
 if TYPE_CHECKING:
     from ptycho_ray.data.raw_data import RawData
 
-PLANCK_TIMES_LIGHT_EV_M = 1.2398419843320026e-6
+PLANCK_TIMES_LIGHT_EV_M = 1.23984198e-6
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
 PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")

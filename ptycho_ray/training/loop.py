@@ -23,7 +23,7 @@ from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupte
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
-from ptycho_ray.training.loss import SupervisedLoss, TrainingLoss
+from ptycho_ray.training.loss import TrainingLoss
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, whole_model
@@ -106,12 +106,9 @@ class Trainer:
             model.log_object_scale.requires_grad_(config.intensity_scale_trainable)
         self.model = whole_model(models)
         self.parallel.align(self.model)
-        labelled = config.model.model_type == "supervised"
-        self.training = GroupList([scan.training for scan in scans], labelled)
-        self.validation = GroupList([scan.validation for scan in scans], labelled)
-        self.losses: list[TrainingLoss | SupervisedLoss] = [
-            SupervisedLoss() if labelled else TrainingLoss(config, scan.training.normalisation) for scan in scans
-        ]
+        self.training = GroupList([scan.training for scan in scans])
+        self.validation = GroupList([scan.validation for scan in scans])
+        self.losses = [TrainingLoss(config, scan.training.normalisation) for scan in scans]
         self.schedule = Schedule(config, execution)
         self.optimizer = build_optimizer(models, config, execution)
         dtype = models[0].network_dtype
@@ -204,19 +201,23 @@ class Trainer:
 
         def read(some: np.ndarray) -> list[Piece]:
             pieces = groups.read(self.parallel.share(some))
-            return [piece.each(Tensor.pin_memory) for piece in pieces] if pin else pieces
+            return (
+                [Piece(s, photons.pin_memory(), relative.pin_memory()) for s, photons, relative in pieces]
+                if pin
+                else pieces
+            )
 
         threads = execution.num_workers
         ahead = threads * (execution.prefetch_factor or 2)
         for pieces in prefetched(read, rows, threads=threads, ahead=ahead):
-            yield [piece.each(lambda tensor: tensor.to(self.device, non_blocking=True)) for piece in pieces]
+            yield [
+                Piece(s, photons.to(self.device, non_blocking=True), relative.to(self.device, non_blocking=True))
+                for s, photons, relative in pieces
+            ]
 
     def _figures(self, piece: Piece) -> dict[str, Tensor]:
-        model, loss = self.scans[piece.scan].model, self.losses[piece.scan]
-        if isinstance(loss, SupervisedLoss):
-            assert piece.truth is not None
-            return loss(model.transmission_patches(piece.photons), piece.truth, model.overlap_weight())
-        return loss(model(piece.photons, piece.relative, self.largest_shift_px), piece.photons)
+        prediction = self.scans[piece.scan].model(piece.photons, piece.relative, self.largest_shift_px)
+        return self.losses[piece.scan](prediction, piece.photons)
 
     def _as_row(self, figures: dict[str, Tensor]) -> Tensor:
         return torch.stack([figures[name].detach() for name in self.losses[0].names]).to(self._sum_dtype)

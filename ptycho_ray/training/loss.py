@@ -12,30 +12,6 @@ from ptycho_ray.models.physics_informed import Prediction
 from ptycho_ray.physics.likelihood import amplitude_absolute_error, poisson_deviance, r_factor, total_variation
 
 
-class SupervisedLoss:
-    """Difference of the network's patches to those of a known object; the diffraction is not computed.
-
-    ===============  ==============================================================================
-    amplitude_error  mean absolute difference of the amplitudes of the transmission
-    phase_error      mean of |exp(i a) - exp(i b)| over the phases a, b: radians where it is small,
-                     blind to whole turns; where the truth is zero it does not count
-    ===============  ==============================================================================
-
-    Both are averages over pixels weighted by the illumination; their sum is minimised. The phase of the labels is taken as it
-    is: labels with another constant phase train another network.
-    """
-
-    names = ("loss", "amplitude_error", "phase_error")
-
-    def __call__(self, patches_BCNN: Tensor, truth_BCNN: Tensor, weight_NN: Tensor) -> dict[str, Tensor]:
-        """The figures as scalars; ``loss`` carries the gradient."""
-        weight = weight_NN / weight_NN.mean()
-        amplitude = (weight * (patches_BCNN.abs() - truth_BCNN.abs()).abs()).mean()
-        known = weight * (truth_BCNN != 0)
-        phase = (known * (patches_BCNN.sgn() - truth_BCNN.sgn()).abs()).mean()
-        return {"loss": amplitude + phase, "amplitude_error": amplitude.detach(), "phase_error": phase.detach()}
-
-
 class TrainingLoss:
     """Weighted sum of the terms that the configuration asks for, each of order one whatever the dose.
 
@@ -50,11 +26,10 @@ class TrainingLoss:
     def __init__(self, config: TrainingConfig, normalisation: Normalisation) -> None:
         if config.realspace_mae_weight:
             raise ConfigurationError(
-                "a loss against a known object beside those of the diffraction is not part of this version",
+                "a loss against a known object needs labelled training, which this version does not have",
                 field="realspace_mae_weight",
                 found=config.realspace_mae_weight,
                 expected=0,
-                hint="model_type 'supervised' trains against a known object alone",
             )
         variation_weight = config.realspace_weight * config.tv_weight
         self.weights = {"nll": config.nll_weight, "mae": config.mae_weight, "tv": variation_weight}

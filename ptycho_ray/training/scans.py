@@ -5,7 +5,7 @@ Groups of all scans are numbered through: first those of the first scan, and so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,18 +32,11 @@ class ScanTraining:
 
 
 class Piece(NamedTuple):
-    """Groups of one scan: its number, photons [b, C, N, N], positions relative to the group centres [b, C, 2], and for
-    supervised training the true patches, complex [b, C, N, N]."""
+    """Groups of one scan: its number, photons [b, C, N, N], positions relative to the group centres [b, C, 2]."""
 
     scan: int
     photons: Tensor
     relative: Tensor
-    truth: Tensor | None = None
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Piece:
-        """The piece with every tensor changed."""
-        truth = None if self.truth is None else change(self.truth)
-        return Piece(self.scan, change(self.photons), change(self.relative), truth)
 
 
 def whole_model(models: Sequence[PhysicsInformedModel]) -> nn.Module:
@@ -52,10 +45,10 @@ def whole_model(models: Sequence[PhysicsInformedModel]) -> nn.Module:
 
 
 class GroupList:
-    """The groups of several containers, numbered through; ``with_truth`` reads the true patches too."""
+    """The groups of several containers, numbered through."""
 
-    def __init__(self, containers: Sequence[PtychoDataContainer | None], with_truth: bool = False) -> None:
-        self.containers, self.with_truth = containers, with_truth
+    def __init__(self, containers: Sequence[PtychoDataContainer | None]) -> None:
+        self.containers = containers
         self.sizes = [0 if container is None else len(container) for container in containers]
         self.ends = np.cumsum(self.sizes)
 
@@ -69,17 +62,8 @@ class GroupList:
         for scan in np.unique(scans):
             container = self.containers[scan]
             assert container is not None
-            groups = rows[scans == scan] - (self.ends[scan] - self.sizes[scan])
-            photons, relative = container.batch(groups)
-            truth = container.raw.truth_patches(container.nn_indices[groups]) if self.with_truth else None
-            pieces.append(
-                Piece(
-                    int(scan),
-                    torch.from_numpy(photons),
-                    torch.from_numpy(relative),
-                    None if truth is None else torch.from_numpy(truth),
-                )
-            )
+            photons, relative = container.batch(rows[scans == scan] - (self.ends[scan] - self.sizes[scan]))
+            pieces.append(Piece(int(scan), torch.from_numpy(photons), torch.from_numpy(relative)))
         return pieces
 
     def order(self, sampling: str, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -31,6 +31,8 @@ from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
 
 FILE_NAME = "wts.h5.zip"
+#: What Ptychodus calls the model in a folder of its own.
+PTYCHODUS_FILE_NAME = f"model.{FILE_NAME}"
 SCHEMA_VERSION = 1
 MANIFEST, WEIGHTS, PROBE = "manifest.json", "weights.safetensors", "probe.safetensors"
 #: Both names of the reference; they share one set of weights, the second leaves out the diffraction.
@@ -57,9 +59,13 @@ class Bundle:
 
 
 def bundle_path(place: str | Path) -> Path:
-    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` in that folder; MissingFileError if neither."""
+    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder;
+    MissingFileError if neither."""
     place = Path(place)
-    path = place / FILE_NAME if place.is_dir() else place
+    path = place
+    if place.is_dir():
+        theirs = place / PTYCHODUS_FILE_NAME
+        path = theirs if theirs.is_file() and not (place / FILE_NAME).is_file() else place / FILE_NAME
     if not path.is_file():
         raise MissingFileError(
             file=path, field="model", found="no such file", expected=f"a bundle {FILE_NAME} or its folder"

@@ -39,6 +39,7 @@ COMMANDS = {
     "deliver": "send to MLflow what a run has recorded and could not deliver",
     "serve": "run the reconstruction service",
     "submit": "let a service reconstruct a scan",
+    "watch": "let a service reconstruct a scan while it is measured",
     "token": "say who may use a service",
 }
 
@@ -86,7 +87,8 @@ def _run(command: str, words: list[str]) -> int:
     try:
         with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}").run(words)
-        print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
+        if result or as_json:
+            print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -185,6 +185,17 @@ def plot_positions(positions_px: NDArray[Any], *, pixel_size_m: float | None = N
     return figure
 
 
+def plot_patterns(intensity: NDArray[Any]) -> Figure:
+    """Some diffraction patterns [k, N, N] beside each other, on a common logarithmic scale."""
+    level = np.log10(np.maximum(intensity, 0) + 1)
+    figure = empty_figure(2.4 * len(level), 2.6)
+    for axis, image in zip(np.atleast_1d(figure.subplots(1, len(level))), level, strict=True):
+        axis.imshow(image, cmap="magma", vmin=0, vmax=level.max())
+        _plain_image_axis(axis)
+    figure.suptitle("patterns, log10(1 + intensity)")
+    return figure
+
+
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """Write a figure (format by suffix: png, svg, pdf); the file appears whole or not at all."""
     with atomic_path(path) as temporary:

@@ -45,7 +45,7 @@ class Section:
 def write_report(path: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
     """Write the page, whole or not at all. Pictures are embedded, so it can be moved and mailed."""
     environment = Environment(loader=PackageLoader("ptycho_ray"), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"png": _png, "value": format_value, "columns": _columns}
+    environment.filters |= {"png": data_url, "value": format_value, "columns": _columns}
     page = environment.get_template("report.html").render(
         title=title, sections=sections, version=__version__, time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     )
@@ -84,7 +84,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _png(figure: Figure) -> str:
+def data_url(figure: Figure, dpi: int = 130) -> str:
+    """A figure as a PNG inside a URL, for a page that needs nothing from elsewhere."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
+    figure.savefig(stream, format="png", dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -59,16 +59,21 @@ def resolve_config(
     typed: Mapping[str, Any] | None = None,
     *,
     with_model: bool = True,
+    host: Mapping[str, Any] | None = None,
+    host_name: str = "",
 ) -> Resolved[C]:
     """Merge all sources into one checked configuration.
 
     ``environment`` defaults to the process's own. ``typed`` holds the values that somebody gave explicitly, by setting
-    name. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings are unknown here and
-    ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown setting (with the nearest
-    known one), for one that is given twice in the same source, and for a value out of range, each time naming the source.
+    name. ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML file,
+    weaker than the rest. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings are
+    unknown here and ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown setting (with
+    the nearest known one), for one that is given twice in the same source, and for a value out of range, each time naming
+    the source.
     """
     known = [name for name in setting_names(config_class) if with_model or not name.startswith("model.")]
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}
+    given |= _named(host or {}, known, host_name)
     given |= _from_environment(os.environ if environment is None else environment, known)
     given |= _named(typed or {}, known, "command line")
     values = {name: item.value for name, item in given.items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ptycho_ray.data import RawData
     from ptycho_ray.settings import Resolved
 
@@ -25,6 +28,31 @@ class Common:
     """Print one JSON object on standard output and nothing else there."""
     debug: bool = False
     """When something fails, show where in the program it happened."""
+
+
+@dataclass(kw_only=True)
+class ProductOptions:
+    """Options of commands that can write a product of Ptychodus."""
+
+    product: Annotated[Path | None, FILE] = None
+    """Also write the image as a product of Ptychodus, which needs the geometry of the experiment."""
+    energy_eV: float | None = None
+    """Photon energy, if the scan does not tell it; for --product."""
+    detector_distance_m: float | None = None
+    """Distance of the detector; for --product."""
+    detector_pixel_m: float | None = None
+    """Detector pixel, far field; for --product."""
+
+    def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
+        """Write ``image`` with the geometry of the scan or of these options; InputError if neither tells it."""
+        if self.product is None:
+            return None
+        from ptycho_ray.interop.ptychodus.layout import write_product
+        from ptycho_ray.interop.ptychodus.scans import product_of_scan, with_geometry
+
+        scan = with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
+        write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))
+        return self.product
 
 
 def describe_scan(scan: RawData) -> Result:

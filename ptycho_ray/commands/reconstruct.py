@@ -10,8 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from ptycho_ray import __version__
 from ptycho_ray.command_line import parse
-from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, ProductOptions, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.settings import resolve_config
@@ -21,7 +22,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(Common, ProductOptions):
     """Turn a scan into an image with a trained network: one forward pass, then stitching.
 
     Example: ptycho-ray reconstruct scan.npz --model-path model --output-dir image
@@ -35,10 +36,21 @@ class Options(Common):
     """YAML file with settings."""
     refine: int | None = None
     """Short for --refinement-iterations."""
+    input: Annotated[Path | None, FOLDER] = None
+    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini, model.wts.h5.zip). See
+    docs/ptychodus.md."""
+    output: Annotated[Path | None, FOLDER] = None
+    """Folder for the product; goes with --input."""
+    event_file: Annotated[Path | None, FILE] = None
+    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
+    if typed.options.input is not None:
+        from ptycho_ray.commands.standard_folder import reconstruct_folder
+
+        return reconstruct_folder(typed.options, typed.settings)
     given = dict(typed.settings)
     if typed.options.refine is not None:
         given.setdefault("refinement_iterations", typed.options.refine)
@@ -92,6 +104,9 @@ def run(words: Sequence[str]) -> Result:
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
+    if typed.options.product is not None:
+        remark = f"Reconstructed by ptycho_ray {__version__} with {settings.model_path}."
+        result["product"] = typed.options.write_product(scan, stitched.image, stitched.origin_px, remark)
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=scan.pixel_size_m)
     write_report(
         result["report"],

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ptycho_ray.command_line import parse
-from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.commands.common import SCAN, Common, ProductOptions, Result
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(Common, ProductOptions):
     """Send a scan to a reconstruction service and save the image.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
@@ -68,6 +68,11 @@ def run(words: Sequence[str]) -> Result:
             client.cancel(job["id"])
             raise
         image = client.result(job["id"], form).save(options.output)
+        if options.product is not None:
+            from ptycho_ray.data import load_data
+
+            arrays, remark = client.result(job["id"]).arrays(), f"Reconstructed by {options.url} with {done['model']}."
+            options.write_product(load_data(options.scan), arrays["object"], arrays["origin_px"].tolist(), remark)
     facts = done.get("facts", {})
     return {"image": image, "job": job["id"], "model": done["model"]} | {
         name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.command_line import parse
-from ptycho_ray.commands.common import FILE, SCAN, Common, Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source, summary_of_history
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, require_file, write_json
@@ -70,14 +70,25 @@ class Options(Common):
     by itself."""
     start_anew: bool = False
     """On a cluster: do not go on with an unfinished run that is found there."""
+    input: Annotated[Path | None, FOLDER] = None
+    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini), or one with train_data.npz.
+    See docs/ptychodus.md."""
+    output: Annotated[Path | None, FOLDER] = None
+    """Folder for model, product and checkpoints; goes with --input."""
+    event_file: Annotated[Path | None, FILE] = None
+    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray train", config_class=TrainingConfig)
     options = typed.options
-    resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | _settings_of(options))
+    if options.input is not None:
+        from ptycho_ray.commands.standard_folder import train_folder
+
+        return train_folder(options, typed.settings)
+    resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | settings_of(options))
     files, execution = training_files(resolved.config), resolved.execution
-    train, goes_on = _way_of_training(options, resolved)
+    train, goes_on = way_of_training(options, resolved)
     from ptycho_ray import workflow
     from ptycho_ray.commands.training_report import write_training_report
     from ptycho_ray.progress import TrainingProgress
@@ -153,7 +164,7 @@ def fitted_to_scans(resolved: Resolved[TrainingConfig], scans: Sequence[RawData]
     return config
 
 
-def _settings_of(options: Options) -> dict[str, Any]:
+def settings_of(options: Options) -> dict[str, Any]:
     """The settings that the command's own options stand for."""
     settings: dict[str, Any] = {}
     if options.scans:
@@ -166,7 +177,7 @@ def _settings_of(options: Options) -> dict[str, Any]:
     return settings
 
 
-def _way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tuple[Callable[..., Result], bool]:
+def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tuple[Callable[..., Result], bool]:
     """``train_cdi_model`` in this process or on a cluster, and whether it goes on with a run that was interrupted."""
     folder, execution = resolved.config.output_dir, resolved.execution
     if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):

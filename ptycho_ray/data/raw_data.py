@@ -207,6 +207,12 @@ class RawData:
         place = "in memory" if self.patterns.in_memory else "on disk"
         return f"RawData({len(self)} patterns of {self.N}x{self.N} {place}, {self.patterns.domain}, {self.source!r})"
 
+    def _repr_html_(self) -> str:
+        """How Jupyter shows a scan."""
+        from ptycho_ray.interactive import scan_html
+
+        return scan_html(self)
+
     def select(self, indices: ArrayLike) -> RawData:
         """The scan of the patterns ``indices`` [k], in that order; ``sample_indices`` keeps the numbers in the file."""
         rows = np.flatnonzero(indices) if np.asarray(indices).dtype == bool else np.asarray(indices, dtype=np.int64)

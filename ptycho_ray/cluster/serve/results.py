@@ -7,15 +7,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import RawData
 from ptycho_ray.files import atomic_path
+from ptycho_ray.interop.ptychodus.layout import write_product
+from ptycho_ray.interop.ptychodus.scans import product_of
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 RESULT = "result.npz"
+GEOMETRY = ("pixel_size_m", "energy_eV", "detector_distance_m")
 #: Format -> file name and media type.
 FORMATS = {
     "npz": (RESULT, "application/x-npz"),
@@ -37,7 +39,7 @@ def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance
         "scan_index": scan.scan_index,
         "provenance": np.array(json.dumps(provenance)),
     }
-    for name in ("pixel_size_m", "energy_eV", "detector_distance_m"):
+    for name in GEOMETRY:
         if (value := getattr(scan, name)) is not None:
             arrays[name] = np.float64(value)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -64,33 +66,21 @@ def pack_image(header: dict[str, Any], image: NDArray[np.complex64]) -> bytes:
 
 
 def _write_product(path: Path, result: Any) -> None:
-    """The HDF5 product of Ptychodus: lengths in metres, positions at the middle of patches.
-
-    A pixel size or energy that the scan did not tell is written as 1 m or 0 eV, and the comments say so.
-    """
-    image, probe = result["object"], result["probe"]
-    pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
-    size = pixel or 1.0
-    middle = (result["origin_px"] + (np.array(image.shape) - 1) / 2) * size
-    positions = (result["positions_px"] - 0.5) * size
-    unknown = [name for name in ("pixel_size_m", "energy_eV", "detector_distance_m") if name not in result]
-    remark = f"; unknown: {', '.join(unknown)}" if unknown else ""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["name"] = "ptycho_ray"
-        file.attrs["comments"] = f"Reconstructed by ptycho_ray{remark}. {result['provenance']}"
-        file.attrs["photon_energy_eV"] = float(result["energy_eV"]) if "energy_eV" in result else 0.0
-        distance = float(result["detector_distance_m"]) if "detector_distance_m" in result else 0.0
-        file.attrs["detector_object_distance_m"] = distance
-        file.attrs["probe_photon_count"] = float(np.sum(np.abs(probe) ** 2))
-        file.attrs["exposure_time_s"] = 0.0
-        file["probe"] = probe[None].astype(np.complex64)
-        file["probe"].attrs.update(pixel_width_m=size, pixel_height_m=size)
-        file["object"] = image[None]
-        file["object"].attrs.update(center_x_m=middle[1], center_y_m=middle[0], pixel_width_m=size, pixel_height_m=size)
-        file["object_layer_spacing_m"] = np.zeros(0)
-        file["probe_position_indexes"] = np.arange(len(positions))
-        file["probe_position_x_m"], file["probe_position_y_m"] = positions[:, 1], positions[:, 0]
-        file["loss_epochs"], file["loss_values"] = np.zeros(0), np.zeros(0)
+    """The HDF5 product of Ptychodus: lengths in metres, positions at the middle of patches."""
+    remark = f"Reconstructed by ptycho_ray. {result['provenance']}"
+    geometry: dict[str, Any] = {name: float(result[name]) if name in result else None for name in GEOMETRY}
+    write_product(
+        path,
+        product_of(
+            result["object"],
+            result["origin_px"].tolist(),
+            result["probe"],
+            result["positions_px"],
+            result["scan_index"],
+            remark,
+            **geometry,
+        ),
+    )
 
 
 def _write_png(path: Path, result: Any) -> None:

@@ -1,0 +1,226 @@
+"""``ptycho-ray train|reconstruct --input DIR --output DIR``: a folder of Ptychodus in, a folder of Ptychodus out.
+
+A training folder may hold ``train_data.npz`` instead, or one NPZ file of another name, as our Ptychodus library exports
+it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptycho_ray import __version__
+from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
+from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
+from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.errors import ConfigurationError, MissingFileError
+from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.interop.ptychodus.events import EventStream, event_stream
+from ptycho_ray.interop.ptychodus.layout import DIFFRACTION, PRODUCT, SETTINGS, Product, write_product
+from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, CONFIG_FILE, RECORD_IMAGES, read_ini
+from ptycho_ray.interop.ptychodus.scans import read_standard_folder, reconstructed
+from ptycho_ray.settings import Resolved, resolve_config, setting_names
+
+if TYPE_CHECKING:
+    from ptycho_ray.commands import reconstruct, train
+    from ptycho_ray.data import RawData
+    from ptycho_ray.reconstruction.stitching import StitchedObject
+
+TRAIN_DATA = "train_data.npz"
+
+
+def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
+    """Train on the scan of a folder; writes the model and, from the standard layout, the product and its checkpoints."""
+    with event_stream(options.event_file) as events:
+        folder, output = _folders(options.input, options.output)
+        from ptycho_ray.commands.train import fitted_to_scans, settings_of, way_of_training
+
+        scan, product = _training_scan(folder)
+        given = {**settings_of(options), **typed, "output_dir": output, "train_data_file": Path(scan.source)}
+        resolved = _resolved(TrainingConfig, folder, options.config, given)
+        config, execution = fitted_to_scans(resolved, [scan]), resolved.execution
+        train, goes_on = way_of_training(options, dataclasses.replace(resolved, config=config))
+        from ptycho_ray import workflow
+        from ptycho_ray.progress import TrainingProgress
+        from ptycho_ray.report import provenance
+        from ptycho_ray.tracking import build_trackers, recorded, run_tags
+
+        origin = provenance(seed=config.seed, data_files=_files(folder))
+        origin["settings_given"] = settings_by_source(resolved)
+        follower = TrainingEvents(events, config.nepochs, output, product, scan)
+        events.emit(
+            "started",
+            **_identity("train", scan),
+            num_epochs=config.nepochs,
+            model_output=output / PTYCHODUS_FILE_NAME,
+            product_output=output / PRODUCT if product else None,
+        )
+        settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
+        trackers = build_trackers(execution, output, settings, run_tags(origin), resume=goes_on)
+        with recorded(trackers) as record:
+            progress = TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)
+            amplitude, phase, results = workflow.run_cdi_example(
+                scan,
+                scan,
+                config,
+                do_stitching=True,
+                train=train,
+                execution=execution,
+                callbacks=[progress, follower, *trackers],
+                keep_patches=False,
+            )
+            progress.close()
+            model = workflow.save_inference_bundle(output / PTYCHODUS_FILE_NAME, results, config, origin)
+            workflow.save_outputs(amplitude, phase, results, output)
+            record.bundle, record.files = model, [output / "reconstruction.npz"]
+        history = results["history"]
+        result: Result = {"model": model, "training": summary_of_history(history)}
+        if product is not None:
+            remark = f"ptycho_ray {__version__}: network trained on this scan, {len(history['loss'])} epochs."
+            probe = results["model_instance"].probe.detach().cpu().numpy()
+            result["product"] = _write(output / PRODUCT, product, results["stitched"], probe, history["loss"], remark)
+        write_json(output / "result.json", jsonable({**result, "provenance": origin}))
+        events.emit(
+            "finished", epoch=len(history["loss"]), cancelled=False, path=result.get("product"), model=result["model"]
+        )
+    return result if options.event_file else {}  # standard output has the events and nothing else
+
+
+def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -> Result:
+    """Reconstruct the scan of a folder with a trained model: that of ``--model-path``, or the one in the folder."""
+    with event_stream(options.event_file) as events:
+        folder, output = _folders(options.input, options.output)
+        scan, product = read_standard_folder(folder)
+        given = {"model_path": folder, **typed, "test_data_file": Path(scan.source), "output_dir": output}
+        resolved = _resolved(InferenceConfig, folder, options.config, given)
+        from ptycho_ray import workflow
+        from ptycho_ray.bundle import load_bundle
+        from ptycho_ray.report import provenance
+
+        bundle = load_bundle(resolved.config.model_path)
+        events.emit("started", **_identity("reconstruct", scan), num_epochs=1, product_output=output / PRODUCT)
+        amplitude, phase, results = workflow.reassemble_cdi_image(
+            scan,
+            dataclasses.replace(bundle.config, output_dir=output),
+            model=bundle.model,
+            execution=resolved.execution,
+            keep_patches=False,
+            on_batch=ProgressEvents(events),
+        )
+        workflow.save_outputs(amplitude, phase, results, output)
+        origin = provenance(seed=bundle.config.seed, data_files=_files(folder))
+        origin["model"] = str(resolved.config.model_path)
+        remark = f"ptycho_ray {__version__}: one pass of the network {resolved.config.model_path}."
+        result: Result = {
+            "product": _write(output / PRODUCT, product, results["stitched"], scan.probe, (), remark),
+            "patterns": len(scan),
+        }
+        write_json(output / "result.json", jsonable({**result, "provenance": origin}))
+        events.emit("finished", epoch=1, cancelled=False, path=result["product"], model=resolved.config.model_path)
+    return result if options.event_file else {}
+
+
+class TrainingEvents:
+    """Tells of epochs and writes the images on the way as ``product.NNNNNN.h5`` (a ``Callback`` of the training loop)."""
+
+    def __init__(
+        self, events: EventStream, n_epochs: int, output: Path, product: Product | None, scan: RawData
+    ) -> None:
+        self.events, self.n_epochs, self.output, self.product, self.scan = events, n_epochs, output, product, scan
+        self.losses: list[float] = []
+
+    def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
+        """Nothing: epochs are told."""
+
+    def on_epoch(self, progress: Any, figures: dict[str, float], model: Any) -> None:
+        self.losses = progress.history["loss"]
+        told = {name: figures[name] for name in ("loss", "val_loss", "learning_rate") if name in figures}
+        self.events.emit("epoch", epoch=progress.epoch, num_epochs=self.n_epochs, **told)
+
+    def on_image(self, progress: Any, stitched: StitchedObject) -> None:
+        if self.product is None:
+            return
+        path = self.output / f"product.{progress.epoch:06d}.h5"
+        remark = f"ptycho_ray {__version__}: a checkpoint after epoch {progress.epoch}."
+        _write(path, self.product, stitched, self.scan.probe, progress.history["loss"], remark)
+        self.events.emit("checkpoint", epoch=progress.epoch, path=path)
+
+
+def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
+    assert folder is not None
+    if not folder.is_dir():
+        raise MissingFileError(file=folder, field="--input", found="no folder", expected="a folder of Ptychodus")
+    if output is None or output.resolve() == folder.resolve():
+        raise ConfigurationError(
+            field="--output", found=output or "nothing", expected="a folder for the results, another than --input"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    return folder, output
+
+
+def _training_scan(folder: Path) -> tuple[RawData, Product | None]:
+    exported = [folder / TRAIN_DATA] if (folder / TRAIN_DATA).is_file() else sorted(folder.glob("*.npz"))
+    if exported and not (folder / DIFFRACTION).is_file():
+        from ptycho_ray.data import load_data
+
+        if len(exported) > 1:
+            raise MissingFileError(
+                file=folder, found=f"{len(exported)} NPZ files", expected=f"{TRAIN_DATA}, or one file"
+            )
+        return load_data(exported[0]), None
+    return read_standard_folder(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in (DIFFRACTION, PRODUCT, SETTINGS, TRAIN_DATA) if (folder / name).is_file()]
+
+
+def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str, Any]) -> Resolved[Any]:
+    """All settings; those of ``settings.ini`` that this kind of work does not have are left out."""
+    ini = {RECORD_IMAGES: CHECKPOINT_INTERVAL, **read_ini(folder / SETTINGS)}
+    further = ini.pop(CONFIG_FILE, None)
+    known = setting_names(cls)
+    with_model = cls is TrainingConfig
+    wanted = {name: value for name, value in ini.items() if name in known and not _of_others(name, with_model)}
+    return resolve_config(
+        cls,
+        yaml_path or further,
+        typed=typed,
+        with_model=with_model,
+        host=wanted,
+        host_name=str(folder / SETTINGS),
+    )
+
+
+def _of_others(setting: str, training: bool) -> bool:
+    """Settings that only mean something in a training."""
+    return not training and setting.startswith(("model.", "execution.devices", "execution.recon_log"))
+
+
+def _identity(action: str, scan: RawData) -> dict[str, Any]:
+    return {"pid": os.getpid(), "action": action, "version": __version__, "num_patterns": len(scan), "N": scan.N}
+
+
+class ProgressEvents:
+    """Tells, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
+
+    def __init__(self, events: EventStream) -> None:
+        self.events, self.told = events, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self.told > 0.5:
+            self.told = time.monotonic()
+            self.events.emit("progress", done=done, total=total)
+
+
+def _write(
+    path: Path, product: Product, stitched: StitchedObject, probe: np.ndarray, losses: Sequence[float], remark: str
+) -> Path:
+    write_product(path, reconstructed(product, stitched.image, stitched.origin_px, probe, losses, remark))
+    return path

@@ -1,0 +1,228 @@
+"""The program in a few words, for notebooks and scripts: ``import ptycho_ray as pr``.
+
+    scan = pr.load("scan.npz")
+    image = pr.reconstruct(scan, nepochs=30)          # trains on the scan's diffraction, then reconstructs it
+    other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
+
+Each function calls the workflow and nothing else. In Jupyter, scans, probes and images show themselves.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data import RawData, load_data
+from ptycho_ray.files import short_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ptycho_ray.bundle import Bundle
+    from ptycho_ray.reconstruction.stitching import StitchedObject
+
+
+def load(path: str | Path, **options: Any) -> RawData:
+    """Read a scan of any format; ``options`` are those of :func:`ptycho_ray.load_data`."""
+    return load_data(path, **options)
+
+
+@dataclass(frozen=True, repr=False)
+class Probe:
+    """The probe of a scan, for display: modes [P, N, N]."""
+
+    modes: NDArray[np.complex64]
+    pixel_size_m: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Probe({len(self.modes)} modes of {self.modes.shape[-1]}x{self.modes.shape[-1]})"
+
+    def _repr_html_(self) -> str:
+        from ptycho_ray.plotting import plot_probe
+
+        powers = np.sum(np.abs(self.modes) ** 2, axis=(1, 2))
+        facts = {"modes": len(self.modes), "N": self.modes.shape[-1], "sum |P|^2": float(powers.sum())}
+        return card("Probe", facts, [plot_probe(self.modes, pixel_size_m=self.pixel_size_m)])
+
+
+def probe(scan: RawData) -> Probe:
+    """The probe of a scan, in a form that shows itself."""
+    return Probe(scan.probe, scan.pixel_size_m)
+
+
+@dataclass(frozen=True, repr=False)
+class Reconstruction:
+    """A reconstructed scan.
+
+    Attributes:
+        image: complex transmission [H, W]; zero where nothing was measured.
+        weight: how well each pixel is covered.
+        origin_px: position of pixel (0, 0) in the coordinates of the scan.
+        scan: what was reconstructed.
+        bundle: the trained network.
+        history: one list a figure, one value an epoch; empty if nothing was trained.
+    """
+
+    stitched: StitchedObject
+    scan: RawData
+    bundle: Bundle
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def image(self) -> NDArray[np.complex64]:
+        return self.stitched.image
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        return self.stitched.weight
+
+    @property
+    def origin_px(self) -> tuple[float, float]:
+        return self.stitched.origin_px
+
+    @property
+    def amplitude(self) -> NDArray[np.float32]:
+        """[H, W]."""
+        return np.abs(self.image)
+
+    @property
+    def phase(self) -> NDArray[np.float32]:
+        """[H, W], radians."""
+        return np.angle(self.image)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape
+        return f"Reconstruction({height}x{width} pixels of {len(self.scan)} patterns, {self.scan.source!r})"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the image: ``reconstruction.npz`` into a folder, or a file .npz or .h5 (a product of Ptychodus)."""
+        path = Path(path)
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            from ptycho_ray.interop.ptychodus.layout import write_product
+            from ptycho_ray.interop.ptychodus.scans import product_of_scan
+
+            write_product(path, product_of_scan(self.scan, self.image, self.origin_px, "Reconstructed by ptycho_ray."))
+            return path
+        path = path if path.suffix == ".npz" else path / "reconstruction.npz"
+        self.stitched.save(path)
+        return path
+
+    def save_model(self, place: str | Path) -> Path:
+        """Write the trained network (``wts.h5.zip``), which :func:`reconstruct` and ``ptycho-ray`` take."""
+        from ptycho_ray.bundle import save_bundle
+
+        return save_bundle(place, self.bundle)
+
+    def figures_of_merit(self) -> dict[str, float]:
+        """How well the image explains the diffraction (R-factor, a flat object for comparison), and with a known object the
+        mean errors of amplitude and phase after registration."""
+        from ptycho_ray.commands.images import Image, explained_diffraction
+        from ptycho_ray.evaluation import evaluate_reconstruction
+
+        region = self.stitched.covered()
+        figures = explained_diffraction(Image(self.image, region, self.origin_px), self.scan)
+        figures.pop("patterns")
+        if self.scan.object_truth is not None:
+            found = evaluate_reconstruction(self.image, self.scan.object_truth, origin_px=self.origin_px, region=region)
+            figures |= {"amplitude_mae": found.amplitude.mae, "phase_mae": found.phase.mae}
+        return figures
+
+    def _repr_html_(self) -> str:
+        from ptycho_ray.plotting import plot_history, plot_object
+
+        facts: dict[str, Any] = {
+            "scan": Path(self.scan.source).name or "in memory",
+            "patterns": len(self.scan),
+            "pixels": list(self.image.shape),
+            "pixel size in m": self.scan.pixel_size_m,
+            "network": self.bundle.config.model.architecture,
+            "epochs": len(self.bundle.history.get("loss", [])),
+        }
+        pictures = [plot_object(self.image, region=self.stitched.covered(), pixel_size_m=self.scan.pixel_size_m)]
+        if self.history:
+            pictures.append(plot_history(self.history))
+        return card("Reconstruction", facts, pictures)
+
+
+def reconstruct(
+    scan: RawData | str | Path,
+    model: Reconstruction | str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Reconstruction:
+    """Reconstruct a scan: with a trained ``model`` in one pass, without one after training on the scan's diffraction.
+
+    Args:
+        scan: a scan or its file.
+        model: an earlier reconstruction, or a bundle or its folder.
+        config: YAML file with settings of the training; ``settings`` are stronger: ``nepochs=30``, ``gridsize=2``,
+            ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
+        progress: tell of every epoch.
+
+    Raises:
+        InputError, ConfigurationError: the scan or a setting cannot be used.
+    """
+    from ptycho_ray import workflow
+    from ptycho_ray.bundle import Bundle, load_bundle
+    from ptycho_ray.commands.train import fitted_to_scans
+    from ptycho_ray.config import TrainingConfig
+    from ptycho_ray.errors import ConfigurationError
+    from ptycho_ray.progress import TrainingProgress
+    from ptycho_ray.report import provenance
+    from ptycho_ray.settings import resolve_config, setting_names
+
+    raw = scan if isinstance(scan, RawData) else load(scan)
+    if model is not None:
+        if settings or config is not None:
+            raise ConfigurationError(
+                field=next(iter(settings), "config"), found="given beside a model", expected="settings of a training"
+            )
+        bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
+        _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.model, keep_patches=False)
+        return Reconstruction(results["stitched"], raw, bundle)
+    executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
+    typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
+    resolved = resolve_config(TrainingConfig, config, typed=typed)
+    chosen = fitted_to_scans(resolved, [raw])
+    callbacks = [TrainingProgress(chosen.nepochs)] if progress else []
+    _, _, results = workflow.run_cdi_example(
+        raw, raw, chosen, do_stitching=True, execution=resolved.execution, callbacks=callbacks, keep_patches=False
+    )
+    files = [Path(raw.source)] if raw.source and Path(raw.source).is_file() else []
+    origin = provenance(seed=chosen.seed, data_files=files)
+    bundle = Bundle(results["model_instance"], chosen, origin, results["history"])
+    return Reconstruction(results["stitched"], raw, bundle, results["history"])
+
+
+def scan_html(scan: RawData) -> str:
+    """A scan as HTML: what it is, some patterns, its positions and its probe."""
+    from ptycho_ray.commands.common import describe_scan
+    from ptycho_ray.plotting import plot_patterns, plot_positions, plot_probe
+
+    facts = {name.replace("_", " "): value for name, value in describe_scan(scan).items()}
+    pictures = [
+        plot_patterns(scan.patterns.intensity(np.linspace(0, len(scan) - 1, min(4, len(scan))).astype(int))),
+        plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m),
+        plot_probe(scan.probe, pixel_size_m=scan.pixel_size_m),
+    ]
+    return card(f"Scan {Path(scan.source).name}".strip(), facts, pictures)
+
+
+def card(title: str, facts: Mapping[str, Any], pictures: list[Figure]) -> str:
+    """A title, a table and pictures as one piece of HTML without anything from outside."""
+    from ptycho_ray.report import data_url
+
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(str(name))}</th><td>{html.escape(short_text(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    images = "".join(f"<img style='max-width:100%' alt='' src='{data_url(picture, dpi=80)}'>" for picture in pictures)
+    return f"<div><b>{html.escape(title)}</b><table>{rows}</table>{images}</div>"

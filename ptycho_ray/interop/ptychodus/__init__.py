@@ -1,0 +1,11 @@
+"""Working together with Ptychodus: its folders, a plugin with readers and a workflow, and a reconstructor library.
+
+``layout`` and ``folder`` need no Ptychodus, the other modules are loaded by it; see ``docs/ptychodus.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: The small distribution that puts our plugin where Ptychodus looks for plugins: ``pip install PLUGIN_PROJECT``.
+PLUGIN_PROJECT = Path(__file__).parent / "wheel"

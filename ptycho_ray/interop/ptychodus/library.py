@@ -1,0 +1,267 @@
+"""Our networks among the algorithms of Ptychodus: the library ``PtychoRay`` with ``PINN`` and ``Supervised``.
+
+Loaded inside Ptychodus. All computing happens in another process (``ptycho_ray.interop.ptychodus.process``).
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ptychodus.api.object import Object
+from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.product import LossValue
+from ptychodus.api.product import Product as HostProduct
+from ptychodus.api.reconstruct import (
+    ReconstructInput,
+    Reconstructor,
+    ReconstructorLibrary,
+    ReconstructOutput,
+    TrainableReconstructor,
+    TrainOutput,
+)
+from ptychodus.api.settings import SettingsRegistry
+
+from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.patterns import PatternStack
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.interop.ptychodus.layout import (
+    DIFFRACTION,
+    PRODUCT,
+    Product,
+    read_product,
+    write_diffraction,
+    write_product,
+)
+from ptycho_ray.interop.ptychodus.options import COMMAND, CONFIG_FILE, GROUP, OPTIONS, RECORD_IMAGES
+from ptycho_ray.interop.ptychodus.process import run_program
+from ptycho_ray.interop.ptychodus.scans import with_photons_of_patterns
+
+#: Ptychodus looks for ``model`` + this in the input folder of a batch run.
+MODEL_EXTENSION = ".wts.h5.zip"
+MODEL = f"model{MODEL_EXTENSION}"
+CHUNK = 256
+#: A reconstruction is asked so often whether it should go on.
+RECONSTRUCT_HEARTBEAT_S = 5.0
+
+
+class PtychoRayReconstructorLibrary(ReconstructorLibrary):
+    """The two reconstructors and their settings, the group ``PtychoRay`` of the host's registry."""
+
+    def __init__(self, settings_registry: SettingsRegistry) -> None:
+        super().__init__("ptychoray")
+        self.settings = HostSettings(settings_registry)
+        self._reconstructors = [
+            PtychoRayReconstructor("PINN", "pinn", self.settings, self.get_logger()),
+            PtychoRayReconstructor("Supervised", "supervised", self.settings, self.get_logger()),
+        ]
+
+    @property
+    def name(self) -> str:
+        return GROUP  # no underscore: Ptychodus splits 'library_reconstructor' at the first one
+
+    def __iter__(self) -> Iterator[Reconstructor]:
+        return iter(self._reconstructors)
+
+
+class HostSettings:
+    """The options of ``ptycho_ray.interop.ptychodus.options`` as parameters of the host; read when they are used."""
+
+    def __init__(self, registry: SettingsRegistry) -> None:
+        group = registry.create_group(GROUP)
+        self.parameters: dict[str, Any] = {}
+        for option in OPTIONS:
+            if option.kind == "text":
+                parameter: Any = group.create_string_parameter(option.key, str(option.default))
+            elif option.kind == "boolean":
+                parameter = group.create_boolean_parameter(option.key, bool(option.default))
+            else:
+                create: Any = (
+                    group.create_integer_parameter if option.kind == "integer" else group.create_real_parameter
+                )
+                parameter = create(option.key, option.default, minimum=option.minimum, maximum=option.maximum)
+            self.parameters[option.key] = parameter
+
+    def epochs(self) -> int:
+        return int(self.parameters["Epochs"].get_value())
+
+    def command(self) -> list[str]:
+        """The program to run in place of this Python's ``ptycho-ray``; empty for that."""
+        return shlex.split(self.parameters["Command"].get_value())
+
+    def words(self) -> list[str]:
+        """The settings of a training as words of a command line, where they are not the defaults."""
+        words = ["--execution.recon-log-every-n-epochs", "None"]  # nobody would see the images on the way
+        for option in OPTIONS:
+            value = self.parameters[option.key].get_value()
+            if value == option.default or option.setting in (COMMAND, RECORD_IMAGES):
+                continue
+            name = "config" if option.setting == CONFIG_FILE else option.setting.removeprefix("model.")
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return words
+
+
+class PtychoRayReconstructor(TrainableReconstructor):
+    """One way of training (``model_type``), and reconstruction with what was trained or loaded."""
+
+    def __init__(self, name: str, model_type: str, settings: HostSettings, log: logging.Logger) -> None:
+        self._name, self._model_type, self._settings, self._log = name, model_type, settings, log
+        self._model: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def get_progress_goal(self) -> int:
+        return self._settings.epochs()
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """One pass of the network. Until it is done the product as it was is handed over now and then, so that the host can
+        stop the run; its number is 0, that of the result the progress goal."""
+        if self._model is None:
+            raise RuntimeError(
+                f"{GROUP} {self._name} has no model: train one, load one, or put {MODEL} into the input folder"
+            )
+        with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as scratch:
+            given, made = Path(scratch) / "in", Path(scratch) / "out"
+            write_input(given, parameters)
+            words = ["--input", str(given), "--output", str(made), "--model-path", str(self._model)]
+            for _ in self._run("reconstruct", words, heartbeat_s=RECONSTRUCT_HEARTBEAT_S):
+                yield ReconstructOutput(parameters.product, progress=0)
+            result = read_product(made / PRODUCT)
+        yield ReconstructOutput(with_result(parameters.product, result), progress=self.get_progress_goal())
+
+    def is_model_loaded(self) -> bool:
+        return self._model is not None
+
+    def get_model_file_filter(self) -> str:
+        return f"ptycho_ray Models (*{MODEL_EXTENSION})"
+
+    def get_model_file_extension(self) -> str:
+        return MODEL_EXTENSION
+
+    def load_model_from_file(self, file_path: Path) -> None:
+        """Remember the model; that it is one is looked at now, the rest when it is used."""
+        if not zipfile.is_zipfile(file_path) or "manifest.json" not in zipfile.ZipFile(file_path).namelist():
+            raise ValueError(f"{file_path} is no model of ptycho_ray ({MODEL_EXTENSION})")
+        self._model = Path(file_path)
+
+    def save_model(self, file_path: Path) -> None:
+        if self._model is None:
+            raise RuntimeError(f"{GROUP} {self._name} has no model to save: none was trained or loaded")
+        if Path(file_path).resolve() != self._model.resolve():
+            shutil.copyfile(self._model, file_path)
+
+    def get_training_data_file_filter(self) -> str:
+        return "NumPy Zipped Archive (*.npz)"
+
+    def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
+        """The scan as an NPZ with the keys of PtychoPINN; ``train`` looks for ``train_data.npz``."""
+        product = from_host(parameters.product)
+        patterns = np.asarray(parameters.diffraction_patterns)
+        positions = product.to_object_px(product.positions_m, patterns.shape[-1])
+        bad = parameters.bad_pixels
+        raw = RawData(
+            positions[:, 1],
+            positions[:, 0],
+            None,
+            None,
+            PatternStack(patterns, "intensity", bad_pixels=bad),
+            product.probe[0],
+            objectGuess=product.object.prod(axis=0),
+            counts_are_photons=True,
+            pixel_size_m=product.pixel_m[1],
+            energy_eV=parameters.product.metadata.photon_energy_eV,
+            detector_distance_m=parameters.product.metadata.detector_distance_m,
+            scan_index=parameters.product.probe_positions.get_indexes(),
+        )
+        with_photons_of_patterns(raw).to_file(file_path)
+
+    def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
+        """Train on a folder of the standard layout or on exported data; writes ``model.wts.h5.zip`` and nothing else."""
+        training: list[LossValue] = []
+        validation: list[LossValue] = []
+        progress = 0
+        with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as made:
+            words = ["--input", str(input_path), "--output", made, "--model-type", self._model_type]
+            for event in self._run("train", [*words, *self._settings.words()]):
+                if event is not None and event["event"] == "epoch":
+                    progress = int(event["epoch"])
+                    training.append(LossValue(progress, float(event["loss"])))
+                    if event.get("val_loss") is not None:
+                        validation.append(LossValue(progress, float(event["val_loss"])))
+                yield TrainOutput(list(training), list(validation), progress=progress)
+            output_path.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(made) / MODEL, output_path / MODEL)
+        self._model = output_path / MODEL
+
+    def _run(self, action: str, words: list[str], heartbeat_s: float = 1.0) -> Iterator[dict[str, Any] | None]:
+        command = self._settings.command()
+        self._log.info("ptycho-ray %s %s", action, shlex.join(words))
+        yield from run_program([action, *words], command=command, heartbeat_s=heartbeat_s, log=self._log)
+
+
+def write_input(folder: Path, parameters: ReconstructInput) -> None:
+    """What the host handed over as a folder of the standard layout, numbered through."""
+    product = from_host(parameters.product)
+    patterns = parameters.diffraction_patterns
+    if len(patterns) != len(product.indexes):
+        raise ValueError(f"{len(patterns)} patterns for {len(product.indexes)} positions")
+    folder.mkdir()
+    n, metadata = patterns.shape[-1], parameters.product.metadata
+    wavelength = PLANCK_TIMES_LIGHT_EV_M / metadata.photon_energy_eV if metadata.photon_energy_eV > 0 else 0.0
+    detector = [wavelength * abs(metadata.detector_distance_m) / (n * size) or 1.0 for size in product.pixel_m]
+    bad = parameters.bad_pixels
+    write_diffraction(
+        folder / DIFFRACTION,
+        (np.asarray(patterns[first : first + CHUNK]) for first in range(0, len(patterns), CHUNK)),
+        product.indexes,
+        np.zeros(patterns.shape[1:], dtype=bool) if bad is None else np.asarray(bad),
+        (detector[0], detector[1]),
+    )
+    write_product(folder / PRODUCT, product)
+
+
+def from_host(host: HostProduct) -> Product:
+    """A product of Ptychodus as one of ours, with its positions numbered through."""
+    geometry = host.object_.get_geometry()
+    positions, metadata = host.probe_positions, host.metadata
+    return Product(
+        probe=host.probes.get_array(),
+        object=host.object_.get_array(),
+        pixel_m=(geometry.pixel_height_m, geometry.pixel_width_m),
+        centre_m=(geometry.center_y_m, geometry.center_x_m),
+        indexes=np.arange(len(positions)),
+        positions_m=np.stack([positions.get_coordinates_y_m(), positions.get_coordinates_x_m()], axis=1),
+        layer_spacing_m=np.asarray(host.object_.layer_spacing_m, dtype=float),
+        metadata={
+            "name": metadata.name,
+            "comments": metadata.comments,
+            "photon_energy_eV": metadata.photon_energy_eV,
+            "detector_object_distance_m": metadata.detector_distance_m,
+        },
+    )
+
+
+def with_result(host: HostProduct, result: Product) -> HostProduct:
+    """The host's product with our object, probe and remarks; all the rest, the positions above all, is the host's."""
+    size, middle = host.object_.get_pixel_geometry(), host.object_.get_center()
+    return replace(
+        host,
+        metadata=replace(
+            host.metadata,
+            comments=result.metadata["comments"],
+            probe_photon_count=result.metadata["probe_photon_count"],
+        ),
+        object_=Object(result.object, size.copy(), middle.copy(), []),
+        probes=ProbeSequence(result.probe, None, host.probes.get_pixel_geometry().copy()),
+        losses=[LossValue(int(epoch), float(value)) for epoch, value in result.losses],
+    )

@@ -21,7 +21,7 @@ from ptycho_ray.errors import InputError
 
 N, n = 8, 6
 LIMIT = 64 * 2**20
-MUTATIONS = 60
+MUTATIONS = 40
 
 
 def a_scan() -> RawData:
@@ -83,6 +83,45 @@ def _table(folder: Path) -> Path:
     return folder / "positions.txt"
 
 
+def _hdf5(name: str, other: str | None = None, **content: Any) -> Callable[[Path], Path]:
+    """A file of ``content`` (paths with '__' for '/'); ``other`` names the frames that it is a companion of."""
+
+    def write(folder: Path) -> Path:
+        with h5py.File(folder / name, "w") as file:
+            for place, value in content.items():
+                file[place.replace("__", "/")] = value
+        if other is not None:
+            with h5py.File(folder / other, "w") as file:
+                file["dp"] = np.ones((n, N, N))
+        return folder / name
+
+    return write
+
+
+def _master(folder: Path) -> Path:
+    with h5py.File(folder / "f_data_1.h5", "w") as file:
+        file["data"] = np.ones((n, N, N), np.uint16)
+    np.savetxt(folder / "f.txt", np.random.default_rng(0).normal(size=(n, 2)) * 1e-6)
+    with h5py.File(folder / "f_master.h5", "w") as file:
+        file["entry/instrument/detector/detectorSpecific/photon_energy"] = 8e3
+        file["entry/instrument/detector/detectorSpecific/pixel_mask"] = np.zeros((N, N), np.uint32)
+        file["entry/sample/goniometer/chi"] = 1.0
+        file["entry/data/data_000001"] = h5py.ExternalLink("f_data_1.h5", "data")
+    return folder / "f_master.h5"
+
+
+def _npz(**content: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        np.savez(folder / "a.npz", **content)
+        return folder / "a.npz"
+
+    return write
+
+
+COUNTS, PLACES = np.ones((n, N, N), np.uint16), np.random.default_rng(0).uniform(9, 30, (n, 2))
+IMAGE, PROBE = np.ones((40, 40)) * (1 + 1j), np.ones((N, N)) + 0j
+EXPORT = dict.fromkeys(("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"), PLACES[:, 0])
+
 SAMPLES: dict[str, Callable[[Path], Path]] = {
     "ptychopinn": _written("ptychopinn", "a.npz"),
     "ptychopinn-hdf5": _written("ptychopinn-hdf5", "a.h5"),
@@ -98,7 +137,30 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "mat": _mat,
     "mat compressed": _mat_compressed,
     "table": _table,
-}
+    "velociprobe": _master,
+    "dp-pos": _npz(dp=COUNTS, pos=PLACES, probe=PROBE, obj=IMAGE),
+    "ptychodus-ptychopinn": _npz(
+        **EXPORT, diff3d=COUNTS, bad_pixels=COUNTS[0] == 0, probeGuess=PROBE, objectGuess=IMAGE
+    ),
+    "data-roi": _hdf5("a_para.hdf5", "x_dp.hdf5", ppX=PLACES[:, 0] * 1e-8, ppY=PLACES[:, 1] * 1e-8, dx=1e-8),
+    "ptyr": _hdf5(
+        "a.ptyr", "x_dp.hdf5", content__obj__S__data=IMAGE[None], content__probe__S__data=PROBE[None],
+        content__positions__S=PLACES * 1e-8,
+    ),
+    "ptychoshelves-hdf5": _hdf5(
+        "a.h5", measurement__n0__data=COUNTS, measurement__n0__positions=PLACES.astype(np.uint32),
+        reconstruction__p__probes__probe_0=PROBE, reconstruction__p__objects__object_0=IMAGE,
+    ),
+    "ptychoshelves 7.3": _hdf5(
+        "a.mat", "x_dp.hdf5", object=IMAGE, probe=PROBE, outputs__probe_positions=PLACES.T, p__lambda=1e-10
+    ),
+    "cxi product": _hdf5(
+        "a.cxi", entry_1__sample_1__geometry_1__translation=np.c_[PLACES * 1e-8, PLACES[:, 0]],
+        entry_1__instrument_1__detector_1__data=COUNTS, entry_1__image_1__data=PROBE[None, None],
+        entry_1__image_2__data=IMAGE[None], entry_1__ptychodus__object_pixel_width_m=1e-8,
+        entry_1__ptychodus__object_pixel_height_m=1e-8, entry_1__instrument_1__source_1__energy=1e-15,
+    ),
+}  # fmt: skip
 
 
 def attempt(path: Path) -> bool:

@@ -71,7 +71,11 @@ def compared(scan: Path, kind: str) -> dict[str, Any]:
         "seconds": result["seconds"],
         "stopped_early": result["stopped_early"],
         "best": parameters,
-        **{f"{case}_{name}": round(found[name], 5) for case, found in figures.items() for name in ("r_factor", "deviance")},
+        **{
+            f"{case}_{name}": round(found[name], 5)
+            for case, found in figures.items()
+            for name in ("r_factor", "deviance")
+        },
     }
 
 

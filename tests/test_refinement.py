@@ -127,7 +127,9 @@ def test_single_precision_is_nearly_as_exact(exact):
 def test_a_wrong_probe_is_put_right(noisy):
     wrong = gaussian_probe(width=4.0) * np.exp(0.3j)
     config = RefinementConfig(iterations=30)
-    with_fixed = Refinement(noisy, dataclasses.replace(config, probe_start=None), probe=wrong.astype(np.complex64)[None])
+    with_fixed = Refinement(
+        noisy, dataclasses.replace(config, probe_start=None), probe=wrong.astype(np.complex64)[None]
+    )
     with_moving = Refinement(noisy, config, probe=wrong.astype(np.complex64)[None])
     for each in (with_fixed, with_moving):
         for _ in each:

@@ -36,7 +36,15 @@ from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.training.parallel import DataParallel
 
-__all__ = ["Diverged", "Progress", "Refinement", "RefinementConfig", "RefinementResult", "half_data_agreement", "refine"]
+__all__ = [
+    "Diverged",
+    "Progress",
+    "Refinement",
+    "RefinementConfig",
+    "RefinementResult",
+    "half_data_agreement",
+    "refine",
+]
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +314,11 @@ class Refinement:
         """What is imposed after every iteration."""
         config, state = self.config, self.run.state
         if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
-            self.smooth.apply(state.object, self.run.illumination(), max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4))
+            self.smooth.apply(
+                state.object,
+                self.run.illumination(),
+                max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4),
+            )
         if self._outside is not None:
             state.object[:, self._outside] = 1
         if config.total_variation:

@@ -76,7 +76,11 @@ class Run:
     def needs_probe_gradient(self) -> bool:
         """Whether the adjoint has to go on from the object to the probe and what belongs to it."""
         config = self.config
-        return self.probe_moves or self.moves(config.position_start) or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
+        return (
+            self.probe_moves
+            or self.moves(config.position_start)
+            or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
+        )
 
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches of an iteration, the same on every process."""

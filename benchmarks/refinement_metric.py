@@ -24,7 +24,10 @@ class Distance:
 
 
 def distance_to_truth(
-    image: NDArray[np.complex64], origin_px: tuple[float, float], truth: NDArray[np.complex64], roi: tuple[int, int, int, int]
+    image: NDArray[np.complex64],
+    origin_px: tuple[float, float],
+    truth: NDArray[np.complex64],
+    roi: tuple[int, int, int, int],
 ) -> Distance:
     """Distance of ``image``, whose pixel (0, 0) lies at ``origin_px`` of the truth, inside ``roi`` = rows, columns.
 

@@ -60,7 +60,7 @@ class BatchProgress:
 
 
 class RefinementProgress:
-    """Follows a refinement: the error as it falls, in the bar of a terminal and as a line whenever held-out patterns are judged."""
+    """Follows a refinement: the error in the bar of a terminal, and as a line whenever held-out patterns are judged."""
 
     def __init__(self, *, force_bar: bool = False) -> None:
         self.force_bar = force_bar

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.data.patterns import Domain, FrameSource
 from ptycho_ray.errors import InputError
 
-PLANCK_TIMES_LIGHT_EV_M = 1.23984198e-6
+PLANCK_TIMES_LIGHT_EV_M = 1.2398419843320026e-6
 JOULE_PER_EV = 1.602176634e-19
 
 

@@ -18,7 +18,6 @@ import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.fields import choose_key, frames_axis
 from ptycho_ray.errors import InputError
 

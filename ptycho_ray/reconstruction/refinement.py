@@ -36,7 +36,15 @@ from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.training.parallel import DataParallel
 
-__all__ = ["Diverged", "Progress", "Refinement", "RefinementConfig", "RefinementResult", "half_data_agreement", "refine"]
+__all__ = [
+    "Diverged",
+    "Progress",
+    "Refinement",
+    "RefinementConfig",
+    "RefinementResult",
+    "half_data_agreement",
+    "refine",
+]
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +121,7 @@ class Refinement:
         probe: modes [P, N, N] to begin with, in any scale; those of the scan if None.
         learn: numbers of the patterns that are fitted; if None all but a random ``config.held_out_fraction``.
         held_out: numbers of the patterns that judge.
+        support: where on the canvas (that of ``stitched()``) the sample is, bool [H, W]; outside, the object is one.
         parallel: the place of this process among those that share every batch.
         device: where tensors live.
 
@@ -129,6 +138,7 @@ class Refinement:
         probe: NDArray[np.complex64] | None = None,
         learn: NDArray[np.int64] | None = None,
         held_out: NDArray[np.int64] | None = None,
+        support: NDArray[np.bool_] | None = None,
         parallel: DataParallel | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -145,6 +155,7 @@ class Refinement:
         self.history: list[Progress] = []
         self.stopped = ""
         self._power = float(self.run.state.probe_spectrum.abs().square().sum())
+        self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
         if self.config.probe_support_px is not None:
             self._support = disc(scan.N, self.config.probe_support_px, self.run.state.object.device)
@@ -303,9 +314,13 @@ class Refinement:
         """What is imposed after every iteration."""
         config, state = self.config, self.run.state
         if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
-            self.smooth.apply(state.object, self.run.illumination(), max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4))
-        if self.run.object_support is not None:
-            state.object.mul_(self.run.object_support).add_(1 - self.run.object_support)
+            self.smooth.apply(
+                state.object,
+                self.run.illumination(),
+                max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4),
+            )
+        if self._outside is not None:
+            state.object[:, self._outside] = 1
         if config.total_variation:
             reduce_total_variation(state.object, config.total_variation)
         if config.phase_smoothing:

@@ -17,11 +17,11 @@ from starlette.exceptions import HTTPException
 from ptycho_ray import __version__
 from ptycho_ray.cluster.serve import schemas, uploads
 from ptycho_ray.cluster.serve.demos import DEMOS
+from ptycho_ray.cluster.serve.engine import Options
 from ptycho_ray.cluster.serve.guard import App, Guard, problem_response
 from ptycho_ray.cluster.serve.jobs import DONE, FAILED, Job, new_id
 from ptycho_ray.cluster.serve.models import Model
 from ptycho_ray.cluster.serve.page import add_page
-from ptycho_ray.cluster.serve.engine import Options
 from ptycho_ray.cluster.serve.problems import Problem, from_error
 from ptycho_ray.cluster.serve.results import FORMATS, result_file
 from ptycho_ray.cluster.serve.schemas import Choices, ModelDetails, ModelSummary, Reconstruction, problems

@@ -30,7 +30,7 @@ from ptychodus.api.reconstruct import (
 )
 from ptychodus.api.settings import SettingsRegistry
 
-from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.interop.ptychodus.layout import (

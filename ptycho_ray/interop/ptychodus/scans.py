@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.fields import default_max_bytes
-from ptycho_ray.data.hdf5 import PLANCK_TIMES_LIGHT_EV_M, Hdf5Frames, Hdf5Scan, open_hdf5
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS
+from ptycho_ray.data.hdf5 import Hdf5Frames, Hdf5Scan, open_hdf5
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
@@ -232,10 +234,10 @@ def reconstructed(
     photons = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
     former = str(product.metadata.get("comments", "")).splitlines()
     comments = [
-        *(line for line in former if not line.startswith(PROBE_REMARK)),
+        *(line for line in former if not line.startswith((PROBE_REMARK, PROBE_IN_PHOTONS))),
         remark,
-        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons (Fourier transform with norm='ortho'); object pixels "
-        "that no pattern reached are 0.",
+        PROBE_IN_PHOTONS,
+        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons; object pixels that no pattern reached are 0.",
     ]
     if len(product.probe) > 1:
         comments.append("Of several orthogonal probe modes only the first was used and is kept.")

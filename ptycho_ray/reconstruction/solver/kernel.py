@@ -104,8 +104,8 @@ class Kernel:
             weight = state.eigen_weight.index_select(0, rows).to(spectrum.dtype)
             varied = torch.tensordot(weight, state.eigen_spectrum, 1)[:, None]  # [b, 1, N, N]
             first = spectrum[:1] + varied
-            spectrum = first if len(spectrum) == 1 else torch.cat(
-                [first, spectrum[1:].expand(len(rows), -1, -1, -1)], dim=1
+            spectrum = (
+                first if len(spectrum) == 1 else torch.cat([first, spectrum[1:].expand(len(rows), -1, -1, -1)], dim=1)
             )
         moved = (spectrum * ramps[:, 0, None, :, None]).mul_(ramps[:, 1, None, None, :])
         return torch.fft.ifft2(moved, norm="ortho")

@@ -69,7 +69,7 @@ class Nuisances:
     def own_rows(self, run: Run, rows: Tensor, by_probe: ByProbe, share: float) -> None:
         """Move what belongs to single patterns."""
         config = run.config
-        if run.moves(config.position_start) and config.position_method == "gradient":
+        if run.moves(config.position_start):
             visits = self.visits.index_select(0, rows) + 1
             self.visits.index_copy_(0, rows, visits)
             step = _adam_rows(self.position, rows, by_probe.position_px, visits)

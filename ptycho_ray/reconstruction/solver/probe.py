@@ -14,7 +14,7 @@ def first_modes(probe: Tensor, count: int) -> Tensor:
     A new mode is the first one times a polynomial in row and column, made orthogonal to those before; each takes a tenth of
     the photons, so that the first still leads.
     """
-    modes = [mode for mode in probe[:count]]
+    modes = list(probe[:count])
     photons = probe.abs().square().sum()
     side = probe.shape[-1]
     axis = (torch.arange(side, dtype=probe.real.dtype, device=probe.device) - side // 2) / side

@@ -53,7 +53,12 @@ class FreeSpace:
     """
 
     def __init__(
-        self, side: int, distance_px2: float, *, dtype: torch.dtype = torch.complex64, device: torch.device | None = None
+        self,
+        side: int,
+        distance_px2: float,
+        *,
+        dtype: torch.dtype = torch.complex64,
+        device: torch.device | None = None,
     ) -> None:
         frequency = torch.fft.fftfreq(side, dtype=torch.float64)
         squared = frequency[:, None].square() + frequency.square()

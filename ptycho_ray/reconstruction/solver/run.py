@@ -46,7 +46,6 @@ class Run:
         self.kernel, self.state, self.config, self.parallel = kernel, state, config, parallel
         self.rows, self.generator = rows, generator
         self.iteration, self.backoff = 0, 1.0
-        self.object_support: Tensor | None = None
         modes, side = state.probe_spectrum.shape[:2]
         self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows))
 
@@ -77,8 +76,11 @@ class Run:
     def needs_probe_gradient(self) -> bool:
         """Whether the adjoint has to go on from the object to the probe and what belongs to it."""
         config = self.config
-        positions = self.moves(config.position_start) and config.position_method == "gradient"
-        return self.probe_moves or positions or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
+        return (
+            self.probe_moves
+            or self.moves(config.position_start)
+            or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
+        )
 
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches of an iteration, the same on every process."""

@@ -57,8 +57,6 @@ class RefinementConfig:
     """Iteration at which the probe begins to move."""
     position_start: NonNegativeInt | None = None
     """Iteration at which positions begin to move."""
-    position_method: Literal["gradient", "cross_correlation"] = "gradient"
-    """Positions follow the gradient of the likelihood, or the shift between a pattern's own patch and the common object."""
     position_model: Literal["free", "affine"] = "free"
     """Every position moves on its own, or all by one affine map of the scan."""
     position_limit_px: PositiveFloat = 8.0

@@ -72,7 +72,10 @@ class DifferenceMap:
                 floor = FLOOR * float(self.light.max())
                 state.object[0] = (total + floor * state.object[0]) / (self.light + floor)
             if run.probe_moves:
-                numerator, passed = torch.zeros_like(state.probe_spectrum), torch.zeros_like(state.probe_spectrum.real[0])
+                numerator, passed = (
+                    torch.zeros_like(state.probe_spectrum),
+                    torch.zeros_like(state.probe_spectrum.real[0]),
+                )
                 for piece, waves in zip(self.pieces, self.waves, strict=True):
                     patches = kernel.gather(state.object[0], geometry.lines(piece))
                     passed += patches.abs().square().sum(dim=0)

@@ -292,7 +292,9 @@ def test_a_new_run_in_the_same_folder_is_another_run(no_mlflow, tmp_path):
 
 
 def test_trials_of_a_sweep_are_recorded_once(no_mlflow, tmp_path):
-    good = TrialRecord(0, {"position_scale": 1.02}, "finished", 4, {"likelihood": 2.0}, [[2, 3.0], [4, 2.0]], None, 1.0, 2.0)
+    good = TrialRecord(
+        0, {"position_scale": 1.02}, "finished", 4, {"likelihood": 2.0}, [[2, 3.0], [4, 2.0]], None, 1.0, 2.0
+    )
     bad = TrialRecord(1, {"position_scale": 0.5}, "failed", error="diverged", began=2.0, ended=3.0)
     tracker = MlflowTracker(tmp_path, {}, {})
     for trial in (good, bad, good):

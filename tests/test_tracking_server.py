@@ -491,15 +491,23 @@ def test_trials_of_a_sweep_are_runs_below_it(server: Server, in_process: Callabl
     tracker = MlflowTracker(tmp_path, {"trials": 2}, {})
     curve = [[2, 3.0], [4, 2.0]]
     tracker.on_trial(
-        "trial-0000", TrialRecord(0, {"position_scale": 1.02}, "finished", 4, {"likelihood": 2.0}, curve, None, 1.0, 2.0)
+        "trial-0000",
+        TrialRecord(0, {"position_scale": 1.02}, "finished", 4, {"likelihood": 2.0}, curve, None, 1.0, 2.0),
     )
-    tracker.on_trial("trial-0001", TrialRecord(1, {"position_scale": 0.5}, "failed", error="diverged", began=2, ended=3))
+    tracker.on_trial(
+        "trial-0001", TrialRecord(1, {"position_scale": 0.5}, "failed", error="diverged", began=2, ended=3)
+    )
     tracker.finish("FINISHED")
     assert in_process(tmp_path) == 0
     client, parent = server.client(), state_of(tmp_path).run_id
     experiment = client.get_run(parent).info.experiment_id
-    below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'", order_by=["attributes.run_name"])
-    assert [(run.info.run_name, run.info.status) for run in below] == [("trial-0000", "FINISHED"), ("trial-0001", "FAILED")]
+    below = client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", order_by=["attributes.run_name"]
+    )
+    assert [(run.info.run_name, run.info.status) for run in below] == [
+        ("trial-0000", "FINISHED"),
+        ("trial-0001", "FAILED"),
+    ]
     first, second = below
     assert (first.data.params["position_scale"], first.data.metrics["likelihood"]) == ("1.02", 2.0)
     objective = client.get_metric_history(first.info.run_id, "objective")

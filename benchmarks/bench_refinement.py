@@ -2,7 +2,8 @@
 
     python benchmarks/bench_refinement.py [FOLDER]
 
-FOLDER holds sim64_1e6.npz, sim128_1e6.npz, hard64_1e6.npz and aps_siemens.npz (``shared/data`` beside the project if not given).
+FOLDER holds sim64_1e6.npz, sim128_1e6.npz, hard64_1e6.npz and aps_siemens.npz; if not given, ``shared/data`` beside the
+project.
 One thread; processor seconds of this process, the least of the repeats, since other work on the machine only adds to them.
 The error is that of ``refinement_metric.py``; its own cost is left out.
 """

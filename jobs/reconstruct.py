@@ -1,6 +1,6 @@
 """Reconstructs scans with a trained model on the Ray cluster that runs this job, in shards that any loss leaves whole:
 
-ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --model-path /shared/run-1 --output-dir /shared/images
+ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --model-path /shared/run-1 --output-dir /shared/out
 """
 
 import sys

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -96,7 +96,11 @@ def run(words: Sequence[str]) -> Result:
     halves = half_data_agreement(scan, config, found, start=start) if options.half_data else None
     found.stitched.save(folder / "reconstruction.npz")
     with atomic_path(folder / "refined_scan.npz") as temporary:
-        parts = {"probe": found.probe, "positions_px": found.positions_px, "intensity": found.intensity}
+        parts: dict[str, Any] = {
+            "probe": found.probe,
+            "positions_px": found.positions_px,
+            "intensity": found.intensity,
+        }
         if config.slices > 1:
             parts["slices"] = found.slices
         if found.background is not None:

@@ -44,7 +44,7 @@ def neuralop_uno(config: ModelConfig) -> nn.Module:
     """A U-shaped neural operator: spectral layers of width 1, 2, 2, 1 times ``fno_width`` at the sides N, N/2, N/2, N.
 
     M. A. Rahman et al., arXiv:2204.11127. In place of the package neuraloperator, whose model exists for N = 128 and single
-    patterns in PtychoPINN; decision 0013.
+    patterns in PtychoPINN; decision 0015.
     """
     width = config.fno_width
     return ObjectNetwork(config, UShapedOperator(config), width, lift=_with_grid(config))

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import default_max_bytes
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M, default_max_bytes
 from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS
 from ptycho_ray.data.hdf5 import Hdf5Frames, Hdf5Scan, open_hdf5
 from ptycho_ray.data.patterns import PatternStack

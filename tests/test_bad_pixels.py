@@ -42,7 +42,8 @@ def masked(scan: RawData, bad: np.ndarray) -> RawData:
 
 
 def prediction(intensity: torch.Tensor) -> Prediction:
-    return Prediction(torch.zeros(1, 1, 4, 4, dtype=torch.complex64), intensity)
+    flat = torch.zeros(1, 1, 4, 4, dtype=torch.complex64)
+    return Prediction(flat[0], intensity, flat)
 
 
 @pytest.mark.parametrize("weights", [{"nll_weight": 1.0, "mae_weight": 0.0}, {"nll_weight": 0.0, "mae_weight": 1.0}])

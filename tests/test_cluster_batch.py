@@ -7,6 +7,7 @@ import pytest
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.reconstruction.refinement import RefinementConfig, refine
+from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.workflow import load_data, reassemble_cdi_image, save_inference_bundle, train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
@@ -44,6 +45,22 @@ def test_shards_add_up_to_the_image_and_are_done_once(cluster, small_scan, tiny_
     shards[0].unlink()
     again = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
     assert again["shards_done_now"] == 1
+
+
+def test_partial_images_are_turned_to_their_neighbours_in_any_order(tmp_path):
+    rng = np.random.default_rng(0)
+    image = (rng.uniform(0.5, 1, (40, 90)) * np.exp(1j * rng.uniform(-1, 1, (40, 90)))).astype(np.complex64)
+    files = []
+    for number in rng.permutation(8):
+        columns = slice(10 * number, 10 * number + 16)
+        part = image[:, columns] * np.complex64(np.exp(1j * rng.uniform(-3, 3)))
+        files.append(tmp_path / f"{number}.npz")
+        StitchedObject(part, np.ones(part.shape, np.float32), (5.0, 10.0 * number)).save(files[-1])
+    summed = add_partial_images(files)
+    assert summed.origin_px == (5.0, 0.0)
+    whole = image[:, : summed.image.shape[1]]
+    turn = np.vdot(summed.image, whole)
+    np.testing.assert_allclose(summed.image * (turn / abs(turn)), whole, atol=1e-5)
 
 
 def test_two_ray_workers_refine_as_one_process(cluster, small_scan, tmp_path):

@@ -227,8 +227,9 @@ def test_scans_that_ptychodus_cannot_read(core: Any, small_scan: Any, tmp_path: 
     path = tmp_path / "scan.npz"
     small_scan.to_file(path)
     api = core.workflow_api
-    with pytest.raises(Exception, match="ptycho_ray.yaml"):
+    with pytest.raises(RuntimeError, match="Failed to read") as caught:
         api.load_product(path, file_type="PtychoRay_PtychoPINN")
+    assert "ptycho_ray.yaml" in str(caught.value.__cause__)
     (tmp_path / "ptycho_ray.yaml").write_text("".join(f"{name}: {value}\n" for name, value in GEOMETRY.items()))
     diffraction = api.load_diffraction_data(path, file_type="PtychoRay_PtychoPINN", block=True)
     product = api.load_product(path, file_type="PtychoRay_PtychoPINN", diffraction=diffraction)

@@ -155,7 +155,7 @@ def test_a_rotation_of_the_scan_is_found():
     centre = exact.positions_px.mean(axis=0)
     scan.positions_px = centre + (exact.positions_px - centre) @ np.array([[1.0, -0.04], [0.04, 1.0]])
     config = RefinementConfig(
-        iterations=40, position_start=2, position_model="affine", probe_start=None, held_out_fraction=0.0
+        iterations=60, position_start=2, position_model="affine", probe_start=None, held_out_fraction=0.0
     )
     found = refine(scan, config).positions_px
     matrix = np.linalg.lstsq(exact.positions_px - centre, found - found.mean(axis=0), rcond=None)[0]

@@ -19,6 +19,8 @@ import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes
@@ -144,22 +146,58 @@ def read_partial(path: Path) -> StitchedObject:
 
 
 def add_partial_images(files: Sequence[Path]) -> StitchedObject:
-    """The weighted mean of partial images, each first turned to the phase of what lies there already."""
-    places = []
+    """The weighted mean of partial images, each first turned to the phase of its neighbours."""
+    boxes = []
     for file in files:
         partial = read_partial(file)
-        places.append((partial.origin_px, partial.image.shape))
-    low = np.min([origin for origin, _ in places], axis=0)
-    high = np.max([np.add(origin, shape) for origin, shape in places], axis=0)
-    height, width = np.ceil(high - low).astype(int)
-    total, weight = np.zeros((height, width), np.complex64), np.zeros((height, width), np.float32)
-    for file in files:
+        corner = np.round(partial.origin_px).astype(int)
+        boxes.append((corner, corner + partial.image.shape))
+    low = np.min([corner for corner, _ in boxes], axis=0)
+    shape = tuple(np.max([end for _, end in boxes], axis=0) - low)
+    total, weight = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
+    for file, (corner, end), turn in zip(files, boxes, _turns(files, boxes), strict=True):
         partial = read_partial(file)
-        row, column = (np.array(partial.origin_px) - low).round().astype(int)
-        there = (slice(row, row + partial.image.shape[0]), slice(column, column + partial.image.shape[1]))
-        common = np.vdot(partial.image * partial.weight, total[there])
-        turn = common / abs(common) if common else 1.0
+        there = _between(corner - low, end - low)
         total[there] += partial.image * (partial.weight * np.complex64(turn))
         weight[there] += partial.weight
     image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     return StitchedObject(image, weight, (float(low[0]), float(low[1]))).with_zero_mean_phase()
+
+
+def _between(corner: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[slice, slice]:
+    return slice(corner[0], end[0]), slice(corner[1], end[1])
+
+
+def _turns(files: Sequence[Path], boxes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.complex128]:
+    """The phase factor of each partial image [k] that makes neighbours agree where they have most in common.
+
+    Phases are handed on along the spanning tree with the strongest overlaps; of the images two lie in memory at a time.
+    """
+    common: dict[tuple[int, int], complex] = {}
+    for i, (corner, end) in enumerate(boxes):
+        own = read_partial(files[i])
+        for j in range(i + 1, len(boxes)):
+            first, last = np.maximum(corner, boxes[j][0]), np.minimum(end, boxes[j][1])
+            if (first < last).all():
+                other = read_partial(files[j])
+                a, b = _between(first - corner, last - corner), _between(first - boxes[j][0], last - boxes[j][0])
+                product = np.vdot(own.image[a] * own.weight[a], other.image[b] * other.weight[b])
+                if product:
+                    common[i, j] = complex(product)
+    turns = np.ones(len(boxes), dtype=np.complex128)
+    if not common:
+        return turns
+    rows, columns = np.array(list(common)).T
+    costs = 1 / np.abs(list(common.values()))
+    tree = minimum_spanning_tree(coo_array((costs, (rows, columns)), shape=(len(boxes), len(boxes))))
+    done: set[int] = set()
+    for root in range(len(boxes)):
+        if root in done:
+            continue
+        order, parents = breadth_first_order(tree, root, directed=False)
+        done.update(int(node) for node in order)
+        for node in order[1:]:
+            parent = int(parents[node])
+            overlap = common[parent, node] if (parent, node) in common else common[node, parent].conjugate()
+            turns[node] = turns[parent] * overlap.conjugate() / abs(overlap)
+    return turns

@@ -28,8 +28,7 @@ CHECKPOINT = "refinement.safetensors"
 class Options(Common):
     """Refine an image of a scan with an iterative solver: object, probe, positions and what else may be wrong.
 
-    Examples: ptycho-ray refine scan.npz --from model --output-dir image
-    ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
+    Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
     """
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]

@@ -21,6 +21,7 @@ from ptycho_ray.reconstruction.refinement import (
 from ptycho_ray.reconstruction.solver.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.reconstruction.solver.methods import METHODS
 from ptycho_ray.reconstruction.solver.probe import first_modes, orthogonalised
+from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 SIDE = 32
@@ -146,6 +147,16 @@ def test_positions_are_found():
         return float(np.sqrt(np.mean((difference - difference.mean(axis=0)) ** 2)))
 
     assert error(refine(scan, config).positions_px) < 0.5 * error(scan.positions_px)
+
+
+def test_a_step_of_the_smooth_phase_that_goes_too_far_is_not_taken(noisy, monkeypatch):
+    def too_far(self, image, illumination, diameter):
+        image.mul_(torch.polar(torch.ones_like(illumination), torch.linspace(-9, 9, image.shape[-1]).expand_as(illumination)))
+
+    monkeypatch.setattr(SmoothAcceleration, "apply", too_far)
+    history = list(Refinement(noisy, RefinementConfig(iterations=4)))
+    assert history[-1].loss < history[0].loss
+    assert history[-1].backoffs == 0
 
 
 def test_a_rotation_of_the_scan_is_found():

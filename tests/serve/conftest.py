@@ -65,10 +65,12 @@ def ray_session() -> Iterator[int]:
 
     ray.init(address="local", num_cpus=4, object_store_memory=256 * 2**20, include_dashboard=False, log_to_driver=False)
     port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
-    yield port
-    serve.shutdown()
-    ray.shutdown()
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
+        yield port
+        serve.shutdown()
+    finally:  # else all that follows in this process finds a cluster that it did not start
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -103,8 +103,6 @@ def find_orientation(
     Raises:
         InputError: fewer than 8 patterns.
     """
-    if len(scan) < 8:
-        raise InputError(file=scan.source or None, field="patterns", found=len(scan), expected="at least 8")
     photons, probe, positions, bad = reduced_scan(scan, most_patterns)
     held_out = held_out_patterns(len(positions), HELD_OUT, generator)
     judged = np.flatnonzero(held_out)
@@ -166,7 +164,9 @@ def reduced_scan(
     scan: RawData, most_patterns: int
 ) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.bool_] | None]:
     """Photons, probe, positions about their middle and bad pixels of the patterns around the middle of a scan, seen by the
-    middle of a large detector."""
+    middle of a large detector; InputError if there are fewer than 8."""
+    if len(scan) < 8:
+        raise InputError(file=scan.source or None, field="patterns", found=len(scan), expected="at least 8")
     rows = _around_the_middle(scan.positions_px, most_patterns)
     photons, probe, bad = scan.patterns.intensity(rows), scan.probe, scan.bad_pixels
     positions = scan.positions_px[rows]

@@ -26,12 +26,13 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
 from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.reconstruction.direct import held_out_patterns
 from ptycho_ray.reconstruction.solver import checkpoint
 from ptycho_ray.reconstruction.solver.constraints import disc, limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.reconstruction.solver.methods import METHODS
 from ptycho_ray.reconstruction.solver.probe import effective_diameter_px, orthogonalised
 from ptycho_ray.reconstruction.solver.settings import RefinementConfig
-from ptycho_ray.reconstruction.solver.setup import build_run, held_out_rows
+from ptycho_ray.reconstruction.solver.setup import build_run
 from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.training.parallel import DataParallel
@@ -155,7 +156,8 @@ class Refinement:
         self.config = config or RefinementConfig()
         n = len(scan)
         if held_out is None:
-            held_out = held_out_rows(n, self.config.held_out_fraction, np.random.default_rng((self.config.seed, 3)))
+            generator = np.random.default_rng((self.config.seed, 3))
+            held_out = np.flatnonzero(held_out_patterns(n, self.config.held_out_fraction, generator))
         self.held_out = held_out if learn is None else np.setdiff1d(held_out, learn)
         rows = np.setdiff1d(np.arange(n), self.held_out) if learn is None else np.asarray(learn)
         self.parallel = parallel or DataParallel()

@@ -5,12 +5,13 @@ The object is solved for with the positions turned by several angles; the one th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import InputError
+from ptycho_ray.experiment import position_matrix, transformed_positions
 from ptycho_ray.reconstruction.direct import DirectSolver, held_out_patterns
 from ptycho_ray.reconstruction.orientation import HELD_OUT, MOST_PATTERNS, reduced_scan
 
@@ -33,10 +34,7 @@ class Rotation:
 
 def turned(positions: np.ndarray, angle_deg: float) -> np.ndarray:
     """Positions [n, 2] turned about their mean, rows towards columns."""
-    angle = np.radians(angle_deg)
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = positions.mean(axis=0)
-    return np.asarray(centre + (positions - centre) @ matrix.T)
+    return transformed_positions(positions, position_matrix(rotation_rad=math.radians(angle_deg)))
 
 
 def find_rotation(
@@ -47,8 +45,6 @@ def find_rotation(
     Raises:
         InputError: fewer than 8 patterns.
     """
-    if len(scan) < 8:
-        raise InputError(file=scan.source or None, field="patterns", found=len(scan), expected="at least 8")
     photons, probe, positions, bad = reduced_scan(scan, most_patterns)
     held_out = held_out_patterns(len(positions), HELD_OUT, generator)
     judged = np.flatnonzero(held_out)

@@ -79,8 +79,8 @@ def save_checkpoint(
         save_file(_storable(tensors), temporary, metadata={"ptycho_ray": json.dumps(header)})
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a checkpoint; InputError if the file is not one, or not whole."""
+def read_checkpoint(path: Path, schema: str = SCHEMA) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a checkpoint of that schema; InputError if the file is not one, or not whole."""
     require_file(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
@@ -88,8 +88,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InputError(file=path, field="checkpoint", found=str(error), expected="a whole checkpoint file") from None
-    if header.get("schema") != SCHEMA:
-        raise InputError(file=path, field="schema", found=header.get("schema"), expected=SCHEMA)
+    if header.get("schema") != schema:
+        raise InputError(file=path, field="schema", found=header.get("schema"), expected=schema)
     return tensors, header
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +255,6 @@ def _half_data_agreement(raw: RawData, config: TrainingConfig, execution: Execut
 
 def _uncorrected(config: TrainingConfig) -> TrainingConfig:
     """The configuration for a scan that has been put right already."""
-    from dataclasses import replace
-
     return replace(
         config,
         probe_defocus_m=0.0,

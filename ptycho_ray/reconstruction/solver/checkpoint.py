@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path, require_file
+from ptycho_ray.files import atomic_path
 from ptycho_ray.reconstruction.solver.moments import Moments
 from ptycho_ray.reconstruction.solver.nuisances import Nuisances
 from ptycho_ray.reconstruction.solver.unknowns import Unknowns
+from ptycho_ray.training.checkpoint import read_checkpoint
 
 SCHEMA = "ptycho_ray.refinement/1"
 
@@ -59,15 +59,7 @@ def load(path: Path, parts: Mapping[str, object], config: Mapping[str, Any]) -> 
     Raises:
         InputError: not such a file, damaged, of another scan, or made with other settings (``iterations`` may differ).
     """
-    require_file(path, "checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("ptycho_ray", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(file=path, field="checkpoint", found=str(error), expected="a whole checkpoint file") from None
-    if header.get("schema") != SCHEMA:
-        raise InputError(file=path, field="schema", found=header.get("schema"), expected=SCHEMA)
+    tensors, header = read_checkpoint(path, SCHEMA)
     for name, value in config.items():
         if name != "iterations" and header["config"].get(name) != value:
             raise InputError(

@@ -33,13 +33,6 @@ LEAST_OVERLAP = 0.5
 MOST_IN_BORDER = 0.15
 
 
-def held_out_rows(n: int, share: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    """A random ``share`` of n patterns, scattered over the scan; at least one, unless it is 0."""
-    if not share:
-        return np.zeros(0, dtype=np.int64)
-    return np.sort(generator.choice(n, size=max(1, round(share * n)), replace=False))
-
-
 def linear_overlap(positions_px: NDArray[np.float64], probe: Tensor) -> float:
     """1 - (median distance of a position from its nearest neighbour) / (diameter of the probe at a tenth of its peak)."""
     from scipy.spatial import cKDTree

@@ -18,7 +18,7 @@ from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 

@@ -59,10 +59,14 @@ def training_scans(probe: np.ndarray) -> list[RawData]:
 
 def train(probe: np.ndarray, folder: Path) -> None:
     config = TrainingConfig(
-        model=NETWORK, nepochs=3, n_groups=400, output_dir=folder, validation_fraction=0.02, batch_size=16,
+        model=NETWORK, nepochs=4, n_groups=250, output_dir=folder, validation_fraction=0.02, batch_size=16,
         scheduler="WarmupCosine", lr_warmup_epochs=1,
     )  # fmt: skip
-    results = workflow.train_cdi_model(training_scans(probe), None, config, execution=ExecutionConfig(learning_rate=1e-3))
+    kept = folder / "checkpoints"
+    results = workflow.train_cdi_model(
+        training_scans(probe), None, config, execution=ExecutionConfig(learning_rate=1e-3),
+        checkpoint_dir=kept, resume_from=kept / "last" if (kept / "last").exists() else None,
+    )  # fmt: skip
     workflow.save_inference_bundle(folder, results, config, {})
 
 

@@ -261,7 +261,18 @@ def test_train_and_reconstruct_a_folder(folder, tmp_path, capfd):
     said = events_of(capfd.readouterr().out)  # nothing else is on standard output
     assert said[0]["event"] == "started"
     assert said[-1]["event"] == "finished"
-    assert read_product(image / "product.h5").object.any()
+    network = read_product(image / "product.h5")
+    assert network.object.any()
+
+    assert main(["reconstruct", *words, "--refine", "3"]) == 0
+    said = events_of(capfd.readouterr().out)
+    assert [event["epoch"] for event in said if event["event"] == "epoch"] == [1, 2, 3]
+    refined = read_product(image / "product.h5")
+    assert refined.losses[:, 0].tolist() == [1, 2, 3]
+    assert refined.losses[-1, 1] < refined.losses[0, 1]
+    assert refined.object.shape == network.object.shape
+    assert not np.allclose(refined.object, network.object)
+    assert not np.allclose(refined.probe, network.probe)
 
 
 def test_wrong_use_of_a_folder(folder, tmp_path, capfd):

@@ -29,7 +29,7 @@ def refine_together(folder: Path, processes: int, scan: Any, config: RefinementC
     "settings",
     [
         {"method": "adam", "position_start": 1, "intensity_start": 1},
-        {"method": "accelerated"},
+        {"method": "accelerated", "position_start": 1, "position_method": "cross_correlation"},
         {"method": "rpie", "batching": "compact"},
         {"method": "lsqml", "background_start": 0},
         {"method": "dm"},

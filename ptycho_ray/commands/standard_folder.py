@@ -98,31 +98,43 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         folder, output = _folders(options.input, options.output)
         scan, product = read_standard_folder(folder)
         given = {"model_path": folder, **typed, "test_data_file": Path(scan.source), "output_dir": output}
+        if options.refine is not None:
+            given.setdefault("refinement_iterations", options.refine)
         resolved = _resolved(InferenceConfig, folder, options.config, given)
         from ptycho_ray import workflow
         from ptycho_ray.bundle import load_bundle
         from ptycho_ray.report import provenance
 
         bundle = load_bundle(resolved.config.model_path)
-        events.emit("started", **_identity("reconstruct", scan), num_epochs=1, product_output=output / PRODUCT)
+        iterations = resolved.config.refinement_iterations
+        epochs = max(1, iterations)
+        events.emit("started", **_identity("reconstruct", scan), num_epochs=epochs, product_output=output / PRODUCT)
         amplitude, phase, results = workflow.reassemble_cdi_image(
             scan,
-            dataclasses.replace(bundle.config, output_dir=output),
+            dataclasses.replace(bundle.config, output_dir=output, refinement_iterations=iterations),
             model=bundle.model,
             execution=resolved.execution,
             keep_patches=False,
             on_batch=ProgressEvents(events),
+            on_refinement=lambda now: events.emit("epoch", epoch=now.iteration, num_epochs=epochs, loss=now.loss),
         )
         workflow.save_outputs(amplitude, phase, results, output)
         origin = provenance(seed=bundle.config.seed, data_files=_files(folder))
         origin["model"] = str(resolved.config.model_path)
-        remark = f"ptycho_ray {__version__}: one pass of the network {resolved.config.model_path}."
-        result: Result = {
-            "product": _write(output / PRODUCT, product, results["stitched"], scan.probe, (), remark),
-            "patterns": len(scan),
-        }
+        remark = f"ptycho_ray {__version__}: one pass of the network {resolved.config.model_path}"
+        result: Result = {"product": output / PRODUCT, "patterns": len(scan)}
+        probe: np.ndarray = scan.probe
+        losses: list[float] = []
+        if "refinement" in results:
+            from ptycho_ray.commands.refinement_report import refinement_facts
+
+            found = results["refinement"]
+            result["refinement"] = refinement_facts(found)
+            probe, losses = found.probe, [progress.loss for progress in found.history]
+            remark += f", refined by {len(losses)} iterations"
+        _write(result["product"], product, results["stitched"], probe, losses, f"{remark}.")
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
-        events.emit("finished", epoch=1, cancelled=False, path=result["product"], model=resolved.config.model_path)
+        events.emit("finished", epoch=epochs, cancelled=False, path=result["product"], model=resolved.config.model_path)
     return result if options.event_file else {}
 
 

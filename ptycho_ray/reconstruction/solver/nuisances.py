@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_ray.reconstruction.solver.correlation import correlation_steps
 from ptycho_ray.reconstruction.solver.kernel import ByProbe, Waves
 from ptycho_ray.reconstruction.solver.moments import FIRST, Moments
 from ptycho_ray.reconstruction.solver.probe import orthonormalised
@@ -69,7 +70,7 @@ class Nuisances:
     def own_rows(self, run: Run, rows: Tensor, by_probe: ByProbe, share: float) -> None:
         """Move what belongs to single patterns."""
         config = run.config
-        if run.moves(config.position_start):
+        if run.moves(config.position_start) and config.position_method == "gradient":
             visits = self.visits.index_select(0, rows) + 1
             self.visits.index_copy_(0, rows, visits)
             step = _adam_rows(self.position, rows, by_probe.position_px, visits)
@@ -92,6 +93,9 @@ class Nuisances:
 
     def settle(self, run: Run) -> None:
         """An iteration is over: agree among processes, hold positions to their model, keep eigenmodes orthogonal."""
+        if run.moves(run.config.position_start) and run.config.position_method == "cross_correlation":
+            for rows in run.chunks(run.rows):
+                run.geometry.shift(rows, correlation_steps(run, rows))
         if run.parallel.size > 1:
             now = self.per_pattern(run)
             changes = [value - self._before[name] for name, value in now.items()]

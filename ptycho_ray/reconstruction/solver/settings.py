@@ -44,7 +44,7 @@ class RefinementConfig:
     probe_step: PositiveFloat | None = None
     """First step of the probe. If not given: 0.05 for adam (relative to its largest amplitude), 1 for the others."""
     position_step_px: PositiveFloat = 0.3
-    """First step of a position in pixels."""
+    """First step of a position in pixels; gradient only."""
     damping: Fraction = 0.1
     """rpie, lsqml: share of the largest illumination in the denominator; rpie with 1 is epie."""
     relaxation: PositiveFloat = 0.8
@@ -57,6 +57,9 @@ class RefinementConfig:
     """Iteration at which the probe begins to move."""
     position_start: NonNegativeInt | None = None
     """Iteration at which positions begin to move."""
+    position_method: Literal["gradient", "cross_correlation"] = "gradient"
+    """How they move: by the gradient of the loss in every batch, or after every iteration to where the object fits the exit
+    wave best, which also finds its way over a pixel or more."""
     position_model: Literal["free", "affine"] = "free"
     """Every position moves on its own, or all by one affine map of the scan."""
     position_limit_px: PositiveFloat = 8.0
@@ -102,6 +105,10 @@ class RefinementConfig:
         if self.slices > 1 and not self.slice_distance_px2:
             raise ConfigurationError(
                 field="slice_distance_px2", found=self.slice_distance_px2, expected="a distance for several slices"
+            )
+        if self.slices > 1 and self.position_method == "cross_correlation":
+            raise ConfigurationError(
+                field="position_method", found="cross_correlation with several slices", expected="gradient"
             )
         if self.method == "dm" and (self.slices > 1 or self.eigenmodes or self.position_start is not None):
             raise ConfigurationError(

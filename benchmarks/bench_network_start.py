@@ -28,6 +28,7 @@ from ptycho_ray.reconstruction.refinement import Refinement, RefinementConfig
 from ptycho_ray.reconstruction.solver.batching import halved
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.simulation import make_object, make_scan, simulate_scan
+from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 
 REPEATS = 3
 LEVEL = 0.05
@@ -65,7 +66,7 @@ def train(probe: np.ndarray, folder: Path) -> None:
     kept = folder / "checkpoints"
     results = workflow.train_cdi_model(
         training_scans(probe), None, config, execution=ExecutionConfig(learning_rate=1e-3),
-        checkpoint_dir=kept, resume_from=kept / "last" if (kept / "last").exists() else None,
+        checkpoint_dir=kept, resume_from=kept / LAST_CHECKPOINT if (kept / LAST_CHECKPOINT).exists() else None,
     )  # fmt: skip
     workflow.save_inference_bundle(folder, results, config, {})
 

@@ -64,6 +64,9 @@ class RefinementConfig:
     """Every position moves on its own, or all by one affine map of the scan."""
     position_limit_px: PositiveFloat = 8.0
     """No position moves farther than that."""
+    probe_guess: Literal["scan", "mean_pattern"] = "scan"
+    """Where the probe begins: that of the scan, or the root of the mean pattern carried back to the sample, which is close in
+    the near field."""
     probe_modes: PositiveInt | None = None
     """Incoherent modes of the probe; those of the scan if not given."""
     eigenmodes: NonNegativeInt = 0

@@ -95,7 +95,13 @@ def build_run(
         device=device,
     )
     kernel = Kernel(amplitude, geometry, propagator, good=good, between=between)
-    first = torch.as_tensor(scan.probe if probe is None else probe, device=device).to(complex_type)
+    if probe is None and config.probe_guess == "mean_pattern":
+        mean = amplitude[learn].square().mean(dim=0).sqrt()
+        first = propagator.backward(mean.to(complex_type))[None]
+        if config.near_field_px2 is None:
+            first = torch.fft.fftshift(first, dim=(-2, -1))
+    else:
+        first = torch.as_tensor(scan.probe if probe is None else probe, device=device).to(complex_type)
     if config.near_field_px2 is None:
         check_probe(first, scan.source)
     first = first_modes(first, config.probe_modes or len(first))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -71,3 +76,29 @@ def test_two_ray_workers_refine_as_one_process(cluster, small_scan, tmp_path):
     )
     lit = alone.stitched.covered()
     np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(cluster, small_scan, tmp_path):
+    from test_cluster_train import pids_of_workers
+
+    config = RefinementConfig(iterations=200, check_every=5, position_start=5, precision="double")
+    killed = []
+
+    def kill() -> None:
+        while not list(tmp_path.glob("refine-*.safetensors")):
+            time.sleep(0.05)
+        killed.extend(pids_of_workers()[-1:])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    together = refine_on_cluster(
+        small_scan, config, storage_path=tmp_path, execution=ExecutionConfig(devices=2, accelerator="cpu")
+    )
+    assert killed
+    alone = refine(small_scan, config)
+    lit = alone.stitched.covered()
+    np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
+    np.testing.assert_allclose(together.positions_px, alone.positions_px, atol=1e-4)
+    assert [progress.iteration for progress in together.history] == list(range(1, 201))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ptycho_ray.cluster.connect import connected
@@ -30,14 +31,20 @@ def refine_on_cluster(
 ) -> RefinementResult:
     """:func:`ptycho_ray.reconstruction.refinement.refine` on ``execution.devices`` workers, with the same result.
 
+    The first worker keeps a checkpoint every ``config.check_every`` iterations; after the loss of a worker, at most
+    ``execution.max_failures`` times, all go on from it.
+
     Args:
-        storage_path: folder for what Ray keeps about the run; every machine must reach it.
+        storage_path: folder for the checkpoint and what Ray keeps about the run; every machine must reach it.
 
     Raises:
         InputError: the cluster or the scan do not allow the run.
-        ray.train.TrainingFailedError: a worker failed or was lost.
+        ray.train.TrainingFailedError: a worker failed, or was lost too often.
     """
     execution = execution or ExecutionConfig()
+    name = f"refine-{secrets.token_hex(4)}"
+    checkpoint = storage_path.absolute() / f"{name}.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with connected(execution):
         workers = workers_for(execution)
         check_nodes()
@@ -46,6 +53,7 @@ def refine_on_cluster(
             _refine_share,
             train_loop_config={
                 "task": ray.put((scan, config, start)),
+                "checkpoint": checkpoint,
                 "gpu": use_gpu,
                 "threads": execution.cpus_per_device,
             },
@@ -54,12 +62,14 @@ def refine_on_cluster(
             ),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
-                name="refine",
+                name=name,
                 storage_path=str(storage_path.absolute()),
+                failure_config=FailureConfig(max_failures=execution.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
         result: RefinementResult = trainer.fit().return_value
+    checkpoint.unlink(missing_ok=True)
     return result
 
 
@@ -70,5 +80,5 @@ def _refine_share(settings: dict[str, Any]) -> RefinementResult | None:
     torch.set_num_threads(settings["threads"])
     scan, config, start = ray.get(settings["task"])
     device = torch.device("cuda") if settings["gpu"] else None
-    result = refine(scan, config, start=start, parallel=parallel, device=device)
+    result = refine(scan, config, start=start, parallel=parallel, device=device, checkpoint=settings["checkpoint"])
     return result if parallel.rank == 0 else None

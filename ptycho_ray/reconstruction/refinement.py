@@ -374,10 +374,19 @@ def refine(
     on_progress: Callable[[Progress], None] | None = None,
     parallel: DataParallel | None = None,
     device: torch.device | None = None,
+    checkpoint: Path | None = None,
 ) -> RefinementResult:
-    """Refine to the end; see :class:`Refinement`. ``on_progress`` is told after every iteration."""
+    """Refine to the end; see :class:`Refinement`. ``on_progress`` is told after every iteration.
+
+    ``checkpoint`` is written every ``config.check_every`` iterations, by the first process; if it exists, all go on from it.
+    """
     refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
+    if checkpoint is not None and checkpoint.exists():
+        refinement.resume(checkpoint)
     for progress in refinement:
+        if checkpoint is not None and refinement.parallel.rank == 0:
+            if progress.iteration % refinement.config.check_every == 0:
+                refinement.save(checkpoint)
         if on_progress is not None:
             on_progress(progress)
     return refinement.result()

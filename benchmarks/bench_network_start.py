@@ -4,7 +4,7 @@
 
 FOLDER holds sim64_1e6.npz. A small network is trained once, on simulated scans of other objects with that file's true probe,
 step and dose, and kept in MODEL_FOLDER; its training is not counted. Everything else is: preparing the patterns, the network,
-the stitch, setting up, all iterations. One thread, least of 3. ``guess`` begins with the file's guess of the probe, ``known``
+the stitch, setting up, all iterations. One thread, least of 2. ``guess`` begins with the file's guess of the probe, ``known``
 with the probe of the training scans, which a network that was trained on the same instrument brings along.
 """
 
@@ -30,7 +30,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.simulation import make_object, make_scan, simulate_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 
-REPEATS = 3
+REPEATS = 2
 LEVEL = 0.05
 #: The scans that the network learns from.
 OBJECTS = (
@@ -113,7 +113,7 @@ def main() -> None:
     for name, probe in (("guess", None), ("known", arrays["probe"])):
         for label, settings, network in (
             ("flat", FLAT, None),
-            *((f"network on 1 in {k}", IMAGE, (bundle.model, bundle.config, k)) for k in (1, 2, 4)),
+            *((f"network on 1 in {k}", IMAGE, (bundle.model, bundle.config, k)) for k in (1, 4)),
         ):
             runs = [curve(scan, arrays, settings, probe, network) for _ in range(REPEATS)]
             least = min(time_to(run, LEVEL) for run in runs)

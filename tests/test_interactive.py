@@ -110,7 +110,6 @@ def test_a_notebook_has_what_it_shows(name):
     assert (NOTEBOOKS / name).stat().st_size < 700_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quick_start.ipynb", "own_data.ipynb", "sweep.ipynb"])
 def test_a_notebook_runs(name, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is not installed")

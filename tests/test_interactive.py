@@ -83,7 +83,7 @@ def test_settings_beside_a_model_are_refused(image, small_scan):
 
 
 def test_images_are_saved(image, tmp_path):
-    from ptycho_ray.interop.ptychodus.layout import read_product
+    from ptycho_ray.data.formats.ptychodus_product import read_product
 
     with np.load(image.save(tmp_path / "folder")) as saved:
         np.testing.assert_array_equal(saved["object"], image.image)

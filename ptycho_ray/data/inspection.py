@@ -130,7 +130,8 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
     if step > scan.N / 2:
         yield Problem(
             f"neighbouring positions are {step:.3g} px apart in a window of {scan.N}",
-            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m)",
+            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m); the near field wants its "
+            "effective pixel: ptycho-ray info --pixel-size-m ... says how to go on",
         )
     elif step < 0.05:
         yield Problem(
@@ -159,12 +160,24 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
 
 def _of_geometry(scan: RawData) -> Iterator[Problem]:
     if scan.far_field is False:
-        yield Problem("the file says that the detector was in the near field", "only far-field diffraction is computed")
+        yield Problem("the detector was in the near field", f"{near_field_command(scan)}; networks know the far field only")
     energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
     if scan.pixel_size_m and energy and distance and detector:
         expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
-        if abs(expected / scan.pixel_size_m - 1) > 0.02:
+        if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > 0.02:
             yield Problem(
                 f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say {expected:.4g} m",
-                "a cropped or binned detector, a near-field scan, or one wrong number",
+                f"a cropped or binned detector, one wrong number, or a near-field scan, for {near_field_command(scan)}",
             )
+
+
+def near_field_command(scan: RawData) -> str:
+    """What solves a near-field scan, with wavelength * effective distance / pixel**2 where the scan tells it.
+
+    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M.
+    """
+    value = "..."
+    if scan.energy_eV and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m:
+        wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
+        value = f"{wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m):.4g}"
+    return f"ptycho-ray convert and refine --from flat, both with --near-field-px2 {value}"

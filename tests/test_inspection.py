@@ -110,7 +110,8 @@ def test_each_suspicion(small_scan: RawData) -> None:
     )
     geometry = {"energy_eV": 8e3, "detector_distance_m": 1.0, "detector_pixel_m": 75e-6, "pixel_size_m": 1e-7}
     assert "energy, distance and detector say 6.458e-08 m" in problems(changed(small_scan, **geometry))
-    near = problems(changed(small_scan, far_field=False, **geometry))
+    diameter = probe_diameter_px(small_scan.probe)
+    near = str(suspected_problems(changed(small_scan, far_field=False, **geometry), diameter))
     assert "near field" in near
     assert "--near-field-px2 20.66" in near  # wavelength * distance / (detector pixel * object pixel)
     assert "say 6.458e-08 m" not in near
@@ -122,7 +123,7 @@ def test_a_measured_near_field_scan_is_solved_by_what_info_says(shared_data: Any
     """The number comes from info, the probe from the mean frame taken back over it; the star is then found in 20 iterations."""
     scan, near = str(shared_data("PETRAIII_P25_Near_Field_Ptycho.cxi")), "11.16"
     pixel, converted = ["--pixel-size-m", "1.787e-7"], str(tmp_path / "scan.npz")
-    assert f"--near-field-px2 {near}" in problems(load_data(scan, pixel_size_m=1.787e-7))
+    assert f"--near-field-px2 {near}" in str(suspected_problems(load_data(scan, pixel_size_m=1.787e-7), 3.0))
     assert main(["convert", scan, converted, *pixel, "--near-field-px2", near]) == 0
     words = ["--from", "flat", "--near-field-px2", near, "--iterations", "20", "--output-dir", str(tmp_path / "image")]
     assert main(["refine", converted, *words]) == 0

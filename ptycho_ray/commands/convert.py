@@ -52,7 +52,7 @@ class Options(Common):
     detector_pixel_m: float | None = None
     """Size of a detector pixel in metres, where the file does not tell it."""
     near_field_px2: float | None = None
-    """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones), as ptycho-ray info says it."""
+    """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); ptycho-ray info says it."""
     n_subsample: int | None = None
     """Keep only that many patterns, drawn at random."""
     subsample_seed: int | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from ptycho_ray.cli import main
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.data.inspection import suspected_problems, symmetry_centre
+from ptycho_ray.data.inspection import suspected_problems, symmetry_centre, turned_against_probe
 from ptycho_ray.data.overlap import disc_overlap, overlap_metrics
 from ptycho_ray.errors import InputError
 from ptycho_ray.simulation.probes import probe_diameter_px
@@ -115,6 +115,18 @@ def test_each_suspicion(small_scan: RawData) -> None:
     assert "near field" in near
     assert "--near-field-px2 20.66" in near  # wavelength * distance / (detector pixel * object pixel)
     assert "say 6.458e-08 m" not in near
+
+
+@pytest.mark.parametrize("name", ["aps_siemens.npz", "lcls_run1084.npz"])
+def test_frames_that_are_turned_against_the_probe(name: str, shared_data: Any) -> None:
+    """Both ends of detectors: exchanged rows and columns, and frames that are read from the other side."""
+    scan = load_data(shared_data(name), n_subsample=100)
+    assert turned_against_probe(scan) == ""
+    frames = scan.patterns.intensity()
+    assert turned_against_probe(changed(scan, diff3d=frames.swapaxes(1, 2))) == "rows and columns exchanged"
+    upside_down = np.roll(frames[:, ::-1], 1, axis=1)
+    told = problems(changed(scan, diff3d=upside_down))
+    assert "the mean pattern looks like the probe's own diffraction turned: upside down" in told
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ os.environ["PTYCHODUS_PTYCHORAY"] = "1"
 from ptychodus.model import ModelCore
 
 from ptycho_ray.data import load_data
+from ptycho_ray.data.formats.ptychodus_product import read_product
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.interop.ptychodus.layout import read_product
 
 GEOMETRY = "energy_eV: 8800\ndetector_distance_m: 4.0\ndetector_pixel_m: 75e-6\n"
 

@@ -104,7 +104,7 @@ class Reconstruction:
         """Write the image: ``reconstruction.npz`` into a folder, or a file .npz or .h5 (a product of Ptychodus)."""
         path = Path(path)
         if path.suffix.lower() in (".h5", ".hdf5"):
-            from ptycho_ray.interop.ptychodus.layout import write_product
+            from ptycho_ray.data.formats.ptychodus_product import write_product
             from ptycho_ray.interop.ptychodus.scans import product_of_scan
 
             write_product(path, product_of_scan(self.scan, self.image, self.origin_px, "Reconstructed by ptycho_ray."))

@@ -11,7 +11,7 @@ import pytest
 
 from ptycho_ray.cli import main
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.data.inspection import suspected_problems, symmetry_centre
+from ptycho_ray.data.inspection import suspected_problems, symmetry_centre, turned_against_probe
 from ptycho_ray.data.overlap import disc_overlap, overlap_metrics
 from ptycho_ray.errors import InputError
 from ptycho_ray.simulation.probes import probe_diameter_px
@@ -110,7 +110,37 @@ def test_each_suspicion(small_scan: RawData) -> None:
     )
     geometry = {"energy_eV": 8e3, "detector_distance_m": 1.0, "detector_pixel_m": 75e-6, "pixel_size_m": 1e-7}
     assert "energy, distance and detector say 6.458e-08 m" in problems(changed(small_scan, **geometry))
-    assert "near field" in problems(changed(small_scan, far_field=False))
+    diameter = probe_diameter_px(small_scan.probe)
+    near = str(suspected_problems(changed(small_scan, far_field=False, **geometry), diameter))
+    assert "near field" in near
+    assert "--near-field-px2 20.66" in near  # wavelength * distance / (detector pixel * object pixel)
+    assert "say 6.458e-08 m" not in near
+
+
+@pytest.mark.parametrize("name", ["aps_siemens.npz", "lcls_run1084.npz"])
+def test_frames_that_are_turned_against_the_probe(name: str, shared_data: Any) -> None:
+    """Both ends of detectors: exchanged rows and columns, and frames that are read from the other side."""
+    scan = load_data(shared_data(name), n_subsample=100)
+    assert turned_against_probe(scan) == ""
+    frames = scan.patterns.intensity()
+    assert turned_against_probe(changed(scan, diff3d=frames.swapaxes(1, 2))) == "rows and columns exchanged"
+    upside_down = np.roll(frames[:, ::-1], 1, axis=1)
+    told = problems(changed(scan, diff3d=upside_down))
+    assert "the mean pattern looks like the probe's own diffraction turned: upside down" in told
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*no probe found")
+def test_a_measured_near_field_scan_is_solved_by_what_info_says(shared_data: Any, tmp_path: Path) -> None:
+    """The number comes from info, the probe from the mean frame taken back over it; the star is then found in 20 iterations."""
+    scan, near = str(shared_data("PETRAIII_P25_Near_Field_Ptycho.cxi")), "11.16"
+    pixel, converted = ["--pixel-size-m", "1.787e-7"], str(tmp_path / "scan.npz")
+    assert f"--near-field-px2 {near}" in str(suspected_problems(load_data(scan, pixel_size_m=1.787e-7), 3.0))
+    assert main(["convert", scan, converted, *pixel, "--near-field-px2", near]) == 0
+    words = ["--from", "flat", "--near-field-px2", near, "--iterations", "20", "--output-dir", str(tmp_path / "image")]
+    assert main(["refine", converted, *words]) == 0
+    result = json.loads((tmp_path / "image" / "result.json").read_text())
+    assert result["held_out_r_factor"] < 0.11
 
 
 def test_symmetry_centre_does_not_follow_a_bright_side() -> None:

@@ -83,7 +83,7 @@ def test_settings_beside_a_model_are_refused(image, small_scan):
 
 
 def test_images_are_saved(image, tmp_path):
-    from ptycho_ray.interop.ptychodus.layout import read_product
+    from ptycho_ray.data.formats.ptychodus_product import read_product
 
     with np.load(image.save(tmp_path / "folder")) as saved:
         np.testing.assert_array_equal(saved["object"], image.image)
@@ -110,7 +110,6 @@ def test_a_notebook_has_what_it_shows(name):
     assert (NOTEBOOKS / name).stat().st_size < 700_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quick_start.ipynb", "own_data.ipynb", "sweep.ipynb"])
 def test_a_notebook_runs(name, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is not installed")

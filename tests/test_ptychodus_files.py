@@ -17,14 +17,14 @@ import pytest
 
 from ptycho_ray.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.data.companion import matched
+from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
-from ptycho_ray.interop.ptychodus.layout import Product, read_product, write_product
 from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, OPTIONS, RECORD_IMAGES, read_ini
 from ptycho_ray.interop.ptychodus.process import ProgramFailed, run_program
 from ptycho_ray.interop.ptychodus.scans import (
     detector_pixel_of,
     in_frame,
-    match_positions,
     product_of_scan,
     read_standard_folder,
     reconstructed,
@@ -67,10 +67,11 @@ def example(rng: np.random.Generator, n: int = 5) -> Product:
     )
 
 
-def test_a_product_comes_back_whole(tmp_path, rng):
+@pytest.mark.parametrize("name", ["product.h5", "product.npz"])
+def test_a_product_comes_back_whole(tmp_path, rng, name):
     product = example(rng)
-    write_product(tmp_path / "product.h5", product)
-    back = read_product(tmp_path / "product.h5")
+    write_product(tmp_path / name, product)
+    back = read_product(tmp_path / name)
     for name in ("probe", "object", "indexes", "positions_m", "layer_spacing_m", "losses", "opr_weights"):
         np.testing.assert_array_equal(getattr(back, name), getattr(product, name))
     assert (back.pixel_m, back.probe_pixel_m, back.centre_m) == (
@@ -124,13 +125,14 @@ def test_a_truncated_product_is_an_input_error(tmp_path, rng):
 def test_positions_are_matched_as_ptychodus_does(tmp_path, rng):
     """Twice the same number: the mean. None in between: interpolated. Beyond the first and last: left out."""
     product = example(rng)
-    rows, positions = match_positions(np.array([12, 2, 5, 7, 3, 40]), product, tmp_path)
+    frames = np.array([12, 2, 5, 7, 3, 40])
+    rows, positions = matched(frames, product.indexes, product.positions_m, tmp_path)
     np.testing.assert_array_equal(rows, [0, 2, 3, 4])
     p = product.positions_m
     middle = (p[1] + p[2]) / 2
     np.testing.assert_allclose(positions, [p[4], middle, (middle + p[3]) / 2, p[0]])
     with pytest.raises(InputError, match="indexes"):
-        match_positions(np.array([0, 1]), product, tmp_path)
+        matched(np.array([0, 1]), product.indexes, product.positions_m, tmp_path)
 
 
 def test_a_scan_comes_back_from_the_standard_layout(folder, small_scan):

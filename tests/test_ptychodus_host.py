@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.interop.ptychodus.layout import Product, read_product, write_product
+from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
 from ptycho_ray.interop.ptychodus.plugin import LIBRARY_VARIABLE
 from ptycho_ray.interop.ptychodus.scans import write_standard_folder
 

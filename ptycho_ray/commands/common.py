@@ -47,7 +47,7 @@ class ProductOptions:
         """Write ``image`` with the geometry of the scan or of these options; InputError if neither tells it."""
         if self.product is None:
             return None
-        from ptycho_ray.interop.ptychodus.layout import write_product
+        from ptycho_ray.data.formats.ptychodus_product import write_product
         from ptycho_ray.interop.ptychodus.scans import product_of_scan, with_geometry
 
         scan = with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)

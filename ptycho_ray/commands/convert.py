@@ -51,6 +51,8 @@ class Options(Common):
     """Distance from sample to detector in metres, where the file does not tell it."""
     detector_pixel_m: float | None = None
     """Size of a detector pixel in metres, where the file does not tell it."""
+    near_field_px2: float | None = None
+    """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); ptycho-ray info says it."""
     n_subsample: int | None = None
     """Keep only that many patterns, drawn at random."""
     subsample_seed: int | None = None
@@ -76,6 +78,7 @@ def run(words: Sequence[str]) -> Result:
         energy_eV=options.energy_eV,
         detector_distance_m=options.detector_distance_m,
         detector_pixel_m=options.detector_pixel_m,
+        near_field_px2=options.near_field_px2,
         companion=options.companion,
     )
     written = write_scan(scan, options.output, options.to)

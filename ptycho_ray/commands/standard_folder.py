@@ -19,11 +19,17 @@ from ptycho_ray import __version__
 from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
 from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
 from ptycho_ray.interop.ptychodus.events import EventStream, event_stream
-from ptycho_ray.interop.ptychodus.layout import DIFFRACTION, PRODUCT, SETTINGS, Product, write_product
-from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, CONFIG_FILE, RECORD_IMAGES, read_ini
+from ptycho_ray.interop.ptychodus.options import (
+    CHECKPOINT_INTERVAL,
+    CONFIG_FILE,
+    RECORD_IMAGES,
+    SETTINGS_FILE,
+    read_ini,
+)
 from ptycho_ray.interop.ptychodus.scans import read_standard_folder, reconstructed
 from ptycho_ray.settings import Resolved, resolve_config, setting_names
 
@@ -59,7 +65,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
             **_identity("train", scan),
             num_epochs=config.nepochs,
             model_output=output / PTYCHODUS_FILE_NAME,
-            product_output=output / PRODUCT if product else None,
+            product_output=output / PRODUCT_FILE if product else None,
         )
         settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
         trackers = build_trackers(execution, output, settings, run_tags(origin), resume=goes_on)
@@ -84,7 +90,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         if product is not None:
             remark = f"ptycho_ray {__version__}: network trained on this scan, {len(history['loss'])} epochs."
             probe = results["model_instance"].probe.detach().cpu().numpy()
-            result["product"] = _write(output / PRODUCT, product, results["stitched"], probe, history["loss"], remark)
+            result["product"] = _write(output / PRODUCT_FILE, product, results["stitched"], probe, history["loss"], remark)
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
         events.emit(
             "finished", epoch=len(history["loss"]), cancelled=False, path=result.get("product"), model=result["model"]
@@ -108,7 +114,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         bundle = load_bundle(resolved.config.model_path)
         iterations = resolved.config.refinement_iterations
         epochs = max(1, iterations)
-        events.emit("started", **_identity("reconstruct", scan), num_epochs=epochs, product_output=output / PRODUCT)
+        events.emit("started", **_identity("reconstruct", scan), num_epochs=epochs, product_output=output / PRODUCT_FILE)
         amplitude, phase, results = workflow.reassemble_cdi_image(
             scan,
             dataclasses.replace(bundle.config, output_dir=output, refinement_iterations=iterations),
@@ -122,7 +128,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         origin = provenance(seed=bundle.config.seed, data_files=_files(folder))
         origin["model"] = str(resolved.config.model_path)
         remark = f"ptycho_ray {__version__}: one pass of the network {resolved.config.model_path}"
-        result: Result = {"product": output / PRODUCT, "patterns": len(scan)}
+        result: Result = {"product": output / PRODUCT_FILE, "patterns": len(scan)}
         probe: np.ndarray = scan.probe
         losses: list[float] = []
         if "refinement" in results:
@@ -178,7 +184,7 @@ def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
 
 def _training_scan(folder: Path) -> tuple[RawData, Product | None]:
     exported = [folder / TRAIN_DATA] if (folder / TRAIN_DATA).is_file() else sorted(folder.glob("*.npz"))
-    if exported and not (folder / DIFFRACTION).is_file():
+    if exported and not (folder / DIFFRACTION_FILE).is_file():
         from ptycho_ray.data import load_data
 
         if len(exported) > 1:
@@ -190,12 +196,13 @@ def _training_scan(folder: Path) -> tuple[RawData, Product | None]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [folder / name for name in (DIFFRACTION, PRODUCT, SETTINGS, TRAIN_DATA) if (folder / name).is_file()]
+    names = (DIFFRACTION_FILE, PRODUCT_FILE, SETTINGS_FILE, TRAIN_DATA)
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str, Any]) -> Resolved[Any]:
     """All settings; those of ``settings.ini`` that this kind of work does not have are left out."""
-    ini = {RECORD_IMAGES: CHECKPOINT_INTERVAL, **read_ini(folder / SETTINGS)}
+    ini = {RECORD_IMAGES: CHECKPOINT_INTERVAL, **read_ini(folder / SETTINGS_FILE)}
     further = ini.pop(CONFIG_FILE, None)
     known = setting_names(cls)
     with_model = cls is TrainingConfig
@@ -206,7 +213,7 @@ def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str
         typed=typed,
         with_model=with_model,
         host=wanted,
-        host_name=str(folder / SETTINGS),
+        host_name=str(folder / SETTINGS_FILE),
     )
 
 

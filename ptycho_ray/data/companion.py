@@ -56,22 +56,33 @@ def _match(fields: ScanFields, path: Path) -> None:
                 expected="as many positions as patterns, or scan numbers in both files",
             )
         return
-    numbers, places = averaged(position_index, fields.positions)
+    kept, fields.positions = matched(frame_index, position_index, fields.positions, path)
+    fields.nominal = None
+    fields.scan_index = fields.position_index = fields.frame_index = frame_index[kept]
+    if len(kept) < n:
+        fields.frames = fields.frames[kept] if isinstance(fields.frames, np.ndarray) else fields.frames.take(kept)
+
+
+def matched(
+    frame_index: NDArray[np.int64], position_index: NDArray[np.int64], positions: NDArray[np.float64], path: Path
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which frames have a position, and their positions [k, 2], by the rules of Ptychodus.
+
+    The frame's number counts. Positions of the same number are averaged, missing ones interpolated between their
+    neighbours, and frames outside the range of the positions left out. InputError where none is left.
+    """
+    numbers, places = averaged(position_index, positions)
     kept = np.flatnonzero((frame_index >= numbers[0]) & (frame_index <= numbers[-1]))
     if not kept.size:
+        said = f"{frame_index.min()} to {frame_index.max()}" if frame_index.size else "none"
         raise InputError(
             file=path,
             field="indexes",
-            found=f"patterns {frame_index.min()} to {frame_index.max()}, positions {numbers[0]} to {numbers[-1]}",
+            found=f"patterns {said}, positions {numbers[0]} to {numbers[-1]}",
             expected="scan numbers that overlap",
         )
     wanted = frame_index[kept]
-    fields.positions = np.stack([np.interp(wanted, numbers, places[:, axis]) for axis in (0, 1)], axis=1)
-    fields.nominal = None
-    fields.scan_index = wanted
-    fields.position_index = fields.frame_index = wanted
-    if len(kept) < n:
-        fields.frames = fields.frames[kept] if isinstance(fields.frames, np.ndarray) else fields.frames.take(kept)
+    return kept, np.stack([np.interp(wanted, numbers, places[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def averaged(numbers: NDArray[np.int64], places: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

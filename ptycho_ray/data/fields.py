@@ -112,7 +112,7 @@ def metadata_from_text(text: str) -> dict[str, Any]:
 
 def pairs(first: NDArray, second: NDArray, path: Path, field: str) -> NDArray[np.float64]:
     """Positions [n, 2] from two arrays of one length: rows and columns."""
-    first, second = np.squeeze(first), np.squeeze(second)
+    first, second = np.atleast_1d(np.squeeze(first)), np.atleast_1d(np.squeeze(second))
     if (
         first.shape != second.shape
         or first.ndim != 1

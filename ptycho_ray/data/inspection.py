@@ -5,6 +5,7 @@ Nothing here is a proof, and nothing is refused because of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from scipy.ndimage import median_filter
 
 from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
+from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
 
 LOOKED_AT = 64
@@ -119,9 +121,42 @@ def _of_probe(scan: RawData) -> Iterator[Problem]:
     offset = np.array(beam_centre(weight)) - scan.N // 2
     if np.hypot(*offset) > scan.N / 8:
         yield Problem(f"the probe is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle of its window", "-")
+    turn = turned_against_probe(scan) if scan.far_field is not False else ""
+    if turn:
+        yield Problem(
+            f"the mean pattern looks like the probe's own diffraction turned: {turn}",
+            "frames and probe have different axes: --transpose of ptycho-ray convert, or a probe of this detector",
+        )
     edge = np.concatenate([weight[0], weight[-1], weight[1:-1, 0], weight[1:-1, -1]])
     if edge.max() > 0.05 * weight.max():
         yield Problem("the probe does not fade towards the edge of its window", "finer detector pixels, less binning")
+
+
+def turned_against_probe(scan: RawData) -> str:
+    """How the probe's own diffraction has to be turned to look like the mean pattern, in words; empty if not, or if it cannot
+    be told: many probes look the same from all sides, and one that is only guessed is not like the mean pattern at all.
+
+    Frames that are turned against positions are another matter, which ``ptycho-ray orient`` finds.
+    """
+    rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), LOOKED_AT)).astype(np.int64))
+    mean = np.sqrt(scan.patterns.intensity(rows).mean(axis=0, dtype=np.float64))
+    waves = np.fft.fftshift(np.fft.fft2(scan.probe.astype(np.complex128)), axes=(-2, -1))
+    own = np.sqrt(np.sum(np.abs(waves) ** 2, axis=0))
+    good = np.ones(own.shape, bool) if scan.bad_pixels is None else ~scan.bad_pixels
+    if not (own[good].std() > 0 and mean[good].std() > 0):
+        return ""
+    likeness = {}
+    for transpose, rows_flip, columns_flip in itertools.product((False, True), repeat=3):
+        turn = FrameSteps(transpose, rows_flip, columns_flip)
+        likeness[turn] = float(np.corrcoef(turn.oriented_probe(own)[good], mean[good])[0, 1])
+    best, stored = max(likeness, key=lambda turn: likeness[turn]), likeness[FrameSteps()]
+    ranked = sorted(likeness.values())
+    clear = ranked[-1] > 0.95 and 1 - ranked[-1] < 0.5 * (1 - ranked[-2]) and ranked[-1] - stored > 0.01
+    if not clear or best == FrameSteps():
+        return ""
+    words = ("rows and columns exchanged", "upside down", "left to right")
+    turns = (best.transpose, best.flip_rows, best.flip_columns)
+    return ", ".join(word for word, turned in zip(words, turns, strict=True) if turned)
 
 
 def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
@@ -130,7 +165,8 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
     if step > scan.N / 2:
         yield Problem(
             f"neighbouring positions are {step:.3g} px apart in a window of {scan.N}",
-            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m)",
+            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m); the near field wants its "
+            "effective pixel: ptycho-ray info --pixel-size-m ... says how to go on",
         )
     elif step < 0.05:
         yield Problem(
@@ -159,12 +195,24 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
 
 def _of_geometry(scan: RawData) -> Iterator[Problem]:
     if scan.far_field is False:
-        yield Problem("the file says that the detector was in the near field", "only far-field diffraction is computed")
+        yield Problem("the detector was in the near field", f"{near_field_command(scan)}; networks know the far field only")
     energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
     if scan.pixel_size_m and energy and distance and detector:
         expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
-        if abs(expected / scan.pixel_size_m - 1) > 0.02:
+        if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > 0.02:
             yield Problem(
                 f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say {expected:.4g} m",
-                "a cropped or binned detector, a near-field scan, or one wrong number",
+                f"a cropped or binned detector, one wrong number, or a near-field scan, for {near_field_command(scan)}",
             )
+
+
+def near_field_command(scan: RawData) -> str:
+    """What solves a near-field scan, with wavelength * effective distance / pixel**2 where the scan tells it.
+
+    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M.
+    """
+    value = "..."
+    if scan.energy_eV and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m:
+        wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
+        value = f"{wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m):.4g}"
+    return f"ptycho-ray convert and refine --from flat, both with --near-field-px2 {value}"

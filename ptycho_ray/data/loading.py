@@ -39,6 +39,7 @@ def load_data(
     energy_eV: float | None = None,
     detector_distance_m: float | None = None,
     detector_pixel_m: float | None = None,
+    near_field_px2: float | None = None,
     companion: str | Path | None = None,
     probe: NDArray | None = None,
     bad_pixels: NDArray | None = None,
@@ -55,6 +56,7 @@ def load_data(
     transpose              exchange rows and columns of every pattern
     pixel_size_m           object pixel size; needed where positions are in metres and the file does not tell it
     energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not tell, or tells wrongly
+    near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
     companion              a second file with what the first does not hold (positions, probe, object, patterns); formats
                            that consist of two files find the other one by its name
     probe                  [N, N] or [P, N, N], replaces the probe of the file
@@ -91,6 +93,7 @@ def load_data(
         swap_xy=swap_xy,
         coord_scale=coord_scale,
         probe=probe,
+        near_field_px2=near_field_px2,
         source=str(file_path),
     )
     return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
@@ -107,6 +110,7 @@ def scan_from_fields(
     swap_xy: bool = False,
     coord_scale: float = 1.0,
     probe: NDArray | None = None,
+    near_field_px2: float | None = None,
     source: str | None = None,
 ) -> RawData:
     """The scan that a file's content makes, with positions in object pixels; arguments as in ``load_data``."""
@@ -119,6 +123,8 @@ def scan_from_fields(
             hint="name the file with the patterns, and this one as its companion (--companion)",
         )
     patterns = _patterns(fields, domain, transpose, path)
+    if near_field_px2 is not None:
+        fields.far_field = False
     far_field_assumed = fields.pixel_size_m is None
     positions, nominal = _positions_px(fields, patterns.N, path)
     if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
@@ -141,7 +147,7 @@ def scan_from_fields(
         None if nominal is None else nominal[:, 1],
         None if nominal is None else nominal[:, 0],
         patterns,
-        estimate_probe(patterns) if given is None else given,
+        estimate_probe(patterns, near_field_px2) if given is None else given,
         fields.scan_index,
         fields.object_truth,
         fields.Y,
@@ -159,14 +165,20 @@ def scan_from_fields(
     return raw
 
 
-def estimate_probe(patterns: PatternStack) -> NDArray[np.complex64]:
-    """A crude probe [1, N, N]: the inverse transform of the mean pattern's square root, with its photons.
+def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
+    """A crude probe [1, N, N]: the mean pattern's square root taken back to the sample, with its photons.
 
-    Only the first patterns of a large stack are averaged.
+    From the far field by the inverse transform, from the near field (``near_field_px2`` = wavelength * distance / pixel**2) by
+    paraxial propagation. Only the first patterns of a large stack are averaged.
     """
     _, intensity = next(patterns.chunks())
     amplitude = np.sqrt(intensity.mean(axis=0, dtype=np.float64))
-    wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
+    if near_field_px2 is None:
+        wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
+    else:
+        frequency = np.fft.fftfreq(patterns.N)
+        phase = np.pi * near_field_px2 * (frequency[:, None] ** 2 + frequency**2)
+        wave = np.fft.ifft2(np.fft.fft2(amplitude) * np.exp(1j * phase))
     return wave[None].astype(np.complex64)
 
 

@@ -1,6 +1,7 @@
 """Working together with Ptychodus: its folders, a plugin with readers and a workflow, and a reconstructor library.
 
-``layout`` and ``folder`` need no Ptychodus, the other modules are loaded by it; see ``docs/ptychodus.md``.
+Its files are read and written by ``ptycho_ray.data.formats``. ``library``, ``plugin``, ``readers`` and ``watching`` are
+loaded by Ptychodus, the other modules need none; see ``docs/ptychodus.md``.
 """
 
 from __future__ import annotations

@@ -31,16 +31,16 @@ from ptychodus.api.reconstruct import (
 from ptychodus.api.settings import SettingsRegistry
 
 from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
-from ptycho_ray.data.patterns import PatternStack
-from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.interop.ptychodus.layout import (
-    DIFFRACTION,
-    PRODUCT,
+from ptycho_ray.data.formats.ptychodus_product import (
+    DIFFRACTION_FILE,
+    PRODUCT_FILE,
     Product,
     read_product,
     write_diffraction,
     write_product,
 )
+from ptycho_ray.data.patterns import PatternStack
+from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.interop.ptychodus.options import COMMAND, CONFIG_FILE, GROUP, OPTIONS, RECORD_IMAGES
 from ptycho_ray.interop.ptychodus.process import run_program
 from ptycho_ray.interop.ptychodus.scans import with_photons_of_patterns
@@ -136,7 +136,7 @@ class PtychoRayReconstructor(TrainableReconstructor):
             words = ["--input", str(given), "--output", str(made), "--model-path", str(self._model)]
             for _ in self._run("reconstruct", words, heartbeat_s=RECONSTRUCT_HEARTBEAT_S):
                 yield ReconstructOutput(parameters.product, progress=0)
-            result = read_product(made / PRODUCT)
+            result = read_product(made / PRODUCT_FILE)
         yield ReconstructOutput(with_result(parameters.product, result), progress=self.get_progress_goal())
 
     def is_model_loaded(self) -> bool:
@@ -221,13 +221,13 @@ def write_input(folder: Path, parameters: ReconstructInput) -> None:
     detector = [wavelength * abs(metadata.detector_distance_m) / (n * size) or 1.0 for size in product.pixel_m]
     bad = parameters.bad_pixels
     write_diffraction(
-        folder / DIFFRACTION,
+        folder / DIFFRACTION_FILE,
         (np.asarray(patterns[first : first + CHUNK]) for first in range(0, len(patterns), CHUNK)),
         product.indexes,
         np.zeros(patterns.shape[1:], dtype=bool) if bad is None else np.asarray(bad),
         (detector[0], detector[1]),
     )
-    write_product(folder / PRODUCT, product)
+    write_product(folder / PRODUCT_FILE, product)
 
 
 def from_host(host: HostProduct) -> Product:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ptycho_ray.errors import ConfigurationError
 
-GROUP = "PtychoRay"
+SETTINGS_FILE, GROUP = "settings.ini", "PtychoRay"
 #: Entries that are no settings: a YAML file with more settings, and the program that our library runs, if it is not the
 #: ``ptycho-ray`` of Ptychodus' own Python.
 CONFIG_FILE, COMMAND = "host.config_file", "host.command"

@@ -1,4 +1,4 @@
-"""From a scan of ours to a product of Ptychodus and back; the conventions stand in ``layout``."""
+"""From a scan of ours to a product of Ptychodus and back; the conventions stand in ``data.formats.ptychodus_product``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.companion import matched
+from ptycho_ray.data.content import opened
 from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M, default_max_bytes
-from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS
-from ptycho_ray.data.hdf5 import Hdf5Frames, Hdf5Scan, open_hdf5
-from ptycho_ray.data.patterns import PatternStack
-from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import InputError
-from ptycho_ray.files import require_file
-from ptycho_ray.interop.ptychodus.layout import (
-    DIFFRACTION,
-    PRODUCT,
+from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS, half_pixel
+from ptycho_ray.data.formats.ptychodus import pieces_of, read_diffraction
+from ptycho_ray.data.formats.ptychodus_product import (
+    DIFFRACTION_FILE,
+    PRODUCT_FILE,
     Product,
-    length_attributes,
+    lengths_beside,
     read_product,
     write_diffraction,
     write_product,
 )
+from ptycho_ray.data.hdf5 import Hdf5Frames
+from ptycho_ray.data.patterns import PatternStack
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
+from ptycho_ray.files import require_file
 
 #: How the line of the comments begins that says what scale the probe has.
 PROBE_REMARK = "The probe is"
@@ -80,7 +83,7 @@ def product_of(
         pixel_m=(size, size),
         centre_m=(float(middle[0]), float(middle[1])),
         indexes=indexes if len(np.unique(indexes)) == len(positions_px) else np.arange(len(positions_px)),
-        positions_m=(positions_px - (n // 2 - (n - 1) / 2)) * size,
+        positions_m=(positions_px - half_pixel(n)) * size,
         metadata={
             "name": name,
             "comments": comments,
@@ -118,9 +121,8 @@ def write_standard_folder(
     folder.mkdir(parents=True, exist_ok=True)
     bad = np.zeros((raw.N, raw.N), bool) if raw.bad_pixels is None else raw.bad_pixels
     pixel = detector_pixel_of(raw)
-    pieces = (piece for _, piece in raw.patterns.chunks())
-    write_diffraction(folder / DIFFRACTION, pieces, position_indexes(raw), bad, (pixel, pixel))
-    write_product(folder / PRODUCT, start_product(raw))
+    write_diffraction(folder / DIFFRACTION_FILE, pieces_of(raw), position_indexes(raw), bad, (pixel, pixel))
+    write_product(folder / PRODUCT_FILE, start_product(raw))
     return folder
 
 
@@ -172,42 +174,19 @@ def read_standard_folder(folder: str | Path) -> tuple[RawData, Product]:
     mean sum of a pattern, whatever scale it came with (programs differ by a factor of N**2).
     """
     folder = Path(folder)
-    product = read_product(folder / PRODUCT)
-    path = require_file(folder / DIFFRACTION, "diffraction")
-    with open_hdf5(path) as file:
-        scan = Hdf5Scan(path, file, default_max_bytes())
-        indexes = scan.read("indexes")
-        frames, name = scan.frames(len(indexes), "patterns")
-        bad_pixels = scan.read_optional("bad_pixels")
-        pixel = length_attributes(scan, "patterns", "detector_pixel_height_m", "detector_pixel_width_m")
-    rows, positions_m = match_positions(indexes, product, path)
-    raw = _raw_data(frames.take(rows), name, product, positions_m, bad_pixels, str(path))
-    raw.scan_index = indexes[rows].astype(np.int64)
+    product = read_product(folder / PRODUCT_FILE)
+    path = require_file(folder / DIFFRACTION_FILE, "diffraction")
+    with opened(path, default_max_bytes()) as content:
+        fields = read_diffraction(content)
+        pixel = lengths_beside(content, "patterns", prefix="detector_")
+    frames, indexes = fields.frames, fields.frame_index
+    assert isinstance(frames, Hdf5Frames)
+    assert indexes is not None
+    rows, positions_m = matched(indexes, product.indexes, product.positions_m, path)
+    raw = _raw_data(frames.take(rows), fields.frames_field, product, positions_m, fields.bad_pixels, str(path))
+    raw.scan_index = indexes[rows]
     raw.metadata = {"detector_pixel_m": list(pixel)}
     return with_photons_of_patterns(raw), product
-
-
-def match_positions(
-    pattern_indexes: NDArray[np.int64], product: Product, path: Path
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which patterns have a position, and their positions [k, 2], by the rules of Ptychodus.
-
-    The pattern's index counts. Positions of the same index are averaged, missing ones interpolated between their
-    neighbours, and patterns outside the range of the positions left out.
-    """
-    known, back = np.unique(product.indexes, return_inverse=True)
-    counts = np.bincount(back)
-    rows = np.flatnonzero((pattern_indexes >= known[0]) & (pattern_indexes <= known[-1]))
-    if rows.size == 0:
-        raise InputError(
-            file=path,
-            field="indexes",
-            found=f"patterns {pattern_indexes.min()} to {pattern_indexes.max()}",
-            expected=f"some of the positions' numbers, {known[0]} to {known[-1]}",
-        )
-    anchors = [np.bincount(back, weights=product.positions_m[:, axis]) / counts for axis in (0, 1)]
-    columns = [np.interp(pattern_indexes[rows], known, anchor) for anchor in anchors]
-    return rows, np.stack(columns, axis=1)
 
 
 def with_photons_of_patterns(raw: RawData) -> RawData:

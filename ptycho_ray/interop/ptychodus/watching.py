@@ -13,9 +13,9 @@ from typing import Any
 
 from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 
+from ptycho_ray.data.formats.ptychodus_product import PRODUCT_FILE
 from ptycho_ray.errors import InputError
 from ptycho_ray.interop.ptychodus.beamline import Beamline, read_beamline
-from ptycho_ray.interop.ptychodus.layout import PRODUCT
 from ptycho_ray.interop.ptychodus.readers import ANY_SCAN
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def load_result(api: WorkflowAPI, product: Path) -> None:
 
 def command_for(scan: Path, beamline: Beamline, scratch: Path) -> list[str]:
     """The words after ``ptycho-ray`` that turn a scan into ``product.h5`` in a folder."""
-    words = [str(scan), *beamline.geometry_words(), "--product", str(scratch / PRODUCT)]
+    words = [str(scan), *beamline.geometry_words(), "--product", str(scratch / PRODUCT_FILE)]
     if beamline.service is not None:
         words = ["submit", *words, "--url", beamline.service, "--output", str(scratch / "image.npz")]
         return [*words, "--model", beamline.model] if beamline.model else words
@@ -98,7 +98,7 @@ def start(scan: Path, beamline: Beamline) -> threading.Thread:
                     return
                 results = scan.parent / RESULTS
                 results.mkdir(exist_ok=True)
-                shutil.copyfile(Path(scratch) / PRODUCT, results / f"{scan.name}{PRODUCT_SUFFIX}")
+                shutil.copyfile(Path(scratch) / PRODUCT_FILE, results / f"{scan.name}{PRODUCT_SUFFIX}")
             except OSError as error:
                 log.error("%s was not reconstructed: %s", scan, error)
 

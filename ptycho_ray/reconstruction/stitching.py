@@ -30,11 +30,15 @@ class StitchedObject:
         image: complex64 [H, W]; zero where nothing was measured.
         weight: sum of the weights that reached each pixel, float32 [H, W].
         origin_px: position (row, column) of canvas pixel (0, 0) in the coordinates of the scan positions.
+        amplitude_std, phase_std: how much the members of an ensemble differ, float32 [H, W], the phase in radians; None
+            for the image of one network.
     """
 
     image: np.ndarray
     weight: np.ndarray
     origin_px: tuple[float, float]
+    amplitude_std: np.ndarray | None = None
+    phase_std: np.ndarray | None = None
 
     def with_zero_mean_phase(self) -> StitchedObject:
         """The same image times a complex number of modulus one, so that its weighted mean is real and positive."""
@@ -42,9 +46,12 @@ class StitchedObject:
         return replace(self, image=(self.image * np.exp(-1j * np.angle(mean))).astype(np.complex64))
 
     def save(self, path: Path) -> None:
-        """Write image, weight and origin as a compressed NPZ, atomically."""
+        """Write image, weight, origin and, of an ensemble, the standard deviations as a compressed NPZ, atomically."""
+        arrays = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
+        if self.amplitude_std is not None and self.phase_std is not None:
+            arrays |= {"amplitude_std": self.amplitude_std, "phase_std": self.phase_std}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, object=self.image, weight=self.weight, origin_px=np.array(self.origin_px))
+            np.savez_compressed(stream, **arrays)
 
     def covered(self, share: float = 0.3) -> np.ndarray:
         """Where the weight is at least ``share`` of its median over the touched pixels, bool [H, W]."""

@@ -434,7 +434,7 @@ def run_cdi_example(
         flip_y,
         transpose,
         M,
-        model=results.get("ensemble", results["model_instance"]),
+        model=results["ensemble"] if "ensemble" in results else results["model_instance"],
         execution=execution,
         stitch=stitch,
         keep_patches=False,
@@ -494,7 +494,7 @@ def save_outputs(
     amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
 ) -> None:
     """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
-    were learnt, ``positions.npz``.
+    were learnt, ``positions.npz``; of an ensemble also ``uncertainty.png``.
 
     Nothing is drawn when amplitude or phase is None.
     """
@@ -515,6 +515,11 @@ def save_outputs(
     save_figure(phase_figure, folder / "reconstructed_phase.png")
     if isinstance(stitched, StitchedObject):
         stitched.save(folder / "reconstruction.npz")
+        if stitched.amplitude_std is not None and stitched.phase_std is not None:
+            from ptycho_ray.uncertainty_figures import plot_deviation
+
+            deviation = plot_deviation(stitched.amplitude_std, stitched.phase_std, region=stitched.covered())
+            save_figure(deviation, folder / "uncertainty.png")
 
 
 def physical_probe(container: PtychoDataContainer) -> torch.Tensor:

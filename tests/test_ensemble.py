@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ptycho_ray.bundle import WEIGHTS, load_bundle
+from ptycho_ray.cli import main
+from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.errors import BundleError, ConfigurationError, InputError
 from ptycho_ray.reconstruction.ensemble import combine, on_one_canvas
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -20,8 +22,6 @@ from ptycho_ray.workflow import reassemble_cdi_image, save_inference_bundle, tra
 
 @pytest.fixture(scope="module")
 def config():
-    from ptycho_ray.config import ModelConfig, TrainingConfig
-
     return TrainingConfig(
         model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, n_groups=40, ensemble_members=3
     )
@@ -49,7 +49,7 @@ def test_members_have_seeds_of_their_own_and_the_first_is_the_run_without_an_ens
 
 def test_members_differ_and_the_first_is_the_single_network(trained, small_scan, config):
     models = trained[0]["ensemble"]
-    weights = [torch.cat([p.flatten() for p in model.network.parameters()]) for model in models]
+    weights = [torch.cat([p.detach().flatten() for p in model.network.parameters()]) for model in models]
     assert len(models) == 3
     assert float((weights[0] - weights[1]).abs().max()) > 0.01
     alone = train_cdi_model(small_scan, None, replace(config, ensemble_members=1))["model_instance"]
@@ -161,3 +161,53 @@ def test_manifest_of_a_single_model_has_no_members(trained, config, tmp_path):
     path = save_inference_bundle(tmp_path, alone, config, {})
     assert json.loads(zipfile.ZipFile(path).read("manifest.json"))["ensemble"] == []
     assert len(load_bundle(path).models) == 1
+
+
+def test_the_commands(small_scan, tmp_path, capsys):
+    small_scan.to_file(tmp_path / "scan.npz")
+    model, image = tmp_path / "model", tmp_path / "image"
+    words = ["--n-filters-scale", "1", "--nepochs", "1", "--batch-size", "8", "--output-dir", str(model)]
+    assert main(["train", str(tmp_path / "scan.npz"), "--ensemble", "2", *words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["uncertainty"]["members"] == 2
+    assert [line for line in err.splitlines() if line.startswith("member")] == ["member 1/2", "member 2/2"]
+    assert (model / "uncertainty.png").is_file()
+    assert main(["info", str(model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["members"] == 2
+
+    words = ["--model-path", str(model), "--output-dir", str(image), "--json"]
+    assert main(["reconstruct", str(tmp_path / "scan.npz"), *words]) == 0
+    told = json.loads(capsys.readouterr().out)["uncertainty"]
+    assert 0 < told["phase_std_rad_median"] < told["phase_std_rad_95_percent"]
+    with np.load(image / "reconstruction.npz", allow_pickle=False) as arrays:
+        assert {"amplitude_std", "phase_std"} <= set(arrays.files)
+    assert "Uncertainty" in (image / "report.html").read_text(encoding="utf-8")
+
+    assert main(["evaluate", str(image), str(tmp_path / "scan.npz"), "--json"]) == 0
+    curve = json.loads(capsys.readouterr().out)["calibration"]["phase"]
+    assert len(curve["observed"]) == len(curve["z"]) == 19
+    assert 0 <= curve["expected_calibration_error"] <= 0.5
+    assert (image / "evaluation_calibration.png").is_file()
+
+
+@pytest.mark.slow
+def test_members_side_by_side_are_those_of_one_process(trained, small_scan, config, tmp_path):
+    ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+    from ptycho_ray.cluster.train import train_on_cluster, unfinished
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    try:
+        there = replace(config, output_dir=tmp_path)
+        execution = ExecutionConfig(devices=2, accelerator="cpu")
+        found = train_on_cluster(small_scan, small_scan, there, execution=execution, keep_patches=False)
+        assert not unfinished(there, execution)
+    finally:
+        ray.shutdown()
+        torch.set_num_threads(threads)
+    assert (tmp_path / "checkpoints" / "member-3" / "last.safetensors").is_file()
+    assert len(found["test_container"]) == len(small_scan)
+    for alone, member in zip(trained[0]["ensemble"], found["ensemble"], strict=True):
+        for a, b in zip(alone.parameters(), member.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

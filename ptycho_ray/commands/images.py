@@ -24,11 +24,14 @@ MOST_PATTERNS = 1024
 
 @dataclass(frozen=True)
 class Image:
-    """A complex image [H, W], where it is well covered, and the place of its pixel (0, 0) in scan coordinates."""
+    """A complex image [H, W], where it is well covered, and the place of its pixel (0, 0) in scan coordinates; of an ensemble
+    also the standard deviations of amplitude and phase."""
 
     pixels: NDArray[np.complex64]
     region: NDArray[np.bool_]
     origin_px: tuple[float, float] = (0.0, 0.0)
+    amplitude_std: NDArray[np.float32] | None = None
+    phase_std: NDArray[np.float32] | None = None
 
 
 def find_image(path: Path) -> Path | None:
@@ -49,7 +52,8 @@ def read_image(path: Path) -> Image:
         with NpzFile(found, default_max_bytes()) as npz:
             row, column = (float(value) for value in npz.read("origin_px"))
             stitched = StitchedObject(npz.read("object"), npz.read("weight"), (row, column))
-        return Image(stitched.image, stitched.covered(), stitched.origin_px)
+            deviations = [npz.read(name) for name in ("amplitude_std", "phase_std") if name in npz.keys()]  # noqa: SIM118
+        return Image(stitched.image, stitched.covered(), stitched.origin_px, *deviations)
     if path.is_dir():
         require_file(path / RECONSTRUCTION)
     truth = load_data(path).object_truth

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,11 +48,14 @@ class StitchedObject:
 
     def save(self, path: Path) -> None:
         """Write image, weight, origin and, of an ensemble, the standard deviations as a compressed NPZ, atomically."""
-        arrays = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
-        if self.amplitude_std is not None and self.phase_std is not None:
-            arrays |= {"amplitude_std": self.amplitude_std, "phase_std": self.phase_std}
+        arrays: dict[str, Any] = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, **(arrays | self.deviations()))
+
+    def deviations(self) -> dict[str, np.ndarray]:
+        """The standard deviations by name; nothing for the image of one network."""
+        both = {"amplitude_std": self.amplitude_std, "phase_std": self.phase_std}
+        return {name: values for name, values in both.items() if values is not None}
 
     def covered(self, share: float = 0.3) -> np.ndarray:
         """Where the weight is at least ``share`` of its median over the touched pixels, bool [H, W]."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ptycho_ray import workflow
 from ptycho_ray.cluster.board import Poster, Relay, put_up_board
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
-from ptycho_ray.cluster.tasks import results_of
+from ptycho_ray.cluster.tasks import of_one_worker, results_of
 from ptycho_ray.cluster.train import BEGUN, ended_by_signals
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer, RawData
@@ -64,19 +63,20 @@ def train_ensemble_on_cluster(
     configs = member_configs(config)
     with connected(execution):
         workers = workers_for(execution)
-        use_gpu = "GPU" in workers.resources
         raws = [data.raw if isinstance(data, PtychoDataContainer) else data for data in listed]
         check_nodes(files=[str(Path(raw.source).absolute()) for raw in raws if not raw.patterns.in_memory])
         board = put_up_board()
         task = {
             "scans": ray.put(listed),
-            "execution": _of_a_member(execution, use_gpu),
+            "execution": of_one_worker(execution, workers),
             "initial": initial,
             "folder": folder,
             "board": board,
         }
         remote = ray.remote(_train_member).options(
-            num_cpus=execution.cpus_per_device, num_gpus=1 if use_gpu else 0, max_retries=execution.max_failures
+            num_cpus=execution.cpus_per_device,
+            num_gpus=workers.resources.get("GPU", 0),
+            max_retries=execution.max_failures,
         )
         starts = [lambda n=n, c=c: remote.remote(task, c, n) for n, c in enumerate(configs)]
         with closing(Relay(board, [*callbacks, TellWarnings()], lambda workers, epochs_done: None)):
@@ -96,10 +96,6 @@ def train_ensemble_on_cluster(
             results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
             results["stitched_obj"] = None
     return results | {"test_container": test}
-
-
-def _of_a_member(execution: ExecutionConfig, use_gpu: bool) -> ExecutionConfig:
-    return replace(execution, accelerator="gpu" if use_gpu else "cpu", devices=1, min_devices=None)
 
 
 def _train_member(task: dict[str, Any], config: TrainingConfig, number: int) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import ray
 
+from ptycho_ray.cluster.preflight import Workers
 from ptycho_ray.cluster.train import TrainingLost, last_line
+from ptycho_ray.config import ExecutionConfig
 
 
 def finished(starts: Sequence[Callable[[], Any]], at_once: int) -> Iterator[tuple[int, Any]]:
@@ -30,6 +33,12 @@ def finished(starts: Sequence[Callable[[], Any]], at_once: int) -> Iterator[tupl
     finally:
         for task in running:
             ray.cancel(task, force=True)
+
+
+def of_one_worker(execution: ExecutionConfig, workers: Workers) -> ExecutionConfig:
+    """The settings of a training that one task does alone."""
+    accelerator: Literal["gpu", "cpu"] = "gpu" if "GPU" in workers.resources else "cpu"
+    return replace(execution, accelerator=accelerator, devices=1, min_devices=None)
 
 
 def results_of(starts: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:

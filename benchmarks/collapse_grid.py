@@ -102,9 +102,11 @@ def read(path: Path) -> list[Cell]:
     """The finished cells; a last line that was cut short is none."""
     if not path.exists():
         return []
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    path.write_text("".join(lines))
-    return [json.loads(line) for line in lines]
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def key(cell: Cell) -> tuple[Any, ...]:

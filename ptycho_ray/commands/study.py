@@ -14,7 +14,7 @@ import tyro
 from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, SCAN, Common, Result
 from ptycho_ray.config import Architecture, TrainingConfig
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
 from ptycho_ray.files import jsonable, require_file, write_json
 from ptycho_ray.settings import resolve_config
 
@@ -113,7 +113,10 @@ def _rows(study: Study, runs: list[Run], *, on_cluster: bool) -> Iterator[Row]:
     from ptycho_ray.study import do_run
 
     for one in runs:
-        yield do_run(study, one)
+        try:
+            yield do_run(study, one)
+        except TrainingInterrupted:
+            raise KeyboardInterrupt from None  # the same command goes on; the run that was cut begins anew
 
 
 def _line(row: Row, number: int, runs: int) -> str:

@@ -50,12 +50,19 @@ class Bundle:
         config: the training configuration.
         provenance: program versions, time, command, seed, data file and checksum: whatever the run recorded.
         history: one list a figure, one number an epoch.
+        others: the further members of an ensemble.
     """
 
     model: PhysicsInformedModel
     config: TrainingConfig
     provenance: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, list[float]] = field(default_factory=dict)
+    others: tuple[PhysicsInformedModel, ...] = ()
+
+    @property
+    def models(self) -> tuple[PhysicsInformedModel, ...]:
+        """All members of the ensemble, or the one model."""
+        return (self.model, *self.others)
 
 
 def bundle_path(place: str | Path) -> Path:
@@ -77,10 +84,15 @@ def save_bundle(place: str | Path, bundle: Bundle) -> Path:
     """Write a bundle to a file, or as ``wts.h5.zip`` into a folder (any name that does not end in .zip); atomically."""
     place = Path(place)
     path = place if place.suffix == ".zip" else place / FILE_NAME
-    model = bundle.model
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    probe = torch.view_as_complex(state.pop("probe_parts")).contiguous()
-    members = {WEIGHTS: save(state), PROBE: save({"probe": probe})}
+    members: dict[str, bytes] = {}
+    ensemble = []
+    for number, model in enumerate(bundle.models):
+        folder = f"members/{number + 1}/" if number else ""
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        probe = torch.view_as_complex(state.pop("probe_parts")).contiguous()
+        members |= {folder + WEIGHTS: save(state), folder + PROBE: save({"probe": probe})}
+        files = {"weights": folder + WEIGHTS, "probe": folder + PROBE}
+        ensemble.append({**files, "normalisation": model.normalisation.to_dict()})
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "backend": "pytorch",
@@ -88,7 +100,8 @@ def save_bundle(place: str | Path, bundle: Bundle) -> Path:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "models": {name: {"weights": WEIGHTS, "probe": PROBE} for name in MODEL_NAMES},
         "config": jsonable(asdict(bundle.config)),
-        "normalisation": model.normalisation.to_dict(),
+        "normalisation": bundle.model.normalisation.to_dict(),
+        "ensemble": ensemble[1:],
         "provenance": jsonable(dict(bundle.provenance)),
         "history": jsonable(dict(bundle.history)),
         "members": {
@@ -121,23 +134,40 @@ def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bu
             manifest = _read_manifest(archive, path)
             if model_name not in manifest["models"]:
                 raise KeyError(f"{path} holds no model {model_name!r}, only {sorted(manifest['models'])}")
-            names = manifest["models"][model_name]
-            weights = _read_tensors(archive, names["weights"], manifest, path)
-            probe = _read_tensors(archive, names["probe"], manifest, path)["probe"]
+            first = {**manifest["models"][model_name], "normalisation": manifest["normalisation"]}
+            listed = [first, *manifest.get("ensemble", ())]
+            config = _stored_config(manifest, path)
+            models = [_read_model(archive, names, manifest, config.model, path) for names in listed]
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise BundleError(file=path, found=str(error), expected="a whole zip archive") from None
+    return Bundle(models[0], config, manifest["provenance"], manifest["history"], tuple(models[1:]))
+
+
+def _stored_config(manifest: Mapping[str, Any], path: Path) -> TrainingConfig:
     try:
         settings = dict(manifest["config"])
-        config = TrainingConfig(**{**settings, "model": ModelConfig(**settings["model"])})
-        normalisation = Normalisation.from_dict(manifest["normalisation"])
-        model = PhysicsInformedModel(config.model, normalisation, probe)
+        return TrainingConfig(**{**settings, "model": ModelConfig(**settings["model"])})
+    except (InputError, KeyError, TypeError) as error:
+        raise _incomplete(path, error) from None
+
+
+def _read_model(
+    archive: zipfile.ZipFile, names: Mapping[str, Any], manifest: Mapping[str, Any], config: ModelConfig, path: Path
+) -> PhysicsInformedModel:
+    """One model, or one member of an ensemble; ``names`` are its weights, probe and normalisation."""
+    weights = _read_tensors(archive, names["weights"], manifest, path)
+    probe = _read_tensors(archive, names["probe"], manifest, path)["probe"]
+    try:
+        model = PhysicsInformedModel(config, Normalisation.from_dict(names["normalisation"]), probe)
         model.positions = ScanPositions.shaped_like(weights)
         model.load_state_dict({**weights, "probe_parts": torch.view_as_real(probe)})
     except (InputError, KeyError, TypeError, RuntimeError) as error:
-        raise BundleError(
-            file=path, field="content", found=str(error).replace("\n", " "), expected="a complete model"
-        ) from None
-    return Bundle(model.eval(), config, manifest["provenance"], manifest["history"])
+        raise _incomplete(path, error) from None
+    return model.eval()
+
+
+def _incomplete(path: Path, error: Exception) -> BundleError:
+    return BundleError(file=path, field="content", found=str(error).replace("\n", " "), expected="a complete model")
 
 
 def read_manifest(place: str | Path) -> dict[str, Any]:

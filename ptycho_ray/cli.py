@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate-scans": "reconstruct and measure many scans side by side on a Ray cluster",
     "evaluate": "measure how good an image is, against the truth or against the data",
     "compare": "put several images side by side, in figures and in pictures",
+    "study": "see how good networks are on an unseen scan, over the number of patterns trained on",
     "info": "tell what is in a file, and what may be wrong with it",
     "convert": "write a scan in another format",
     "prepare": "make a scan of raw detector frames: crop, bin, mask, centre, orient",

@@ -311,6 +311,8 @@ class TrainingConfig:
     """Size of an object pixel in place of the file's; scan positions are measured again with it."""
     refinement_iterations: NonNegativeInt = 0
     """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
+    ensemble_members: PositiveInt = 1
+    """Train so many networks that differ in their seeds; their spread is the uncertainty of the image (docs/uncertainty.md)."""
 
     def __post_init__(self) -> None:
         _replace_deprecated_n_images(self)

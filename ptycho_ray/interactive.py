@@ -186,7 +186,7 @@ def reconstruct(
                 field=next(iter(settings), "config"), found="given beside a model", expected="settings of a training"
             )
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
-        _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.model, keep_patches=False)
+        _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)
         return Reconstruction(results["stitched"], raw, bundle)
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
@@ -198,7 +198,8 @@ def reconstruct(
     )
     files = [Path(raw.source)] if raw.source and Path(raw.source).is_file() else []
     origin = provenance(seed=chosen.seed, data_files=files)
-    bundle = Bundle(results["model_instance"], chosen, origin, results["history"])
+    others = tuple(results.get("ensemble", ())[1:])
+    bundle = Bundle(results["model_instance"], chosen, origin, results["history"], others)
     return Reconstruction(results["stitched"], raw, bundle, results["history"])
 
 

@@ -50,7 +50,7 @@ def plot_objects(
     single = len(images) == 1
     figure = empty_figure(10, 4.6) if single else empty_figure(3.4 * len(images) + 0.8, 6.8)
     axes = figure.subplots(1, 2, squeeze=False).T if single else figure.subplots(2, len(images), squeeze=False)
-    masked = {name: _masked(image, region) for name, image in images.items()}
+    masked = {name: crop_to_region(image, region) for name, image in images.items()}
     amplitudes = {name: np.abs(image) for name, image in masked.items()}
     phases = {name: np.ma.masked_array(_level_phase(image), image.mask) for name, image in masked.items()}
     for row, (kind, parts) in zip(axes, {"amplitude": amplitudes, "phase": phases}.items(), strict=True):
@@ -72,7 +72,7 @@ def plot_image(
     pixel_size_m: float | None = None,
 ) -> Figure:
     """One real image [H, W], an amplitude or a phase in radians (drawn as it is, wrapped or not)."""
-    part = _masked(values, region)
+    part = crop_to_region(values, region)
     figure = empty_figure(5.6, 4.8)
     axis = figure.subplots()
     shown = _draw_image(axis, part, kind, _colour_range([part.compressed()]), pixel_size_m)
@@ -91,8 +91,8 @@ def plot_probe(probe: NDArray[Any], *, pixel_size_m: float | None = None, most: 
         axis.imshow(_as_colours(mode), interpolation="nearest")
         share = powers[number] / powers.sum() if powers.sum() else 0.0
         axis.set_title(f"probe mode {number + 1}: {share:.1%}" if len(powers) > 1 else "probe", fontsize=11)
-        _plain_image_axis(axis)
-        _scale_bar(axis, mode.shape[1], pixel_size_m)
+        plain_image_axis(axis)
+        scale_bar(axis, mode.shape[1], pixel_size_m)
     _colour_wheel(axes[-1])
     return figure
 
@@ -191,7 +191,7 @@ def plot_patterns(intensity: NDArray[Any]) -> Figure:
     figure = empty_figure(2.4 * len(level), 2.6)
     for axis, image in zip(np.atleast_1d(figure.subplots(1, len(level))), level, strict=True):
         axis.imshow(image, cmap="magma", vmin=0, vmax=level.max())
-        _plain_image_axis(axis)
+        plain_image_axis(axis)
     figure.suptitle("patterns, log10(1 + intensity)")
     return figure
 
@@ -214,7 +214,7 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
     return np.arange(1, len(values) + 1)
 
 
-def _masked(image: NDArray[Any], region: NDArray[np.bool_] | None) -> np.ma.MaskedArray[Any, Any]:
+def crop_to_region(image: NDArray[Any], region: NDArray[np.bool_] | None) -> np.ma.MaskedArray[Any, Any]:
     """The image without what is not finite or outside ``region``, cropped to what is left."""
     shown = np.isfinite(image)
     if region is not None and region.shape == image.shape:
@@ -230,9 +230,9 @@ def _draw_image(
     axis: Axes, part: NDArray[Any], kind: str, limits: tuple[float, float], pixel_size_m: float | None
 ) -> AxesImage:
     colours = AMPLITUDE_COLOURS if kind == "amplitude" else PHASE_COLOURS
-    _plain_image_axis(axis)
+    plain_image_axis(axis)
     shown = axis.imshow(part, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    _scale_bar(axis, part.shape[1], pixel_size_m)
+    scale_bar(axis, part.shape[1], pixel_size_m)
     return shown
 
 
@@ -252,13 +252,13 @@ def _colour_range(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _plain_image_axis(axis: Axes) -> None:
+def plain_image_axis(axis: Axes) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_facecolor(OUTSIDE)
 
 
-def _scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None) -> None:
+def scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None) -> None:
     """A bar of a round length, about a fifth of the picture, in its lower left corner."""
     pixel = 1.0 if pixel_size_m is None else pixel_size_m
     target = width_px * pixel / 5

@@ -19,6 +19,12 @@ class TrainingProgress:
         self.bar: tqdm | None = None
         self.started, self.first_epoch = time.monotonic(), 0
 
+    def on_member(self, number: int, members: int) -> None:
+        """The training of a member of an ensemble begins, counted from 0."""
+        self.close()
+        self.bar = None
+        tqdm.write(f"member {number + 1}/{members}", file=sys.stderr)
+
     def on_step(self, progress: Any, figures: Mapping[str, float], steps_in_epoch: int) -> None:
         """A step of the optimiser was made; ``progress`` says where the run stands, its ``batch`` is the next one."""
         done = progress.epoch * steps_in_epoch + progress.batch

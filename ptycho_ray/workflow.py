@@ -10,10 +10,12 @@ keyword-only. Nothing here keeps state between calls.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,12 +39,14 @@ from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.positions import ScanPositions
+from ptycho_ray.reconstruction.ensemble import combine, on_one_canvas
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
 from ptycho_ray.reconstruction.refinement import Progress, RefinementConfig, refine
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
+from ptycho_ray.training.ensemble import train_members
 from ptycho_ray.training.health import TellWarnings
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
@@ -68,6 +72,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Results = dict[str, Any]
+#: A trained model, or those of an ensemble.
+Models = PhysicsInformedModel | Sequence[PhysicsInformedModel]
 Scan = RawData | PtychoDataContainer
 Stitch = Literal["probe", "crop"]
 
@@ -151,7 +157,8 @@ def train_cdi_model(
             by a network that sees the probe with the test set's own probe and normalisation.
         execution: device, precision, learning rate, checkpoints.
         initial: a model to start from instead of random weights; it is trained in place.
-        resume_from: a checkpoint of this very run; training goes on as if it had never stopped.
+        resume_from: a checkpoint of this very run, of an ensemble the folder of its checkpoints; training goes on as if it
+            had never stopped.
         checkpoint_dir: folder for ``last`` and ``best``; none are written without.
         checkpoints: keeps the state in another way than in that folder.
         parallel: the place of this process among those that train together (``ptycho_ray.cluster.train``).
@@ -162,9 +169,23 @@ def train_cdi_model(
 
     Returns:
         The results dictionary of the reference (``docs/callchain.md``, section 3). After training on several scans
-        ``models`` and ``validation_containers`` hold those of each by name, the other entries those of the first.
+        ``models`` and ``validation_containers`` hold those of each by name, the other entries those of the first. With
+        ``config.ensemble_members`` above 1 ``ensemble`` is the list of the models, the other entries are those of its first.
     """
     execution = execution or ExecutionConfig()
+    if config.ensemble_members > 1:
+        if checkpoints is not None or parallel is not None:
+            raise ConfigurationError(
+                "the members of an ensemble are trained one by one",
+                field="ensemble_members", found=config.ensemble_members, expected="1 for what a single worker does",
+            )  # fmt: skip
+        train_one = functools.partial(
+            train_cdi_model, train_data, test_data, execution=execution, keep_patches=keep_patches
+        )
+        return train_members(
+            train_one, config, checkpoint_dir=checkpoint_dir, resume_from=resume_from, initial=initial,
+            callbacks=callbacks,
+        )  # fmt: skip
     _refuse_unavailable(config, execution, parallel)
     scans = scans_to_train(train_data, config, initial)
     test = None
@@ -273,7 +294,7 @@ def reassemble_cdi_image(
     M: int = 20,
     coord_scale: float = 1.0,
     *,
-    model: PhysicsInformedModel,
+    model: Models,
     execution: ExecutionConfig | None = None,
     stitch: Stitch = "probe",
     keep_patches: bool = True,
@@ -288,7 +309,8 @@ def reassemble_cdi_image(
         flip_x, flip_y: mirror the positions along columns or rows; ``transpose`` swaps the axes of the patches.
         M: with ``stitch="crop"``, side of the central piece of each object that is used.
         coord_scale: factor on the positions.
-        model: the trained model (in the reference a module-level object).
+        model: the trained model (in the reference a module-level object), or those of an ensemble: then the image is their
+            mean, with the standard deviations beside it (``docs/uncertainty.md``).
         stitch: "probe" puts every pattern's patch at its own position, weighted by the illumination, on a canvas of the
             scan's shape; "crop" is the reference's :func:`reassemble_position`.
         keep_patches: put the patches of all groups into the results (needed by "crop").
@@ -299,12 +321,22 @@ def reassemble_cdi_image(
     Returns:
         Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
         ``recon_amp``, ``recon_phase`` and the stitched image; after a refinement ``refinement`` and the network's image
-        as ``network_stitched``.
+        as ``network_stitched``. Of an ensemble, ``member_images`` are the images of all; the other entries are those of the
+        first member.
 
     Raises:
-        ConfigurationError: a refinement of an image that is mirrored, transposed, scaled or stitched by "crop".
+        ConfigurationError: a refinement of an image that is mirrored, transposed, scaled or stitched by "crop", or an
+            ensemble stitched by "crop".
     """
     execution = execution or ExecutionConfig()
+    if isinstance(model, Sequence):
+        if len(model) > 1:
+            reconstruct_one = functools.partial(
+                reassemble_cdi_image, flip_x=flip_x, flip_y=flip_y, transpose=transpose, coord_scale=coord_scale,
+                execution=execution, stitch=stitch, on_batch=on_batch, on_refinement=on_refinement,
+            )  # fmt: skip
+            return _mean_of_members(reconstruct_one, test_data, config, model, keep_patches)
+        model = model[0]
     if config.refinement_iterations and (flip_x or flip_y or transpose or coord_scale != 1.0 or stitch == "crop"):
         raise ConfigurationError(
             field="refinement_iterations",
@@ -338,6 +370,32 @@ def reassemble_cdi_image(
         canvas = stitched.image[..., None]
     results["stitched_obj"] = canvas
     results["recon_amp"], results["recon_phase"] = np.abs(canvas), np.angle(canvas)
+    return results["recon_amp"], results["recon_phase"], results
+
+
+def _mean_of_members(
+    reconstruct_one: Callable[..., tuple[np.ndarray, np.ndarray, Results]],
+    test_data: Scan,
+    config: TrainingConfig,
+    models: Sequence[PhysicsInformedModel],
+    keep_patches: bool,
+) -> tuple[np.ndarray, np.ndarray, Results]:
+    """:func:`reassemble_cdi_image` with each of several models, and the mean of the images."""
+    results: Results = {}
+    images: list[StitchedObject] = []
+    for number, model in enumerate(models):
+        data = test_data
+        if isinstance(data, PtychoDataContainer) and model.config.probe_conditioning == "none":
+            data = replace(data, normalisation=model.normalisation)
+        found = reconstruct_one(data, config, model=model, keep_patches=keep_patches and number == 0)[2]
+        if "stitched" not in found:
+            raise ConfigurationError(field="stitch", found="'crop'", expected="'probe' for an ensemble")
+        results = results or found
+        images.append(found["stitched"])
+    images = on_one_canvas(images)
+    stitched = combine(images)
+    results |= {"stitched": stitched, "member_images": images, "stitched_obj": stitched.image[..., None]}
+    results["recon_amp"], results["recon_phase"] = (part(results["stitched_obj"]) for part in (np.abs, np.angle))
     return results["recon_amp"], results["recon_phase"], results
 
 
@@ -376,7 +434,7 @@ def run_cdi_example(
         flip_y,
         transpose,
         M,
-        model=results["model_instance"],
+        model=results["ensemble"] if "ensemble" in results else results["model_instance"],
         execution=execution,
         stitch=stitch,
         keep_patches=False,
@@ -400,8 +458,9 @@ def train_cdi_model_with_backend(*args: Any, **kwargs: Any) -> Results:
 def save_inference_bundle(
     place: str | Path, results: Results, config: TrainingConfig, provenance: dict[str, Any]
 ) -> Path:
-    """Write the trained model of a results dictionary as ``wts.h5.zip`` and return its path."""
-    return save_bundle(place, Bundle(results["model_instance"], config, provenance, results["history"]))
+    """Write the trained model, or the ensemble, of a results dictionary as ``wts.h5.zip`` and return its path."""
+    others = tuple(results.get("ensemble", ())[1:])
+    return save_bundle(place, Bundle(results["model_instance"], config, provenance, results["history"], others))
 
 
 def load_inference_bundle(model_dir: str | Path) -> tuple[DiffractionToObject, dict[str, Any]]:
@@ -435,7 +494,7 @@ def save_outputs(
     amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
 ) -> None:
     """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
-    were learnt, ``positions.npz``.
+    were learnt, ``positions.npz``; of an ensemble also ``uncertainty.png``.
 
     Nothing is drawn when amplitude or phase is None.
     """
@@ -456,6 +515,11 @@ def save_outputs(
     save_figure(phase_figure, folder / "reconstructed_phase.png")
     if isinstance(stitched, StitchedObject):
         stitched.save(folder / "reconstruction.npz")
+        if stitched.amplitude_std is not None and stitched.phase_std is not None:
+            from ptycho_ray.uncertainty_figures import plot_deviation
+
+            deviation = plot_deviation(stitched.amplitude_std, stitched.phase_std, region=stitched.covered())
+            save_figure(deviation, folder / "uncertainty.png")
 
 
 def physical_probe(container: PtychoDataContainer) -> torch.Tensor:

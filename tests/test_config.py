@@ -206,6 +206,7 @@ OURS: dict[type, dict[str, Any]] = {
         "position_shear": 0.0,
         "object_pixel_size_m": None,
         "refinement_iterations": 0,
+        "ensemble_members": 1,
     },
     InferenceConfig: {"refinement_iterations": 0},
     ExecutionConfig: {

@@ -121,7 +121,8 @@ class ShardReconstructor:
         torch.set_num_threads(1)
         self.bundle = load_bundle(Path(model_path))
         if torch.cuda.is_available():
-            self.bundle.model.to("cuda")
+            for model in self.bundle.models:
+                model.to("cuda")
         self.execution = ExecutionConfig(inference_batch_size=batch_size)
         self.open = functools.lru_cache(maxsize=1)(load_data)
 
@@ -132,7 +133,7 @@ class ShardReconstructor:
             shard = self.open(str(scan)).select(np.asarray(rows, dtype=np.int64))
             config = dataclasses.replace(self.bundle.config, refinement_iterations=0)
             _, _, results = workflow.reassemble_cdi_image(
-                shard, config, model=self.bundle.model, execution=self.execution, keep_patches=False
+                shard, config, model=self.bundle.models, execution=self.execution, keep_patches=False
             )
             results["stitched"].save(Path(str(partial)))
         return {"partial": batch["partial"]}

@@ -47,6 +47,8 @@ STATE = "state.safetensors"
 #: A file in the folder of a run that ended; the same command then starts a new one.
 FINISHED = "finished.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+#: A file beside the checkpoints of an ensemble that has begun and not ended.
+BEGUN = "begun.json"
 #: A scan that takes up more of the object store than that stays on disk.
 STORE_SHARE = 0.6
 #: How long workers wait for each other. A worker that died is noticed at once; this is for one that hangs.
@@ -71,7 +73,8 @@ def train_on_cluster(
     resume: bool | None = None,
     run_name: str = "train",
 ) -> Results:
-    """:func:`ptycho_ray.workflow.train_cdi_model` on the workers of a Ray cluster, with the same results.
+    """:func:`ptycho_ray.workflow.train_cdi_model` on the workers of a Ray cluster, with the same results; the members of an
+    ensemble side by side (``ptycho_ray.cluster.ensemble``).
 
     Patterns go into the object store once, and all workers of a machine read the same copy. The state is kept after every
     epoch under ``execution.storage_path`` (``ray`` in ``config.output_dir`` if not given). A lost worker or machine costs
@@ -89,6 +92,13 @@ def train_on_cluster(
         TrainingLost: more losses than ``execution.max_failures``.
     """
     execution = execution or ExecutionConfig()
+    if config.ensemble_members > 1:
+        from ptycho_ray.cluster.ensemble import train_ensemble_on_cluster
+
+        return train_ensemble_on_cluster(
+            train_data, test_data, config,
+            execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume,
+        )  # fmt: skip
     scans = workflow.scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
@@ -114,6 +124,8 @@ def train_on_cluster(
 
 def unfinished(config: TrainingConfig, execution: ExecutionConfig, run_name: str = "train") -> bool:
     """Whether :func:`train_on_cluster` would go on with a run that did not end."""
+    if config.ensemble_members > 1:
+        return (config.output_dir / "checkpoints" / BEGUN).is_file()
     system, folder = storage(_storage_path(config, execution))
     files = _files_in(system, f"{folder}/{run_name}")
     return SNAPSHOT in files and FINISHED not in files
@@ -197,7 +209,7 @@ def _fit(
     )
     with closing(Relay(board, [*callbacks, TellWarnings()], _say_workers)):
         try:
-            with _ended_by_signals():
+            with ended_by_signals():
                 result = trainer.fit()
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
             raise TrainingInterrupted(Path(storage_path) / run_name) from None
@@ -205,14 +217,14 @@ def _fit(
             _raise_failure(board)
             raise TrainingLost(
                 f"the training was lost more often than execution.max_failures = {execution.max_failures} allows; the "
-                f"last time: {_last_line(error)}. The same call goes on from the last checkpoint in {storage_path}"
+                f"last time: {last_line(error)}. The same call goes on from the last checkpoint in {storage_path}"
             ) from error
         _raise_failure(board)
     return result.return_value
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C, for which Ray Train has a handler, and put back what was there before."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -226,7 +238,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """What happened, without the traceback of the worker that is part of the text."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 

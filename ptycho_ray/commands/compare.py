@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -14,22 +15,34 @@ from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
 
+if TYPE_CHECKING:
+    from ptycho_ray.commands.images import Image
+    from ptycho_ray.data import RawData
+
 
 @dataclass(kw_only=True)
 class Options(Common):
     """Put images of the same sample side by side, on common colour scales, with their figures in one table.
 
-    They are compared with the true object of --truth or, without one, with the first image.
+    They are compared with the true object of --truth or, without one, with that of --scan or, if it holds none, with the first
+    image. Images of other programs are found by registration; they must be oriented as the scan is.
 
-    Example: ptycho-ray compare image1 image2 --truth scan.npz --output-dir comparison
+    Example: ptycho-ray compare image1 theirs.ptyr --truth scan.npz --output-dir comparison
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, IMAGE]
-    """Two or more reconstructions (one is enough with --truth): folders or reconstruction.npz files."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, IMAGE] = ()
+    """Reconstructions: folders or reconstruction.npz files, results of other programs in any format of docs/formats.md and,
+    with --scan, trained models (wts.h5.zip or its folder)."""
     truth: Annotated[Path | None, SCAN] = None
     """A scan that holds the true object, or a reconstruction to be taken for the truth."""
+    scan: Annotated[Path | None, SCAN] = None
+    """The scan: trained models are applied to it, and it is told how well each image explains its patterns."""
+    n_subsample: int | None = None
+    """Use that many patterns of --scan, drawn at random."""
+    subsample_seed: int | None = None
+    """Seed of that draw."""
     output_dir: Annotated[Path, FOLDER] = Path("comparison")
-    """Where comparison.json, pictures and report go."""
+    """Where comparison.json, metrics.csv, pictures and report go."""
     exact: bool = False
     """The geometry is known exactly: do not fit a shift."""
 
@@ -37,56 +50,115 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray compare").options
     paths = list(options.images)
-    reference = options.truth if options.truth is not None else (paths.pop(0) if paths else None)
-    if reference is None or not paths:
-        raise InputError(field="IMAGE", found=f"{len(options.images)} images", expected="two, or one and --truth")
-    import numpy as np
-
-    from ptycho_ray.commands.images import label_of, read_image
-    from ptycho_ray.evaluation import evaluate_reconstruction
-    from ptycho_ray.plotting import plot_frc, plot_objects, save_figure
+    if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
+        raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
+    from ptycho_ray import comparison, workflow
+    from ptycho_ray.commands.images import Image, explained_diffraction, label_of
+    from ptycho_ray.plotting import save_figure
     from ptycho_ray.report import Section, provenance, write_report
 
-    truth = read_image(reference)
-    rows, pictures, curves = [], {}, {}
-    for path in paths:
-        image, name = read_image(path), label_of(path)
-        name = name if name not in pictures else str(path)
-        origin = (image.origin_px[0] - truth.origin_px[0], image.origin_px[1] - truth.origin_px[1])
-        found = evaluate_reconstruction(
-            image.pixels, truth.pixels, origin_px=origin, region=image.region, register=not options.exact
+    scan = None
+    if options.scan is not None:
+        scan = workflow.load_data(
+            options.scan, n_subsample=options.n_subsample, subsample_seed=options.subsample_seed
         )
-        pictures[name] = np.where(found.mask, found.aligned, np.nan)
-        curves[name] = found.frc
-        rows.append(
-            {
-                "image": name,
-                "amplitude_mae": found.amplitude.mae,
-                "phase_mae": found.phase.mae,
-                "amplitude_psnr": found.amplitude.psnr,
-                "phase_psnr": found.phase.psnr,
-                "amplitude_ssim": found.amplitude.ssim,
-                "phase_ssim": found.phase.ssim,
-                "complex_nrmse": found.complex_nrmse,
-                "frc50": found.frc.frc50,
-            }
-        )
-    side_by_side = plot_objects({label_of(reference): np.where(truth.region, truth.pixels, np.nan), **pictures})
-    frequencies = next(iter(curves.values())).frequency
-    frc = plot_frc(frequencies, {n: np.interp(frequencies, c.frequency, c.correlation) for n, c in curves.items()})
+    middle = _middle(scan, options.truth, paths)
+    names = _names([label_of(path) for path in paths], paths)
+    images: dict[str, Image] = {}
+    told: dict[str, Result] = {}
+    for name, path in zip(names, paths, strict=True):
+        images[name], told[name] = _read(path, scan, middle)
+        if scan is not None:
+            told[name]["r_factor"] = explained_diffraction(images[name], scan)["r_factor"]
+    if options.truth is not None:
+        label, reference = label_of(options.truth), _read(options.truth, None, middle)[0]
+    elif scan is not None and scan.object_truth is not None:
+        truth = scan.object_truth
+        label, reference = label_of(Path(scan.source)), Image(truth, truth != 0)
+    else:
+        label = names[0]
+        reference = images.pop(label)
+    if not images:
+        raise InputError(file=options.scan, field="object", found="none", expected="a true object, or --truth")
+    placed = {n: comparison.Placed(image.pixels, image.region, image.origin_px) for n, image in images.items()}
+    against = comparison.Placed(reference.pixels, reference.region, reference.origin_px)
+    found = comparison.compare(placed, against, register=not options.exact)
+    rows: list[dict[str, Any]] = [
+        {"image": name, **comparison.figures_of(each), **told[name]} for name, each in found.items()
+    ]
+    side_by_side = comparison.picture(found, against, label)
+    rings = comparison.ring_correlations(found)
     folder = options.output_dir
     save_figure(side_by_side, folder / "comparison_images.png")
-    save_figure(frc, folder / "comparison_frc.png")
+    save_figure(rings, folder / "comparison_frc.png")
+    comparison.write_table(folder / "metrics.csv", rows)
+    comparison.write_curves(folder / "frc_curves.csv", found)
+    comparison.write_aligned(folder / "aligned.npz", found)
+    files = [path for path in (*paths, options.truth, options.scan) if path is not None and path.is_file()]
     report = write_report(
         folder / "comparison.html",
-        title=f"Comparison with {reference}",
+        title=f"Comparison with {label}",
         sections=[
             Section("Figures", rows=rows, text="Phase in radians; FRC50 in cycles per pixel, at most 0.5."),
             Section("Images", pictures=[("On common colour scales, each aligned with the first.", side_by_side)]),
-            Section("Fourier ring correlation", pictures=[("", frc)]),
-            Section("Where it came from", facts=provenance(), folded=True),
+            Section("Fourier ring correlation", pictures=[("", rings)]),
+            Section("Where it came from", facts=provenance(data_files=files), folded=True),
         ],
     )
-    result = {"reference": reference, "images": rows, "report": report}
+    result: Result = {"reference": label, "images": rows, "table": folder / "metrics.csv", "report": report}
     write_json(folder / "comparison.json", jsonable(result))
     return result
+
+
+def _names(labels: list[str], paths: list[Path]) -> list[str]:
+    """A name of its own for each image: its label, or its path where two have the same."""
+    names = [label if labels.count(label) == 1 else str(path) for label, path in zip(labels, paths, strict=True)]
+    if len(set(names)) < len(names):
+        raise InputError(field="IMAGE", found=f"{names} with one twice", expected="different images")
+    return names
+
+
+def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tuple[float, float]:
+    """The middle of what was scanned, by the scan, the scan of the truth, or the first image of our own."""
+    import numpy as np
+
+    from ptycho_ray.commands.images import find_image, read_image
+    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.loading import read_both
+
+    positions = None if scan is None else scan.positions_px
+    if positions is None and truth is not None and truth.is_file() and find_image(truth) is None:
+        fields = read_both(truth, None, default_max_bytes())
+        positions = None if fields.positions_in_metres or fields.frames is None else fields.positions
+    if positions is not None:
+        low, high = positions.min(axis=0), positions.max(axis=0)
+        return float(low[0] + high[0]) / 2, float(low[1] + high[1]) / 2
+    for path in paths if truth is None else [truth, *paths]:
+        if find_image(path) is not None:
+            image = read_image(path)
+            sides = [np.flatnonzero(image.region.any(axis=axis)) for axis in (1, 0)]
+            row, column = ((side[0] + side[-1]) / 2 + o for side, o in zip(sides, image.origin_px, strict=True))
+            return float(row), float(column)
+    return 0.0, 0.0
+
+
+def _read(path: Path, scan: RawData | None, middle: tuple[float, float]) -> tuple[Image, Result]:
+    """An image, and the seconds that a trained model took for it."""
+    from ptycho_ray.bundle import FILE_NAME
+    from ptycho_ray.commands.images import Image, find_image, read_any_image
+
+    bundle = path / FILE_NAME if path.is_dir() else path
+    is_model = bundle.is_file() and bundle.name.endswith(".zip")
+    if is_model and scan is None and find_image(path) is None:
+        raise InputError(file=path, found="a trained model", expected="an image, or --scan SCAN to apply the model to")
+    if not is_model or scan is None:
+        return read_any_image(path, middle), {}
+    from ptycho_ray import workflow
+    from ptycho_ray.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    began = time.perf_counter()
+    _, _, results = workflow.reassemble_cdi_image(scan, loaded.config, model=loaded.models, keep_patches=False)
+    seconds = time.perf_counter() - began
+    stitched = results["stitched"]
+    return Image(stitched.image, stitched.covered(), stitched.origin_px), {"seconds": round(seconds, 3)}

@@ -20,7 +20,8 @@ class Options(Common):
 
     Always: how well it explains the diffraction patterns of the scan. If the scan holds the true object: errors of
     amplitude and phase, SSIM and Fourier ring correlation, after a global scale, a phase ramp and a sub-pixel shift
-    (which diffraction cannot know) are fitted.
+    (which diffraction cannot know) are fitted. If the image is that of an ensemble: whether its standard deviations are as
+    large as the errors.
 
     Example: ptycho-ray evaluate image scan.npz
     """
@@ -38,6 +39,7 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray evaluate").options
     from ptycho_ray.commands.images import explained_diffraction, label_of, read_image
+    from ptycho_ray.commands.uncertainty_report import calibration_sections
     from ptycho_ray.data import load_data
     from ptycho_ray.evaluation import evaluate_reconstruction
     from ptycho_ray.plotting import plot_frc, plot_objects, save_figure
@@ -85,6 +87,7 @@ def run(words: Sequence[str]) -> Result:
             Section("Against the truth", "Phase in radians; frc50 in cycles per pixel, at most 0.5.", rows=rows),
             Section("Truth and image", "Aligned, on common colour scales.", pictures=[("", pictures)]),
             Section("Fourier ring correlation", pictures=[("", curves)]),
+            *calibration_sections(image, found, result, folder),
             Section("All figures", facts=result["truth"], folded=True),
         ]
     sections.append(Section("Where it came from", facts=provenance(data_files=[options.scan]), folded=True))

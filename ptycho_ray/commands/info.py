@@ -61,7 +61,10 @@ def run(words: Sequence[str]) -> Result:
         history = summary_of_history(manifest["history"]) if manifest["history"] else None
         kept = {name: manifest[name] for name in ("created_by", "created_at", "config", "normalisation", "provenance")}
         cost = _cost(ModelConfig(**manifest["config"]["model"]))
-        return {"file": path, "kind": "trained model", "network": cost, **kept, "training": history}
+        members = 1 + len(manifest.get("ensemble", ()))
+        return {
+            "file": path, "kind": "trained model", "network": cost, "members": members, **kept, "training": history
+        }  # fmt: skip
     if (found := find_image(path)) is not None:
         image = read_image(found)
         shape = list(image.pixels.shape)

@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> Result:
     amplitude, phase, results = workflow.reassemble_cdi_image(
         scan,
         config,
-        model=bundle.model,
+        model=bundle.models,
         execution=execution,
         keep_patches=settings.debug,
         on_batch=BatchProgress("reconstructing", force_bar=execution.enable_progress_bar),
@@ -104,6 +104,11 @@ def run(words: Sequence[str]) -> Result:
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
+    if bundle.others:
+        from ptycho_ray.commands.uncertainty_report import uncertainty_facts, uncertainty_section
+
+        result["uncertainty"] = uncertainty_facts(stitched, len(bundle.models))
+        sections.append(uncertainty_section(stitched, len(bundle.models), scan.pixel_size_m))
     if typed.options.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__} with {settings.model_path}."
         result["product"] = typed.options.write_product(scan, stitched.image, stitched.origin_px, remark)

@@ -118,7 +118,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         amplitude, phase, results = workflow.reassemble_cdi_image(
             scan,
             dataclasses.replace(bundle.config, output_dir=output, refinement_iterations=iterations),
-            model=bundle.model,
+            model=bundle.models,
             execution=resolved.execution,
             keep_patches=False,
             on_batch=ProgressEvents(events),

@@ -65,6 +65,9 @@ class Options(Common):
     'auto' takes all there are; 1:4 goes on with what is left of 4 workers when some are lost."""
     ray: bool = False
     """Train on a Ray cluster even with a single worker."""
+    ensemble: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    """Short for --ensemble-members: train K networks, side by side with --workers; their spread is the uncertainty of the
+    image."""
     resume: bool = False
     """Go on with a run that was interrupted, from the checkpoint in --output-dir. On a cluster the same command does that
     by itself."""
@@ -132,6 +135,10 @@ def run(words: Sequence[str]) -> Result:
             "training": summary_of_history(results["history"]) | _warnings(results),
             **_held_out_figures(results, execution.inference_batch_size or config.batch_size),
         }
+        if config.ensemble_members > 1:
+            from ptycho_ray.commands.uncertainty_report import uncertainty_facts
+
+            result["uncertainty"] = uncertainty_facts(images[0].results["stitched"], config.ensemble_members)
         write_training_report(result, images, results, config, origin)
         record.bundle, record.files = bundle, [result["report"], result["image"]]
     result |= record.facts
@@ -167,6 +174,8 @@ def fitted_to_scans(resolved: Resolved[TrainingConfig], scans: Sequence[RawData]
 def settings_of(options: Options) -> dict[str, Any]:
     """The settings that the command's own options stand for."""
     settings: dict[str, Any] = {}
+    if options.ensemble is not None:
+        settings["ensemble_members"] = options.ensemble
     if options.scans:
         settings |= {"train_data_file": options.scans[0], "further_train_data_files": options.scans[1:]}
     if options.workers is not None:
@@ -181,11 +190,16 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tup
     """``train_cdi_model`` in this process or on a cluster, and whether it goes on with a run that was interrupted."""
     folder, execution = resolved.config.output_dir, resolved.execution
     if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):
+        from ptycho_ray.training.ensemble import member_folder
         from ptycho_ray.workflow import train_cdi_model
 
         checkpoints = folder / "checkpoints"
-        last = require_file(checkpoints / "last.safetensors", "--resume") if options.resume else None
-        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=last), options.resume
+        several = resolved.config.ensemble_members > 1
+        last = (member_folder(checkpoints, 0) if several else checkpoints) / "last.safetensors"
+        if options.resume:
+            require_file(last, "--resume")
+        resume_from = None if not options.resume else checkpoints if several else last
+        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from), options.resume
     if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
         raise ConfigurationError(
             "the working folder of a Ray job is a copy that is thrown away",
@@ -210,15 +224,18 @@ def _image_of_each(
     """Every scan reconstructed with the shared network inside its own physics; last the test scan, if there is one."""
     from ptycho_ray import workflow
 
-    pairs = [(name, model, scan) for (name, model), scan in zip(results["models"].items(), scans, strict=True)]
+    ensembles = results.get("ensembles") or {name: [model] for name, model in results["models"].items()}
+    triples = [(name, models, scan) for (name, models), scan in zip(ensembles.items(), scans, strict=True)]
     if test_scan is not None:
-        model = workflow.model_for_scan(results["model_instance"], test_scan, config)
-        pairs.append((f"test-{Path(test_scan.source).stem}", model, test_scan))
-    for name, model, scan in pairs:
+        first = next(iter(ensembles.values()))
+        models = [workflow.model_for_scan(model, test_scan, config) for model in first]
+        triples.append((f"test-{Path(test_scan.source).stem}", models, test_scan))
+    for name, models, scan in triples:
         amplitude, phase, stitched = workflow.reassemble_cdi_image(
-            scan, config, model=model, execution=execution, keep_patches=False
+            scan, config, model=models, execution=execution, keep_patches=False
         )
-        yield Image(name, scan, amplitude, phase, {**results, **stitched, "model_instance": model})
+        of_scan = {**stitched, "model_instance": models[0], "ensemble": models}
+        yield Image(name, scan, amplitude, phase, results | of_scan)
 
 
 def _warnings(results: Result) -> Result:

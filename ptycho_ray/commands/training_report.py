@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.commands.common import Result
+from ptycho_ray.commands.uncertainty_report import uncertainty_section
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.plotting import plot_history, plot_object, plot_positions, plot_probe
 from ptycho_ray.report import Section, write_report
@@ -22,7 +23,7 @@ def write_training_report(
     settings = dataclasses.asdict(config)
     figures = {name: result[name] for name in ("held_out_diffraction",) if name in result}
     sections = [
-        *(_image_section(image) for image in images),
+        *(section for image in images for section in _image_sections(image)),
         Section(
             "Training",
             facts={**result["training"], **figures},
@@ -36,14 +37,18 @@ def write_training_report(
     write_report(result["report"], title=f"Training on {config.train_data_file}", sections=sections)
 
 
-def _image_section(image: Image) -> Section:
+def _image_sections(image: Image) -> list[Section]:
     stitched = image.results["stitched"]
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=image.scan.pixel_size_m)
-    return Section(
+    section = Section(
         f"Image {image.name}".strip(),
         f"Reconstruction of {image.scan.source} with the trained network.",
         pictures=[("Amplitude and phase.", picture)],
     )
+    if stitched.phase_std is None:
+        return [section]
+    members = len(image.results["member_images"])
+    return [section, uncertainty_section(stitched, members, image.scan.pixel_size_m)]
 
 
 def _scan_section(image: Image) -> Section:

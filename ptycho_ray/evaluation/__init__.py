@@ -6,6 +6,7 @@ PtychoPINN chain gives, conventions included, so that results can be compared. T
 
 from __future__ import annotations
 
+from ptycho_ray.evaluation.calibration import Calibration, calibration_of
 from ptycho_ray.evaluation.diffraction import (
     diffraction_r_factor,
     flat_object_r_factor,
@@ -43,11 +44,13 @@ from ptycho_ray.evaluation.registration import (
 
 __all__ = [
     "Ambiguities",
+    "Calibration",
     "Evaluation",
     "RingCorrelation",
     "Scores",
     "align_for_evaluation",
     "apply_shift_and_crop",
+    "calibration_of",
     "crop_truth",
     "diffraction_r_factor",
     "eval_reconstruction",

@@ -81,6 +81,7 @@ OUR_FIELDS = frozenset(
         "position_shear",
         "object_pixel_size_m",
         "refinement_iterations",
+        "ensemble_members",
     }
 )
 

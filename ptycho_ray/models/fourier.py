@@ -18,22 +18,23 @@ LIFTING_RATIO = 4
 
 def fno_vanilla(config: ModelConfig) -> nn.Module:
     """``fno_blocks`` spectral blocks, nothing else."""
-    return ObjectNetwork(config, nn.Sequential(*_spectral_blocks(config)), config.fno_width)
+    return ObjectNetwork(config, nn.Sequential(*_spectral_blocks(config)), config.fno_width, bounded_lift=True)
 
 
 def fno(config: ModelConfig) -> nn.Module:
     """``fno_blocks`` spectral blocks, a 1 x 1 convolution, ``fno_cnn_blocks`` of conv3 and GELU."""
     width = config.fno_width
     local = [layer for _ in range(config.fno_cnn_blocks) for layer in (convolution(width, width), nn.GELU())]
-    return ObjectNetwork(config, nn.Sequential(*_spectral_blocks(config), convolution(width, width, 1), *local), width)
+    body = nn.Sequential(*_spectral_blocks(config), convolution(width, width, 1), *local)
+    return ObjectNetwork(config, body, width, bounded_lift=True)
 
 
 def ffno(config: ModelConfig) -> nn.Module:
     """``fno_blocks`` factorised blocks (see FactorisedStack), then ``fno_cnn_blocks`` of x + conv3(GELU(conv3(x)))."""
     width = config.fno_width
-    stack = FactorisedStack(width, config.fno_modes, config.N, blocks=config.fno_blocks)
+    stack = FactorisedStack(width, config.fno_modes, config.N, blocks=config.fno_blocks, gate=1.0)
     refiners = [LocalRefiner(width) for _ in range(config.fno_cnn_blocks)]
-    return ObjectNetwork(config, nn.Sequential(stack, *refiners), width)
+    return ObjectNetwork(config, nn.Sequential(stack, *refiners), width, bounded_lift=True)
 
 
 def _spectral_blocks(config: ModelConfig) -> list[nn.Module]:

@@ -55,10 +55,21 @@ class ObjectNetwork(nn.Module):
     Args:
         body: maps ``config.fno_width`` channels to ``features`` at the same side.
         lift: the first layers; conv3, GELU, conv3 if None.
+        bounded_lift: tame what the body sees (:func:`bounded`). A body that adds to its input at full resolution would else
+            carry the bright centre of the pattern past all that it learns.
     """
 
-    def __init__(self, config: ModelConfig, body: nn.Module, features: int, lift: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        body: nn.Module,
+        features: int,
+        lift: nn.Module | None = None,
+        *,
+        bounded_lift: bool = False,
+    ) -> None:
         super().__init__()
+        self.bounded_lift = bounded_lift
         self.transform = config.fno_input_transform
         width = config.fno_width
         self.lift = lift or nn.Sequential(
@@ -69,7 +80,8 @@ class ObjectNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised diffraction amplitudes [B, input channels, N, N] to object patches, complex64 [B, O, N, N]."""
-        return self.head(self.body(self.lift(transformed(x, self.transform))))
+        lifted = self.lift(transformed(x, self.transform))
+        return self.head(self.body(bounded(lifted) if self.bounded_lift else lifted))
 
 
 def bounded(features: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,15 @@ class StitchedObject:
         image: complex64 [H, W]; zero where nothing was measured.
         weight: sum of the weights that reached each pixel, float32 [H, W].
         origin_px: position (row, column) of canvas pixel (0, 0) in the coordinates of the scan positions.
+        amplitude_std, phase_std: how much the members of an ensemble differ, float32 [H, W], the phase in radians; None
+            for the image of one network.
     """
 
     image: np.ndarray
     weight: np.ndarray
     origin_px: tuple[float, float]
+    amplitude_std: np.ndarray | None = None
+    phase_std: np.ndarray | None = None
 
     def with_zero_mean_phase(self) -> StitchedObject:
         """The same image times a complex number of modulus one, so that its weighted mean is real and positive."""
@@ -42,9 +47,15 @@ class StitchedObject:
         return replace(self, image=(self.image * np.exp(-1j * np.angle(mean))).astype(np.complex64))
 
     def save(self, path: Path) -> None:
-        """Write image, weight and origin as a compressed NPZ, atomically."""
+        """Write image, weight, origin and, of an ensemble, the standard deviations as a compressed NPZ, atomically."""
+        arrays: dict[str, Any] = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, object=self.image, weight=self.weight, origin_px=np.array(self.origin_px))
+            np.savez_compressed(stream, **(arrays | self.deviations()))
+
+    def deviations(self) -> dict[str, np.ndarray]:
+        """The standard deviations by name; nothing for the image of one network."""
+        both = {"amplitude_std": self.amplitude_std, "phase_std": self.phase_std}
+        return {name: values for name, values in both.items() if values is not None}
 
     def covered(self, share: float = 0.3) -> np.ndarray:
         """Where the weight is at least ``share`` of its median over the touched pixels, bool [H, W]."""

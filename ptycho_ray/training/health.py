@@ -44,6 +44,11 @@ NEAR_BOUND = 0.01
 FIGURES = ("amplitude_contrast", "phase_spread_rad", "saturated_share", "explained_share")
 
 
+def rows_to_look_at(groups: int) -> NDArray[np.int64]:
+    """At most GROUPS of so many groups, evenly spread."""
+    return np.unique(np.linspace(0, groups - 1, min(GROUPS, groups)).round().astype(np.int64))
+
+
 @torch.no_grad()
 def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) -> dict[str, float]:
     """What a few groups, evenly spread over the scan, look like through the network.
@@ -60,7 +65,7 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
             there is nothing to explain.
     """
     model.eval()
-    rows = np.unique(np.linspace(0, len(container) - 1, min(GROUPS, len(container))).round().astype(np.int64))
+    rows = rows_to_look_at(len(container))
     device = model.probe_parts.device
     photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
     weight = model.overlap_weight().cpu().double()
@@ -68,19 +73,32 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
     patches = model.network_patches(photons).cpu().to(torch.complex128)
     predicted = model(photons, relative, container.largest_shift_px).intensity
     good = good_pixels_of(container.raw.bad_pixels, device)
+    contrast, spread = contrast_and_spread(patches, weight)
+    return {
+        "amplitude_contrast": contrast,
+        "phase_spread_rad": spread,
+        "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
+        "explained_share": _explained_share(seen_by(predicted, good), photons, seen_by(model.flat_diffraction(), good)),
+    }
+
+
+def contrast_and_spread(patches: Tensor, weight: Tensor) -> tuple[float, float]:
+    """How much amplitude and phase vary within complex patches [B, C, N, N], beyond what all have in common.
+
+    Args:
+        weight: of the pixels, [N, N], with a sum of 1.
+
+    Returns:
+        Standard deviation of the amplitude over its mean, and circular standard deviation of the phase in radians.
+    """
     amplitude, phasor = patches.abs(), torch.polar(torch.ones_like(patches.real), torch.angle(patches))
     level = (weight * amplitude).sum(dim=(-2, -1)).clamp_min(1e-12)
-    if len(rows) > 1:
+    if len(patches) > 1:
         amplitude, phasor = amplitude - amplitude.mean(dim=0), phasor * phasor.mean(dim=0).sgn().conj()
     mean = (weight * amplitude).sum(dim=(-2, -1), keepdim=True)
     contrast = (weight * (amplitude - mean).square()).sum(dim=(-2, -1)).sqrt() / level
     alike = (weight * phasor).sum(dim=(-2, -1)).abs().clamp(1e-12, 1.0)
-    return {
-        "amplitude_contrast": float(contrast.mean()),
-        "phase_spread_rad": float(torch.sqrt(-2.0 * torch.log(alike)).mean()),
-        "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
-        "explained_share": _explained_share(seen_by(predicted, good), photons, seen_by(model.flat_diffraction(), good)),
-    }
+    return float(contrast.mean()), float(torch.sqrt(-2.0 * torch.log(alike)).mean())
 
 
 def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:

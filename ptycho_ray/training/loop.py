@@ -178,7 +178,8 @@ class Trainer:
     def _step(self, loaded: Sequence[list[Piece]], groups: int, steps_in_epoch: int) -> dict[str, float]:
         """One step of the optimiser over one or more batches of ``groups`` groups; each group counts the same."""
         now = self.progress.epoch + self.progress.batch / steps_in_epoch
-        factor = self.schedule.factor(now)
+        step = (self.progress.epoch * steps_in_epoch + self.progress.batch) // self.execution.accum_steps
+        factor = self.schedule.factor(now, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         for scan in self.scans:

@@ -15,6 +15,9 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 ADAM_EPSILON = 1e-7
 #: Factor a epoch of the 'Exponential' schedule.
 EXPONENTIAL_DECAY = 0.95
+#: The learning rate rises over so many first steps, whatever the schedule. Until its memory is filled, Adam moves every weight
+#: by the whole rate; together they drive the phase of a wide head into saturation, to which a pattern has no objection.
+FIRST_STEPS = 16
 #: Adaptive clipping: a parameter of smaller norm counts as one of this norm.
 SMALLEST_PARAMETER_NORM = 1e-3
 
@@ -65,6 +68,7 @@ def thaw(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) -> Non
 class Schedule:
     """Factor on the learning rates over the training, with all its memory in ``state``.
 
+    It rises over the FIRST_STEPS, and then:
     'Default' is constant; 'Exponential' multiplies by 0.95 an epoch; 'WarmupCosine' rises linearly over
     ``lr_warmup_epochs`` and falls as a cosine to ``lr_min_ratio``, step by step; 'ReduceLROnPlateau' multiplies by
     ``plateau_factor`` after more than ``plateau_patience`` epochs without improvement, down to ``plateau_min_lr``.
@@ -76,8 +80,11 @@ class Schedule:
         self.lowest = min(1.0, config.plateau_min_lr / execution.learning_rate)
         self.state: dict[str, float] = {"factor": 1.0, "best": math.inf, "bad_epochs": 0}
 
-    def factor(self, progress: float) -> float:
-        """The factor at ``progress`` epochs (a fraction within an epoch counts)."""
+    def factor(self, progress: float, step: int = FIRST_STEPS) -> float:
+        """The factor at ``progress`` epochs (a fraction within an epoch counts) and ``step`` steps, counted from 0."""
+        return self._of_kind(progress) * min(1.0, (step + 1) / FIRST_STEPS)
+
+    def _of_kind(self, progress: float) -> float:
         if self.kind == "Exponential":
             return EXPONENTIAL_DECAY ** math.floor(progress)
         if self.kind == "WarmupCosine":

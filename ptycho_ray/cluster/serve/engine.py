@@ -109,15 +109,20 @@ class LoadedModel:
 
     Attributes:
         bundle: as it was read.
-        model: its model, with shared passes; the core takes it for the model itself.
+        models: its model, or the members of an ensemble, with shared passes; the core takes them for the models themselves.
         rows: groups of patterns in a batch.
         sha256: of the bundle, for the provenance of results.
     """
 
     bundle: Bundle
-    model: Any
+    models: tuple[Any, ...]
     rows: int
     sha256: str
+
+    @property
+    def model(self) -> Any:
+        """The (first) model."""
+        return self.models[0]
 
     @classmethod
     def load(cls, place: Path, settings: ServiceSettings) -> LoadedModel:
@@ -126,10 +131,12 @@ class LoadedModel:
         device = settings.accelerator
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        bundle.model.to(device)
+        for model in bundle.models:
+            model.to(device)
         patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
         rows = max(1, patterns // bundle.config.model.gridsize**2)
-        return cls(bundle, SharedModel(bundle.model, rows), rows, sha256_of(bundle_path(place)))
+        shared = tuple(SharedModel(model, rows) for model in bundle.models)
+        return cls(bundle, shared, rows, sha256_of(bundle_path(place)))
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ def reconstruct(
         scan,
         replace(loaded.bundle.config, refinement_iterations=options.refinement_iterations),
         M=options.crop,
-        model=loaded.model,
+        model=loaded.models,
         execution=execution,
         stitch="crop" if options.stitch == "crop" else "probe",
         keep_patches=False,

@@ -38,6 +38,7 @@ def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance
         "positions_px": scan.positions_px,
         "scan_index": scan.scan_index,
         "provenance": np.array(json.dumps(provenance)),
+        **stitched.deviations(),
     }
     for name in GEOMETRY:
         if (value := getattr(scan, name)) is not None:

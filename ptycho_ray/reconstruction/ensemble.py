@@ -1,0 +1,92 @@
+"""The images of several networks as one: their mean, and how much they differ at each pixel.
+
+B. Lakshminarayanan et al., deep ensembles, arXiv:1612.01474: networks that were trained alike from other first weights differ
+most where the data do not say what the answer is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.errors import InputError
+from ptycho_ray.reconstruction.stitching import StitchedObject
+
+#: Rounds in which every image is brought to the mean of all.
+ROUNDS = 3
+
+
+def combine(images: Sequence[StitchedObject]) -> StitchedObject:
+    """The mean of images of one scan with their standard deviation at each pixel.
+
+    Diffraction leaves the phase of an image open, and a learnt intensity scale its amplitude: each image is first brought to
+    the mean of all by a complex number, the one of the least squares weighted by the coverage.
+
+    Returns:
+        Amplitudes are averaged as such and phases on the circle (a complex mean would be dim where phases disagree).
+        Deviations are those of a sample, with one degree of freedom less than there are images. The weight is that of the
+        first image.
+
+    Raises:
+        InputError: fewer than two images, or of different shapes or places.
+    """
+    first = images[0]
+    if len(images) < 2 or any(other.image.shape != first.image.shape for other in images):
+        raise InputError(
+            field="images",
+            found=[other.image.shape for other in images],
+            expected="at least two images of one shape",
+        )
+    if any(other.origin_px != first.origin_px for other in images):
+        raise InputError(
+            field="origin_px", found=[other.origin_px for other in images], expected="images at one place"
+        )
+    aligned = _aligned(np.stack([each.image for each in images]).astype(np.complex128), first.weight)
+    amplitudes = np.abs(aligned)
+    directions = np.divide(aligned, amplitudes, out=np.zeros_like(aligned), where=amplitudes > 0)
+    middle = np.angle(directions.mean(axis=0))
+    residues = np.angle(aligned * np.exp(-1j * middle))
+    phase = middle + residues.mean(axis=0)
+    return StitchedObject(
+        (amplitudes.mean(axis=0) * np.exp(1j * phase)).astype(np.complex64),
+        first.weight,
+        first.origin_px,
+        amplitudes.std(axis=0, ddof=1).astype(np.float32),
+        residues.std(axis=0, ddof=1).astype(np.float32),
+    ).with_zero_mean_phase()
+
+
+def _aligned(images_KHW: NDArray[np.complex128], weight_HW: NDArray[Any]) -> NDArray[np.complex128]:
+    """The images times a complex number each, so that they agree; their mean amplitude and mean phase are kept."""
+    target = images_KHW[0]
+    level = np.sqrt(_power(images_KHW, weight_HW).mean())
+    factors = np.ones(len(images_KHW), dtype=np.complex128)
+    for _ in range(ROUNDS):
+        overlaps = np.sum(weight_HW * images_KHW.conj() * target, axis=(1, 2))
+        factors = overlaps / np.maximum(_power(images_KHW, weight_HW), np.finfo(np.float64).tiny)
+        target = (factors[:, None, None] * images_KHW).mean(axis=0)
+        target *= level / max(np.sqrt(_power(target[None], weight_HW)[0]), np.finfo(np.float64).tiny)
+    return factors[:, None, None] * images_KHW
+
+
+def _power(images_KHW: NDArray[np.complex128], weight_HW: NDArray[Any]) -> NDArray[np.float64]:
+    power: NDArray[np.float64] = np.sum(weight_HW * np.abs(images_KHW) ** 2, axis=(1, 2))
+    return power
+
+
+def on_one_canvas(images: Sequence[StitchedObject]) -> list[StitchedObject]:
+    """The images with margins of zeros, so that all have one shape and place; members that learnt their positions differ."""
+    origins = np.array([image.origin_px for image in images])
+    low = origins.min(axis=0)
+    corners = np.round(origins - low).astype(int)
+    shape = tuple(int(side) for side in (corners + [image.image.shape for image in images]).max(axis=0))
+    placed = []
+    for image, (row, column) in zip(images, corners, strict=True):
+        there = np.s_[row : row + image.image.shape[0], column : column + image.image.shape[1]]
+        pixels, weight = np.zeros(shape, image.image.dtype), np.zeros(shape, image.weight.dtype)
+        pixels[there], weight[there] = image.image, image.weight
+        placed.append(StitchedObject(pixels, weight, (float(low[0]), float(low[1]))))
+    return placed

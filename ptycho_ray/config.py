@@ -50,6 +50,7 @@ Architecture = Literal[
     "hybrid_resnet_convnext_bottleneck",
     "spectral_resnet_bottleneck_net",
     "spectral_resnet_bottleneck_linear_decoder",
+    "unet",
 ]
 Schedule = Literal["Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau"]
 Backend = Literal["tensorflow", "pytorch"]
@@ -112,9 +113,12 @@ class ModelConfig:
     merge: Literal["weighted", "central_mask"] = "weighted"
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
     is the formula of PtychoPINN, kept for comparison."""
-    probe_conditioning: Literal["none", "channels"] = "none"
-    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input. A network that sees it
-    can reconstruct scans with other probes than those it was trained on."""
+    probe_conditioning: Literal["none", "channels", "retrieval"] = "none"
+    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input; 'retrieval' shows the
+    object that probe and pattern yield by themselves, for the network to improve. A network that sees the probe can
+    reconstruct scans with other probes than those it was trained on."""
+    retrieval_steps: PositiveInt = 20
+    """Steps of that retrieval."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
     """How 'cnn' expresses the object."""
     hybrid_downsample: Literal["stride_conv", "avgpool", "blurpool"] = "stride_conv"

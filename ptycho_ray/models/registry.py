@@ -23,6 +23,7 @@ from ptycho_ray.models.hybrid import (
     spectral_bottleneck,
     stable_hybrid,
 )
+from ptycho_ray.models.unet import unet
 
 #: Each entry builds a network that maps [B, input channels, N, N] to the complex patches [B, O, N, N] or to their
 #: amplitude and phase.
@@ -43,6 +44,7 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "spectral_resnet_bottleneck_linear_decoder": partial(
         hourglass_resnet, bottleneck=spectral_bottleneck, keep_width=True, upsampler="linear"
     ),
+    "unet": unet,
 }
 
 

@@ -57,6 +57,8 @@ Backend = Literal["tensorflow", "pytorch"]
 ClipAlgorithm = Literal["norm", "value", "agc"]
 
 DEFAULT_TRAINING_GROUPS = 512
+#: In place of a model's file: the model that comes with the program.
+PRETRAINED = "pretrained"
 
 
 @settings
@@ -253,6 +255,9 @@ class TrainingConfig:
     plateau_threshold: NonNegativeFloat = 0.0
     """ReduceLROnPlateau: what counts as an improvement."""
     # What PtychoPINN does not have:
+    initial_model: Path | None = None
+    """Start from the network of this bundle and not from random weights; 'pretrained' is the one that comes with the
+    program. The settings of the network are then those of the bundle."""
     seed: NonNegativeInt = 0
     """Seed of grouping, weights and shuffling: the same seed gives the same image."""
     validation_fraction: ValidationShare = 0.05
@@ -337,10 +342,11 @@ class InferenceConfig:
 
     model: Annotated[ModelConfig, BeforeValidator(_model_from_mapping)]
     """The network."""
-    model_path: Path
-    """The trained model: a bundle (wts.h5.zip) or the folder that holds it."""
     test_data_file: Path
     """The scan to reconstruct."""
+    model_path: Path = Path(PRETRAINED)
+    """The trained model: a bundle (wts.h5.zip) or the folder that holds it; if not given, the one that comes with the
+    program."""
     n_groups: PositiveInt | None = None
     """How many groups of patterns are used; every pattern if not given."""
     n_images: PositiveInt | None = None

@@ -26,8 +26,7 @@ from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.fields import NonNegativeFloat, NonNegativeInt, PatternSide, PositiveFloat, PositiveInt, settings
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.agreement import in_phase, object_error
-from ptycho_ray.simulation import simulate
-from ptycho_ray.simulation.variety import random_spec
+from ptycho_ray.simulation.variety import random_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.loop import TrainingDiverged
@@ -58,11 +57,11 @@ class PretrainingConfig:
     """Least and most photons in a pattern; their logarithm is drawn evenly."""
     nepochs: PositiveInt = 60
     """Epochs; after each the network is measured on scans kept for that and its state is stored."""
-    patterns_per_epoch: PositiveInt = 4096
+    patterns_per_epoch: PositiveInt = 3072
     """Patterns in an epoch."""
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 16
     """Patterns in a step."""
-    scene_patterns: PositiveInt = 16
+    scene_patterns: PositiveInt = 8
     """Patterns of one simulated scan; a step holds batch_size / scene_patterns scans."""
     validation_scans: PositiveInt = 24
     """Scans that the network is measured on."""
@@ -118,9 +117,9 @@ class Pretrained:
     """A pretrained network in the physics of its last scan, and how it came about.
 
     Attributes:
-        history: one value an epoch of ``loss`` (mean absolute error of the transmission in the light), ``val_error`` and
-            ``val_error_retrieved`` (the same for the scans kept apart: of the network, and of what it was shown), both also
-            by dose, as ``val_error/1e+05``.
+        history: one value an epoch of ``loss`` (mean absolute error of the transmission in the light), ``val_loss`` and
+            ``val_retrieved_loss`` (the same for the scans kept apart: of the network, and of what it is shown), both also by
+            dose, as ``val_loss/1e+05``.
     """
 
     model: PhysicsInformedModel
@@ -133,7 +132,6 @@ def pretrain(
     execution: ExecutionConfig | None = None,
     *,
     resume: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Pretrained:
     """Train a network on simulated scans.
@@ -177,8 +175,6 @@ def pretrain(
             clip_gradients(network.parameters(), config.gradient_clip_val, "norm")
             optimizer.step()
             total += loss
-            if on_step is not None:
-                on_step(step + 1, config.steps)
         figures = {"loss": total / config.steps, **_measured([Scene.of(scan, training, network, device, dtype) for scan in kept])}
         figures["seconds"] = time.monotonic() - started
         for name, value in figures.items():
@@ -197,7 +193,7 @@ def scans_of(config: PretrainingConfig, *stream: int, number: int) -> Iterator[R
         rng = np.random.default_rng((config.seed, *stream, index))
         side = config.N if rng.random() < SHARE_OF_N else config.N * int(rng.choice((4, 6, 10, 12, 16))) // 64 * 8
         patterns = max(2, round(config.scene_patterns * (config.N / side) ** 2))
-        yield simulate(random_spec(rng, max(32, side), patterns, config.photons))
+        yield random_scan(rng, max(32, side), patterns, config.photons)
 
 
 @dataclass(frozen=True)
@@ -259,7 +255,7 @@ def _measured(scenes: Sequence[Scene]) -> dict[str, float]:
         some = (dose >= low) & (dose < high)
         if some.any():
             of_dose = "" if high - low == math.inf and low == 0 else f"/{low:.0e}"
-            figures[f"val_error{of_dose}"], figures[f"val_error_retrieved{of_dose}"] = errors[some].mean(axis=0).tolist()
+            figures[f"val_loss{of_dose}"], figures[f"val_retrieved_loss{of_dose}"] = errors[some].mean(axis=0).tolist()
     return figures
 
 

@@ -152,6 +152,7 @@ OURS: dict[type, dict[str, Any]] = {
     ModelConfig: {
         "merge": "weighted",
         "probe_conditioning": "none",
+        "retrieval_steps": 20,
         "cnn_output_mode": "amp_phase",
         "hybrid_downsample": "stride_conv",
         "hybrid_downsample_steps": 2,
@@ -246,7 +247,7 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
     (ModelConfig, "generator_output_mode", ["real_imag", "amp_phase_logits", "amp_phase"]),
     (ModelConfig, "amp_activation", ["sigmoid", "swish", "softplus", "relu"]),
     (ModelConfig, "merge", ["weighted", "central_mask"]),
-    (ModelConfig, "probe_conditioning", ["none", "channels"]),
+    (ModelConfig, "probe_conditioning", ["none", "channels", "retrieval"]),
     (ModelConfig, "cnn_output_mode", ["amp_phase", "real_imag"]),
     (ModelConfig, "hybrid_downsample", ["stride_conv", "avgpool", "blurpool"]),
     (ModelConfig, "hybrid_skip", ["none", "add", "concat", "gated_add"]),

@@ -128,12 +128,12 @@ class PhysicsInformedModel(nn.Module):
         return math.sqrt(self.normalisation.mean_photons / self.normalisation.probe_photons)
 
     def _improved_patches(self, photons: Tensor) -> Tensor:
-        """What was retrieved and what the network adds, in the network's units; untrained it adds about nothing."""
+        """What was retrieved and what the network adds to it, as a part of its mean amplitude; untrained about nothing."""
         retrieved, step = self.retrieved(photons)
         inputs = retrieval_channels(retrieved, step, self.probe.detach(), self._level)
         change = self._network_output(inputs) - START_AMPLITUDE
         # Patterns of a group that are not merged have one object: that of the first.
-        return retrieved[:, : change.shape[1]] / self.normalisation.object_scale + change
+        return (retrieved[:, : change.shape[1]] + self._level * change) / self.normalisation.object_scale
 
     def _network_output(self, inputs: Tensor) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -48,6 +48,15 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 
 
+#: Networks whose weights do not depend on the side of the patterns.
+ANY_SIDE = frozenset({"unet"})
+
+
+def serves_any_side(config: ModelConfig) -> bool:
+    """Whether a trained network of this configuration reconstructs patterns of every side."""
+    return config.architecture in ANY_SIDE and config.probe_conditioning != "none"
+
+
 def build_network(config: ModelConfig) -> nn.Module:
     """Build the network that ``config.architecture`` names."""
     if config.learned_input_channels != 1:

@@ -2,47 +2,74 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ptycho_ray.simulation.spec import ObjectName, ProbeName, SimulationSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.simulation.objects import make_object
+from ptycho_ray.simulation.probes import make_probe, orthogonal_modes, with_photons, zernike_polynomial
+from ptycho_ray.simulation.simulate import simulate_scan
 
 #: Drawn objects only: pictures, stars and points are left out, so that tests on them show an unseen kind.
-OBJECT_KINDS: tuple[ObjectName, ...] = ("lines", "dead_leaves", "grf", "diagonals")
-PROBE_KINDS: tuple[ProbeName, ...] = ("disc", "gaussian", "zernike", "zone_plate", "default")
-#: Largest phase range of an object in radians.
+OBJECT_KINDS = ("lines", "dead_leaves", "grf", "diagonals")
+#: Largest phase range of an object in radians; small ones are more frequent.
 LARGEST_PHASE_RANGE = 2.5
-#: Largest distance of the sample from the probe's own plane, as a part of where light from the edge would leave the window.
-LARGEST_DEFOCUS = 0.8
+#: Shares of the scans whose probe is a lens out of focus, an aberrated disc, or a plain one; and with two modes.
+LENSES, ABERRATED, TWO_MODES = 0.4, 0.5, 0.25
 
 
-def random_spec(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> SimulationSpec:
-    """The description of a scan of ``n_patterns`` patterns of side N at random positions.
+def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> RawData:
+    """A scan of ``n_patterns`` patterns of side N at random whole pixels, with its truth.
 
-    Object, its amplitudes (0 to 1) and phases, probe, defocus, one or two modes and the dose (logarithm uniform within
-    ``photons``) all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase.
+    Object, its amplitudes (0 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
+    all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. Positions are whole
+    pixels, so that the truth at each needs no interpolation.
     """
     amplitude = np.sort(rng.uniform(0, 1, 2))
-    phase = rng.uniform(0, LARGEST_PHASE_RANGE)
+    phase = LARGEST_PHASE_RANGE * rng.uniform() ** 2
     flat = rng.integers(6)
-    probe = PROBE_KINDS[rng.integers(len(PROBE_KINDS))]
-    pixel_m, energy_eV = 20e-9, 10_000.0
-    wavelength_m = 1.24e-6 / energy_eV
-    reach_m = LARGEST_DEFOCUS * N * pixel_m**2 / wavelength_m / 2
-    return SimulationSpec(
-        object=OBJECT_KINDS[rng.integers(len(OBJECT_KINDS))],
-        object_size=int(rng.uniform(1.5, 3.0) * N),
+    sample = make_object(
+        OBJECT_KINDS[rng.integers(len(OBJECT_KINDS))],
+        (int(rng.uniform(1.5, 3.0) * N),) * 2,
+        rng,
         amplitude_range=(1.0, 1.0) if flat == 0 else (float(amplitude[0]), float(amplitude[1])),
         phase_range=(0.0, 0.0) if flat == 1 else (0.0, float(phase)),
-        N=N,
-        probe=probe,
-        probe_diameter_px=None if probe in ("zone_plate", "default") else float(rng.uniform(0.2, 0.6) * N),
-        defocus_m=float(rng.uniform(-reach_m, reach_m)),
-        energy_eV=energy_eV,
-        pixel_size_m=pixel_m,
-        modes=1 + int(rng.random() < 0.25),
-        scan="random",
-        n_patterns=n_patterns,
-        photons=float(np.exp(rng.uniform(*np.log(photons)))),
-        seed=int(rng.integers(2**31)),
-        probe_seed=int(rng.integers(2**31)),
     )
+    modes = orthogonal_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)
+    probe = with_photons(modes, float(np.exp(rng.uniform(*np.log(photons)))))
+    positions = rng.integers(N // 2, sample.shape[0] - N // 2 + 1, (n_patterns, 2)).astype(np.float64)
+    return simulate_scan(sample, probe, positions, rng=rng, sub_pixel="integer")
+
+
+def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
+    """The wave of one mode, complex [N, N], a fifth to three fifths of the window wide.
+
+    A pattern tells its object only if the probe has structure: with a real, symmetric probe an object and the conjugate of
+    its point reflection diffract alike. Few of these are drawn.
+    """
+    kind, diameter = rng.random(), rng.uniform(0.2, 0.6) * N
+    if kind < LENSES:
+        return _lens(rng, N, diameter)
+    if kind < LENSES + ABERRATED:
+        rms_rad = float(rng.uniform(0.5, 2.5))
+        return make_probe("zernike", N, rng, diameter_px=float(diameter), rms_rad=rms_rad)[0]
+    plain = ("disc", "gaussian")[rng.integers(2)]
+    return make_probe(plain, N, rng, diameter_px=float(diameter), defocus_m=float(rng.uniform(-1e-4, 1e-4)))[0]
+
+
+def _lens(rng: np.random.Generator, N: int, diameter: float) -> NDArray[np.complex128]:
+    """A round pupil, with or without central stop and aberrations, so far out of focus that its beam has ``diameter`` pixels.
+
+    A quadratic phase of a radians at the rim of a pupil of R pixels displaces its light by N a / (pi R) pixels.
+    """
+    pupil_radius = rng.uniform(0.08, 0.3) * N
+    axis = (np.arange(N) - N // 2) / pupil_radius
+    radius, angle = np.hypot(axis[:, None], axis), np.arctan2(axis[:, None], axis)
+    stop = rng.uniform(0.15, 0.45) if rng.random() < 0.4 else 0.0
+    pupil = np.clip(0.5 + (1 - radius) * pupil_radius, 0, 1) * np.clip(0.5 + (radius - stop) * pupil_radius, 0, 1)
+    phase = np.pi * pupil_radius * diameter / (2 * N) * rng.choice((-1, 1)) * radius**2
+    for n, m in ((2, 2), (2, -2), (3, 1), (3, -1), (4, 0)):
+        phase = phase + rng.uniform(0, 0.5) * rng.standard_normal() * zernike_polynomial(n, m, np.minimum(radius, 1), angle)
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(pupil * np.exp(1j * phase))))

@@ -23,18 +23,19 @@ LENSES, ABERRATED, TWO_MODES = 0.4, 0.5, 0.25
 def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> RawData:
     """A scan of ``n_patterns`` patterns of side N at random whole pixels, with its truth.
 
-    Object, its amplitudes (0 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
+    Object, its amplitudes (0.1 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
     all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. Positions are whole
     pixels, so that the truth at each needs no interpolation.
     """
-    amplitude = np.sort(rng.uniform(0, 1, 2))
+    highest = rng.uniform(0.4, 1)
+    lowest = rng.uniform(0.1, highest)  # never so dark that a pattern of the lowest dose has no photon
     phase = LARGEST_PHASE_RANGE * rng.uniform() ** 2
     flat = rng.integers(6)
     sample = make_object(
         OBJECT_KINDS[rng.integers(len(OBJECT_KINDS))],
         (int(rng.uniform(1.5, 3.0) * N),) * 2,
         rng,
-        amplitude_range=(1.0, 1.0) if flat == 0 else (float(amplitude[0]), float(amplitude[1])),
+        amplitude_range=(1.0, 1.0) if flat == 0 else (float(lowest), float(highest)),
         phase_range=(0.0, 0.0) if flat == 1 else (0.0, float(phase)),
     )
     modes = orthogonal_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)

@@ -176,6 +176,7 @@ OURS: dict[type, dict[str, Any]] = {
         "spectral_bottleneck_gate_mode": "shared",
     },
     TrainingConfig: {
+        "initial_model": None,
         "seed": 0,
         "validation_fraction": 0.05,
         "gaussian_amplitude_weight": 0.0,
@@ -362,8 +363,8 @@ def test_a_typo_is_an_error_with_a_suggestion() -> None:
 
 
 def test_missing_required_field() -> None:
-    with pytest.raises(ConfigurationError, match="model_path: found nothing"):
-        InferenceConfig(model=MODEL, test_data_file=Path("a.npz"))  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="test_data_file: found nothing"):
+        InferenceConfig(model=MODEL, model_path=Path("model"))  # type: ignore[call-arg]
 
 
 @given(st.integers(-64, 4096))

@@ -128,7 +128,7 @@ class PhysicsInformedModel(nn.Module):
         return math.sqrt(self.normalisation.mean_photons / self.normalisation.probe_photons)
 
     def _improved_patches(self, photons: Tensor) -> Tensor:
-        """What was retrieved and what the network adds to it, as a part of its mean amplitude; untrained about nothing."""
+        """What was retrieved and what the network adds to it, as a part of its mean amplitude; untrained nothing."""
         retrieved, step = self.retrieved(photons)
         inputs = retrieval_channels(retrieved, step, self.probe.detach(), self._level)
         change = self._network_output(inputs) - START_AMPLITUDE

@@ -66,4 +66,11 @@ def build_network(config: ModelConfig) -> nn.Module:
             expected=1,
             hint="probe_conditioning gives a network further input channels",
         )
+    if config.architecture == "cnn" and config.probe_conditioning == "retrieval":
+        raise ConfigurationError(
+            "'cnn' draws the border of a patch apart and cannot leave a retrieved object as it is",
+            field="model.architecture",
+            found="'cnn' with probe_conditioning 'retrieval'",
+            expected="'unet', or another one",
+        )
     return ARCHITECTURES[config.architecture](config)

@@ -119,7 +119,7 @@ class ModelConfig:
     """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input; 'retrieval' shows the
     object that probe and pattern yield by themselves, for the network to improve. A network that sees the probe can
     reconstruct scans with other probes than those it was trained on."""
-    retrieval_steps: PositiveInt = 20
+    retrieval_steps: PositiveInt = 30
     """Steps of that retrieval."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
     """How 'cnn' expresses the object."""

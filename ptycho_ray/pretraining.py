@@ -27,7 +27,7 @@ from ptycho_ray.fields import NonNegativeFloat, NonNegativeInt, PatternSide, Pos
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.simulation.variety import random_scan
-from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, save_checkpoint
+from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, read_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.loop import TrainingDiverged
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
@@ -49,7 +49,7 @@ class PretrainingConfig:
 
     fno_width: PositiveInt = 16
     """Channels of the network at full resolution."""
-    retrieval_steps: PositiveInt = 20
+    retrieval_steps: PositiveInt = 30
     """Steps of the retrieval that the network improves."""
     N: PatternSide = 64
     """Side of most patterns; a quarter of the scans have other sides, from half to twice of it."""
@@ -156,8 +156,8 @@ def pretrain(
     history: dict[str, list[float]] = {}
     first = 0
     if resume:
-        progress = load_checkpoint(checkpoint, network, optimizer)
-        first, history = _checked(progress, config, checkpoint)
+        first, history = _checked(read_checkpoint(checkpoint)[1]["progress"], config, checkpoint)
+        load_checkpoint(checkpoint, network, optimizer)
     for epoch in range(first, config.nepochs):
         started, total = time.monotonic(), 0.0
         for step, scans in enumerate(_scans_of_steps(config, epoch, execution)):

@@ -152,7 +152,7 @@ OURS: dict[type, dict[str, Any]] = {
     ModelConfig: {
         "merge": "weighted",
         "probe_conditioning": "none",
-        "retrieval_steps": 20,
+        "retrieval_steps": 30,
         "cnn_output_mode": "amp_phase",
         "hybrid_downsample": "stride_conv",
         "hybrid_downsample_steps": 2,

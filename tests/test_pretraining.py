@@ -93,13 +93,6 @@ def test_settings_that_do_not_fit() -> None:
         PretrainingConfig(photons=(1e6, 1e5))
 
 
-def test_it_learns(few: PretrainingConfig) -> None:
-    """Noise is what is learnt first: at a low dose a few steps suffice to be better than what the network is shown."""
-    config = replace(few, photons=(3e3, 6e3), patterns_per_epoch=240, fno_width=8, learning_rate=3e-3, nepochs=2)
-    history = pretrain(config).history
-    assert history["val_loss"][-1] < 0.97 * history["val_retrieved_loss"][-1]
-
-
 def test_the_model_that_comes_with_the_program() -> None:
     assert PRETRAINED_FILE.stat().st_size <= 8 * 10**6
     bundle = load_bundle(PRETRAINED)
@@ -118,7 +111,7 @@ def test_a_scan_is_reconstructed_without_training(small_scan: Any, tmp_path: Pat
     assert json.loads(capsys.readouterr().out)["patterns"] == len(small_scan)
     assert main(["evaluate", str(tmp_path / "image"), str(tmp_path / "scan.h5"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["amplitude"]["ssim"] > 0.3
+    assert figures["truth"]["amplitude"]["ssim"] > 0.5
 
 
 def test_a_training_starts_from_a_model(small_scan: Any, tmp_path: Path, capsys: Any) -> None:
@@ -136,7 +129,7 @@ def test_a_training_starts_from_a_model(small_scan: Any, tmp_path: Path, capsys:
     ]
     assert 0 < max(steps) < 0.05
     assert main([*words, "--init", PRETRAINED, "--architecture", "cnn"]) == 2
-    assert "model.architecture: found cnn; expected unet" in json.loads(capsys.readouterr().out)["error"]
+    assert "found cnn; expected unet" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_only_the_same_network_is_taken_over(small_scan: Any, tiny_config: TrainingConfig, tmp_path: Path) -> None:

@@ -58,11 +58,20 @@ def test_where_no_light_is_the_object_keeps_its_level() -> None:
 
 
 def test_more_light_changes_nothing_but_the_noise() -> None:
-    probe, truth = aberrated_probe(), smooth_objects(2)
+    probe, truth = aberrated_probe(photons=1e10), smooth_objects(2)
     photons = diffraction_intensity(truth[:, None] * probe)
     weak = single_shot_retrieval(photons, probe, 0.75, 10)[0]
     strong = single_shot_retrieval(100 * photons, 10 * probe, 0.75, 10)[0]
     torch.testing.assert_close(weak, strong, atol=1e-4, rtol=0)
+
+
+def test_at_a_low_dose_the_noise_is_not_drawn() -> None:
+    """At a few photons a pixel a flat object is nearer to the truth than one that explains the noise."""
+    probe, truth = aberrated_probe(photons=2e3), smooth_objects(4)
+    photons = torch.poisson(diffraction_intensity(truth[:, None] * probe), generator=torch.Generator().manual_seed(0))
+    level = float(truth.abs().mean())
+    errors = [error(single_shot_retrieval(photons, probe, level, steps)[0], truth, probe) for steps in (0, 30, 300)]
+    assert max(errors[1:]) < errors[0]
 
 
 def test_a_pattern_without_photons_is_no_division_by_zero() -> None:
@@ -98,6 +107,26 @@ def test_an_untrained_network_of_any_kind_yields_what_was_retrieved(name: str) -
 def test_the_cnn_cannot_improve_a_retrieved_object() -> None:
     with pytest.raises(ConfigurationError, match="'cnn' with probe_conditioning 'retrieval'.*'unet'"):
         build_network(ModelConfig(N=32, probe_conditioning="retrieval"))
+
+
+def test_a_network_improves_what_was_retrieved() -> None:
+    probe, truth = aberrated_probe(), smooth_objects(4)
+    photons = diffraction_intensity(truth[:, None] * probe)[:, None]
+    scales = Normalisation(1.0, 0.05, 1.3, float(photons.sum(dim=(-2, -1)).mean()), 1e6)
+    torch.manual_seed(0)
+    config = ModelConfig(N=32, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=5)
+    model = PhysicsInformedModel(config, scales, probe)
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=1e-3)
+    errors = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        patches = model.transmission_patches(photons)[:, 0]
+        weight = probe.abs().square().sum(dim=0).sqrt()
+        loss = object_error(in_phase(patches, truth, weight), truth, weight).mean()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(loss.detach()))
+    assert errors[-1] < 0.85 * errors[0]
 
 
 def test_a_network_serves_patterns_of_another_side(small_scan: Any, tiny_config: Any) -> None:

@@ -93,5 +93,6 @@ def transformed(x: Tensor, kind: str) -> Tensor:
 
 
 def output_channels(config: ModelConfig) -> int:
-    """Object patches of each group: one a pattern, or one for all if they are not merged."""
-    return config.gridsize**2 if config.object_big else 1
+    """Complex maps that a network draws for each group: one object a pattern, or one for all if they are not merged; twice as
+    many where it improves retrieved objects."""
+    return (config.gridsize**2 if config.object_big else 1) * (2 if config.probe_conditioning == "retrieval" else 1)

@@ -12,7 +12,7 @@ from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import InputError
 from ptycho_ray.models.activations import START_AMPLITUDE
-from ptycho_ray.models.conditioning import probe_channels, retrieval_channels
+from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval_channels
 from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
@@ -128,12 +128,19 @@ class PhysicsInformedModel(nn.Module):
         return math.sqrt(self.normalisation.mean_photons / self.normalisation.probe_photons)
 
     def _improved_patches(self, photons: Tensor) -> Tensor:
-        """What was retrieved and what the network adds to it, as a part of its mean amplitude; untrained nothing."""
+        """What was retrieved, improved by the network; untrained it changes nothing.
+
+        Of its maps, relative to where they start, the first is added. The second says pixel by pixel how far to go on: with
+        the real part away from the mean (or back to it), with the imaginary part along the step that would come next.
+        """
+        level = self._level
         retrieved, step = self.retrieved(photons)
-        inputs = retrieval_channels(retrieved, step, self.probe.detach(), self._level)
-        change = self._network_output(inputs) - START_AMPLITUDE
-        # Patterns of a group that are not merged have one object: that of the first.
-        return (retrieved[:, : change.shape[1]] + self._level * change) / self.normalisation.object_scale
+        maps = self._network_output(retrieval_channels(retrieved, step, self.probe.detach(), level)) - START_AMPLITUDE
+        added, further = maps.chunk(2, dim=1)
+        some = slice(added.shape[1])  # patterns of a group that are not merged have one object: that of the first
+        retrieved, step = retrieved[:, some], step[:, some]
+        change = level * added + further.real * (retrieved - level) + STEP_SCALE * further.imag * step
+        return (retrieved + change) / self.normalisation.object_scale
 
     def _network_output(self, inputs: Tensor) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)

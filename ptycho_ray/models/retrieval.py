@@ -1,9 +1,10 @@
 """What the physics alone makes of one pattern: the object that a network improves, with ``probe_conditioning: retrieval``.
 
-A known probe leaves one pattern's object almost determined where the light is. A few steps of accelerated gradient descent
-on the diffraction amplitudes (the single-pattern step of ePIE, Maiden and Rodenburg, Ultramicroscopy 109, 2009, with the
-momentum of Nesterov) cost less than one layer of a network and bring the pattern to where the object is; what they leave
-open (strong phases, dark pixels, noise) is the network's part.
+A known probe with some structure leaves one pattern's object almost determined where the light is. A few steps of
+accelerated gradient descent (Nesterov) bring the pattern to where the object is. What descends is the negative logarithm
+of the posterior: diffraction amplitudes have the variance 1/4 whatever their size, and a transmission is expected to be near
+its mean and smooth, so that at a low dose the pattern's noise is not drawn into the object. What this leaves open
+(ambiguities, strong phases, dark pixels, edges) is the network's part.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.9
+#: What is expected before anything is measured: standard deviations, relative to the mean amplitude, of the transmission about
+#: its mean and of its steps from pixel to pixel.
+SPREAD, ROUGHNESS = 0.3, 0.1
 
 
 @torch.no_grad()
@@ -23,11 +27,13 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
     Args:
         photons: measured photons, float32 [..., N, N], zero frequency at N//2.
         probe: modes in sqrt(photons), complex [P, N, N].
-        level: amplitude of the flat object that the descent starts from, and keeps where there is no light.
+        level: mean amplitude of the transmission; the descent starts from it, and stays there where there is no light.
         steps: number of steps, each two Fourier transforms a mode.
     """
     probe = torch.fft.ifftshift(probe, dim=(-2, -1))
-    conjugate = probe.conj() / probe.abs().square().sum(dim=0).max()
+    towards_level, towards_smooth = (1 / (2 * (deviation * level) ** 2) for deviation in (SPREAD, ROUGHNESS))
+    curvature = probe.abs().square().sum(dim=0).max() + towards_level + 8 * towards_smooth  # the largest there is
+    conjugate, pull, smoothing = probe.conj() / curvature, towards_level / curvature, towards_smooth / curvature
     amplitudes = torch.fft.ifftshift(photons, dim=(-2, -1)).sqrt()[..., None, :, :]
     smallest = 1e-6 * amplitudes.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     previous = current = torch.full(photons.shape, level, dtype=torch.complex64, device=photons.device)
@@ -36,7 +42,10 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
         waves = torch.fft.fft2(patches[..., None, :, :] * probe, norm="ortho")
         predicted = waves.abs() if len(probe) == 1 else waves.abs().square().sum(dim=-3, keepdim=True).sqrt()
         waves *= amplitudes / (predicted + smallest) - 1
-        return (torch.fft.ifft2(waves, norm="ortho") * conjugate).sum(dim=-3)
+        change = (torch.fft.ifft2(waves, norm="ortho") * conjugate).sum(dim=-3) - pull * (patches - level)
+        for axis in (-2, -1):
+            change += smoothing * (patches.roll(1, axis) + patches.roll(-1, axis) - 2 * patches)
+        return change
 
     for step in range(steps):
         ahead = torch.lerp(previous, current, 1 + MOMENTUM * step / (step + 3))

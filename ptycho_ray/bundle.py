@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ptycho_ray import __version__
-from ptycho_ray.config import ModelConfig, TrainingConfig
+from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import BundleError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
@@ -31,6 +31,8 @@ from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
 
 FILE_NAME = "wts.h5.zip"
+#: The model that comes with the program; docs/networks.md says how it was made.
+PRETRAINED_FILE = Path(__file__).with_name("pretrained.wts.h5.zip")
 #: What Ptychodus calls the model in a folder of its own.
 PTYCHODUS_FILE_NAME = f"model.{FILE_NAME}"
 SCHEMA_VERSION = 1
@@ -66,9 +68,11 @@ class Bundle:
 
 
 def bundle_path(place: str | Path) -> Path:
-    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder;
-    MissingFileError if neither."""
+    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder, or, for
+    ``pretrained``, the one that comes with the program; MissingFileError if none of them."""
     place = Path(place)
+    if place == Path(PRETRAINED) and not place.exists():
+        return PRETRAINED_FILE
     path = place
     if place.is_dir():
         theirs = place / PTYCHODUS_FILE_NAME

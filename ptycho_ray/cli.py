@@ -25,6 +25,7 @@ from ptycho_ray.files import jsonable, short_text
 COMMANDS = {
     "simulate": "make a scan of an invented object with a known truth",
     "train": "train a network on a scan; no images of the sample are needed",
+    "pretrain": "train a network for any scan on simulated ones",
     "tune": "find settings of the experiment, the physics or the network by trying; no truth is needed",
     "reconstruct": "turn a scan into an image with a trained network",
     "refine": "refine an image of a scan, or begin without one, with an iterative solver",

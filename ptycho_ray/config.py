@@ -50,12 +50,15 @@ Architecture = Literal[
     "hybrid_resnet_convnext_bottleneck",
     "spectral_resnet_bottleneck_net",
     "spectral_resnet_bottleneck_linear_decoder",
+    "unet",
 ]
 Schedule = Literal["Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau"]
 Backend = Literal["tensorflow", "pytorch"]
 ClipAlgorithm = Literal["norm", "value", "agc"]
 
 DEFAULT_TRAINING_GROUPS = 512
+#: In place of a model's file: the model that comes with the program.
+PRETRAINED = "pretrained"
 
 
 @settings
@@ -112,9 +115,12 @@ class ModelConfig:
     merge: Literal["weighted", "central_mask"] = "weighted"
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
     is the formula of PtychoPINN, kept for comparison."""
-    probe_conditioning: Literal["none", "channels"] = "none"
-    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input. A network that sees it
-    can reconstruct scans with other probes than those it was trained on."""
+    probe_conditioning: Literal["none", "channels", "retrieval"] = "none"
+    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input; 'retrieval' shows the
+    object that probe and pattern yield by themselves, for the network to improve. A network that sees the probe can
+    reconstruct scans with other probes than those it was trained on."""
+    retrieval_steps: PositiveInt = 30
+    """Steps of that retrieval."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
     """How 'cnn' expresses the object."""
     hybrid_downsample: Literal["stride_conv", "avgpool", "blurpool"] = "stride_conv"
@@ -249,6 +255,9 @@ class TrainingConfig:
     plateau_threshold: NonNegativeFloat = 0.0
     """ReduceLROnPlateau: what counts as an improvement."""
     # What PtychoPINN does not have:
+    initial_model: Path | None = None
+    """Start from the network of this bundle and not from random weights; 'pretrained' is the one that comes with the
+    program. The settings of the network are then those of the bundle."""
     seed: NonNegativeInt = 0
     """Seed of grouping, weights and shuffling: the same seed gives the same image."""
     validation_fraction: ValidationShare = 0.05
@@ -335,10 +344,11 @@ class InferenceConfig:
 
     model: Annotated[ModelConfig, BeforeValidator(_model_from_mapping)]
     """The network."""
-    model_path: Path
-    """The trained model: a bundle (wts.h5.zip) or the folder that holds it."""
     test_data_file: Path
     """The scan to reconstruct."""
+    model_path: Path = Path(PRETRAINED)
+    """The trained model: a bundle (wts.h5.zip) or the folder that holds it; if not given, the one that comes with the
+    program."""
     n_groups: PositiveInt | None = None
     """How many groups of patterns are used; every pattern if not given."""
     n_images: PositiveInt | None = None

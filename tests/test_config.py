@@ -152,6 +152,7 @@ OURS: dict[type, dict[str, Any]] = {
     ModelConfig: {
         "merge": "weighted",
         "probe_conditioning": "none",
+        "retrieval_steps": 30,
         "cnn_output_mode": "amp_phase",
         "hybrid_downsample": "stride_conv",
         "hybrid_downsample_steps": 2,
@@ -175,6 +176,7 @@ OURS: dict[type, dict[str, Any]] = {
         "spectral_bottleneck_gate_mode": "shared",
     },
     TrainingConfig: {
+        "initial_model": None,
         "seed": 0,
         "validation_fraction": 0.05,
         "gaussian_amplitude_weight": 0.0,
@@ -247,7 +249,7 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
     (ModelConfig, "generator_output_mode", ["real_imag", "amp_phase_logits", "amp_phase"]),
     (ModelConfig, "amp_activation", ["sigmoid", "swish", "softplus", "relu"]),
     (ModelConfig, "merge", ["weighted", "central_mask"]),
-    (ModelConfig, "probe_conditioning", ["none", "channels"]),
+    (ModelConfig, "probe_conditioning", ["none", "channels", "retrieval"]),
     (ModelConfig, "cnn_output_mode", ["amp_phase", "real_imag"]),
     (ModelConfig, "hybrid_downsample", ["stride_conv", "avgpool", "blurpool"]),
     (ModelConfig, "hybrid_skip", ["none", "add", "concat", "gated_add"]),
@@ -362,8 +364,8 @@ def test_a_typo_is_an_error_with_a_suggestion() -> None:
 
 
 def test_missing_required_field() -> None:
-    with pytest.raises(ConfigurationError, match="model_path: found nothing"):
-        InferenceConfig(model=MODEL, test_data_file=Path("a.npz"))  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="test_data_file: found nothing"):
+        InferenceConfig(model=MODEL, model_path=Path("model"))  # type: ignore[call-arg]
 
 
 @given(st.integers(-64, 4096))

@@ -308,6 +308,7 @@ def test_parameter_counts_of_the_default_networks() -> None:
         "hybrid_resnet_convnext_bottleneck": 13789283,
         "spectral_resnet_bottleneck_net": 15322980,
         "spectral_resnet_bottleneck_linear_decoder": 15169188,
+        "unet": 3274914,
     }
 
 
@@ -373,6 +374,7 @@ OVERFIT = {
     "hybrid_resnet_convnext_bottleneck": 0.3,
     "spectral_resnet_bottleneck_net": 0.3,
     "spectral_resnet_bottleneck_linear_decoder": 0.3,
+    "unet": 0.85,
 }
 
 

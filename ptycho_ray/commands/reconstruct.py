@@ -25,13 +25,15 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 class Options(Common, ProductOptions):
     """Turn a scan into an image with a trained network: one forward pass, then stitching.
 
-    Example: ptycho-ray reconstruct scan.npz --model-path model --output-dir image
+    Examples: ptycho-ray reconstruct scan.npz
+    ptycho-ray reconstruct scan.npz --model-path model --refine 30 --output-dir image
     """
 
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
     """The scan: NPZ, HDF5 or CXI."""
     model_path: Annotated[Path | None, FILE] = None
-    """The trained model: wts.h5.zip, or the folder that train wrote to."""
+    """The trained model: wts.h5.zip, or the folder that train wrote to. If not given, the one that comes with the program:
+    a network for any probe, trained on simulated scans (docs/networks.md)."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
     refine: int | None = None

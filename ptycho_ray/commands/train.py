@@ -60,6 +60,8 @@ class Options(Common):
     """Scan to reconstruct after training, if it is not the one trained on."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings; configs/train/ has examples."""
+    init: Annotated[Path | None, FILE] = None
+    """Short for --initial-model: 'pretrained', or the bundle of an earlier training."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Train with N workers on a Ray cluster: that of this machine unless execution.address or RAY_ADDRESS name another.
     'auto' takes all there are; 1:4 goes on with what is left of 4 workers when some are lost."""
@@ -162,8 +164,15 @@ def training_files(config: TrainingConfig) -> list[Path]:
 
 
 def fitted_to_scans(resolved: Resolved[TrainingConfig], scans: Sequence[RawData]) -> TrainingConfig:
-    """The configuration with the N of the first scan and all positions, where no source said otherwise."""
+    """The configuration with the N of the first scan and all positions, and the network of ``initial_model`` if there is one,
+    where no source said otherwise."""
     config = resolved.config
+    if config.initial_model is not None:
+        from ptycho_ray.bundle import read_manifest
+
+        theirs = read_manifest(config.initial_model)["config"]["model"]
+        taken = {name: value for name, value in theirs.items() if not resolved.was_given(f"model.{name}")}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **taken))
     if not resolved.was_given("model.N"):
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=scans[0].N))
     if not (resolved.was_given("n_groups") or resolved.was_given("n_images")):
@@ -178,6 +187,8 @@ def settings_of(options: Options) -> dict[str, Any]:
         settings["ensemble_members"] = options.ensemble
     if options.scans:
         settings |= {"train_data_file": options.scans[0], "further_train_data_files": options.scans[1:]}
+    if options.init is not None:
+        settings["initial_model"] = options.init
     if options.workers is not None:
         fewest, colon, most = options.workers.rpartition(":")
         settings["execution.devices"] = most

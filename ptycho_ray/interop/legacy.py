@@ -29,6 +29,7 @@ OUR_FIELDS = frozenset(
     {
         "merge",
         "probe_conditioning",
+        "retrieval_steps",
         "cnn_output_mode",
         "hybrid_downsample",
         "hybrid_downsample_steps",
@@ -50,6 +51,7 @@ OUR_FIELDS = frozenset(
         "spectral_bottleneck_share_weights",
         "spectral_bottleneck_gate_init",
         "spectral_bottleneck_gate_mode",
+        "initial_model",
         "seed",
         "validation_fraction",
         "gaussian_amplitude_weight",

@@ -2,7 +2,9 @@
 
 The pattern alone does not tell which part of it is probe. ``probe_conditioning: channels`` puts the probe beside the
 pattern as further input channels: its wave, pixel by pixel where the object will be, and its own diffraction, pixel by
-pixel where the pattern is and in the same units.
+pixel where the pattern is and in the same units. ``retrieval`` goes further: in place of the pattern the network sees the
+object that the probe and the pattern yield by themselves (:mod:`ptycho_ray.models.retrieval`), the step that would come
+next, the probe's wave, and how many photons a pixel gets; all of them lie where the object will be.
 """
 
 from __future__ import annotations
@@ -13,13 +15,18 @@ from torch import Tensor
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.physics.diffraction import diffraction_intensity
 
-#: Real and imaginary part of the strongest mode, and the diffraction amplitude of all modes.
+#: Real and imaginary part of the strongest mode, and one more: the diffraction amplitude of all modes, or the dose.
 PROBE_CHANNELS = 3
+#: Divides the logarithm of the photons a pixel, to be of order one.
+DOSE_SCALE = 8.0
+#: Multiplies the step that would come next, which is small, to be of order one.
+STEP_SCALE = 10.0
 
 
 def input_channels(config: ModelConfig) -> int:
-    """Channels of a network's input: one a pattern of the group, and those of the probe."""
-    return config.gridsize**2 + (PROBE_CHANNELS if config.probe_conditioning == "channels" else 0)
+    """Channels of a network's input: one a pattern of the group (four of its retrieved object), and those of the probe."""
+    a_pattern = 4 if config.probe_conditioning == "retrieval" else 1
+    return a_pattern * config.gridsize**2 + (0 if config.probe_conditioning == "none" else PROBE_CHANNELS)
 
 
 def probe_channels(probe: Tensor, input_scale: float) -> Tensor:
@@ -28,13 +35,31 @@ def probe_channels(probe: Tensor, input_scale: float) -> Tensor:
     Args:
         probe: modes in sqrt(photons), complex [P, N, N].
         input_scale: network input = input_scale * sqrt(photons).
-
-    The wave is that of the strongest mode, divided by its largest amplitude, and turned so that its intensity-weighted mean
-    is real: neither the photons nor the phase of a probe, which diffraction leaves open, says anything on its shape.
     """
+    wave = probe_wave(probe)
+    diffraction = input_scale * diffraction_intensity(probe).sqrt()
+    return torch.stack([wave.real, wave.imag, diffraction])
+
+
+def retrieval_channels(retrieved: Tensor, step: Tensor, probe: Tensor, level: float) -> Tensor:
+    """What :func:`~ptycho_ray.models.retrieval.single_shot_retrieval` yields, and the probe, as input channels, float32
+    [B, 4 C + PROBE_CHANNELS, N, N].
+
+    Args:
+        retrieved, step: transmissions, complex [B, C, N, N]; ``level`` is the mean amplitude.
+        probe: modes in sqrt(photons), complex [P, N, N].
+    """
+    wave = probe_wave(probe)
+    dose = torch.log1p(level**2 * probe.abs().square().sum(dim=0)) / DOSE_SCALE
+    seen = torch.stack([wave.real, wave.imag, dose]).expand(len(retrieved), -1, -1, -1)
+    relative, ahead = retrieved / level - 1, step * (STEP_SCALE / level)
+    return torch.cat([relative.real, relative.imag, ahead.real, ahead.imag, seen], dim=1)
+
+
+def probe_wave(probe: Tensor) -> Tensor:
+    """The strongest mode [N, N] divided by its largest amplitude, turned so that its intensity-weighted mean is real:
+    neither the photons nor the phase of a probe, which diffraction leaves open, says anything on its shape."""
     strongest = probe[probe.abs().square().sum(dim=(-2, -1)).argmax()]
     amplitude = strongest.abs()
     mean = (strongest * amplitude).sum()
-    wave = strongest * (mean.conj() / mean.abs().clamp_min(torch.finfo(torch.float32).tiny)) / amplitude.max()
-    diffraction = input_scale * diffraction_intensity(probe).sqrt()
-    return torch.stack([wave.real, wave.imag, diffraction])
+    return strongest * (mean.conj() / mean.abs().clamp_min(torch.finfo(torch.float32).tiny)) / amplitude.max()

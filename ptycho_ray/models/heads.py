@@ -38,8 +38,8 @@ class ObjectHead(nn.Module):
         self.real_imag = config.generator_output_mode == "real_imag"
         self.amplitude, self.start = AMPLITUDE_ACTIVATIONS[config.amp_activation], START_INPUT[config.amp_activation]
         self.layer = convolution(features, 2 * self.outputs, 1)
-        with torch.no_grad():
-            self.layer.weight.mul_(HEAD_GAIN)
+        with torch.no_grad():  # what improves a retrieved object starts by changing nothing
+            self.layer.weight.mul_(0.0 if config.probe_conditioning == "retrieval" else HEAD_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, N, N] to complex64 [B, O, N, N]."""
@@ -105,5 +105,6 @@ def transformed(x: Tensor, kind: str) -> Tensor:
 
 
 def output_channels(config: ModelConfig) -> int:
-    """Object patches of each group: one a pattern, or one for all if they are not merged."""
-    return config.gridsize**2 if config.object_big else 1
+    """Complex maps that a network draws for each group: one object a pattern, or one for all if they are not merged; twice as
+    many where it improves retrieved objects."""
+    return (config.gridsize**2 if config.object_big else 1) * (2 if config.probe_conditioning == "retrieval" else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import InputError
-from ptycho_ray.models.conditioning import probe_channels
+from ptycho_ray.models.activations import START_AMPLITUDE
+from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval_channels
 from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import build_network
+from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
 from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
@@ -106,10 +109,40 @@ class PhysicsInformedModel(nn.Module):
                 found=f"shape {tuple(photons.shape)}",
                 expected=f"(groups, gridsize**2 = {size}, N = {n}, {n})",
             )
+        if self.config.probe_conditioning == "retrieval":
+            return self._improved_patches(photons)
         inputs = self.normalisation.input_scale * photons.sqrt()
         if self.config.probe_conditioning == "channels":
             seen = probe_channels(self.probe.detach(), self.normalisation.input_scale)
             inputs = torch.cat([inputs, seen.expand(len(inputs), -1, -1, -1)], dim=1)
+        return self._network_output(inputs)
+
+    def retrieved(self, photons: Tensor) -> tuple[Tensor, Tensor]:
+        """What the physics makes of each pattern by itself, complex transmission [B, C, N, N], and the step that would come
+        next (``models/retrieval.py``)."""
+        return single_shot_retrieval(photons, self.probe.detach(), self._level, self.config.retrieval_steps)
+
+    @property
+    def _level(self) -> float:
+        """Mean amplitude of the transmission, from the photons with and without object."""
+        return math.sqrt(self.normalisation.mean_photons / self.normalisation.probe_photons)
+
+    def _improved_patches(self, photons: Tensor) -> Tensor:
+        """What was retrieved, improved by the network; untrained it changes nothing.
+
+        Of its maps, relative to where they start, the first is added. The second says pixel by pixel how far to go on: with
+        the real part away from the mean (or back to it), with the imaginary part along the step that would come next.
+        """
+        level = self._level
+        retrieved, step = self.retrieved(photons)
+        maps = self._network_output(retrieval_channels(retrieved, step, self.probe.detach(), level)) - START_AMPLITUDE
+        added, further = maps.chunk(2, dim=1)
+        some = slice(added.shape[1])  # patterns of a group that are not merged have one object: that of the first
+        retrieved, step = retrieved[:, some], step[:, some]
+        change = level * added + further.real * (retrieved - level) + STEP_SCALE * further.imag * step
+        return (retrieved + change) / self.normalisation.object_scale
+
+    def _network_output(self, inputs: Tensor) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, dtype=self.network_dtype, enabled=self.network_dtype is not None):
             predicted = self.network(inputs)

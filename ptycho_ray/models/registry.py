@@ -23,6 +23,7 @@ from ptycho_ray.models.hybrid import (
     spectral_bottleneck,
     stable_hybrid,
 )
+from ptycho_ray.models.unet import unet
 
 #: Each entry builds a network that maps [B, input channels, N, N] to the complex patches [B, O, N, N] or to their
 #: amplitude and phase.
@@ -43,7 +44,17 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "spectral_resnet_bottleneck_linear_decoder": partial(
         hourglass_resnet, bottleneck=spectral_bottleneck, keep_width=True, upsampler="linear"
     ),
+    "unet": unet,
 }
+
+
+#: Networks whose weights do not depend on the side of the patterns.
+ANY_SIDE = frozenset({"unet"})
+
+
+def serves_any_side(config: ModelConfig) -> bool:
+    """Whether a trained network of this configuration reconstructs patterns of every side."""
+    return config.architecture in ANY_SIDE and config.probe_conditioning != "none"
 
 
 def build_network(config: ModelConfig) -> nn.Module:
@@ -54,5 +65,12 @@ def build_network(config: ModelConfig) -> nn.Module:
             found=config.learned_input_channels,
             expected=1,
             hint="probe_conditioning gives a network further input channels",
+        )
+    if config.architecture == "cnn" and config.probe_conditioning == "retrieval":
+        raise ConfigurationError(
+            "'cnn' draws the border of a patch apart and cannot leave a retrieved object as it is",
+            field="model.architecture",
+            found="'cnn' with probe_conditioning 'retrieval'",
+            expected="'unet', or another one",
         )
     return ARCHITECTURES[config.architecture](config)

@@ -103,7 +103,8 @@ def contrast_and_spread(patches: Tensor, weight: Tensor) -> tuple[float, float]:
 
 def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
     """Where an output that has bounds is next to one of them, bool; real and imaginary parts have none."""
-    if config.architecture != "cnn" and config.generator_output_mode == "real_imag":
+    unbounded = config.architecture != "cnn" and config.generator_output_mode == "real_imag"
+    if unbounded or config.probe_conditioning == "retrieval":  # there the output is a change of what was retrieved
         return torch.zeros_like(patches.real, dtype=torch.bool)
     amplitude, phase = patches.abs(), torch.angle(patches).abs()
     at_bound = phase > (1 - NEAR_BOUND) * math.pi

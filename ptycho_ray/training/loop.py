@@ -31,7 +31,14 @@ from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, require_labels, whole_model
 
 #: Settings that may differ between a run and its continuation.
-FREE_ON_RESUME = ("nepochs", "output_dir", "train_data_file", "further_train_data_files", "test_data_file")
+FREE_ON_RESUME = (
+    "nepochs",
+    "output_dir",
+    "train_data_file",
+    "further_train_data_files",
+    "test_data_file",
+    "initial_model",
+)
 
 
 class TrainingDiverged(ArithmeticError):

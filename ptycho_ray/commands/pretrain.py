@@ -1,0 +1,71 @@
+"""``ptycho-ray pretrain``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ptycho_ray.command_line import parse
+from ptycho_ray.commands.common import Common, Result
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.files import jsonable, write_json
+
+
+@dataclass(kw_only=True)
+class Options(Common):
+    """Train a network for any scan on simulated ones, which are made as they are needed.
+
+    The result is a bundle that reconstructs scans with any probe and any side of the patterns
+    ('ptycho-ray reconstruct SCAN --model-path FOLDER'), and from which a training on a scan can start
+    ('ptycho-ray train SCAN --init FOLDER').
+
+    Example: ptycho-ray pretrain --nepochs 40 --output-dir pretrained
+    """
+
+    resume: bool = False
+    """Go on with a run that was interrupted, from the checkpoint in --output-dir."""
+
+
+def run(words: Sequence[str]) -> Result:
+    from ptycho_ray.bundle import Bundle, save_bundle
+    from ptycho_ray.plotting import plot_history
+    from ptycho_ray.pretraining import PretrainingConfig, pretrain
+    from ptycho_ray.report import Section, provenance, write_report
+
+    typed = parse(Options, words, prog="ptycho-ray pretrain", config_class=PretrainingConfig, with_model=False)
+    own = {name: value for name, value in typed.settings.items() if not name.startswith("execution.")}
+    config = PretrainingConfig(**own)
+    execution = ExecutionConfig(
+        **{n.removeprefix("execution."): value for n, value in typed.settings.items() if n not in own}
+    )
+    folder = config.output_dir
+    pretrained = pretrain(
+        config,
+        execution,
+        resume=typed.options.resume,
+        on_epoch=lambda epoch, figures: print(
+            f"epoch {epoch}/{config.nepochs}: loss {figures['loss']:.4f}, unseen scans {figures['val_loss']:.4f} "
+            f"(retrieved {figures['val_retrieved_loss']:.4f})",
+            file=sys.stderr,
+        ),
+    )
+    origin = provenance(seed=config.seed, data_files=[]) | {"pretraining": jsonable(asdict(config))}
+    bundle = save_bundle(folder, Bundle(pretrained.model, pretrained.config, origin, pretrained.history))
+    result: Result = {
+        "model": bundle,
+        "report": folder / "report.html",
+        "epochs": config.nepochs,
+        "error": pretrained.history["val_loss"][-1],
+        "error_of_what_the_network_is_shown": pretrained.history["val_retrieved_loss"][-1],
+    }
+    write_report(
+        result["report"],
+        title="Pretraining",
+        sections=[
+            Section("Training", pictures=[("Errors of patches of unseen scans.", plot_history(pretrained.history))]),
+            Section("Where it came from", facts=origin, folded=True),
+        ],
+    )
+    write_json(folder / "result.json", jsonable(result))
+    return result

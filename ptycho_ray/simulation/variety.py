@@ -1,0 +1,76 @@
+"""Scans of every kind, drawn at random: what a network is pretrained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.simulation.objects import make_object
+from ptycho_ray.simulation.probes import make_probe, orthogonal_modes, with_photons, zernike_polynomial
+from ptycho_ray.simulation.simulate import simulate_scan
+
+#: Drawn objects only: pictures, stars and points are left out, so that tests on them show an unseen kind.
+OBJECT_KINDS = ("lines", "dead_leaves", "grf", "diagonals")
+#: Largest phase range of an object in radians; small ones are more frequent.
+LARGEST_PHASE_RANGE = 2.5
+#: Shares of the scans whose probe is a lens out of focus, an aberrated disc, or a plain one; and with two modes.
+LENSES, ABERRATED, TWO_MODES = 0.4, 0.5, 0.25
+
+
+def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> RawData:
+    """A scan of ``n_patterns`` patterns of side N at random whole pixels, with its truth.
+
+    Object, its amplitudes (0.1 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
+    all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. Positions are whole
+    pixels, so that the truth at each needs no interpolation.
+    """
+    highest = rng.uniform(0.4, 1)
+    lowest = rng.uniform(0.1, highest)  # never so dark that a pattern of the lowest dose has no photon
+    phase = LARGEST_PHASE_RANGE * rng.uniform() ** 2
+    flat = rng.integers(6)
+    sample = make_object(
+        OBJECT_KINDS[rng.integers(len(OBJECT_KINDS))],
+        (int(rng.uniform(1.5, 3.0) * N),) * 2,
+        rng,
+        amplitude_range=(1.0, 1.0) if flat == 0 else (float(lowest), float(highest)),
+        phase_range=(0.0, 0.0) if flat == 1 else (0.0, float(phase)),
+    )
+    modes = orthogonal_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)
+    probe = with_photons(modes, float(np.exp(rng.uniform(*np.log(photons)))))
+    positions = rng.integers(N // 2, sample.shape[0] - N // 2 + 1, (n_patterns, 2)).astype(np.float64)
+    return simulate_scan(sample, probe, positions, rng=rng, sub_pixel="integer")
+
+
+def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
+    """The wave of one mode, complex [N, N], a fifth to three fifths of the window wide.
+
+    A pattern tells its object only if the probe has structure: with a real, symmetric probe an object and the conjugate of
+    its point reflection diffract alike. Few of these are drawn.
+    """
+    kind, diameter = rng.random(), rng.uniform(0.2, 0.6) * N
+    if kind < LENSES:
+        return _lens(rng, N, diameter)
+    if kind < LENSES + ABERRATED:
+        rms_rad = float(rng.uniform(0.5, 2.5))
+        return make_probe("zernike", N, rng, diameter_px=float(diameter), rms_rad=rms_rad)[0]
+    plain = ("disc", "gaussian")[rng.integers(2)]
+    return make_probe(plain, N, rng, diameter_px=float(diameter), defocus_m=float(rng.uniform(-1e-4, 1e-4)))[0]
+
+
+def _lens(rng: np.random.Generator, N: int, diameter: float) -> NDArray[np.complex128]:
+    """A round pupil, with or without central stop and aberrations, so far out of focus that its beam has ``diameter`` pixels.
+
+    A quadratic phase of a radians at the rim of a pupil of R pixels displaces its light by N a / (pi R) pixels.
+    """
+    pupil_radius = rng.uniform(0.08, 0.3) * N
+    axis = (np.arange(N) - N // 2) / pupil_radius
+    radius, angle = np.hypot(axis[:, None], axis), np.arctan2(axis[:, None], axis)
+    stop = rng.uniform(0.15, 0.45) if rng.random() < 0.4 else 0.0
+    pupil = np.clip(0.5 + (1 - radius) * pupil_radius, 0, 1) * np.clip(0.5 + (radius - stop) * pupil_radius, 0, 1)
+    phase = np.pi * pupil_radius * diameter / (2 * N) * rng.choice((-1, 1)) * radius**2
+    for n, m in ((2, 2), (2, -2), (3, 1), (3, -1), (4, 0)):
+        phase = phase + rng.uniform(0, 0.5) * rng.standard_normal() * zernike_polynomial(n, m, np.minimum(radius, 1), angle)
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(pupil * np.exp(1j * phase))))

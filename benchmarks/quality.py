@@ -1,4 +1,4 @@
-"""Quality of the network ``cnn`` on scans with a known truth: trains each row of the table and writes docs/quality.md.
+"""Quality of networks on scans with a known truth: trains each row of the table and writes docs/quality.md.
 
     python benchmarks/quality.py DATA_FOLDER [ROW ...]
 
@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = {
     "lines64, gridsize 1": ("lines64.yaml", "lines64_train.npz", "lines64_test.npz"),
     "lines64, gridsize 1, half the filters": ("lines64-half.yaml", "lines64_train.npz", "lines64_test.npz"),
+    "lines64, gridsize 1, retrieval and unet": ("lines64-retrieval.yaml", "lines64_train.npz", "lines64_test.npz"),
     "lines64, gridsize 2": ("lines64-gridsize2.yaml", "lines64_train.npz", "lines64_test.npz"),
     "lcls_run1084, gridsize 1": ("lcls.yaml", "lcls_run1084.npz", "lcls_run1084.npz"),
     "lcls_run1084, gridsize 2, half the filters": ("lcls-gridsize2.yaml", "lcls_run1084.npz", "lcls_run1084.npz"),
@@ -131,7 +132,7 @@ def scored(name: str, data: Path, folder: Path) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The page docs/quality.md."""
     lines = [
-        "# Quality of the network `cnn` on scans with a known truth",
+        "# Quality of networks on scans with a known truth",
         "",
         "Made by `python benchmarks/quality.py DATA_FOLDER` (the scans are not part of the repository).",
         "",

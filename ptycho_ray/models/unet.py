@@ -1,4 +1,4 @@
-"""A U-Net: local convolutions at several resolutions (Ronneberger et al., MICCAI 2015), for an input that looks like the object."""
+"""A U-Net: local convolutions at several resolutions (Ronneberger et al., MICCAI 2015)."""
 
 from __future__ import annotations
 

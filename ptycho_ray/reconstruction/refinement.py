@@ -384,9 +384,9 @@ def refine(
     if checkpoint is not None and checkpoint.exists():
         refinement.resume(checkpoint)
     for progress in refinement:
-        if checkpoint is not None and refinement.parallel.rank == 0:
-            if progress.iteration % refinement.config.check_every == 0:
-                refinement.save(checkpoint)
+        due = progress.iteration % refinement.config.check_every == 0
+        if checkpoint is not None and due and refinement.parallel.rank == 0:
+            refinement.save(checkpoint)
         if on_progress is not None:
             on_progress(progress)
     return refinement.result()

@@ -44,6 +44,6 @@ bench: $(EVERYTHING)
 demo: $(CORE)
 	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7
 	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
-	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --output-dir $(DEMO)/image
+	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --refine 20 --output-dir $(DEMO)/image
 	$(BIN)/ptycho-ray evaluate $(DEMO)/image $(DEMO)/scan.npz
 	@echo "The picture: $(DEMO)/image/evaluation_images.png   The page: $(DEMO)/image/evaluation.html"

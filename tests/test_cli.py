@@ -126,7 +126,7 @@ def test_info_of_a_scan(scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_info_of_all_architectures(capsys: pytest.CaptureFixture[str]) -> None:
     told = run_json(["info", "--architectures", "--N", "32", "--gridsize", "2"], capsys)
     rows = {row["architecture"]: row for row in told["architectures"]}
-    assert len(rows) == 14
+    assert len(rows) == 15
     assert rows["cnn"]["flops"] > rows["ffno"]["flops"] > 0
     for words in (["info"], ["info", "scan.npz", "--architectures"]):
         code, _, err = run(words, capsys)
@@ -246,7 +246,7 @@ def test_evaluate_needs_no_truth(scan: Path, model: Path, tmp_path: Path, capsys
         (["train", "nowhere.npz"], "nowhere.npz"),
         (["train", "nowhere.npz", "--batch-size", "3"], "batch_size: found 3; expected a power of two"),
         (["train", "nowhere.npz", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["reconstruct", "nowhere.npz"], "model_path: found nothing"),
+        (["reconstruct"], "test_data_file: found nothing"),
         (["reconstruct", "nowhere.npz", "--model-path", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "nowhere.npz"], "nowhere"),
         (["compare", "a"], "found 1 images; expected two, or one and --truth"),

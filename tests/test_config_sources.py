@@ -139,8 +139,9 @@ def test_required_settings_may_come_from_anywhere(yaml_file: Any) -> None:
     path = yaml_file("test_data_file: scan.npz")
     config = resolve_config(InferenceConfig, path, {"PTYCHO_RAY_MODEL_PATH": "bundle"}).config
     assert (config.model_path, config.test_data_file) == (Path("bundle"), Path("scan.npz"))
-    with pytest.raises(ConfigurationError, match="model_path: found nothing"):
-        resolve_config(InferenceConfig, path, {})
+    assert resolve_config(InferenceConfig, path, {}).config.model_path == Path("pretrained")
+    with pytest.raises(ConfigurationError, match="test_data_file: found nothing"):
+        resolve_config(InferenceConfig, yaml_file("model_path: bundle"), {})
 
 
 def test_settings_that_are_valid_only_together(yaml_file: Any) -> None:

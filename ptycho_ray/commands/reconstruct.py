@@ -25,8 +25,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 class Options(Common, ProductOptions):
     """Turn a scan into an image with a trained network: one forward pass, then stitching.
 
-    Examples: ptycho-ray reconstruct scan.npz
-    ptycho-ray reconstruct scan.npz --model-path model --refine 30 --output-dir image
+    Example: ptycho-ray reconstruct scan.npz --model-path model --refine 30 --output-dir image
     """
 
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None

@@ -10,7 +10,6 @@ keyword-only. Nothing here keeps state between calls.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
@@ -22,10 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from ptycho_ray.bundle import Bundle, load_bundle, save_bundle
-from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data import (
     Normalisation,
     PtychoDataContainer,
@@ -41,7 +39,7 @@ from ptycho_ray.files import write_json
 from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.positions import ScanPositions
-from ptycho_ray.models.registry import serves_any_side
+from ptycho_ray.models.registry import for_side
 from ptycho_ray.reconstruction.ensemble import combine, on_one_canvas
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
@@ -51,6 +49,7 @@ from ptycho_ray.settings import load_yaml_config, setup_configuration
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
 from ptycho_ray.training.ensemble import train_members
 from ptycho_ray.training.health import TellWarnings
+from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scans import ScanTraining, distinct_names
@@ -74,10 +73,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Settings of the model that its network does not depend on.
-PHYSICS_SETTINGS = frozenset(
-    {"probe_mask", "probe_mask_sigma", "probe_mask_diameter", "probe_scale", "gaussian_smoothing_sigma", "merge"}
-)
 Results = dict[str, Any]
 #: A trained model, or those of an ensemble.
 Models = PhysicsInformedModel | Sequence[PhysicsInformedModel]
@@ -244,23 +239,6 @@ def scans_to_train(
     return scans
 
 
-def initial_network(config: TrainingConfig) -> nn.Module:
-    """The network of ``config.initial_model``, to be trained further; ConfigurationError if ``config`` describes another."""
-    assert config.initial_model is not None
-    bundle = load_bundle(config.initial_model)
-    theirs = _of_side(bundle.config.model, config.model.N)
-    for field in dataclasses.fields(theirs):
-        wanted, there = getattr(config.model, field.name), getattr(theirs, field.name)
-        if wanted != there and field.name not in PHYSICS_SETTINGS:
-            raise ConfigurationError(
-                f"the network of {config.initial_model} is another one",
-                field=f"model.{field.name}",
-                found=wanted,
-                expected=there,
-            )
-    return bundle.model.network
-
-
 def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingConfig) -> PhysicsInformedModel:
     """The network of ``model`` inside the physics of another scan: its probe, and the scales measured on it."""
     return _model_inside(model, create_ptycho_data_container(data, config))
@@ -269,7 +247,7 @@ def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingC
 def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -> PhysicsInformedModel:
     """A network that sees the probe has one idea of amplitude 1 for all probes: what training made of the scale of the
     object, relative to the measured one, then holds for the other scan too."""
-    config = _of_side(model.config, container.N)
+    config = for_side(model.config, container.N)
     other = PhysicsInformedModel(config, container.normalisation, physical_probe(container), model.network)
     other.network_dtype = model.network_dtype
     if model.config.probe_conditioning != "none":
@@ -279,16 +257,11 @@ def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -
     return other.to(model.probe_parts.device)
 
 
-def _of_side(config: ModelConfig, side: int) -> ModelConfig:
-    """The configuration for patterns of another side, if the network serves them."""
-    return replace(config, N=side) if serves_any_side(config) else config
-
-
 def groups_to_reconstruct(model: PhysicsInformedModel, data: Scan, config: TrainingConfig) -> PtychoDataContainer:
     """All groups of a scan, with the scales of the model; for a network that sees the probe with the scan's own."""
     normalisation = model.normalisation
     if model.config.probe_conditioning != "none" and isinstance(data, RawData):
-        config = replace(config, model=_of_side(config.model, data.N))
+        config = replace(config, model=for_side(config.model, data.N))
         normalisation = create_ptycho_data_container(data, config).normalisation
     return create_ptycho_data_container(data, config, normalisation=normalisation)
 

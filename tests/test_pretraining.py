@@ -18,7 +18,8 @@ from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.pretraining import PretrainingConfig, Scene, pretrain, scans_of
 from ptycho_ray.simulation.probes import probe_diameter_px
 from ptycho_ray.simulation.variety import random_probe, random_scan
-from ptycho_ray.workflow import initial_network, train_cdi_model
+from ptycho_ray.training.initial import initial_network
+from ptycho_ray.workflow import train_cdi_model
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ A new one is a function from the configuration to a module that maps [B, input c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -52,9 +53,10 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
 ANY_SIDE = frozenset({"unet"})
 
 
-def serves_any_side(config: ModelConfig) -> bool:
-    """Whether a trained network of this configuration reconstructs patterns of every side."""
-    return config.architecture in ANY_SIDE and config.probe_conditioning != "none"
+def for_side(config: ModelConfig, side: int) -> ModelConfig:
+    """The configuration for patterns of another side, if a trained network of ``config`` serves them; else ``config``."""
+    serves = config.architecture in ANY_SIDE and config.probe_conditioning != "none"
+    return replace(config, N=side) if serves else config
 
 
 def build_network(config: ModelConfig) -> nn.Module:

@@ -3,8 +3,11 @@
 A known probe with some structure leaves one pattern's object almost determined where the light is. A few steps of
 accelerated gradient descent (Nesterov) bring the pattern to where the object is. What descends is the negative logarithm
 of the posterior: diffraction amplitudes have the variance 1/4 whatever their size, and a transmission is expected to be near
-its mean and smooth, so that at a low dose the pattern's noise is not drawn into the object. What this leaves open
-(ambiguities, strong phases, dark pixels, edges) is the network's part.
+its mean and smooth, so that at a low dose the pattern's noise is not drawn into the object.
+
+The light of a pixel bounds how strongly the misfit bends there, so each pixel has a step length of its own. In the first
+steps dim pixels are held back: their share of a pattern that is still unexplained is mostly error of the bright ones. What
+this leaves open (ambiguities, strong phases, dark pixels, edges) is the network's part.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MOMENTUM = 0.9
+#: Pixels with less light than this part of the brightest's, to the power of the step's number, are held back.
+DECAY = 0.85
 #: What is expected before anything is measured: standard deviations, relative to the mean amplitude, of the transmission about
 #: its mean and of its steps from pixel to pixel.
 SPREAD, ROUGHNESS = 0.3, 0.1
@@ -32,22 +36,21 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
     """
     probe = torch.fft.ifftshift(probe, dim=(-2, -1))
     towards_level, towards_smooth = (1 / (2 * (deviation * level) ** 2) for deviation in (SPREAD, ROUGHNESS))
-    curvature = probe.abs().square().sum(dim=0).max() + towards_level + 8 * towards_smooth  # the largest there is
-    conjugate, pull, smoothing = probe.conj() / curvature, towards_level / curvature, towards_smooth / curvature
+    light = probe.abs().square().sum(dim=0)
     amplitudes = torch.fft.ifftshift(photons, dim=(-2, -1)).sqrt()[..., None, :, :]
     smallest = 1e-6 * amplitudes.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     previous = current = torch.full(photons.shape, level, dtype=torch.complex64, device=photons.device)
 
-    def descent(patches: Tensor) -> Tensor:
+    def descent(patches: Tensor, step: int) -> Tensor:
         waves = torch.fft.fft2(patches[..., None, :, :] * probe, norm="ortho")
         predicted = waves.abs() if len(probe) == 1 else waves.abs().square().sum(dim=-3, keepdim=True).sqrt()
         waves *= amplitudes / (predicted + smallest) - 1
-        change = (torch.fft.ifft2(waves, norm="ortho") * conjugate).sum(dim=-3) - pull * (patches - level)
+        change = (torch.fft.ifft2(waves, norm="ortho") * probe.conj()).sum(dim=-3) - towards_level * (patches - level)
         for axis in (-2, -1):
-            change += smoothing * (patches.roll(1, axis) + patches.roll(-1, axis) - 2 * patches)
-        return change
+            change += towards_smooth * (patches.roll(1, axis) + patches.roll(-1, axis) - 2 * patches)
+        return change / (light.clamp_min(DECAY**step * light.max()) + towards_level + 8 * towards_smooth)
 
     for step in range(steps):
-        ahead = torch.lerp(previous, current, 1 + MOMENTUM * step / (step + 3))
-        previous, current = current, ahead + descent(ahead)
-    return torch.fft.fftshift(current, dim=(-2, -1)), torch.fft.fftshift(descent(current), dim=(-2, -1))
+        ahead = torch.lerp(previous, current, 1 + step / (step + 3))
+        previous, current = current, ahead + descent(ahead, step)
+    return torch.fft.fftshift(current, dim=(-2, -1)), torch.fft.fftshift(descent(current, steps), dim=(-2, -1))

@@ -55,17 +55,17 @@ class PretrainingConfig:
     """Side of most patterns; a quarter of the scans have other sides, from half to twice of it."""
     photons: tuple[PositiveFloat, PositiveFloat] = (3e3, 1e9)
     """Least and most photons in a pattern; their logarithm is drawn evenly."""
-    nepochs: PositiveInt = 34
+    nepochs: PositiveInt = 28
     """Epochs; after each the network is measured on scans kept for that and its state is stored."""
     patterns_per_epoch: PositiveInt = 3072
     """Patterns in an epoch."""
     batch_size: PositiveInt = 16
     """Patterns in a step."""
-    scene_patterns: PositiveInt = 4
+    scene_patterns: PositiveInt = 2
     """Patterns of one simulated scan; a step holds batch_size / scene_patterns scans."""
     validation_scans: PositiveInt = 24
     """Scans that the network is measured on."""
-    learning_rate: PositiveFloat = 7e-4
+    learning_rate: PositiveFloat = 1e-3
     """First learning rate; it falls as a cosine."""
     lr_min_ratio: NonNegativeFloat = 0.01
     """Last learning rate as a part of the first."""

@@ -44,8 +44,8 @@ def test_a_pattern_without_noise_and_its_probe_tell_the_object(modes: int) -> No
     probe, truth = aberrated_probe(modes), smooth_objects(4)
     photons = diffraction_intensity(truth[:, None] * probe)
     errors = [error(single_shot_retrieval(photons, probe, 0.75, steps)[0], truth, probe) for steps in (0, 20, 200)]
-    assert errors[0] > 5 * errors[1] > 8 * errors[2]
-    assert errors[2] < 0.015
+    assert errors[0] > 10 * errors[1] > 10 * errors[2]
+    assert errors[2] < 0.01
 
 
 def test_where_no_light_is_the_object_keeps_its_level() -> None:

@@ -55,7 +55,7 @@ class PretrainingConfig:
     """Side of most patterns; a quarter of the scans have other sides, from half to twice of it."""
     photons: tuple[PositiveFloat, PositiveFloat] = (3e3, 1e9)
     """Least and most photons in a pattern; their logarithm is drawn evenly."""
-    nepochs: PositiveInt = 28
+    nepochs: PositiveInt = 20
     """Epochs; after each the network is measured on scans kept for that and its state is stored."""
     patterns_per_epoch: PositiveInt = 3072
     """Patterns in an epoch."""

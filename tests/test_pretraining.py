@@ -88,8 +88,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(few: PretrainingConfig
 
 
 def test_settings_that_do_not_fit() -> None:
-    with pytest.raises(ConfigurationError, match="batch_size.*multiple of scene_patterns = 4"):
-        PretrainingConfig(batch_size=14)
+    with pytest.raises(ConfigurationError, match="batch_size.*multiple of scene_patterns = 2"):
+        PretrainingConfig(batch_size=15)
     with pytest.raises(ConfigurationError, match="photons"):
         PretrainingConfig(photons=(1e6, 1e5))
 

@@ -50,7 +50,8 @@ def test_a_pattern_without_noise_and_its_probe_tell_the_object(modes: int) -> No
 
 def test_where_no_light_is_the_object_keeps_its_level() -> None:
     probe, truth = aberrated_probe(), smooth_objects(1)
-    dark = probe[0].abs() < 1e-6 * probe.abs().max()
+    near_light = torch.nn.functional.max_pool2d(probe.abs(), 9, stride=1, padding=4)[0]  # within 4 pixels
+    dark = near_light < 1e-6 * probe.abs().max()
     retrieved, step = single_shot_retrieval(diffraction_intensity(truth[:, None] * probe), probe, 0.75, 20)
     assert dark.sum() > 100
     torch.testing.assert_close(retrieved[0][dark], torch.full((int(dark.sum()),), 0.75 + 0j), atol=1e-4, rtol=0)

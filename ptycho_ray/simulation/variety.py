@@ -21,7 +21,7 @@ LENSES, ABERRATED, TWO_MODES = 0.4, 0.5, 0.25
 
 
 def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> RawData:
-    """A scan of ``n_patterns`` patterns of side N at random whole pixels, with its truth.
+    """A scan of ``n_patterns`` patterns of side N at different, random whole pixels, with its truth.
 
     Object, its amplitudes (0.1 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
     all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. Positions are whole
@@ -40,7 +40,9 @@ def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tupl
     )
     modes = orthogonal_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)
     probe = with_photons(modes, float(np.exp(rng.uniform(*np.log(photons)))))
-    positions = rng.integers(N // 2, sample.shape[0] - N // 2 + 1, (n_patterns, 2)).astype(np.float64)
+    side = sample.shape[0] - N + 1
+    places = np.unravel_index(rng.choice(side**2, n_patterns, replace=False), (side, side))
+    positions = N // 2 + np.stack(places, axis=1).astype(np.float64)
     return simulate_scan(sample, probe, positions, rng=rng, sub_pixel="integer")
 
 

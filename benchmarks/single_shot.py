@@ -2,6 +2,7 @@
 
     python benchmarks/single_shot.py DATA_FOLDER                   # retrieval and shipped network, scans and doses
     python benchmarks/single_shot.py DATA_FOLDER mae|poisson       # PtychoPINN's gate: lines128, 5 epochs (20 minutes)
+    python benchmarks/single_shot.py DATA_FOLDER mae|poisson cnn   # the same with the default network of PtychoPINN
 
 Figures as in docs/quality.md: exact geometry, inside the rectangle of the positions.
 """
@@ -12,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,12 +84,16 @@ def alone_and_shipped(data: Path) -> None:
         row(f"{name}, shipped network", scan, model_for_scan(bundle.model, scan, config), config)
 
 
-def gate(data: Path, loss: str) -> None:
+GATE_NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"fno_width": 8, "probe_conditioning": "retrieval", "retrieval_steps": 60},
+    "cnn": {"n_filters_scale": 2},
+}
+
+
+def gate(data: Path, loss: str, network: str) -> None:
     training, test = lines128(data, "train"), lines128(data, "test")
     config = TrainingConfig(
-        model=ModelConfig(
-            N=128, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=60
-        ),
+        model=ModelConfig(N=128, architecture=network, **GATE_NETWORKS[network]),
         n_groups=len(training),
         nepochs=5,
         mae_weight=float(loss == "mae"),
@@ -100,7 +106,7 @@ def gate(data: Path, loss: str) -> None:
     started = time.process_time()
     model = train_cdi_model(training, None, config, execution=execution, callbacks=[Log()])["model_instance"]
     print(f"training: {time.process_time() - started:.0f} CPU seconds")
-    row(f"lines128, 5 epochs, {loss}", test, model_for_scan(model, test, config), config)
+    row(f"lines128, {network}, 5 epochs, {loss}", test, model_for_scan(model, test, config), config)
 
 
 def main() -> int:
@@ -110,7 +116,7 @@ def main() -> int:
     torch.set_num_threads(1)
     data = Path(sys.argv[1])
     if len(sys.argv) > 2:
-        gate(data, sys.argv[2])
+        gate(data, sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "unet")
     else:
         alone_and_shipped(data)
     return 0

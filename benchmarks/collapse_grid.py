@@ -42,8 +42,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ffno": {"fno_width": 8},
     "hybrid_resnet": {"fno_width": 8},
 }
-PATTERNS, BATCH, EPOCHS = 24, 4, 10
-EXECUTION = ExecutionConfig(learning_rate=1e-3, precision="bf16-mixed", enable_checkpointing=False)
+#: Patterns and patterns in a step by side: six steps an epoch for both.
+PATTERNS, BATCH, EPOCHS = {64: 24, 128: 12}, {64: 4, 128: 2}, 10
+EXECUTION = ExecutionConfig(learning_rate=1e-3, enable_checkpointing=False)
 KEYS = ("network", "N", "gridsize", "loss", "dose", "seed")
 Cell = dict[str, Any]
 
@@ -61,7 +62,7 @@ def scan_of(n: int, photons: float, seed: int) -> RawData:
     soft = {"smoothing_px": n / 32, "amplitude_range": (0.4, 1.0), "phase_range": (-3.0, 3.0)}
     image = make_object("grf", (2 * n, 2 * n), rng, **soft)
     probe = make_probe("default", n, rng, photons=photons)
-    positions = rng.uniform(0.75 * n, 1.25 * n, (PATTERNS, 2))
+    positions = rng.uniform(0.75 * n, 1.25 * n, (PATTERNS[n], 2))
     return simulate_scan(image, probe, positions, rng=rng)
 
 
@@ -79,7 +80,7 @@ def run_cell(cell: Cell, epochs: int) -> Cell:
         N=cell["N"], gridsize=cell["gridsize"], architecture=cell["network"], **NETWORKS[cell["network"]]
     )
     config = TrainingConfig(
-        model=model, nepochs=epochs, batch_size=BATCH, seed=cell["seed"], validation_fraction=0.0, neighbor_count=6,
+        model=model, nepochs=epochs, batch_size=BATCH[cell["N"]], seed=cell["seed"], validation_fraction=0.0, neighbor_count=6,
         scheduler="WarmupCosine", gradient_clip_val=1.0, **LOSSES[cell["loss"]],
     )  # fmt: skip
     results = train_cdi_model(scan_of(cell["N"], cell["dose"], cell["seed"]), None, config, execution=EXECUTION)

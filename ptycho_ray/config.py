@@ -391,7 +391,8 @@ class ExecutionConfig:
     deterministic: bool | Literal["warn"] = True
     """Only algorithms that give the same numbers every time; 'warn' reports the others and goes on."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    """Number format of the network; the physics is always computed with 32 bits."""
+    """Number format of the network; the physics is always computed with 32 bits. On a processor without bfloat16 arithmetic
+    'bf16-mixed' is '32-true'."""
     gradient_clip_val: PositiveFloat | None = None
     """Overrides the training setting of that name."""
     gradient_clip_algorithm: ClipAlgorithm = "norm"

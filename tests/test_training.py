@@ -210,7 +210,8 @@ def test_gradient_clipping(algorithm):
     assert largest == pytest.approx(0.1, rel=1e-3)
 
 
-def test_mixed_precision_stays_near_full_precision(small_scan, tiny_config):
+def test_mixed_precision_stays_near_full_precision(small_scan, tiny_config, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
     config = replace(tiny_config, nepochs=4)
     full = train_cdi_model(small_scan, None, config)
     mixed = train_cdi_model(small_scan, None, config, execution=ExecutionConfig(precision="bf16-mixed"))
@@ -306,8 +307,15 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
 def test_float16_on_a_processor_is_refused():
     with pytest.raises(ConfigurationError, match="precision.*bf16-mixed"):
         network_dtype(ExecutionConfig(precision="16-mixed"), torch.device("cpu"))
-    assert network_dtype(ExecutionConfig(precision="bf16-mixed"), torch.device("cpu")) == torch.bfloat16
     assert network_dtype(SimpleNamespace(precision="32-true"), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("feature, expected", [("avx512_bf16", torch.bfloat16), ("bf16", torch.bfloat16), ("avx2", None)])
+def test_bfloat16_is_not_emulated(feature, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "num_sockets": 1, feature: True})
+    mixed = ExecutionConfig(precision="bf16-mixed")
+    assert network_dtype(mixed, torch.device("cpu")) == expected
+    assert network_dtype(mixed, torch.device("cuda")) == torch.bfloat16
 
 
 @pytest.mark.parametrize("workers", [1, 3])

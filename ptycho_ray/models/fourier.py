@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_ray.config import ModelConfig
-from ptycho_ray.models.blocks import FactorisedStack, LocalRefiner, SpectralBlock, convolution
+from ptycho_ray.models.blocks import FactorisedStack, LocalRefiner, SpectralBlock, convolution, norm
 from ptycho_ray.models.conditioning import input_channels
 from ptycho_ray.models.heads import ObjectNetwork
 from ptycho_ray.models.spectral import SpectralConvolution
@@ -34,7 +34,7 @@ def ffno(config: ModelConfig) -> nn.Module:
     width = config.fno_width
     stack = FactorisedStack(width, config.fno_modes, config.N, blocks=config.fno_blocks, gate=1.0)
     refiners = [LocalRefiner(width) for _ in range(config.fno_cnn_blocks)]
-    return ObjectNetwork(config, nn.Sequential(stack, *refiners), width, bounded_lift=True)
+    return ObjectNetwork(config, nn.Sequential(stack, *refiners, norm("instance", width)), width, bounded_lift=True)
 
 
 def _spectral_blocks(config: ModelConfig) -> list[nn.Module]:

@@ -30,7 +30,10 @@ def resolve_device(execution: ExecutionConfig) -> torch.device:
 
 
 def network_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dtype | None:
-    """Number format in which the network's convolutions run, None for plain 32 bits; the physics never changes."""
+    """Number format in which the network's convolutions run, None for plain 32 bits; the physics never changes.
+
+    On a processor without bfloat16 arithmetic 'bf16-mixed' is plain 32 bits: torch would emulate it, several times slower.
+    """
     if execution.precision == "32-true":
         return None
     if execution.precision == "16-mixed" and device.type == "cpu":
@@ -40,4 +43,10 @@ def network_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dty
             found="'16-mixed'",
             expected="'bf16-mixed' on a CPU",
         )
-    return torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float16
+    if execution.precision == "16-mixed":
+        return torch.float16
+    return None if device.type == "cpu" and not _processor_has_bfloat16() else torch.bfloat16
+
+
+def _processor_has_bfloat16() -> bool:
+    return any(found for name, found in torch.cpu.get_capabilities().items() if "bf16" in name)

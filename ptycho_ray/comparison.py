@@ -33,9 +33,7 @@ class Placed:
     origin_px: tuple[float, float] = (0.0, 0.0)
 
 
-def compare(
-    images: Mapping[str, Placed], reference: Placed, *, register: bool = True
-) -> dict[str, Evaluation]:
+def compare(images: Mapping[str, Placed], reference: Placed, *, register: bool = True) -> dict[str, Evaluation]:
     """Every image against the reference, by name.
 
     Args:
@@ -58,9 +56,7 @@ def compare(
     return found
 
 
-def _seen(
-    region: NDArray[np.bool_], origin_px: tuple[float, float], shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
+def _seen(region: NDArray[np.bool_], origin_px: tuple[float, float], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Where the reference counts, on the canvas of an image."""
     rows, columns = (
         np.round(np.arange(side) + start).astype(int) for side, start in zip(shape, origin_px, strict=True)

@@ -24,11 +24,13 @@ from ptycho_ray.data import RawData
 from ptycho_ray.data.batches import prefetched
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.fields import NonNegativeFloat, NonNegativeInt, PatternSide, PositiveFloat, PositiveInt, settings
+from ptycho_ray.files import jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.simulation.variety import random_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, read_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
+from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.loop import TrainingDiverged
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe
@@ -71,6 +73,8 @@ class PretrainingConfig:
     """Last learning rate as a part of the first."""
     gradient_clip_val: PositiveFloat = 1.0
     """Gradients are clipped at this norm."""
+    initial_model: Path | None = None
+    """'pretrained' (the network that comes with the program) or the bundle of another one, to be trained further."""
     seed: NonNegativeInt = 0
     """Seed of everything: the same seed gives the same network."""
     output_dir: Path = Path("pretraining_outputs")
@@ -79,7 +83,9 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if self.batch_size % self.scene_patterns:
             raise ConfigurationError(
-                field="batch_size", found=self.batch_size, expected=f"a multiple of scene_patterns = {self.scene_patterns}"
+                field="batch_size",
+                found=self.batch_size,
+                expected=f"a multiple of scene_patterns = {self.scene_patterns}",
             )
         if self.photons[0] > self.photons[1]:
             raise ConfigurationError(field="photons", found=self.photons, expected="(least, most)")
@@ -141,15 +147,19 @@ def pretrain(
     Raises:
         TrainingDiverged: the loss is no longer finite; the last epoch is on disk.
         InputError: nothing to resume, or a run with other settings.
+        ConfigurationError: ``config.initial_model`` holds another network than ``config`` describes.
     """
     training = config.training()
     execution = replace(execution or ExecutionConfig(), learning_rate=config.learning_rate)
     device = resolve_device(execution)
     dtype = network_dtype(execution, device)
     kept = list(scans_of(config, VALIDATION, number=config.validation_scans))
+    start = None
+    if config.initial_model is not None:
+        start = initial_network(replace(training, initial_model=config.initial_model))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = Scene.of(kept[0], training, None, device).model
+        model = Scene.of(kept[0], training, start, device).model
     network = model.network
     optimizer, schedule = build_optimizer([model], training, execution), Schedule(training, execution)
     checkpoint = config.output_dir / LAST_CHECKPOINT
@@ -248,7 +258,10 @@ def _measured(scenes: Sequence[Scene]) -> dict[str, float]:
     for scene in scenes:
         scene.model.eval()
     errors = np.array(
-        [[float(scene.network_error()), float(scene.error(scene.model.retrieved(scene.photons)[0]))] for scene in scenes]
+        [
+            [float(scene.network_error()), float(scene.error(scene.model.retrieved(scene.photons)[0]))]
+            for scene in scenes
+        ]
     )
     dose = np.array([scene.model.normalisation.mean_photons for scene in scenes])
     figures = {}
@@ -271,15 +284,13 @@ def _scans_of_steps(config: PretrainingConfig, epoch: int, execution: ExecutionC
 
 
 def _settings(config: PretrainingConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name != "output_dir"}
+    return {name: jsonable(value) for name, value in asdict(config).items() if name != "output_dir"}
 
 
-def _checked(
-    progress: dict[str, Any], config: PretrainingConfig, file: Path
-) -> tuple[int, dict[str, list[float]]]:
+def _checked(progress: dict[str, Any], config: PretrainingConfig, file: Path) -> tuple[int, dict[str, list[float]]]:
     """Epoch and history of a checkpoint; ConfigurationError if it is of a run with other settings."""
     for name, value in _settings(config).items():
         stored = progress["settings"].get(name)
-        if (list(value) if isinstance(value, tuple) else value) != stored:
+        if value != stored:
             raise ConfigurationError("of another run", file=file, field=name, found=value, expected=stored)
     return progress["epoch"], progress["history"]

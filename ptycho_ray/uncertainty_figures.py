@@ -16,7 +16,11 @@ COLOURS = "magma"
 
 
 def plot_deviation(
-    amplitude_std: NDArray[Any], phase_std: NDArray[Any], *, region: NDArray[np.bool_], pixel_size_m: float | None = None
+    amplitude_std: NDArray[Any],
+    phase_std: NDArray[Any],
+    *,
+    region: NDArray[np.bool_],
+    pixel_size_m: float | None = None,
 ) -> Figure:
     """Standard deviation of amplitude and phase over the members, [H, W] each, where ``region`` says so."""
     figure = empty_figure(10, 4.6)

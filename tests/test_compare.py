@@ -48,9 +48,7 @@ def test_images_of_other_programs_are_found_by_registration(small_scan, scan, tm
     with h5py.File(tmp_path / "product.h5", "w") as file:
         noisy = canvas_of_another_program(truth, 20) + 0.02 * rng.standard_normal((120, 120))
         file["object"], file["probe"] = noisy[None].astype(np.complex64), small_scan.probe[None]
-        file["object"].attrs.update(
-            pixel_width_m=1e-8, pixel_height_m=1e-8, center_x_m=0.0, center_y_m=0.0
-        )
+        file["object"].attrs.update(pixel_width_m=1e-8, pixel_height_m=1e-8, center_x_m=0.0, center_y_m=0.0)
         metres = 1e-8 * (positions - (np.array(truth.shape) - 1) / 2 - 0.5)
         file["probe_position_y_m"], file["probe_position_x_m"] = metres.T
         file["probe_position_indexes"] = np.arange(len(positions))

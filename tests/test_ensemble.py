@@ -117,7 +117,9 @@ def test_free_phases_and_amplitudes_are_no_uncertainty(rng):
     assert float(found.amplitude_std.max()) < 1e-5
     assert float(found.phase_std.max()) < 1e-5
     turn = np.vdot(image, found.image)
-    np.testing.assert_allclose(found.image * abs(turn) / turn, image * abs(turn) / np.vdot(image, image).real, atol=1e-5)
+    np.testing.assert_allclose(
+        found.image * abs(turn) / turn, image * abs(turn) / np.vdot(image, image).real, atol=1e-5
+    )
 
 
 def test_the_deviation_is_that_of_the_members(rng):

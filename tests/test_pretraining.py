@@ -87,6 +87,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(few: PretrainingConfig
         pretrain(replace(elsewhere, fno_width=6), resume=True)
 
 
+def test_a_pretraining_goes_on_from_another_network(few: PretrainingConfig, tmp_path: Path) -> None:
+    first = pretrain(few)
+    save_bundle(tmp_path / "first", Bundle(first.model, first.config, {}, first.history))
+    before = first.history["val_loss"][-1]
+    further = replace(few, output_dir=tmp_path / "further", initial_model=tmp_path / "first", learning_rate=1e-9)
+    assert pretrain(further).history["val_loss"] == pytest.approx([before, before], rel=1e-3)
+    assert pretrain(replace(further, initial_model=None)).history["val_loss"][-1] != pytest.approx(before, rel=1e-3)
+    with pytest.raises(ConfigurationError, match=r"model\.fno_width.*found 6; expected 4"):
+        pretrain(replace(further, fno_width=6))
+
+
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ConfigurationError, match="batch_size.*multiple of scene_patterns = 2"):
         PretrainingConfig(batch_size=15)

@@ -30,7 +30,9 @@ def aberrated_probe(modes: int = 1, photons: float = 1e6) -> torch.Tensor:
 
 def smooth_objects(number: int) -> torch.Tensor:
     rng = np.random.default_rng(2)
-    drawn = [make_object("lines", (32, 32), rng, amplitude_range=(0.6, 0.9), phase_range=(0, 0.4)) for _ in range(number)]
+    drawn = [
+        make_object("lines", (32, 32), rng, amplitude_range=(0.6, 0.9), phase_range=(0, 0.4)) for _ in range(number)
+    ]
     return torch.from_numpy(np.stack(drawn))
 
 

@@ -63,7 +63,9 @@ def test_steps_in_place_of_epochs(words, capsys):
 
 
 def test_a_failed_run_stands_in_the_table(words, capsys):
-    told, made = told_by([*words, "--sizes", "16", "--trials", "1", "--gridsize", "7", "--neighbor-count", "48"], capsys)
+    told, made = told_by(
+        [*words, "--sizes", "16", "--trials", "1", "--gridsize", "7", "--neighbor-count", "48"], capsys
+    )
     assert told["failed"] == 1
     assert "neighbor" in made[0] or "patterns" in made[0]
 
@@ -84,8 +86,7 @@ def test_what_cannot_be_studied_is_said_at_once(words, more, message, tmp_path, 
 
 def test_median_and_quartiles():
     rows = [
-        {"architecture": "cnn", "size": 64, "trial": trial, "training_cpu_seconds": 1.0}
-        | dict.fromkeys(FIGURES, value)
+        {"architecture": "cnn", "size": 64, "trial": trial, "training_cpu_seconds": 1.0} | dict.fromkeys(FIGURES, value)
         for trial, value in enumerate([0.1, 0.2, 0.9])
     ]
     failed = {"architecture": "cnn", "size": 64, "trial": 3, "error": "diverged"}

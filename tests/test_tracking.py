@@ -105,7 +105,9 @@ for tracker in build_trackers(ExecutionConfig(logger_backend="mlflow"), Path({st
 print([name for name in ("mlflow", "sqlalchemy", "requests") if name in sys.modules])
 """
     environment = {**stores.environment("http://127.0.0.1:9"), "OMP_NUM_THREADS": "1"}
-    environment["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # other packages hang theirs into pydantic, with what they import
+    environment["PYDANTIC_DISABLE_PLUGINS"] = (
+        "__all__"  # other packages hang theirs into pydantic, with what they import
+    )
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

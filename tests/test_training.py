@@ -310,7 +310,9 @@ def test_float16_on_a_processor_is_refused():
     assert network_dtype(SimpleNamespace(precision="32-true"), torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize(("feature", "expected"), [("avx512_bf16", torch.bfloat16), ("bf16", torch.bfloat16), ("avx2", None)])
+@pytest.mark.parametrize(
+    ("feature", "expected"), [("avx512_bf16", torch.bfloat16), ("bf16", torch.bfloat16), ("avx2", None)]
+)
 def test_bfloat16_is_not_emulated(feature, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "num_sockets": 1, feature: True})
     mixed = ExecutionConfig(precision="bf16-mixed")

@@ -169,7 +169,9 @@ def _between(corner: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[slice, 
     return slice(corner[0], end[0]), slice(corner[1], end[1])
 
 
-def _turns(files: Sequence[Path], boxes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.complex128]:
+def _turns(
+    files: Sequence[Path], boxes: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> NDArray[np.complex128]:
     """The phase factor of each partial image [k] that makes neighbours agree where they have most in common.
 
     Phases are handed on along the spanning tree with the strongest overlaps; of the images two lie in memory at a time.

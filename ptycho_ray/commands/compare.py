@@ -59,9 +59,7 @@ def run(words: Sequence[str]) -> Result:
 
     scan = None
     if options.scan is not None:
-        scan = workflow.load_data(
-            options.scan, n_subsample=options.n_subsample, subsample_seed=options.subsample_seed
-        )
+        scan = workflow.load_data(options.scan, n_subsample=options.n_subsample, subsample_seed=options.subsample_seed)
     middle = _middle(scan, options.truth, paths)
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}

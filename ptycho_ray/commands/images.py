@@ -88,7 +88,10 @@ def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
     pixels = np.squeeze(np.asarray(fields.object_truth))
     if pixels.ndim != 2 or not np.iscomplexobj(pixels) or not np.isfinite(pixels).any():
         raise InputError(
-            file=path, field="object", found=f"{pixels.dtype} of shape {pixels.shape}", expected="a complex image [H, W]"
+            file=path,
+            field="object",
+            found=f"{pixels.dtype} of shape {pixels.shape}",
+            expected="a complex image [H, W]",
         )
     if fields.frames is not None:
         return Image(pixels.astype(np.complex64), np.isfinite(pixels) & (pixels != 0))
@@ -103,7 +106,9 @@ def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
         scanned[inside] = True
         good &= scanned
     origin = np.asarray(middle_px) - middle
-    return Image(np.where(np.isfinite(pixels), pixels, 0).astype(np.complex64), good, (float(origin[0]), float(origin[1])))
+    return Image(
+        np.where(np.isfinite(pixels), pixels, 0).astype(np.complex64), good, (float(origin[0]), float(origin[1]))
+    )
 
 
 def _bare_object(path: Path) -> ScanFields | None:

@@ -90,7 +90,9 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         if product is not None:
             remark = f"ptycho_ray {__version__}: network trained on this scan, {len(history['loss'])} epochs."
             probe = results["model_instance"].probe.detach().cpu().numpy()
-            result["product"] = _write(output / PRODUCT_FILE, product, results["stitched"], probe, history["loss"], remark)
+            result["product"] = _write(
+                output / PRODUCT_FILE, product, results["stitched"], probe, history["loss"], remark
+            )
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
         events.emit(
             "finished", epoch=len(history["loss"]), cancelled=False, path=result.get("product"), model=result["model"]
@@ -114,7 +116,9 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         bundle = load_bundle(resolved.config.model_path)
         iterations = resolved.config.refinement_iterations
         epochs = max(1, iterations)
-        events.emit("started", **_identity("reconstruct", scan), num_epochs=epochs, product_output=output / PRODUCT_FILE)
+        events.emit(
+            "started", **_identity("reconstruct", scan), num_epochs=epochs, product_output=output / PRODUCT_FILE
+        )
         amplitude, phase, results = workflow.reassemble_cdi_image(
             scan,
             dataclasses.replace(bundle.config, output_dir=output, refinement_iterations=iterations),

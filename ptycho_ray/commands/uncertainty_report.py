@@ -34,9 +34,7 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     """The part of a report on an image of an ensemble."""
     assert image.amplitude_std is not None
     assert image.phase_std is not None
-    picture = plot_deviation(
-        image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m
-    )
+    picture = plot_deviation(image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
         f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get wrong "

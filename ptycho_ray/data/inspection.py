@@ -195,7 +195,9 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
 
 def _of_geometry(scan: RawData) -> Iterator[Problem]:
     if scan.far_field is False:
-        yield Problem("the detector was in the near field", f"{near_field_command(scan)}; networks know the far field only")
+        yield Problem(
+            "the detector was in the near field", f"{near_field_command(scan)}; networks know the far field only"
+        )
     energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
     if scan.pixel_size_m and energy and distance and detector:
         expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)

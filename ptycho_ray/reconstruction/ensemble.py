@@ -41,9 +41,7 @@ def combine(images: Sequence[StitchedObject]) -> StitchedObject:
             expected="at least two images of one shape",
         )
     if any(other.origin_px != first.origin_px for other in images):
-        raise InputError(
-            field="origin_px", found=[other.origin_px for other in images], expected="images at one place"
-        )
+        raise InputError(field="origin_px", found=[other.origin_px for other in images], expected="images at one place")
     aligned = _aligned(np.stack([each.image for each in images]).astype(np.complex128), first.weight)
     amplitudes = np.abs(aligned)
     directions = np.divide(aligned, amplitudes, out=np.zeros_like(aligned), where=amplitudes > 0)

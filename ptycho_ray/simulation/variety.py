@@ -74,5 +74,7 @@ def _lens(rng: np.random.Generator, N: int, diameter: float) -> NDArray[np.compl
     pupil = np.clip(0.5 + (1 - radius) * pupil_radius, 0, 1) * np.clip(0.5 + (radius - stop) * pupil_radius, 0, 1)
     phase = np.pi * pupil_radius * diameter / (2 * N) * rng.choice((-1, 1)) * radius**2
     for n, m in ((2, 2), (2, -2), (3, 1), (3, -1), (4, 0)):
-        phase = phase + rng.uniform(0, 0.5) * rng.standard_normal() * zernike_polynomial(n, m, np.minimum(radius, 1), angle)
+        phase = phase + rng.uniform(0, 0.5) * rng.standard_normal() * zernike_polynomial(
+            n, m, np.minimum(radius, 1), angle
+        )
     return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(pupil * np.exp(1j * phase))))

@@ -50,9 +50,9 @@ Cell = dict[str, Any]
 
 
 def cells() -> Iterator[Cell]:
-    """All cells, every combination with the first seed before any with the second."""
-    for seed, n, dose in itertools.product(SEEDS, SIDES, DOSES):
-        for network, gridsize, loss in itertools.product(NETWORKS, GRIDSIZES, LOSSES):
+    """All cells: every combination with the first seed, then the other seeds of the smaller side, then of the larger."""
+    for seed, n in sorted(itertools.product(SEEDS, SIDES), key=lambda of: (of[0] > SEEDS[0], of[1])):
+        for dose, network, gridsize, loss in itertools.product(DOSES, NETWORKS, GRIDSIZES, LOSSES):
             yield dict(zip(KEYS, (network, n, gridsize, loss, dose, seed), strict=True))
 
 

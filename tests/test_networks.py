@@ -297,7 +297,7 @@ def test_parameter_counts_of_the_default_networks() -> None:
         "cnn": 2331772,
         "fno": 2425474,
         "fno_vanilla": 2405922,
-        "ffno": 112803,
+        "ffno": 112867,
         "neuralop_uno": 8285122,
         "hybrid": 20312514,
         "stable_hybrid": 20314722,

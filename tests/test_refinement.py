@@ -234,6 +234,18 @@ def test_a_start_is_worth_its_iterations(noisy):
     assert again.judge(rows)[0] < 0.5 * flat.judge(rows)[0]
 
 
+def test_a_good_start_does_not_halve_the_steps():
+    """The first steps disturb it, to less than what a flat object explains: that is no divergence."""
+    bright = exact_scan(probe=gaussian_probe(photons=1e9))
+    start = refine(bright, RefinementConfig(iterations=20, object_step=0.03, probe_start=None)).stitched
+    settings = RefinementConfig(iterations=20, probe_start=None)
+    from_start, from_flat = Refinement(bright, settings, start=start), Refinement(bright, settings)
+    for each in (from_start, from_flat):
+        list(each)
+    assert from_start.history[-1].backoffs == 0
+    assert from_start.history[-1].loss < 1.5 * from_flat.history[-1].loss
+
+
 def test_a_run_goes_on_from_its_checkpoint_as_if_never_stopped(noisy, tmp_path):
     config = RefinementConfig(iterations=6, position_start=1)
     whole = refine(noisy, config)

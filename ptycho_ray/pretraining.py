@@ -65,7 +65,7 @@ class PretrainingConfig:
     """Patterns in a step."""
     scene_patterns: PositiveInt = 2
     """Patterns of one simulated scan; a step holds batch_size / scene_patterns scans."""
-    validation_scans: PositiveInt = 24
+    validation_scans: PositiveInt = 96
     """Scans that the network is measured on."""
     learning_rate: PositiveFloat = 1e-3
     """First learning rate; it falls as a cosine."""

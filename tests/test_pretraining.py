@@ -117,6 +117,14 @@ def test_the_model_that_comes_with_the_program() -> None:
     assert network < 0.98 * shown
 
 
+def test_info_tells_of_the_model_that_comes_with_the_program(capsys: Any) -> None:
+    assert main(["info", "pretrained", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["members"]) == ("trained model", 1)
+    assert told["config"]["model"]["architecture"] == "unet"
+    assert "ptycho-ray pretrain" in told["provenance"]["command"]
+
+
 def test_a_scan_is_reconstructed_without_training(small_scan: Any, tmp_path: Path, capsys: Any) -> None:
     small_scan.to_file(tmp_path / "scan.h5")
     assert main(["reconstruct", str(tmp_path / "scan.h5"), "--output-dir", str(tmp_path / "image"), "--json"]) == 0

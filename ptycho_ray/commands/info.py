@@ -28,7 +28,8 @@ class Options(Common):
     """
 
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
-    """A file, the folder that train or reconstruct wrote to, or a model in MLflow (models:/NAME/VERSION)."""
+    """A file, the folder that train or reconstruct wrote to, a model in MLflow (models:/NAME/VERSION), or 'pretrained', the
+    network that comes with the program."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A second file with what the first does not hold: positions, probe, object or patterns."""
     pixel_size_m: float | None = None
@@ -50,12 +51,13 @@ def run(words: Sequence[str]) -> Result:
     if options.file is None:
         return _architectures(options.N, options.gridsize)
     from ptycho_ray.commands.images import find_image, read_image
+    from ptycho_ray.config import PRETRAINED, ModelConfig
     from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
-    if is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
+    shipped = path == Path(PRETRAINED) and not path.exists()
+    if shipped or is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
         from ptycho_ray.bundle import read_manifest
-        from ptycho_ray.config import ModelConfig
 
         manifest = read_manifest(path)
         history = summary_of_history(manifest["history"]) if manifest["history"] else None

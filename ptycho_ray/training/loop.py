@@ -385,15 +385,16 @@ def _deterministic(mode: bool | str) -> Iterator[None]:
     Memory that is about to be written is not filled beforehand, as torch would: that costs up to 7% of the time and serves only
     to show a layer that reads what it has not written.
     """
+    memory: Any = torch.utils.deterministic
     before, warn_before, fill_before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        memory.fill_uninitialized_memory,
     )
     torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill_before
+        memory.fill_uninitialized_memory = fill_before

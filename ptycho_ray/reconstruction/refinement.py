@@ -51,9 +51,9 @@ log = logging.getLogger(__name__)
 
 #: Methods whose smooth phase is carried on.
 SMOOTHED = ("adam", "epie")
-#: A step has diverged if the loss is that many times the first one, or ...
+#: A step has diverged if the loss is that many times that of the start (or of a flat object, if larger), or ...
 WORSE_THAN_FIRST = 3.0
-#: ... that many times the lowest one and at least this share of the first.
+#: ... that many times the lowest one and at least this share of that of the start.
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
 #: Steps are halved at most that often.
 MOST_BACKOFFS = 8

@@ -67,11 +67,16 @@ class Bundle:
         return (self.model, *self.others)
 
 
+def is_shipped(place: Path) -> bool:
+    """Whether ``place`` is the word for the model that comes with the program; a file or folder of that name is taken first."""
+    return place == Path(PRETRAINED) and not place.exists()
+
+
 def bundle_path(place: str | Path) -> Path:
     """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder, or, for
     ``pretrained``, the one that comes with the program; MissingFileError if none of them."""
     place = Path(place)
-    if place == Path(PRETRAINED) and not place.exists():
+    if is_shipped(place):
         return PRETRAINED_FILE
     path = place
     if place.is_dir():

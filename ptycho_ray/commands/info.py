@@ -50,14 +50,13 @@ def run(words: Sequence[str]) -> Result:
         )
     if options.file is None:
         return _architectures(options.N, options.gridsize)
+    from ptycho_ray.bundle import is_shipped, read_manifest
     from ptycho_ray.commands.images import find_image, read_image
-    from ptycho_ray.config import PRETRAINED, ModelConfig
     from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
-    shipped = path == Path(PRETRAINED) and not path.exists()
-    if shipped or is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
-        from ptycho_ray.bundle import read_manifest
+    if is_shipped(path) or is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
+        from ptycho_ray.config import ModelConfig
 
         manifest = read_manifest(path)
         history = summary_of_history(manifest["history"]) if manifest["history"] else None

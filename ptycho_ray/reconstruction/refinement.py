@@ -173,7 +173,7 @@ class Refinement:
             self._support = disc(scan.N, self.config.probe_support_px, self.run.state.object.device)
         self._begin_method()
         with torch.no_grad():
-            self._first_loss = self._loss_of_flat(_some(rows, 64))
+            self._first_loss = self._loss_to_begin_with(_some(rows, 64))
         self._lowest, self._backoffs = self._first_loss, 0
         self._best_judged, self._since_best = math.inf, 0
 
@@ -359,7 +359,7 @@ class Refinement:
             total += float(kernel.compare(waves, state.scale)[0].sum())
         return total / (len(rows) * kernel.amplitude[0].numel())
 
-    def _loss_of_flat(self, rows: NDArray[np.int64]) -> float:
+    def _loss_to_begin_with(self, rows: NDArray[np.int64]) -> float:
         """The loss a pixel of the start, or of a flat object if that is larger: the first steps may disturb a good start."""
         image = self.run.state.object
         start, loss = image.clone(), self._loss_of(rows)

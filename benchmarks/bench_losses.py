@@ -24,7 +24,7 @@ from ptycho_ray.simulation.simulate import simulate_scan
 from ptycho_ray.training.forward import predict_piece
 from ptycho_ray.training.health import health_figures
 from ptycho_ray.training.loss import TrainingLoss
-from ptycho_ray.training.scans import GroupList
+from ptycho_ray.training.scan_training import GroupList
 from ptycho_ray.workflow import scans_to_train
 
 BATCH = 16

@@ -24,9 +24,9 @@ from ptycho_ray.bundle import load_bundle
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.reconstruction.refinement import Refinement, RefinementConfig
-from ptycho_ray.reconstruction.solver.batching import halved
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.batching import halved
+from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.simulation import make_object, make_scan, simulate_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 

@@ -21,7 +21,7 @@ from refinement_metric import distance_to_truth
 
 from ptycho_ray.data import load_data
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.reconstruction.refinement import Refinement, RefinementConfig
+from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 
 REPEATS = 3
 #: File, settings that differ from the defaults, errors whose time is asked for.

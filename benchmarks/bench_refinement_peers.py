@@ -63,7 +63,7 @@ class Scan:
 def ours(scan: Scan) -> Iterator[Callable[[], Image]]:
     from bench_refinement import RUNS, benchmark_scan
 
-    from ptycho_ray.reconstruction.refinement import Refinement, RefinementConfig
+    from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 
     settings = {name: given for name, given, _ in RUNS}[scan.name]
     refinement = Refinement(benchmark_scan(scan.path)[0], RefinementConfig(**settings))  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def _modes(scan: Scan) -> np.ndarray:
 
 #: Program -> how it is run, and the module that must be there.
 PROGRAMS: dict[str, tuple[Solver, str]] = {
-    "ours": (ours, "ptycho_ray.reconstruction.refinement"),
+    "ours": (ours, "ptycho_ray.refinement.solver"),
     "ptyrad": (ptyrad, "ptyrad.solver.reconstruction"),
     "cdtools": (cdtools, "cdtools"),
     "ptychi_adam": (ptychi_adam, "ptychi.api.task"),

@@ -194,7 +194,7 @@ def main() -> None:
     from fastapi import FastAPI
     from ray import serve
 
-    from ptycho_ray.cluster.serve.deployments import scaled
+    from ptycho_ray.service.deployments import scaled
 
     wanted = [options.only] if options.only else ["cost", "floor", "batching", "stream"]
     rows = []

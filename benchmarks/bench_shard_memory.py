@@ -41,7 +41,7 @@ def use_shards(scan_path: str, folder: str) -> None:
     """In a process of its own: what an actor of the pool does."""
     from ptycho_ray.cluster.batch import ShardReconstructor
     from ptycho_ray.data import load_data
-    from ptycho_ray.reconstruction.solver.batching import halved
+    from ptycho_ray.refinement.batching import halved
 
     actor = ShardReconstructor(folder, 16)
     before = private_mb()

@@ -21,7 +21,7 @@ from ptycho_ray.cluster.tune import run_sweep
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan
-from ptycho_ray.tuning.record import SweepRecord
+from ptycho_ray.tracking.sweep_record import SweepRecord
 from ptycho_ray.tuning.space import Space, space_from
 
 TRIALS, EPOCHS = 18, 18

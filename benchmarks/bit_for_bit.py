@@ -101,7 +101,7 @@ def trainings(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def refinements(folder: Path) -> Iterator[tuple[str, Any]]:
-    solver = home("ptycho_ray.refinement", "ptycho_ray.reconstruction.refinement")
+    solver = home("ptycho_ray.refinement.solver", "ptycho_ray.reconstruction.refinement")
     scan = simulated_scan(folder, 32)
     for name, settings in REFINEMENTS.items():
         config = solver.RefinementConfig(**{"iterations": 6, "held_out_fraction": 0.1, "check_every": 2} | settings)
@@ -139,8 +139,10 @@ def pretraining(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def service_job(folder: Path) -> Iterator[tuple[str, Any]]:
+    names = {"live": "live_image"}
+
     def part(name: str) -> Any:
-        return home(f"ptycho_ray.service.{name}", f"ptycho_ray.cluster.serve.{name}")
+        return home(f"ptycho_ray.service.{names.get(name, name)}", f"ptycho_ray.cluster.serve.{name}")
 
     scan = simulated_scan(folder)
     settings = part("settings").ServiceSettings(

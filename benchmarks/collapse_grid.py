@@ -30,7 +30,7 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
 from ptycho_ray.simulation.simulate import simulate_scan
-from ptycho_ray.training.health import complaint, contrast_and_spread, rows_to_look_at
+from ptycho_ray.training.health import contrast_and_spread, diagnose, rows_to_look_at
 from ptycho_ray.workflow import train_cdi_model
 
 FILE = Path(__file__).resolve().parents[1] / "outputs/collapse_grid.jsonl"
@@ -94,7 +94,7 @@ def run_cell(cell: Cell, epochs: int) -> Cell:
         "explained": round(history["explained_share"][-1], 4),
         "saturated": round(history["saturated_share"][-1], 4),
         "r_factor": round(history["r_factor"][-1], 4),
-        "complaint": complaint(history, epochs),
+        "complaint": diagnose(history, epochs),
         "cpu_seconds": round(time.process_time() - started, 1),
     }
 

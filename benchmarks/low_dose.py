@@ -21,7 +21,7 @@ from single_shot import COLUMNS, lines64
 from torch import Tensor
 
 from ptycho_ray.data import RawData
-from ptycho_ray.reconstruction.refinement import Refinement, RefinementConfig
+from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 
 #: Added to the predicted photons of a pixel in the likelihood: a photon where none was expected is not infinitely surprising.
 DARK = 1e-2

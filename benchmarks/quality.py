@@ -21,12 +21,12 @@ import numpy as np
 
 from ptycho_ray.bundle import FILE_NAME, Bundle, load_bundle
 from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import RawData, cut_patches, load_data
+from ptycho_ray.display.figures import plot_objects, save_figure
 from ptycho_ray.evaluation import crop_truth, eval_reconstruction
-from ptycho_ray.plotting import plot_objects, save_figure
 from ptycho_ray.reconstruction.inference import diffraction_r_factors
 from ptycho_ray.reconstruction.stitching import StitchAccumulator, StitchedObject
-from ptycho_ray.settings import resolve_config
 from ptycho_ray.training.loop import Progress
 from ptycho_ray.workflow import (
     create_ptycho_data_container,

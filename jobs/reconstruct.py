@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --mod
 
 import sys
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["reconstruct-scans", *sys.argv[1:]]))

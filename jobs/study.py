@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/study.py /data/train.npz /data/uns
 
 import sys
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["study", "--workers", "auto", *sys.argv[1:]]))

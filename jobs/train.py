@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/train.py --config configs/train/li
 
 import sys
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", "--ray", *sys.argv[1:]]))

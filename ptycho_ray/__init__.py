@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ptycho_ray.interop.old_paths import install as _find_old_paths
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -20,10 +22,10 @@ _HOME = {
     "ConfigurationError": "errors",
     "MissingFileError": "errors",
     "BundleError": "errors",
-    "resolve_config": "settings",
-    "setup_configuration": "settings",
-    "load_yaml_config": "settings",
-    "parse_arguments": "command_line",
+    "resolve_config": "config.sources",
+    "setup_configuration": "config.sources",
+    "load_yaml_config": "config.sources",
+    "parse_arguments": "config.command_line",
     "RawData": "data.raw_data",
     "PtychoDataContainer": "data.container",
     "load_data": "data.loading",
@@ -54,3 +56,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+_find_old_paths()

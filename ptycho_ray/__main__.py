@@ -1,7 +1,14 @@
-"""``python -m ptycho_ray`` is the program ``ptycho-ray``."""
+"""``python -m ptycho_ray`` and the program ``ptycho-ray``."""
 
 import sys
 
-from ptycho_ray.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; the exit code."""
+    from ptycho_ray.commands.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,13 +26,13 @@ from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import BundleError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.models.positions import ScanPositions
+from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
 
 FILE_NAME = "wts.h5.zip"
 #: The model that comes with the program; docs/networks.md says how it was made.
-PRETRAINED_FILE = Path(__file__).with_name("pretrained.wts.h5.zip")
+PRETRAINED_FILE = Path(__file__).parent / "models" / "pretrained.wts.h5.zip"
 #: What Ptychodus calls the model in a folder of its own.
 PTYCHODUS_FILE_NAME = f"model.{FILE_NAME}"
 SCHEMA_VERSION = 1

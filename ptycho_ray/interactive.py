@@ -44,7 +44,7 @@ class Probe:
         return f"Probe({len(self.modes)} modes of {self.modes.shape[-1]}x{self.modes.shape[-1]})"
 
     def _repr_html_(self) -> str:
-        from ptycho_ray.plotting import plot_probe
+        from ptycho_ray.display.figures import plot_probe
 
         powers = np.sum(np.abs(self.modes) ** 2, axis=(1, 2))
         facts = {"modes": len(self.modes), "N": self.modes.shape[-1], "sum |P|^2": float(powers.sum())}
@@ -105,7 +105,7 @@ class Reconstruction:
         path = Path(path)
         if path.suffix.lower() in (".h5", ".hdf5"):
             from ptycho_ray.data.formats.ptychodus_product import write_product
-            from ptycho_ray.interop.ptychodus.scans import product_of_scan
+            from ptycho_ray.interop.ptychodus.standard_files import product_of_scan
 
             write_product(path, product_of_scan(self.scan, self.image, self.origin_px, "Reconstructed by ptycho_ray."))
             return path
@@ -122,8 +122,8 @@ class Reconstruction:
     def figures_of_merit(self) -> dict[str, float]:
         """How well the image explains the diffraction (R-factor, a flat object for comparison), and with a known object the
         mean errors of amplitude and phase after registration."""
-        from ptycho_ray.commands.images import Image, explained_diffraction
         from ptycho_ray.evaluation import evaluate_reconstruction
+        from ptycho_ray.reconstruction.images import Image, explained_diffraction
 
         region = self.stitched.covered()
         figures = explained_diffraction(Image(self.image, region, self.origin_px), self.scan)
@@ -134,7 +134,7 @@ class Reconstruction:
         return figures
 
     def _repr_html_(self) -> str:
-        from ptycho_ray.plotting import plot_history, plot_object
+        from ptycho_ray.display.figures import plot_history, plot_object
 
         facts: dict[str, Any] = {
             "scan": Path(self.scan.source).name or "in memory",
@@ -174,10 +174,10 @@ def reconstruct(
     from ptycho_ray.bundle import Bundle, load_bundle
     from ptycho_ray.commands.train import fitted_to_scans
     from ptycho_ray.config import TrainingConfig
+    from ptycho_ray.config.sources import resolve_config, setting_names
+    from ptycho_ray.display.progress import TrainingProgress
+    from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
-    from ptycho_ray.progress import TrainingProgress
-    from ptycho_ray.report import provenance
-    from ptycho_ray.settings import resolve_config, setting_names
 
     raw = scan if isinstance(scan, RawData) else load(scan)
     if model is not None:
@@ -206,7 +206,7 @@ def reconstruct(
 def scan_html(scan: RawData) -> str:
     """A scan as HTML: what it is, some patterns, its positions and its probe."""
     from ptycho_ray.commands.common import describe_scan
-    from ptycho_ray.plotting import plot_patterns, plot_positions, plot_probe
+    from ptycho_ray.display.figures import plot_patterns, plot_positions, plot_probe
 
     facts = {name.replace("_", " "): value for name, value in describe_scan(scan).items()}
     pictures = [
@@ -219,7 +219,7 @@ def scan_html(scan: RawData) -> str:
 
 def card(title: str, facts: Mapping[str, Any], pictures: list[Figure]) -> str:
     """A title, a table and pictures as one piece of HTML without anything from outside."""
-    from ptycho_ray.report import data_url
+    from ptycho_ray.display.report import data_url
 
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(str(name))}</th><td>{html.escape(short_text(value))}</td></tr>"

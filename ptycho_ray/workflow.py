@@ -24,6 +24,8 @@ import torch
 
 from ptycho_ray.bundle import Bundle, load_bundle, save_bundle
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.config.legacy import dataclass_to_legacy_dict, update_legacy_dict
+from ptycho_ray.config.sources import load_yaml_config, setup_configuration
 from ptycho_ray.data import (
     Normalisation,
     PtychoDataContainer,
@@ -33,26 +35,24 @@ from ptycho_ray.data import (
     legacy_group_indices,
     load_data,
 )
+from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.experiment import corrected
 from ptycho_ray.files import write_json
-from ptycho_ray.interop.legacy import dataclass_to_legacy_dict, update_legacy_dict
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import for_side
+from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.reconstruction.ensemble import combine, on_one_canvas
 from ptycho_ray.reconstruction.inference import DiffractionToObject, predict_all, reconstruct
 from ptycho_ray.reconstruction.recorder import ImageRecorder
-from ptycho_ray.reconstruction.refinement import Progress, RefinementConfig, refine
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
-from ptycho_ray.settings import load_yaml_config, setup_configuration
+from ptycho_ray.refinement.solver import Progress, RefinementConfig, refine
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
 from ptycho_ray.training.ensemble import train_members
-from ptycho_ray.training.health import TellWarnings
+from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scans import ScanTraining, distinct_names
+from ptycho_ray.training.scan_training import ScanTraining, distinct_names
 from ptycho_ray.training.split import split_groups
 
 __all__ = [
@@ -93,7 +93,7 @@ def create_ptycho_data_container(
 ) -> PtychoDataContainer:
     """Group a scan as the configuration says; a container passes through untouched.
 
-    The scan is first put right as the configuration says (``ptycho_ray.experiment``). Without ``normalisation`` this is a
+    The scan is first put right as the configuration says (``ptycho_ray.data.corrections``). Without ``normalisation`` this is a
     training set: at most ``config.n_groups`` groups, and the scales are measured on
     them. With the normalisation of a training set it is a set to reconstruct: every pattern is the seed of a group.
 
@@ -105,7 +105,7 @@ def create_ptycho_data_container(
         return data
     if not isinstance(data, RawData):
         raise TypeError(f"data must be a RawData or a PtychoDataContainer, not a {type(data).__name__}")
-    data = corrected(data, config)
+    data = apply_corrections(data, config)
     n, model = len(data), config.model
     if model.N != data.N:
         raise InputError(
@@ -199,7 +199,7 @@ def train_cdi_model(
     if execution.recon_log_every_n_epochs and pictured:
         callbacks = [*callbacks, ImageRecorder(scans[0].container, config, execution, pictured)]
     if parallel is None:
-        callbacks = [*callbacks, TellWarnings()]
+        callbacks = [*callbacks, WarningLogger()]
     trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
     results = training_results(scans, history, trainer.progress.warnings)
@@ -504,7 +504,7 @@ def save_outputs(
 
     Nothing is drawn when amplitude or phase is None.
     """
-    from ptycho_ray.plotting import plot_image, save_figure
+    from ptycho_ray.display.figures import plot_image, save_figure
 
     folder = Path(output_prefix)
     folder.mkdir(parents=True, exist_ok=True)
@@ -522,7 +522,7 @@ def save_outputs(
     if isinstance(stitched, StitchedObject):
         stitched.save(folder / "reconstruction.npz")
         if stitched.amplitude_std is not None and stitched.phase_std is not None:
-            from ptycho_ray.uncertainty_figures import plot_deviation
+            from ptycho_ray.display.uncertainty_figures import plot_deviation
 
             deviation = plot_deviation(stitched.amplitude_std, stitched.phase_std, region=stitched.covered())
             save_figure(deviation, folder / "uncertainty.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ptycho_ray.reconstruction.refinement import refine
+from ptycho_ray.refinement.solver import refine
 from ptycho_ray.training.parallel import DataParallel
 
 

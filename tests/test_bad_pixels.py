@@ -11,9 +11,9 @@ import torch
 from ptycho_ray.data import RawData
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.models.physics_informed import Prediction
-from ptycho_ray.physics.likelihood import good_pixels_of, poisson_deviance, seen_by
-from ptycho_ray.reconstruction.direct import DirectSolver
+from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of, poisson_deviance
 from ptycho_ray.reconstruction.inference import diffraction_r_factors
+from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.training.loss import TrainingLoss
 from ptycho_ray.workflow import create_ptycho_data_container, train_cdi_model
 
@@ -110,6 +110,6 @@ def test_training_and_the_r_factor_honour_the_mask(small_scan: RawData, bad: np.
 def test_helpers() -> None:
     assert good_pixels_of(None) is None
     mask = np.eye(3, dtype=bool)
-    seen = seen_by(torch.ones(2, 3, 3), good_pixels_of(mask))
+    seen = apply_pixel_mask(torch.ones(2, 3, 3), good_pixels_of(mask))
     np.testing.assert_array_equal(seen[1], ~mask)
-    assert seen_by(seen, None) is seen
+    assert apply_pixel_mask(seen, None) is seen

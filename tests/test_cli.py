@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ptycho_ray.bundle import load_bundle
-from ptycho_ray.cli import COMMANDS, as_text, main
+from ptycho_ray.commands.cli import COMMANDS, as_text, main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import jsonable
@@ -352,7 +352,7 @@ def test_text_of_a_result() -> None:
 
 
 def test_a_closed_pipe_is_no_traceback(scan: Path) -> None:
-    script = "import sys\nfrom ptycho_ray.cli import main\nsys.exit(main(sys.argv[1:]))"
+    script = "import sys\nfrom ptycho_ray.commands.cli import main\nsys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen(
         [sys.executable, "-c", script, "info", str(scan)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )

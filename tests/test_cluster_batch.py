@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.reconstruction.refinement import RefinementConfig, refine
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.solver import RefinementConfig, refine
 from ptycho_ray.workflow import load_data, reassemble_cdi_image, save_inference_bundle, train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")

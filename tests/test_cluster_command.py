@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.workflow import load_inference_bundle
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")

@@ -21,9 +21,9 @@ pytest.importorskip("optuna", reason="optuna is not installed (pip install 'ptyc
 
 from ptycho_ray.cluster.tune import run_sweep  # noqa: E402
 from ptycho_ray.commands import tune  # noqa: E402
-from ptycho_ray.experiment import fresnel_propagate, position_matrix, transformed_positions  # noqa: E402
+from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, transformed_positions  # noqa: E402
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan  # noqa: E402
-from ptycho_ray.tuning.record import TRIALS, SweepRecord  # noqa: E402
+from ptycho_ray.tracking.sweep_record import TRIALS, SweepRecord  # noqa: E402
 from ptycho_ray.tuning.space import space_from  # noqa: E402
 
 DEFOCUS_PX2, SCALE = 12.0, 1.02
@@ -98,7 +98,7 @@ def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(cluster, 
     assert len(list((folder / "trials").iterdir())) == 1, "what other trials made is deleted"
 
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.settings import resolve_config
+    from ptycho_ray.config.sources import resolve_config
 
     config = resolve_config(TrainingConfig, folder / "best.yaml", environment={}).config
     assert config.position_scale == best["position_scale"]
@@ -134,7 +134,7 @@ def pids_of_trials() -> list[int]:
 
     filters = [("state", "=", "ALIVE")]
     actors = list_actors(ray.get_runtime_context().gcs_address, filters=filters)
-    return [actor.pid for actor in actors if actor.class_name not in ("Board",)]
+    return [actor.pid for actor in actors if actor.class_name not in ("EventQueue",)]
 
 
 def test_a_trial_that_is_killed_is_recorded_and_the_sweep_goes_on(cluster, tmp_path):

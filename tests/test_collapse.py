@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, complaint, noise_misfit
+from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, diagnose, noise_misfit
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
 
@@ -111,10 +111,10 @@ def test_each_scan_is_watched(small_scan, other_scan, tiny_config):
 
 def test_a_weak_object_in_noisy_patterns_is_no_reason_to_complain():
     flat = {"amplitude_contrast": [0.001] * 5, "phase_spread_rad": [0.001] * 5, "saturated_share": [0.0] * 5}
-    assert complaint({**flat, "explained_share": [1.0] * 5}, 5) is None
-    assert complaint({name: values[:2] for name, values in flat.items()} | {"explained_share": [0.0] * 2}, 5) is None
-    assert complaint({**flat, "explained_share": [0.0, 0.0, 0.5]}, 5) is None
-    assert "flat object" in str(complaint({**flat, "explained_share": [0.0] * 5}, 5))
-    assert complaint({**flat, "explained_share": [0.0] * 5}, 50) is None
+    assert diagnose({**flat, "explained_share": [1.0] * 5}, 5) is None
+    assert diagnose({name: values[:2] for name, values in flat.items()} | {"explained_share": [0.0] * 2}, 5) is None
+    assert diagnose({**flat, "explained_share": [0.0, 0.0, 0.5]}, 5) is None
+    assert "flat object" in str(diagnose({**flat, "explained_share": [0.0] * 5}, 5))
+    assert diagnose({**flat, "explained_share": [0.0] * 5}, 50) is None
     of_scan = {f"{name}/b": values for name, values in {**flat, "explained_share": [0.0] * 5}.items()}
-    assert "(scan b)" in str(complaint(of_scan, 5, "/b"))
+    assert "(scan b)" in str(diagnose(of_scan, 5, "/b"))

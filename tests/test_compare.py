@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
-from ptycho_ray.comparison import Placed, compare, figures_of
+from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError
+from ptycho_ray.evaluation.comparison import Placed, compare, figures_of
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 FACTOR = 1.7 * np.exp(0.9j)

@@ -21,8 +21,8 @@ from ptycho_ray.config import (
     PyTorchExecutionConfig,
     TrainingConfig,
 )
+from ptycho_ray.config.legacy import OUR_FIELDS
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.interop.legacy import OUR_FIELDS
 
 MODEL = ModelConfig()
 REQUIRED: dict[type, dict[str, Any]] = {

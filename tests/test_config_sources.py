@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ptycho_ray.command_line import parse, parse_arguments
 from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.config.command_line import parse, parse_arguments
+from ptycho_ray.config.sources import load_yaml_config, resolve_config, setup_configuration
 from ptycho_ray.errors import ConfigurationError, MissingFileError
-from ptycho_ray.settings import load_yaml_config, resolve_config, setup_configuration
 
 
 @pytest.fixture(autouse=True)

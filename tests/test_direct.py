@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, transformed_positions
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.experiment import fresnel_propagate, position_matrix, transformed_positions
-from ptycho_ray.reconstruction.direct import DirectSolver, held_out_patterns, pixel_surprise
+from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan
 
 
@@ -85,7 +85,9 @@ def test_a_truth_that_is_put_in_stays(scan):
 def test_the_likelihood_is_best_at_the_photon_count_that_made_the_scatter(rng):
     rate = torch.from_numpy(rng.uniform(0.5, 30, (40, 32, 32)).astype(np.float32))
     counts = torch.from_numpy(rng.poisson(rate.numpy()).astype(np.float32))
-    found = {c: float(pixel_surprise(c * rate, c * counts, c).mean()) for c in (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)}
+    found = {
+        c: float(negative_log_density(c * rate, c * counts, c).mean()) for c in (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
+    }
     assert min(found, key=found.__getitem__) == 1.0
 
 
@@ -93,7 +95,9 @@ def test_likelihood_of_whole_counts_is_that_of_poisson():
     from scipy.stats import poisson
 
     counts, rates = torch.tensor([0.0, 1.0, 7.0]), torch.tensor([0.5, 2.0, 6.0])
-    np.testing.assert_allclose(pixel_surprise(rates, counts), -poisson.logpmf(counts.numpy(), rates.numpy()), rtol=1e-5)
+    np.testing.assert_allclose(
+        negative_log_density(rates, counts), -poisson.logpmf(counts.numpy(), rates.numpy()), rtol=1e-5
+    )
 
 
 def test_wrong_lengths_and_nothing_to_learn_from(scan):

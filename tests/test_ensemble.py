@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ptycho_ray.bundle import WEIGHTS, load_bundle
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.errors import BundleError, ConfigurationError, InputError
 from ptycho_ray.reconstruction.ensemble import combine, on_one_canvas

@@ -7,8 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptycho_ray.data.corrections import (
+    apply_corrections,
+    fresnel_propagate,
+    position_matrix,
+    transformed_positions,
+    with_modes,
+)
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.experiment import corrected, fresnel_propagate, position_matrix, transformed_positions, with_modes
 from ptycho_ray.simulation.probes import make_probe, propagate
 from ptycho_ray.workflow import create_ptycho_data_container
 
@@ -71,7 +77,7 @@ def test_any_number_of_modes_carries_the_same_photons(probe, rng, n_modes):
 
 
 def test_a_scan_is_put_right_before_it_is_grouped(small_scan, tiny_config):
-    assert corrected(small_scan, tiny_config) is small_scan
+    assert apply_corrections(small_scan, tiny_config) is small_scan
     config = replace(tiny_config, position_scale=1.1, probe_defocus_px2=4.0, probe_modes=3)
     container = create_ptycho_data_container(small_scan, config)
     np.testing.assert_allclose(
@@ -86,9 +92,9 @@ def test_lengths_in_metres_need_a_scan_that_states_them(small_scan, tiny_config)
     with pytest.raises(
         ConfigurationError, match="probe_defocus_m.*no pixel_size_m and no energy_eV.*probe_defocus_px2"
     ):
-        corrected(small_scan, replace(tiny_config, probe_defocus_m=1e-6))
+        apply_corrections(small_scan, replace(tiny_config, probe_defocus_m=1e-6))
     with pytest.raises(ConfigurationError, match="object_pixel_size_m.*states no pixel_size_m"):
-        corrected(small_scan, replace(tiny_config, object_pixel_size_m=1e-8))
+        apply_corrections(small_scan, replace(tiny_config, object_pixel_size_m=1e-8))
 
 
 def test_another_pixel_size_measures_the_positions_again(small_scan, tiny_config):
@@ -96,6 +102,6 @@ def test_another_pixel_size_measures_the_positions_again(small_scan, tiny_config
 
     scan = copy.copy(small_scan)
     scan.pixel_size_m = 20e-9
-    made = corrected(scan, replace(tiny_config, object_pixel_size_m=10e-9))
+    made = apply_corrections(scan, replace(tiny_config, object_pixel_size_m=10e-9))
     np.testing.assert_allclose(np.ptp(made.positions_px, axis=0), 2 * np.ptp(scan.positions_px, axis=0))
     assert made.pixel_size_m == 10e-9

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from ptycho_ray.data import load_data
-from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.formats import read_fields
 from ptycho_ray.errors import InputError
 

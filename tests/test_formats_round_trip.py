@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.formats import FIELDS, FORMATS, format_named, held_by, lost_in
 from ptycho_ray.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,7 +42,7 @@ def test_every_command_of_the_guide_works(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("file", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid(file):
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.settings import resolve_config
+    from ptycho_ray.config.sources import resolve_config
 
     resolved = resolve_config(TrainingConfig, file, environment={})
     assert any(source == str(file) for source in resolved.provenance.values())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.inspection import suspected_problems, symmetry_centre, turned_against_probe
 from ptycho_ray.data.overlap import disc_overlap, overlap_metrics

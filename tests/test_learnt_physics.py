@@ -14,7 +14,7 @@ from ptycho_ray.bundle import load_bundle
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.models.positions import ScanPositions
+from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.likelihood import poisson_deviance
 from ptycho_ray.physics.probe import orthogonal_modes

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ptycho_ray.config import InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_ray.interop.legacy import (
+from ptycho_ray.config.legacy import (
     OUR_FIELDS,
     dataclass_to_legacy_dict,
     default_legacy_dict,

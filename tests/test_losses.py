@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_ray.command_line import parse_arguments
 from ptycho_ray.config import ModelConfig, TrainingConfig
+from ptycho_ray.config.command_line import parse_arguments
+from ptycho_ray.config.loss_schedule import TERMS, factor_at, parse_schedules
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import Normalisation, RawData
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.loss_terms import TERMS, factor_at, parse_schedules
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.agreement import disagreement, in_phase, phase_error
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
-from ptycho_ray.settings import resolve_config
 from ptycho_ray.training.forward import predict_piece
 from ptycho_ray.training.loss import Evidence, TrainingLoss
-from ptycho_ray.training.scans import GroupList, overlapping_groups
+from ptycho_ray.training.scan_training import GroupList, overlapping_groups
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
 #: Every term switched on, in two configurations, for supervised training leaves out the diffraction.

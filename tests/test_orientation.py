@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.errors import InputError
-from ptycho_ray.reconstruction.orientation import EIGHT, Orientation, find_orientation, judge, probe_symmetry
+from ptycho_ray.refinement.orientation import EIGHT, Orientation, find_orientation, judge, probe_symmetry
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan
 
 N = 32

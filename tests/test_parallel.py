@@ -14,7 +14,7 @@ import torch
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scans import GroupList
+from ptycho_ray.training.scan_training import GroupList
 from ptycho_ray.workflow import create_ptycho_data_container, train_cdi_model
 
 WORKER = Path(__file__).with_name("parallel_worker.py")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ptycho_ray.plotting import (
+from ptycho_ray.display.figures import (
     plot_frc,
     plot_history,
     plot_image,
@@ -20,7 +20,7 @@ from ptycho_ray.plotting import (
     plot_probe,
     save_figure,
 )
-from ptycho_ray.report import Section, provenance, write_report
+from ptycho_ray.display.report import Section, provenance, write_report
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.inspection import beam_centre, dead_pixels, hot_pixels
 from ptycho_ray.data.prepared import FrameSteps, cropped_probe, narrowed_probe
@@ -123,7 +123,7 @@ def test_binning_and_detector_orientation(scan: RawData, tmp_path: Path, capsys:
 
 def test_rotation_and_orientation_are_found(scan: RawData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Positions stored with exchanged axes, one sign wrong and turned by 3 degrees are put right."""
-    from ptycho_ray.reconstruction.rotation import turned
+    from ptycho_ray.refinement.rotation import turned
 
     wrong = turned(scan.positions_px, -3.0)
     wrong = np.stack([wrong[:, 1], -wrong[:, 0]], axis=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ptycho_ray.bundle import Bundle, load_bundle, save_bundle
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.models.conditioning import PROBE_CHANNELS, input_channels, probe_channels
 from ptycho_ray.models.registry import ARCHITECTURES, build_network
 from ptycho_ray.simulation.objects import make_object

@@ -15,14 +15,15 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_ray.data.companion import matched
+from ptycho_ray.config.sources import resolve_config
+from ptycho_ray.data.auxiliary_file import matched
 from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
 from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, OPTIONS, RECORD_IMAGES, read_ini
 from ptycho_ray.interop.ptychodus.process import ProgramFailed, run_program
-from ptycho_ray.interop.ptychodus.scans import (
+from ptycho_ray.interop.ptychodus.standard_files import (
     detector_pixel_of,
     in_frame,
     product_of_scan,
@@ -31,7 +32,6 @@ from ptycho_ray.interop.ptychodus.scans import (
     with_geometry,
     write_standard_folder,
 )
-from ptycho_ray.settings import resolve_config
 
 GEOMETRY = {"energy_eV": 8000.0, "detector_distance_m": 2.0, "detector_pixel_m": 75e-6}
 FAST = ["--n-filters-scale", "1", "--batch-size", "16", "--nepochs", "2"]

@@ -13,7 +13,7 @@ import pytest
 
 from ptycho_ray.interop.ptychodus.options import OPTIONS
 from ptycho_ray.interop.ptychodus.plugin import LIBRARY_VARIABLE
-from ptycho_ray.interop.ptychodus.scans import write_standard_folder
+from ptycho_ray.interop.ptychodus.standard_files import write_standard_folder
 
 for needed in ("ptychodus", "PyQt5"):
     pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'ptycho-ray[ptychodus-tests]')")

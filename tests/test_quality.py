@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import load_data
 from ptycho_ray.evaluation import crop_truth, eval_reconstruction
-from ptycho_ray.settings import resolve_config
 from ptycho_ray.workflow import run_cdi_example
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs/train"

@@ -11,18 +11,18 @@ import torch
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.reconstruction.refinement import (
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.methods import METHODS
+from ptycho_ray.refinement.probe import first_modes, orthogonalised
+from ptycho_ray.refinement.smooth import SmoothAcceleration
+from ptycho_ray.refinement.solver import (
     Diverged,
     Refinement,
     RefinementConfig,
     half_data_agreement,
     refine,
 )
-from ptycho_ray.reconstruction.solver.constraints import limit_amplitude, reduce_total_variation, smooth_phase
-from ptycho_ray.reconstruction.solver.methods import METHODS
-from ptycho_ray.reconstruction.solver.probe import first_modes, orthogonalised
-from ptycho_ray.reconstruction.solver.smooth import SmoothAcceleration
-from ptycho_ray.reconstruction.stitching import StitchedObject
 
 SIDE = 32
 

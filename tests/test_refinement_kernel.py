@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ptycho_ray.physics.diffraction import diffraction_intensity
-from ptycho_ray.reconstruction.solver.batching import batches, halved
-from ptycho_ray.reconstruction.solver.geometry import Geometry
-from ptycho_ray.reconstruction.solver.kernel import Kernel
-from ptycho_ray.reconstruction.solver.propagation import FarField, FreeSpace
-from ptycho_ray.reconstruction.solver.unknowns import Unknowns
+from ptycho_ray.physics.propagation import FarField, FreeSpace
+from ptycho_ray.refinement.batching import batches, halved
+from ptycho_ray.refinement.estimate import Estimate
+from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.patch_geometry import Geometry
 
 N, PATTERNS, MODES, EIGEN = 16, 5, 2, 2
 DOUBLE = torch.complex128
@@ -40,7 +40,7 @@ class Problem:
             good=(real(N, N) > 0.1).double(),
             between=FreeSpace(N, 5.0, dtype=DOUBLE),
         )
-        self.state = Unknowns(
+        self.state = Estimate(
             wave(slices, self.geometry.height, self.geometry.width),
             wave(MODES, N, N),
             0.3 * wave(EIGEN, N, N),
@@ -105,7 +105,7 @@ def test_the_forward_model_is_that_of_the_physics(rng):
     image = problem.draw(1, geometry.height, geometry.width)
     none = torch.zeros(0, N, N, dtype=DOUBLE)
     ones = torch.ones(2, dtype=torch.float64)
-    state = Unknowns(image, torch.fft.fft2(probe, norm="ortho"), none, torch.zeros(2, 0, dtype=torch.float64), ones)
+    state = Estimate(image, torch.fft.fft2(probe, norm="ortho"), none, torch.zeros(2, 0, dtype=torch.float64), ones)
     found = torch.fft.fftshift(kernel.forward(state, torch.arange(2)).intensity, dim=(-2, -1))
     for row, (top, left) in enumerate(geometry.corners):
         patch = image[0, top : top + N, left : left + N]

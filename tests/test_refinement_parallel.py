@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.reconstruction.refinement import RefinementConfig, RefinementResult, refine
+from ptycho_ray.refinement.solver import RefinementConfig, RefinementResult, refine
 
 WORKER = Path(__file__).with_name("refinement_worker.py")
 

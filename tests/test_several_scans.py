@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.workflow import create_ptycho_data_container, load_inference_bundle, model_for_scan, train_cdi_model

@@ -16,10 +16,10 @@ import ptycho_ray
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "matplotlib", "numpy", "scipy", "h5py", "skimage", "mlflow"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SETTINGS = "import ptycho_ray.config, ptycho_ray.settings, ptycho_ray.errors, ptycho_ray.cli"
+SETTINGS = "import ptycho_ray.config, ptycho_ray.config.sources, ptycho_ray.errors, ptycho_ray.commands.cli"
 HELP = """
 import contextlib, io
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main({words!r})
 """
@@ -63,7 +63,7 @@ def test_python_and_console_script() -> None:
     project = PROJECT["project"]
     assert project["name"] == "ptycho-ray"
     assert project["requires-python"] == ">=3.11"
-    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.cli:main"}
+    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.commands.cli:main"}
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "ptycho_ray/__init__.py"
 
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
-from ptycho_ray.study import FIGURES, Run, plot_study, runs_of, summary
+from ptycho_ray.commands.cli import main
+from ptycho_ray.tuning.generalisation_study import FIGURES, Run, plot_study, runs_of, summary
 
 
 @pytest.fixture

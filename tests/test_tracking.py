@@ -30,7 +30,7 @@ from ptycho_ray.tracking.journal import (
     undelivered,
 )
 from ptycho_ray.tracking.mlflow_tracker import MlflowTracker
-from ptycho_ray.tuning.record import TrialRecord
+from ptycho_ray.tracking.sweep_record import TrialRecord
 from ptycho_ray.workflow import train_cdi_model
 
 MLFLOW = ExecutionConfig(logger_backend="mlflow")

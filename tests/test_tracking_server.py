@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from ptycho_ray.bundle import load_bundle
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.errors import BundleError, InputError
 from ptycho_ray.reconstruction.inference import reconstruct
@@ -30,7 +30,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.tracking import Tracker, build_trackers, delivery, fetch, run_tags, stores
 from ptycho_ray.tracking.journal import DELIVERED, JOURNAL, Delivered, read_journal, run_folders, undelivered
 from ptycho_ray.tracking.mlflow_tracker import MlflowTracker
-from ptycho_ray.tuning.record import TrialRecord
+from ptycho_ray.tracking.sweep_record import TrialRecord
 from ptycho_ray.workflow import load_inference_bundle, save_inference_bundle, train_cdi_model
 
 pytest.importorskip("mlflow")

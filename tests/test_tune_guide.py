@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 

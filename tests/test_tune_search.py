@@ -13,9 +13,9 @@ import yaml
 pytest.importorskip("optuna", reason="optuna is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.settings import resolve_config
-from ptycho_ray.tuning.record import TRIALS, SweepRecord, TrialRecord
+from ptycho_ray.tracking.sweep_record import TRIALS, SweepRecord, TrialRecord
 from ptycho_ray.tuning.results import best_settings, importance_of, write_best, write_sweep_report, write_tables
 from ptycho_ray.tuning.search import Search, chosen_search
 from ptycho_ray.tuning.space import Space, space_from

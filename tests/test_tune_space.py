@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_shipped_spaces_are_good(file: Path) -> None:
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.settings import resolve_config
+    from ptycho_ray.config.sources import resolve_config
 
     space = load_space(file)
     config = resolve_config(TrainingConfig, None, environment={}, typed=space.settings).config

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ptycho_ray import workflow
-from ptycho_ray.cli import main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer
 from ptycho_ray.errors import InputError

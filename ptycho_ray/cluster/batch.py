@@ -26,12 +26,12 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import load_data
-from ptycho_ray.data.fields import default_max_bytes
+from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.files import sha256_of, write_json
-from ptycho_ray.reconstruction.solver.batching import halved
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.training.scans import distinct_names
+from ptycho_ray.refinement.batching import halved
+from ptycho_ray.training.scan_training import distinct_names
 
 #: Patterns of a shard unless something else is said.
 SHARD_PATTERNS = 2048

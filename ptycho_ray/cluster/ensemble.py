@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load, save
 
 from ptycho_ray import workflow
-from ptycho_ray.cluster.board import Poster, Relay, put_up_board
 from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, start_event_queue
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
 from ptycho_ray.cluster.tasks import of_one_worker, results_of
-from ptycho_ray.cluster.train import BEGUN, ended_by_signals
+from ptycho_ray.cluster.train import BEGUN, sigterm_as_interrupt
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer, RawData
 from ptycho_ray.errors import TrainingInterrupted
@@ -29,10 +29,10 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import predict_all
 from ptycho_ray.training.checkpoint import load_weights
 from ptycho_ray.training.ensemble import clear_members, last_of_member, member_configs, member_folder, together
-from ptycho_ray.training.health import TellWarnings
+from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import unique_state
-from ptycho_ray.training.scans import whole_model
+from ptycho_ray.training.scan_training import whole_model
 from ptycho_ray.workflow import Results, Scan
 
 
@@ -65,7 +65,7 @@ def train_ensemble_on_cluster(
         workers = workers_for(execution)
         raws = [data.raw if isinstance(data, PtychoDataContainer) else data for data in listed]
         check_nodes(files=[str(Path(raw.source).absolute()) for raw in raws if not raw.patterns.in_memory])
-        board = put_up_board()
+        board = start_event_queue()
         task = {
             "scans": ray.put(listed),
             "execution": of_one_worker(execution, workers),
@@ -79,9 +79,9 @@ def train_ensemble_on_cluster(
             max_retries=execution.max_failures,
         )
         starts = [lambda n=n, c=c: remote.remote(task, c, n) for n, c in enumerate(configs)]
-        with closing(Relay(board, [*callbacks, TellWarnings()], lambda workers, epochs_done: None)):
+        with closing(DriverRelay(board, [*callbacks, WarningLogger()], lambda workers, epochs_done: None)):
             try:
-                with ended_by_signals():
+                with sigterm_as_interrupt():
                     trained = results_of(starts, at_once=workers.most)
             except (KeyboardInterrupt, SystemExit):
                 raise TrainingInterrupted(folder) from None
@@ -109,7 +109,7 @@ def _train_member(task: dict[str, Any], config: TrainingConfig, number: int) -> 
         initial=task["initial"],
         resume_from=last_of_member(task["folder"], number),
         checkpoint_dir=member_folder(task["folder"], number),
-        callbacks=[] if number else [Poster(task["board"], 1)],
+        callbacks=[] if number else [WorkerReporter(task["board"], 1)],
     )
     state = unique_state(whole_model(list(results["models"].values())))
     weights = {name: value.cpu().contiguous() for name, value in state.items()}

@@ -11,7 +11,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import InputError
-from ptycho_ray.training.scans import distinct_names
+from ptycho_ray.training.scan_training import distinct_names
 
 Figures = dict[str, object]
 

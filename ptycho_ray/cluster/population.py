@@ -41,7 +41,7 @@ def _distribution(parameter: Parameter) -> Any:
     return tune.loguniform(low, high) if parameter.kind == "loguniform" else tune.uniform(low, high)
 
 
-def take_over(folder: Path, learning_rate: float) -> None:
+def load_parent(folder: Path, learning_rate: float) -> None:
     """Put the checkpoint that Ray hands to a trial, its own or that of a better one, where the trial goes on from, with the
     learning rate that it is to have."""
     given = tune.get_checkpoint()
@@ -55,7 +55,7 @@ def take_over(folder: Path, learning_rate: float) -> None:
         save_file(tensors, temporary, metadata={"ptycho_ray": json.dumps(header)})
 
 
-def handed_on(folder: Path) -> tune.Checkpoint | None:
+def export_checkpoint(folder: Path) -> tune.Checkpoint | None:
     """The state of a trial after an epoch, for Ray to keep."""
     place = folder / "checkpoints"
     return tune.Checkpoint.from_directory(str(place)) if (place / LAST_CHECKPOINT).exists() else None

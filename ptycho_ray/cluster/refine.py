@@ -16,8 +16,8 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
-from ptycho_ray.reconstruction.refinement import RefinementConfig, RefinementResult, refine
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.solver import RefinementConfig, RefinementResult, refine
 from ptycho_ray.training.parallel import DataParallel
 
 
@@ -29,7 +29,7 @@ def refine_on_cluster(
     start: StitchedObject | None = None,
     execution: ExecutionConfig | None = None,
 ) -> RefinementResult:
-    """:func:`ptycho_ray.reconstruction.refinement.refine` on ``execution.devices`` workers, with the same result.
+    """:func:`ptycho_ray.refinement.solver.refine` on ``execution.devices`` workers, with the same result.
 
     The first worker keeps a checkpoint every ``config.check_every`` iterations; after the loss of a worker, at most
     ``execution.max_failures`` times, all go on from it.

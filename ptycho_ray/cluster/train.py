@@ -26,19 +26,19 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import load, save
 
 from ptycho_ray import workflow
-from ptycho_ray.cluster.board import Poster, Relay, put_up_board
 from ptycho_ray.cluster.connect import connected
-from ptycho_ray.cluster.metrics import DashboardMetrics
+from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
+from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, start_event_queue
 from ptycho_ray.cluster.preflight import Workers, check_nodes, storage, workers_for
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import predict_all
 from ptycho_ray.training.checkpoint import load_weights, read_checkpoint
-from ptycho_ray.training.health import TellWarnings
+from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import DataParallel, unique_state
-from ptycho_ray.training.scans import ScanTraining, whole_model
+from ptycho_ray.training.scan_training import ScanTraining, whole_model
 from ptycho_ray.workflow import Results, Scan
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Run the training and return what its first worker returned."""
     use_gpu = "GPU" in workers.resources
-    board = put_up_board()
+    board = start_event_queue()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={
@@ -207,9 +207,9 @@ def _fit(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with closing(Relay(board, [*callbacks, TellWarnings()], _say_workers)):
+    with closing(DriverRelay(board, [*callbacks, WarningLogger()], _say_workers)):
         try:
-            with ended_by_signals():
+            with sigterm_as_interrupt():
                 result = trainer.fit()
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
             raise TrainingInterrupted(Path(storage_path) / run_name) from None
@@ -224,7 +224,7 @@ def _fit(
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C, for which Ray Train has a handler, and put back what was there before."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -277,7 +277,7 @@ def _train_share(task: dict[str, Any]) -> dict[str, Any] | None:
     containers = ray.get(task["containers"])
     callbacks: list[Any] = []
     if parallel.rank == 0:
-        callbacks = [Poster(task["board"], parallel.size), DashboardMetrics(task["run_name"])]
+        callbacks = [WorkerReporter(task["board"], parallel.size), DashboardMetrics(task["run_name"])]
     with _newest_whole_checkpoint() as resume_from:
         results = workflow.train_cdi_model(
             containers,

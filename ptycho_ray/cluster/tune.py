@@ -2,7 +2,7 @@
 
 Ray's part is to run trials side by side, to stop those that are behind, and to survive those that die. What is proposed
 comes from :class:`ptycho_ray.tuning.search.Search`, what happened goes line by line to
-:class:`ptycho_ray.tuning.record.SweepRecord`, so that a sweep whose program was killed loses no trial that ended.
+:class:`ptycho_ray.tracking.sweep_record.SweepRecord`, so that a sweep whose program was killed loses no trial that ended.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
-from ptycho_ray.cluster.population import handed_on, population_scheduler, take_over
+from ptycho_ray.cluster.population import export_checkpoint, load_parent, population_scheduler
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
+from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
-from ptycho_ray.experiment import corrected
+from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.objectives import OBJECTIVES
-from ptycho_ray.tuning.record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
 from ptycho_ray.tuning.trial import run_trial, trial_config
@@ -164,7 +164,7 @@ def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
     config = trial_config(base, {})[0]
     for parameter in space.parameters:
         if parameter.name in DIRECT_SETTINGS:
-            corrected(scan, trial_config(base, {parameter.name: parameter.values[-1]})[0])
+            apply_corrections(scan, trial_config(base, {parameter.name: parameter.values[-1]})[0])
     _scheduler(space, config.nepochs, False)
     for name in space.objectives:
         if OBJECTIVES[name].needs_truth and scan.object_truth is None:
@@ -374,7 +374,7 @@ def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> No
     settings, execution = trial_config(task.base, config["trial"]["parameters"])
     train = None
     if task.in_population:
-        take_over(folder, execution.learning_rate)
+        load_parent(folder, execution.learning_rate)
     if task.on_workers:
         from ptycho_ray.cluster.train import train_on_cluster
 
@@ -384,6 +384,8 @@ def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> No
         if not all(math.isfinite(value) for value in figures.values()):
             raise ArithmeticError(f"diverged: {figures}")
         if task.objectives[0] in figures:
-            tune.report({"epoch": epoch, **figures}, checkpoint=handed_on(folder) if task.in_population else None)
+            tune.report(
+                {"epoch": epoch, **figures}, checkpoint=export_checkpoint(folder) if task.in_population else None
+            )
 
     run_trial(task.kind, scan, settings, execution, task.objectives, folder, report, train=train)

@@ -12,8 +12,8 @@ import tyro
 if TYPE_CHECKING:
     import numpy as np
 
+    from ptycho_ray.config.sources import Resolved
     from ptycho_ray.data import RawData
-    from ptycho_ray.settings import Resolved
 
 Result = dict[str, Any]
 
@@ -48,7 +48,7 @@ class ProductOptions:
         if self.product is None:
             return None
         from ptycho_ray.data.formats.ptychodus_product import write_product
-        from ptycho_ray.interop.ptychodus.scans import product_of_scan, with_geometry
+        from ptycho_ray.interop.ptychodus.standard_files import product_of_scan, with_geometry
 
         scan = with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
         write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
-    from ptycho_ray.commands.images import Image
     from ptycho_ray.data import RawData
+    from ptycho_ray.reconstruction.images import Image
 
 
 @dataclass(kw_only=True)
@@ -52,10 +52,11 @@ def run(words: Sequence[str]) -> Result:
     paths = list(options.images)
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
         raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
-    from ptycho_ray import comparison, workflow
-    from ptycho_ray.commands.images import Image, explained_diffraction, label_of
-    from ptycho_ray.plotting import save_figure
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray import workflow
+    from ptycho_ray.display.figures import save_figure
+    from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.evaluation import comparison
+    from ptycho_ray.reconstruction.images import Image, explained_diffraction, label_of
 
     scan = None
     if options.scan is not None:
@@ -120,9 +121,9 @@ def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tupl
     """The middle of what was scanned, by the scan, the scan of the truth, or the first image of our own."""
     import numpy as np
 
-    from ptycho_ray.commands.images import find_image, read_image
-    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.loading import read_both
+    from ptycho_ray.reconstruction.images import find_image, read_image
 
     positions = None if scan is None else scan.positions_px
     if positions is None and truth is not None and truth.is_file() and find_image(truth) is None:
@@ -143,7 +144,7 @@ def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tupl
 def _read(path: Path, scan: RawData | None, middle: tuple[float, float]) -> tuple[Image, Result]:
     """An image, and the seconds that a trained model took for it."""
     from ptycho_ray.bundle import FILE_NAME
-    from ptycho_ray.commands.images import Image, find_image, read_any_image
+    from ptycho_ray.reconstruction.images import Image, find_image, read_any_image
 
     bundle = path / FILE_NAME if path.is_dir() else path
     is_model = bundle.is_file() and bundle.name.endswith(".zip")

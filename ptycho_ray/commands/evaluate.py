@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
 
@@ -38,12 +38,12 @@ class Options(Common):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray evaluate").options
-    from ptycho_ray.commands.images import explained_diffraction, label_of, read_image
-    from ptycho_ray.commands.uncertainty_report import calibration_sections
     from ptycho_ray.data import load_data
+    from ptycho_ray.display.figures import plot_frc, plot_objects, save_figure
+    from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.uncertainty_report import calibration_sections
     from ptycho_ray.evaluation import evaluate_reconstruction
-    from ptycho_ray.plotting import plot_frc, plot_objects, save_figure
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray.reconstruction.images import explained_diffraction, label_of, read_image
 
     image, scan = read_image(options.image), load_data(options.scan)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)

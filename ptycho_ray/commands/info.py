@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, Common, Result, describe_scan, summary_of_history
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import ModelConfig
-    from ptycho_ray.data.fields import ScanFields
+    from ptycho_ray.data.contents import FileContents
 
 
 @dataclass(kw_only=True)
@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> Result:
     if options.file is None:
         return _architectures(options.N, options.gridsize)
     from ptycho_ray.bundle import is_shipped, read_manifest
-    from ptycho_ray.commands.images import find_image, read_image
+    from ptycho_ray.reconstruction.images import find_image, read_image
     from ptycho_ray.tracking import is_mlflow_uri
 
     path = options.file
@@ -75,7 +75,7 @@ def run(words: Sequence[str]) -> Result:
 
 def _scan(path: Path, options: Options) -> Result:
     from ptycho_ray.data import load_data
-    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import format_named
     from ptycho_ray.data.inspection import suspected_problems
     from ptycho_ray.data.loading import read_both
@@ -124,7 +124,7 @@ def _dose(positions: Any, total: float, diameter: float) -> float | None:
     return total / area if area > 0 else None
 
 
-def _parts(fields: ScanFields) -> dict[str, Any]:
+def _parts(fields: FileContents) -> dict[str, Any]:
     """What one file of several holds, or a detector that was not cropped yet."""
     frames, positions = fields.frames, fields.positions
     missing = []

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray.data import load_data
     from ptycho_ray.errors import InputError
-    from ptycho_ray.reconstruction.orientation import find_orientation
+    from ptycho_ray.refinement.orientation import find_orientation
 
     scan = load_data(options.file, companion=options.companion, pixel_size_m=options.pixel_size_m)
     verdict = find_orientation(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
     from ptycho_ray.data import RawData
@@ -78,15 +78,15 @@ def run(words: Sequence[str]) -> Result:
     import numpy as np
 
     from ptycho_ray import __version__
-    from ptycho_ray.data.fields import default_max_bytes
+    from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import lost_in, write_scan
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
     from ptycho_ray.data.prepared import as_source
+    from ptycho_ray.display.figures import plot_positions, save_figure
+    from ptycho_ray.display.preparation_figures import plot_background, plot_bad_pixels, plot_patterns, plot_window
     from ptycho_ray.errors import InputError
     from ptycho_ray.files import require_file, sha256_of
-    from ptycho_ray.plotting import plot_positions, save_figure
-    from ptycho_ray.preparation_figures import plot_background, plot_bad_pixels, plot_patterns, plot_window
 
     path = require_file(options.input)
     fields = read_both(path, options.companion, default_max_bytes())
@@ -161,12 +161,12 @@ def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any])
     """Find what was asked for, change the positions of ``scan``, and say what was done."""
     import numpy as np
 
-    from ptycho_ray.reconstruction.orientation import find_orientation
-    from ptycho_ray.reconstruction.rotation import find_rotation, turned
+    from ptycho_ray.refinement.orientation import find_orientation
+    from ptycho_ray.refinement.rotation import find_rotation, turned
 
     record: dict[str, Any] = {name: getattr(options, name) for name in ("flip_x", "flip_y", "swap_xy", "rotate_deg")}
     if options.find_orientation:
-        from ptycho_ray.preparation_figures import plot_orientation
+        from ptycho_ray.display.preparation_figures import plot_orientation
 
         verdict = find_orientation(scan, np.random.default_rng(options.seed))
         pictures["5_orientation"] = plot_orientation(verdict)
@@ -178,7 +178,7 @@ def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any])
     if options.rotate_deg:
         _set_positions(scan, lambda positions: turned(positions, options.rotate_deg))
     if options.find_rotation:
-        from ptycho_ray.preparation_figures import plot_rotation
+        from ptycho_ray.display.preparation_figures import plot_rotation
 
         rotation = find_rotation(scan, np.random.default_rng(options.seed))
         pictures["6_rotation"] = plot_rotation(rotation)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import Common, Result
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
 
@@ -29,9 +29,9 @@ class Options(Common):
 
 def run(words: Sequence[str]) -> Result:
     from ptycho_ray.bundle import Bundle, save_bundle
-    from ptycho_ray.plotting import plot_history
-    from ptycho_ray.pretraining import PretrainingConfig, pretrain
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray.display.figures import plot_history
+    from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.training.pretraining import PretrainingConfig, pretrain
 
     typed = parse(Options, words, prog="ptycho-ray pretrain", config_class=PretrainingConfig, with_model=False)
     own = {name: value for name, value in typed.settings.items() if not name.startswith("execution.")}

@@ -11,11 +11,11 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray import __version__
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, ProductOptions, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
+from ptycho_ray.config.command_line import parse
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.files import atomic_path, jsonable, write_json
-from ptycho_ray.settings import resolve_config
 
 # Settings of a reconstruction that replace those the model was trained with.
 _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
@@ -61,9 +61,9 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
-    from ptycho_ray.plotting import plot_object, plot_positions
-    from ptycho_ray.progress import BatchProgress, RefinementProgress
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.display.progress import BatchProgress, RefinementProgress
+    from ptycho_ray.display.report import Section, provenance, write_report
 
     bundle = load_bundle(settings.model_path)
     chosen = {name: getattr(settings, name) for name in _GROUPING if resolved.was_given(name)}
@@ -101,12 +101,12 @@ def run(words: Sequence[str]) -> Result:
     }
     sections = []
     if "refinement" in results:
-        from ptycho_ray.commands.refinement_report import refinement_facts, refinement_section
+        from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
     if bundle.others:
-        from ptycho_ray.commands.uncertainty_report import uncertainty_facts, uncertainty_section
+        from ptycho_ray.display.uncertainty_report import uncertainty_facts, uncertainty_section
 
         result["uncertainty"] = uncertainty_facts(stitched, len(bundle.models))
         sections.append(uncertainty_section(stitched, len(bundle.models), scan.pixel_size_m))

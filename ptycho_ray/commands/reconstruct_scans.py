@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import atomic_path, jsonable, write_json
-from ptycho_ray.reconstruction.solver.settings import RefinementConfig
+from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
     from ptycho_ray.data import RawData
@@ -59,18 +59,18 @@ def run(words: Sequence[str]) -> Result:
     options = typed.options
     settings = {name: value for name, value in typed.settings.items() if name != "config"}
     if options.config is not None:
-        from ptycho_ray.settings import load_yaml_config
+        from ptycho_ray.config.sources import load_yaml_config
 
         settings = load_yaml_config(options.config) | settings
     config = RefinementConfig(**settings)
     import numpy as np
 
-    from ptycho_ray.commands.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.data import load_data
-    from ptycho_ray.plotting import plot_object, plot_positions, save_figure
-    from ptycho_ray.progress import RefinementProgress
-    from ptycho_ray.reconstruction.refinement import Refinement, half_data_agreement
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
+    from ptycho_ray.display.progress import RefinementProgress
+    from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
+    from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.refinement.solver import Refinement, half_data_agreement
 
     scan = load_data(options.scan)
     start = starting_image(options.begin, scan)
@@ -144,7 +144,7 @@ def starting_image(begin: str, scan: RawData) -> StitchedObject | None:
         return None
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
-    from ptycho_ray.commands.images import find_image, read_image
+    from ptycho_ray.reconstruction.images import find_image, read_image
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
     place = Path(begin)

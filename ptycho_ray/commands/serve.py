@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FOLDER, Common, Result
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
@@ -52,8 +52,8 @@ class Options(Common):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray serve").options
-    from ptycho_ray.cluster.serve.settings import MIB, ServiceSettings
-    from ptycho_ray.cluster.serve.start import LOOPBACK, check_before_start, named_models, run_service
+    from ptycho_ray.service.settings import MIB, ServiceSettings
+    from ptycho_ray.service.start import LOOPBACK, check_before_start, named_models, run_service
 
     settings = ServiceSettings(
         data_dir=options.data_dir.resolve(),

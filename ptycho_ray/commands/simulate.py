@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from ptycho_ray import __version__
 from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
 from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
@@ -30,8 +31,7 @@ from ptycho_ray.interop.ptychodus.options import (
     SETTINGS_FILE,
     read_ini,
 )
-from ptycho_ray.interop.ptychodus.scans import read_standard_folder, reconstructed
-from ptycho_ray.settings import Resolved, resolve_config, setting_names
+from ptycho_ray.interop.ptychodus.standard_files import read_standard_folder, reconstructed
 
 if TYPE_CHECKING:
     from ptycho_ray.commands import reconstruct, train
@@ -53,8 +53,8 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         config, execution = fitted_to_scans(resolved, [scan]), resolved.execution
         train, goes_on = way_of_training(options, dataclasses.replace(resolved, config=config))
         from ptycho_ray import workflow
-        from ptycho_ray.progress import TrainingProgress
-        from ptycho_ray.report import provenance
+        from ptycho_ray.display.progress import TrainingProgress
+        from ptycho_ray.display.report import provenance
         from ptycho_ray.tracking import build_trackers, recorded, run_tags
 
         origin = provenance(seed=config.seed, data_files=_files(folder))
@@ -111,7 +111,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         resolved = _resolved(InferenceConfig, folder, options.config, given)
         from ptycho_ray import workflow
         from ptycho_ray.bundle import load_bundle
-        from ptycho_ray.report import provenance
+        from ptycho_ray.display.report import provenance
 
         bundle = load_bundle(resolved.config.model_path)
         iterations = resolved.config.refinement_iterations
@@ -136,7 +136,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         probe: np.ndarray = scan.probe
         losses: list[float] = []
         if "refinement" in results:
-            from ptycho_ray.commands.refinement_report import refinement_facts
+            from ptycho_ray.display.refinement_report import refinement_facts
 
             found = results["refinement"]
             result["refinement"] = refinement_facts(found)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, SCAN, Common, Result
 from ptycho_ray.config import Architecture, TrainingConfig
+from ptycho_ray.config.command_line import parse
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
 from ptycho_ray.files import jsonable, require_file, write_json
-from ptycho_ray.settings import resolve_config
 
 if TYPE_CHECKING:
-    from ptycho_ray.study import Row, Run, Study
+    from ptycho_ray.tuning.generalisation_study import Row, Run, Study
 
 
 @dataclass(kw_only=True)
@@ -58,11 +58,11 @@ def run(words: Sequence[str]) -> Result:
     resolved = resolve_config(TrainingConfig, options.config, typed=given)
     if options.steps is not None and (options.steps < 1 or resolved.was_given("nepochs")):
         raise ConfigurationError(field="--steps", found=options.steps, expected="1 or more, and no nepochs beside it")
-    from ptycho_ray import study as core
-    from ptycho_ray.comparison import write_table
     from ptycho_ray.data import load_data
-    from ptycho_ray.plotting import save_figure
-    from ptycho_ray.report import Section, provenance, write_report
+    from ptycho_ray.display.figures import save_figure
+    from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.evaluation.comparison import write_table
+    from ptycho_ray.tuning import generalisation_study as core
 
     config = resolved.config
     if not resolved.was_given("model.N"):
@@ -106,11 +106,11 @@ def run(words: Sequence[str]) -> Result:
 
 def _rows(study: Study, runs: list[Run], *, on_cluster: bool) -> Iterator[Row]:
     if on_cluster and runs:
-        from ptycho_ray.cluster.study import run_on_cluster
+        from ptycho_ray.cluster.generalisation_study import run_on_cluster
 
         yield from run_on_cluster(study, runs)
         return
-    from ptycho_ray.study import do_run
+    from ptycho_ray.tuning.generalisation_study import do_run
 
     for one in runs:
         try:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import SCAN, Common, ProductOptions, Result
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
@@ -44,8 +44,8 @@ FORMATS = {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".png": "png"}
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray submit").options
     from ptycho_ray.client import Client
+    from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
-    from ptycho_ray.progress import BatchProgress
 
     form = FORMATS.get(options.output.suffix.lower())
     if form is None:

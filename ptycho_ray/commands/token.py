@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FOLDER, Common, Result
+from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
@@ -36,10 +36,10 @@ class Options(Common):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray token").options
-    from ptycho_ray.cluster.serve.database import connect
-    from ptycho_ray.cluster.serve.settings import ServiceSettings
-    from ptycho_ray.cluster.serve.tokens import TokenStore
     from ptycho_ray.errors import InputError
+    from ptycho_ray.service.database import connect
+    from ptycho_ray.service.settings import ServiceSettings
+    from ptycho_ray.service.tokens import TokenStore
 
     settings = ServiceSettings(data_dir=options.data_dir.resolve(), database_url=options.database_url)
     store = TokenStore(connect(settings.database))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source, summary_of_history
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.config.command_line import parse
+from ptycho_ray.config.sources import Resolved, resolve_config
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, require_file, write_json
-from ptycho_ray.settings import Resolved, resolve_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,9 +95,9 @@ def run(words: Sequence[str]) -> Result:
     files, execution = training_files(resolved.config), resolved.execution
     train, goes_on = way_of_training(options, resolved)
     from ptycho_ray import workflow
-    from ptycho_ray.commands.training_report import write_training_report
-    from ptycho_ray.progress import TrainingProgress
-    from ptycho_ray.report import provenance
+    from ptycho_ray.display.progress import TrainingProgress
+    from ptycho_ray.display.report import provenance
+    from ptycho_ray.display.training_report import write_training_report
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
 
     scans = [
@@ -138,7 +138,7 @@ def run(words: Sequence[str]) -> Result:
             **_held_out_figures(results, execution.inference_batch_size or config.batch_size),
         }
         if config.ensemble_members > 1:
-            from ptycho_ray.commands.uncertainty_report import uncertainty_facts
+            from ptycho_ray.display.uncertainty_report import uncertainty_facts
 
             result["uncertainty"] = uncertainty_facts(images[0].results["stitched"], config.ensemble_members)
         write_training_report(result, images, results, config, origin)

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
 from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config.command_line import parse
+from ptycho_ray.config.sources import Resolved, resolve_config
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable, write_json
-from ptycho_ray.settings import Resolved, resolve_config
 
 #: Settings that say where and how a sweep runs; two that differ only in them are the same sweep.
 NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
@@ -74,12 +74,12 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
+    from ptycho_ray.display.report import provenance
+    from ptycho_ray.display.sweep_table import LiveTable
     from ptycho_ray.files import sha256_of
-    from ptycho_ray.report import provenance
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
+    from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
     from ptycho_ray.tuning import results
-    from ptycho_ray.tuning.live import LiveTable
-    from ptycho_ray.tuning.record import SweepRecord, TrialRecord
 
     scan = workflow.load_data(
         config.train_data_file, n_subsample=config.n_subsample, subsample_seed=config.subsample_seed

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.command_line import parse
 from ptycho_ray.commands.common import FILE, Common, Result
+from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
     from ptycho_ray.client.sources import Frames
@@ -58,8 +58,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.client import Client
     from ptycho_ray.client.sources import wire_type
     from ptycho_ray.commands.submit import FORMATS
+    from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
-    from ptycho_ray.progress import BatchProgress
 
     form = FORMATS.get(options.output.suffix.lower())
     if form is None:

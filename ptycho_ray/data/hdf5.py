@@ -18,7 +18,7 @@ import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import choose_key, frames_axis
+from ptycho_ray.data.contents import choose_key, frames_axis
 from ptycho_ray.errors import InputError
 
 CHUNK_CACHE_BYTES = 32 * 2**20

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData

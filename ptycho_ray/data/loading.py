@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.companion import combined
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M, ScanFields, default_max_bytes
+from ptycho_ray.data.auxiliary_file import combined
+from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, FileContents, default_max_bytes
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, is_integral
 from ptycho_ray.data.raw_data import SMALLEST_SPAN_PX, RawData, probe_modes
@@ -100,7 +100,7 @@ def load_data(
 
 
 def scan_from_fields(
-    fields: ScanFields,
+    fields: FileContents,
     path: Path,
     *,
     domain: Domain | Literal["auto"] = "auto",
@@ -192,7 +192,7 @@ def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.comp
     return (modes * scale).astype(np.complex64)
 
 
-def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> ScanFields:
+def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileContents:
     """What a file and its companion hold together; the companion is looked for if none is given."""
     fields = read_fields(path, max_bytes)
     incomplete = fields.frames is None or fields.positions is None
@@ -243,7 +243,7 @@ def _all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDAr
     return frames.read(np.arange(frames.shape[0]))
 
 
-def _patterns(fields: ScanFields, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:
+def _patterns(fields: FileContents, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:
     assert fields.frames is not None
     stack = PatternStack(
         fields.frames,
@@ -260,7 +260,7 @@ def _patterns(fields: ScanFields, domain: Domain | Literal["auto"], transpose: b
     return stack
 
 
-def _positions_px(fields: ScanFields, N: int, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def _positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Positions in object pixels, from metres where the file or the tiny numbers say so.
 
     The object pixel of a far-field geometry is wavelength * distance / (N * detector pixel). A near-field file does not

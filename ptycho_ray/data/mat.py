@@ -11,7 +11,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import choose_key
+from ptycho_ray.data.contents import choose_key
 from ptycho_ray.errors import InputError
 
 SIGNATURE = b"MATLAB 5.0 MAT-file"

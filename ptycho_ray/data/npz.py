@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import choose_key
+from ptycho_ray.data.contents import choose_key
 from ptycho_ray.errors import InputError
 
 SUSPICIOUS_RATIO = 300

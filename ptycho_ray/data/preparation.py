@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from ptycho_ray.data.fields import ScanFields
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
 from ptycho_ray.data.loading import scan_from_fields
 from ptycho_ray.data.patterns import FrameSource, is_integral
@@ -44,7 +44,7 @@ class Survey:
     intensities: NDArray[np.float64]
 
 
-def is_amplitude(fields: ScanFields) -> bool:
+def is_amplitude(fields: FileContents) -> bool:
     """Whether the frames of a file hold amplitudes: by the format, or where it leaves that to the values, by those."""
     assert fields.frames is not None
     if fields.domain is not None:
@@ -131,7 +131,9 @@ def plan(
     )
 
 
-def prepared_fields(fields: ScanFields, found: Survey, steps: FrameSteps, amplitude: bool, path: Path) -> ScanFields:
+def prepared_fields(
+    fields: FileContents, found: Survey, steps: FrameSteps, amplitude: bool, path: Path
+) -> FileContents:
     """The content of a file with its frames prepared and all that depends on the detector's pixels put right.
 
     Frames without any signal are dropped. A window other than the whole detector changes the object pixel: positions in
@@ -188,7 +190,7 @@ def _probe(probe: NDArray, steps: FrameSteps, side: int) -> NDArray | None:
 
 
 def prepared_scan(
-    fields: ScanFields, found: Survey, steps: FrameSteps, amplitude: bool, path: Path, **options: Any
+    fields: FileContents, found: Survey, steps: FrameSteps, amplitude: bool, path: Path, **options: Any
 ) -> RawData:
     """The scan, with what was done in its metadata under 'prepared'; ``options`` as in ``scan_from_fields``."""
     scan = scan_from_fields(prepared_fields(fields, found, steps, amplitude, path), path, **options)

@@ -13,9 +13,9 @@ from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import InputError
 from ptycho_ray.models.activations import START_AMPLITUDE
 from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval_channels
-from ptycho_ray.models.positions import ScanPositions
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
+from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
 from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask

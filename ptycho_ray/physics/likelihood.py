@@ -56,16 +56,16 @@ def gaussian_intensity_misfit(rate: Tensor, counts: Tensor, variance_floor: floa
     return (rate - counts).square() / (2.0 * (counts + variance_floor))
 
 
-def seen_by(intensity: Tensor, good_pixels: Tensor | None) -> Tensor:
+def apply_pixel_mask(intensity: Tensor, good_pixels: Tensor | None) -> Tensor:
     """What a detector of which only ``good_pixels`` [N, N] (1 = good, 0 = bad) work sees of intensities [..., N, N].
 
     The patterns of a scan are zero in its bad pixels. With the prediction zero there too, those pixels add nothing to
-    any of the figures above and have no gradient; means are taken over the good ones (:func:`share_of_good`).
+    any of the figures above and have no gradient; means are taken over the good ones (:func:`good_pixel_fraction`).
     """
     return intensity if good_pixels is None else intensity * good_pixels
 
 
-def share_of_good(good_pixels: Tensor | None) -> float:
+def good_pixel_fraction(good_pixels: Tensor | None) -> float:
     """Share of the detector pixels that work: means over all pixels are divided by it."""
     return 1.0 if good_pixels is None else float(good_pixels.mean())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ptycho_ray.data.batches import batches
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
-from ptycho_ray.physics.likelihood import good_pixels_of, r_factor, seen_by
+from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of, r_factor
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
 from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
@@ -185,10 +185,10 @@ def diffraction_r_factors(
     The flat object is an empty beam, scaled to the photons of each pattern: what a reconstruction has to beat.
     """
     good = good_pixels_of(container.raw.bad_pixels, model.probe_parts.device)
-    flat = seen_by(model.flat_diffraction(), good)
+    flat = apply_pixel_mask(model.flat_diffraction(), good)
     network, empty = [], []
     for photons, prediction in predict_diffraction(model, container, batch_size):
-        network.append(r_factor(seen_by(prediction.intensity, good), photons).reshape(-1))
+        network.append(r_factor(apply_pixel_mask(prediction.intensity, good), photons).reshape(-1))
         scaled = flat * (photons.sum(dim=(-2, -1), keepdim=True) / flat.sum())
         empty.append(r_factor(scaled, photons).reshape(-1))
     return torch.cat(network).cpu().numpy(), torch.cat(empty).cpu().numpy()

@@ -12,7 +12,7 @@ from ptycho_ray.simulation.probes import (
     propagate,
     with_photons,
 )
-from ptycho_ray.simulation.scans import SCANS, linear_overlap, make_scan, scan_for_overlap, step_for_overlap
+from ptycho_ray.simulation.scan_patterns import SCANS, linear_overlap, make_scan, scan_for_overlap, step_for_overlap
 from ptycho_ray.simulation.simulate import simulate_patterns, simulate_scan
 from ptycho_ray.simulation.spec import SimulationSpec, simulate
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ptycho_ray.data.fields import default_max_bytes
+from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.hdf5 import open_hdf5
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError

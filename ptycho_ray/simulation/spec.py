@@ -8,9 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.fields import (
+from ptycho_ray.config.types import (
     FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,9 +17,11 @@ from ptycho_ray.fields import (
     PositiveInt,
     settings,
 )
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe, probe_from_file, with_photons
-from ptycho_ray.simulation.scans import make_scan, step_for_overlap
+from ptycho_ray.simulation.scan_patterns import make_scan, step_for_overlap
 from ptycho_ray.simulation.simulate import SubPixel, simulate_scan
 
 ObjectName = Literal["lines", "grf", "dead_leaves", "siemens", "test_image", "points", "diagonals"]

@@ -21,7 +21,7 @@ from ptycho_ray.tracking.trackers import Status, Tracker
 
 if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
-    from ptycho_ray.tuning.record import TrialRecord
+    from ptycho_ray.tracking.sweep_record import TrialRecord
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class MlflowTracker(Tracker):
 
     def on_image(self, progress: Any, stitched: StitchedObject) -> None:
         """Draw amplitude and phase and record the picture."""
-        from ptycho_ray.plotting import plot_object, save_figure
+        from ptycho_ray.display.figures import plot_object, save_figure
 
         if progress.epoch <= self.images:
             return

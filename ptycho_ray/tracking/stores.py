@@ -128,7 +128,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def run_tags(origin: Mapping[str, Any]) -> dict[str, str]:
-    """Tags from the provenance of a run (``ptycho_ray.report.provenance``): program, git commit, command, user, data.
+    """Tags from the provenance of a run (``ptycho_ray.display.report.provenance``): program, git commit, command, user, data.
 
     The SHA-256 of each data file stands under ``data.NAME.sha256``. There is a git commit only if the program runs from a
     checkout of its own repository.

@@ -14,7 +14,7 @@ from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
-    from ptycho_ray.tuning.record import TrialRecord
+    from ptycho_ray.tracking.sweep_record import TrialRecord
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,12 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.agreement import disagreement
 from ptycho_ray.physics.translation import cut_patches
 from ptycho_ray.training.loss import Evidence
-from ptycho_ray.training.scans import Partners, Piece
+from ptycho_ray.training.scan_training import Partners, ScanBatch
 
 
-def predict_piece(model: PhysicsInformedModel, piece: Piece, largest_shift_px: float) -> tuple[Prediction, Evidence]:
+def predict_piece(
+    model: PhysicsInformedModel, piece: ScanBatch, largest_shift_px: float
+) -> tuple[Prediction, Evidence]:
     """What the model makes of the groups of a piece, at the learnt positions if there are any."""
     relative, centres = located(model, piece.relative, piece.members)
     prediction = model(piece.photons, relative, largest_shift_px)

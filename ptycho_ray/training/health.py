@@ -20,7 +20,7 @@ from torch import Tensor
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import gaussian_amplitude_misfit, good_pixels_of, seen_by
+from ptycho_ray.physics.likelihood import apply_pixel_mask, gaussian_amplitude_misfit, good_pixels_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
         "amplitude_contrast": contrast,
         "phase_spread_rad": spread,
         "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
-        "explained_share": _explained_share(seen_by(predicted, good), photons, seen_by(model.flat_diffraction(), good)),
+        "explained_share": _explained_share(
+            apply_pixel_mask(predicted, good), photons, apply_pixel_mask(model.flat_diffraction(), good)
+        ),
     }
 
 
@@ -138,7 +140,7 @@ def noise_misfit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.interp(rate, rates, 4 * (rates - np.sqrt(rates) * mean_root))
 
 
-def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:
+def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:
     """What is wrong with a network whose last epochs look like that, and what to change; None if nothing is.
 
     Args:
@@ -180,7 +182,7 @@ def complaint(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str
     return None
 
 
-class TellWarnings:
+class WarningLogger:
     """Puts the warnings of a training into the log, each once (a ``Callback`` of the training loop)."""
 
     def __init__(self) -> None:

@@ -24,11 +24,11 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.forward import predict_piece
-from ptycho_ray.training.health import complaint, health_figures
+from ptycho_ray.training.health import diagnose, health_figures
 from ptycho_ray.training.loss import TrainingLoss
-from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients, thaw
+from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients, unfreeze
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scans import GroupList, Piece, ScanTraining, require_labels, whole_model
+from ptycho_ray.training.scan_training import GroupList, ScanBatch, ScanTraining, require_labels, whole_model
 
 #: Settings that may differ between a run and its continuation.
 FREE_ON_RESUME = (
@@ -182,7 +182,7 @@ class Trainer:
             if self._stop_requested:
                 raise TrainingInterrupted(self._save_interrupted())
 
-    def _step(self, loaded: Sequence[list[Piece]], groups: int, steps_in_epoch: int) -> dict[str, float]:
+    def _step(self, loaded: Sequence[list[ScanBatch]], groups: int, steps_in_epoch: int) -> dict[str, float]:
         """One step of the optimiser over one or more batches of ``groups`` groups; each group counts the same."""
         now = self.progress.epoch + self.progress.batch / steps_in_epoch
         step = (self.progress.epoch * steps_in_epoch + self.progress.batch) // self.execution.accum_steps
@@ -190,7 +190,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         for scan in self.scans:
-            thaw(scan.model, self.config, self.progress.epoch)
+            unfreeze(scan.model, self.config, self.progress.epoch)
 
         self.optimizer.zero_grad(set_to_none=True)
         names = self.losses[0].names
@@ -220,12 +220,12 @@ class Trainer:
             sums[name] = sums.get(name, 0.0) + total
         return {name: value / groups for name, value in values.items()} | {"learning_rate": self._learning_rate()}
 
-    def _read_ahead(self, groups: GroupList, rows: Sequence[np.ndarray]) -> Iterator[list[Piece]]:
+    def _read_ahead(self, groups: GroupList, rows: Sequence[np.ndarray]) -> Iterator[list[ScanBatch]]:
         """This process's share of each of the batches ``rows``, on the device."""
         execution = self.execution
         pin = execution.pin_memory and self.device.type == "cuda"
 
-        def read(some: np.ndarray) -> list[Piece]:
+        def read(some: np.ndarray) -> list[ScanBatch]:
             pieces = groups.read(self.parallel.share(some))
             return [piece.each(Tensor.pin_memory) for piece in pieces] if pin else pieces
 
@@ -234,7 +234,7 @@ class Trainer:
         for pieces in prefetched(read, rows, threads=threads, ahead=ahead):
             yield [piece.each(lambda tensor: tensor.to(self.device, non_blocking=True)) for piece in pieces]
 
-    def _figures(self, piece: Piece, epoch: float | None = None) -> dict[str, Tensor]:
+    def _figures(self, piece: ScanBatch, epoch: float | None = None) -> dict[str, Tensor]:
         prediction, evidence = predict_piece(self.scans[piece.scan].model, piece, self.largest_shift_px)
         return self.losses[piece.scan](prediction, piece.photons, evidence, epoch=epoch)
 
@@ -261,7 +261,7 @@ class Trainer:
             progress.history.setdefault(name, []).append(value)
         if not progress.warnings:
             complaints = [
-                complaint(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans
+                diagnose(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans
             ]
             progress.warnings += [text for text in complaints if text is not None]
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))

@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config import TrainingConfig, term_weights
+from ptycho_ray.config.loss_schedule import LABEL_TERMS, parse_schedules, scheduled
 from ptycho_ray.data.normalisation import Normalisation
-from ptycho_ray.loss_terms import LABEL_TERMS, parse_schedules, scheduled, term_weights
 from ptycho_ray.models.physics_informed import Prediction
 from ptycho_ray.physics.agreement import amplitude_error, in_phase, object_error, phase_error
 from ptycho_ray.physics.likelihood import (
     amplitude_absolute_error,
+    apply_pixel_mask,
     gaussian_amplitude_misfit,
     gaussian_intensity_misfit,
+    good_pixel_fraction,
     good_pixels_of,
     isotropic_variation,
     poisson_deviance,
     r_factor,
-    seen_by,
-    share_of_good,
     total_variation,
 )
 
@@ -82,7 +82,7 @@ class TrainingLoss:
         self.variation = total_variation if config.tv_kind == "squared" else isotropic_variation
         self.last_epoch = float(config.nepochs)
         self.good_pixels = good_pixels_of(bad_pixels)
-        self.good_share = share_of_good(self.good_pixels)
+        self.good_share = good_pixel_fraction(self.good_pixels)
 
     def __call__(
         self, prediction: Prediction, photons: Tensor, evidence: Evidence | None = None, *, epoch: float | None = None
@@ -113,7 +113,7 @@ class TrainingLoss:
     def _seen(self, intensity: Tensor) -> Tensor:
         if self.good_pixels is not None and self.good_pixels.device != intensity.device:
             self.good_pixels = self.good_pixels.to(intensity.device)
-        return seen_by(intensity, self.good_pixels)
+        return apply_pixel_mask(intensity, self.good_pixels)
 
     def _diffraction_terms(self, intensity: Tensor, photons: Tensor) -> dict[str, Tensor]:
         """A detector's own noise of variance s**2 is taken for s**2 more photons, measured and predicted (the shifted

@@ -54,7 +54,7 @@ def build_optimizer(
     return kind(groups, betas=betas, eps=ADAM_EPSILON, weight_decay=config.weight_decay, fused=True)
 
 
-def thaw(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) -> None:
+def unfreeze(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) -> None:
     """Let those parameters of the physics move that may in ``epoch``, and no others."""
     model.log_object_scale.requires_grad_(
         config.intensity_scale_trainable and epoch >= config.intensity_scale_start_epoch

@@ -1,6 +1,7 @@
 """What is tried next: Optuna's samplers over the search space, or a grid.
 
-The study lives in memory. What makes a sweep last is its journal (``ptycho_ray.tuning.record``): a sweep that goes on tells a
+The study lives in memory. What makes a sweep last is its journal (``ptycho_ray.tracking.sweep_record``): a sweep that is
+resumed tells a
 new study all that is known.
 """
 

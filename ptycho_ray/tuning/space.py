@@ -29,10 +29,10 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import TypeAdapter, ValidationError
 
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.config.sources import load_yaml_config, setting_names
+from ptycho_ray.config.types import did_you_mean, unknown_setting
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.fields import did_you_mean, unknown_setting
-from ptycho_ray.settings import load_yaml_config, setting_names
 from ptycho_ray.tuning.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)

@@ -14,16 +14,22 @@ from numpy.typing import NDArray
 
 from ptycho_ray import workflow
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import PtychoDataContainer, RawData, cut_patches
+from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.evaluation import evaluate_reconstruction, fourier_ring_correlation, largest_rectangle
-from ptycho_ray.experiment import corrected
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import good_pixels_of, poisson_deviance, r_factor, seen_by, share_of_good
+from ptycho_ray.physics.likelihood import (
+    apply_pixel_mask,
+    good_pixel_fraction,
+    good_pixels_of,
+    poisson_deviance,
+    r_factor,
+)
 from ptycho_ray.physics.probe import soft_disc_mask
-from ptycho_ray.reconstruction.direct import DirectSolver, held_out_patterns, pixel_surprise
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.settings import resolve_config
+from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
 from ptycho_ray.tuning.objectives import OBJECTIVES
@@ -83,7 +89,7 @@ def direct_trial(
 ) -> Figures:
     """``config.nepochs`` passes of gradient descent on the object; the image is kept as ``reconstruction.npz``."""
     began = time.monotonic()
-    raw = corrected(scan, config)
+    raw = apply_corrections(scan, config)
     scale = 1.0 if raw.counts_are_photons else float(config.nphotons / raw.pattern_energies().mean())
     photons = torch.from_numpy(raw.patterns.intensity() * np.float32(scale))
     probe = torch.from_numpy(raw.probe * np.float32(np.sqrt(scale)))
@@ -199,10 +205,10 @@ def held_out_figures(model: PhysicsInformedModel, container: PtychoDataContainer
     good = good_pixels_of(container.raw.bad_pixels, model.probe_parts.device)
     sums, count = np.zeros(3), 0
     for photons, prediction in predict_diffraction(model, container, batch_size):
-        rate = seen_by(prediction.intensity, good)
+        rate = apply_pixel_mask(prediction.intensity, good)
         parts = (
-            (lit * pixel_surprise(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
-            poisson_deviance(rate, photons).mean(dim=(-2, -1)) / share_of_good(good),
+            (lit * negative_log_density(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
+            poisson_deviance(rate, photons).mean(dim=(-2, -1)) / good_pixel_fraction(good),
             r_factor(rate, photons),
         )
         sums += [float(part.sum()) for part in parts]
@@ -271,7 +277,7 @@ def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
     """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
 
     The likelihood is taken there. In a pixel that rarely sees a photon, the scatter of the data says little about how many
-    photons there were, and the formula of :func:`ptycho_ray.reconstruction.direct.pixel_surprise`, which interpolates
+    photons there were, and the formula of :func:`ptycho_ray.refinement.direct.negative_log_density`, which interpolates
     between whole numbers, does not hold. Nothing but the file decides which pixels these are.
     """
     total = np.zeros((raw.N, raw.N))

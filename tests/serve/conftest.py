@@ -78,7 +78,7 @@ def deploy(ray_session: int, tmp_path_factory: pytest.TempPathFactory, small_sca
     """``deploy("name", require_token=True, ...)`` starts an application of its own below the path ``/name``."""
     from ray import serve
 
-    from ptycho_ray.cluster.serve.deployments import scaled
+    from ptycho_ray.service.deployments import scaled
 
     def start(name: str, *, max_replicas: int = 1, options: dict[str, Any] | None = None, **settings: Any) -> Running:
         folder = tmp_path_factory.mktemp(name)

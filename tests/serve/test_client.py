@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
-from ptycho_ray.cli import main
 from ptycho_ray.client import AsyncClient, Client, Preview, ServiceError, StreamError
-from ptycho_ray.cluster.serve.database import connect
-from ptycho_ray.cluster.serve.tokens import TokenStore
+from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError
+from ptycho_ray.service.database import connect
+from ptycho_ray.service.tokens import TokenStore
 
 
 @pytest.fixture(scope="module")

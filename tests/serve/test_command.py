@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ptycho_ray.cli import main
 from ptycho_ray.client import Client
+from ptycho_ray.commands.cli import main
 
 pytestmark = pytest.mark.slow
 

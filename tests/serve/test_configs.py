@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ptycho_ray.cluster.serve.settings import ServiceSettings
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.service.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
@@ -23,7 +23,7 @@ def read(path: Path) -> Any:
 def test_a_configuration_can_be_deployed(path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from ptycho_ray.cluster.serve import deployments
+    from ptycho_ray.service import deployments
 
     config = ServeDeploySchema(**read(path))
     (application,) = config.applications
@@ -43,7 +43,7 @@ def test_the_service_on_kubernetes_is_that_of_the_facility() -> None:
 
 
 def test_a_misspelt_setting_is_named() -> None:
-    from ptycho_ray.cluster.serve.deployments import build
+    from ptycho_ray.service.deployments import build
 
     with pytest.raises(ConfigurationError, match="max_body_bytes"):
         build({"data_dir": "/tmp/x", "max_body_byte": 3})

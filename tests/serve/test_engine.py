@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_ray.cluster.serve.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
-from ptycho_ray.cluster.serve.live import LiveImage, predict
-from ptycho_ray.cluster.serve.models import ModelStore
-from ptycho_ray.cluster.serve.problems import Problem, from_error
-from ptycho_ray.cluster.serve.results import FORMATS, result_file, write_result
-from ptycho_ray.cluster.serve.settings import ServiceSettings
-from ptycho_ray.cluster.serve.spool import Spool, StreamSettings
-from ptycho_ray.cluster.serve.start import check_before_start, named_models
-from ptycho_ray.cluster.serve.uploads import confined
-from ptycho_ray.cluster.serve.work import check_links
 from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.service.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
+from ptycho_ray.service.job_results import FORMATS, result_file, write_result
+from ptycho_ray.service.live_image import LiveImage, predict
+from ptycho_ray.service.models import ModelStore
+from ptycho_ray.service.problems import Problem, from_error
+from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.spool import Spool, StreamSettings
+from ptycho_ray.service.start import check_before_start, named_models
+from ptycho_ray.service.uploads import confined
+from ptycho_ray.service.work import check_links
 from ptycho_ray.workflow import load_data, reassemble_cdi_image
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ptycho_ray.cluster.serve.database import connect
-from ptycho_ray.cluster.serve.jobs import LEASE_S, JobStore
-from ptycho_ray.cluster.serve.problems import Problem
-from ptycho_ray.cluster.serve.tokens import TokenStore
 from ptycho_ray.errors import InputError
+from ptycho_ray.service.database import connect
+from ptycho_ray.service.jobs import LEASE_S, JobStore
+from ptycho_ray.service.problems import Problem
+from ptycho_ray.service.tokens import TokenStore
 
 
 class Clock:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from ptycho_ray.client import Client
-from ptycho_ray.cluster.serve.database import connect
-from ptycho_ray.cluster.serve.tokens import TokenStore
+from ptycho_ray.service.database import connect
+from ptycho_ray.service.tokens import TokenStore
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, square_pixel, whole_numbers
-from ptycho_ray.data.formats.geometry import completed, half_pixel, pixel_size_of
+from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, FileContents, square_pixel, whole_numbers
+from ptycho_ray.data.formats.far_field_geometry import completed, half_pixel, pixel_size_of
+from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.formats.registry import FIELDS, Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
@@ -38,7 +38,7 @@ def recognise(scan: Hdf5Scan) -> bool:
     return "cxi_version" in scan or "entry_1/instrument_1" in scan
 
 
-def read(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> FileContents:
     """Read patterns (left on disk), positions in metres, mask, probe and geometry.
 
     Positions are those of the beam on the sample: the negated sample translation along the detector's slow and fast
@@ -59,7 +59,7 @@ def read(scan: Hdf5Scan) -> ScanFields:
     directions = basis / np.linalg.norm(basis, axis=0)
     ours = OURS in scan
     counts, far = scan.number(f"{OURS}/counts_are_photons"), scan.number(f"{OURS}/far_field")
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         positions=-translation.astype(np.float64) @ np.linalg.pinv(directions).T,
@@ -78,7 +78,7 @@ def read(scan: Hdf5Scan) -> ScanFields:
     )
 
 
-def _read_product(scan: Hdf5Scan, translation: NDArray) -> ScanFields:
+def _read_product(scan: Hdf5Scan, translation: NDArray) -> FileContents:
     """A product that Ptychodus wrote as CXI: its translation is the position on the object; patterns may be missing."""
     image, probe = scan.read("entry_1/image_2/data"), scan.read("entry_1/image_1/data")
     if image.ndim not in (2, 3) or not image.size or probe.ndim not in (3, 4) or not probe.size:
@@ -96,7 +96,7 @@ def _read_product(scan: Hdf5Scan, translation: NDArray) -> ScanFields:
     centre = np.array([scan.number(f"{PTYCHODUS}/object_center_{axis}_m") or 0.0 for axis in "yx"])
     middle = (np.array(image.shape) - 1) / 2 + half_pixel(probe.shape[-1])
     index = scan.read_optional(f"{PTYCHODUS}/probe_position_indexes")
-    fields = ScanFields(
+    fields = FileContents(
         positions=(translation[:, [1, 0]].astype(np.float64) - centre) / pixel + middle,
         position_index=None
         if index is None

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.content import Content
-from ptycho_ray.data.fields import PLANCK_TIMES_LIGHT_EV_M, ScanFields, table_of_pairs
-from ptycho_ray.data.formats.geometry import half_pixel
-from ptycho_ray.data.formats.registry import Format
+from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, FileContents, table_of_pairs
+from ptycho_ray.data.formats.far_field_geometry import half_pixel
+from ptycho_ray.data.formats.format import Format
+from ptycho_ray.data.opening import Content
 from ptycho_ray.errors import InputError
 
 
@@ -25,7 +25,7 @@ def _read(content: Content, *names: str) -> NDArray:
     return array.T if content.kind == "hdf5" else array
 
 
-def read(content: Content) -> ScanFields:
+def read(content: Content) -> FileContents:
     """Layers of the object are multiplied, the first variation of the probe is kept."""
     image, probe = _read(content, "object"), _read(content, "probe")
     if image.ndim not in (2, 3) or probe.ndim not in (2, 3, 4):
@@ -42,7 +42,7 @@ def read(content: Content) -> ScanFields:
     positions = places[:, ::-1] + (np.array(image.shape) - 1) / 2 + half_pixel(probe.shape[-1])
     wavelength = content.number("p/lambda")
     spacing = content.read_optional("p/dx_spec")
-    return ScanFields(
+    return FileContents(
         positions=positions,
         probe=np.ascontiguousarray(probe),
         probe_scale_known=False,

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, ScanFields, pairs, square_pixel
-from ptycho_ray.data.formats.geometry import completed, pixel_size_of
+from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, FileContents, pairs, square_pixel
+from ptycho_ray.data.formats.far_field_geometry import completed, pixel_size_of
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
@@ -46,7 +46,7 @@ def _entry(scan: Hdf5Scan) -> str | None:
     return None
 
 
-def read(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> FileContents:
     """Patterns of the first detector with frames, positions of the sample, energy of the beam, distance, pixel, mask."""
     entry = _entry(scan) or ""
     groups = _by_class(scan, entry)
@@ -61,7 +61,7 @@ def read(scan: Hdf5Scan) -> ScanFields:
     mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
     if mask is not None and mask.ndim == 3:
         mask = np.asarray(mask.astype(bool).any(axis=0))
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         positions=_positions(scan, groups, grid),

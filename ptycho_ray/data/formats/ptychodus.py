@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.content import Content
-from ptycho_ray.data.fields import ScanFields, square_pixel, whole_numbers
-from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
+from ptycho_ray.data.contents import FileContents, square_pixel, whole_numbers
+from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychodus_product import (
     Product,
     product_in,
@@ -24,8 +24,8 @@ from ptycho_ray.data.formats.ptychodus_product import (
     write_diffraction,
     write_product,
 )
-from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.opening import Content
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def companion(path: Path) -> Path | None:
     return None
 
 
-def read_product(content: Content) -> ScanFields:
+def read_product(content: Content) -> FileContents:
     """Probe, object and positions of a product; object layers are multiplied, the probe's first coherent mode is kept."""
     path, product = content.path, product_in(content)
     layers, coherent = len(product.object), len(product.probe)
@@ -60,7 +60,7 @@ def read_product(content: Content) -> ScanFields:
     if coherent > 1:
         warnings.warn(f"{path}: only the first of {coherent} coherent probes was read", stacklevel=5)
     image, told = product.object.prod(axis=0), product.metadata
-    return ScanFields(
+    return FileContents(
         positions=product.to_object_px(product.positions_m, product.probe.shape[-1]),
         position_index=product.indexes if "probe_position_indexes" in content else None,
         probe=product.probe[0],
@@ -82,7 +82,7 @@ def _raw_data(content: Content) -> dict[str, Any]:
     return {"frames": frames, "frames_field": field, "domain": "amplitude"}
 
 
-def read_diffraction(content: Content) -> ScanFields:
+def read_diffraction(content: Content) -> FileContents:
     """Counts, their scan numbers, bad pixels and the detector's pixel."""
     path = content.path
     if isinstance(content, Hdf5Scan):
@@ -95,7 +95,7 @@ def read_diffraction(content: Content) -> ScanFields:
     index = whole_numbers(content.read("indexes"), frames.shape[0], path, "indexes")
     names = ("detector_pixel_width_m", "detector_pixel_height_m")
     width, height = (size_beside(content, "patterns", name, name) for name in names)
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         frame_index=index,

@@ -19,10 +19,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.content import Content, opened
-from ptycho_ray.data.fields import default_max_bytes, pairs, whole_numbers
-from ptycho_ray.data.formats.geometry import half_pixel
+from ptycho_ray.data.contents import default_max_bytes, pairs, whole_numbers
+from ptycho_ray.data.formats.far_field_geometry import half_pixel
 from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.opening import Content, opened
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path, require_file
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ptycho_ray.data.content import Content
-from ptycho_ray.data.fields import ScanFields, pairs, square_pixel
-from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
+from ptycho_ray.data.contents import FileContents, pairs, square_pixel
+from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import read_npz, write_patterns
-from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def recognise(scan: Hdf5Scan) -> bool:
     return "patterns" in scan and "probe_position_x_px" in scan
 
 
-def read(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> FileContents:
     """A position is the middle of a patch. The object is read unless it is flat."""
     rows, columns = scan.read("probe_position_y_px"), scan.read("probe_position_x_px")
     positions = pairs(rows, columns, scan.path, "probe_position_x_px, probe_position_y_px")
@@ -38,7 +38,7 @@ def read(scan: Hdf5Scan) -> ScanFields:
     if image is not None and image.ndim == 3 and image.size:
         image = image.prod(axis=0)
     width, height = scan.number("object_pixel_width_m"), scan.number("object_pixel_height_m")
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         positions=positions + half_pixel(frames.shape[-1]),
@@ -80,7 +80,7 @@ def recognise_export(content: Content) -> bool:
     return set(content.keys()) == EXPORTED
 
 
-def read_export(npz: NpzFile) -> ScanFields:
+def read_export(npz: NpzFile) -> FileContents:
     """PtychoPINN's keys with Ptychodus' contents: intensities, and the middle of the patch as position."""
     fields = read_npz(npz)
     assert fields.frames is not None

@@ -15,19 +15,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.content import Content
-from ptycho_ray.data.fields import (
+from ptycho_ray.data.contents import (
     PLANCK_TIMES_LIGHT_EV_M,
-    ScanFields,
+    FileContents,
     choose_key,
     frames_first,
     metadata_from_text,
     pairs,
     table_of_pairs,
 )
-from ptycho_ray.data.formats.registry import FIELDS, Format
+from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data",
 AMPLITUDE_KEYS = ("diff3d", "diffraction")
 
 
-def read_npz(npz: NpzFile) -> ScanFields:
+def read_npz(npz: NpzFile) -> FileContents:
     """PtychoPINN NPZ. InputError that names the missing key and the nearest one there is."""
     keys = npz.keys()
     pattern_key = choose_key(npz.path, keys, "diff3d", "diffraction")
@@ -54,7 +54,7 @@ def read_npz(npz: NpzFile) -> ScanFields:
         )
         truth = None
     counts = npz.number("counts_are_photons")
-    return ScanFields(
+    return FileContents(
         frames=frames_first(npz.read(pattern_key), len(positions), npz.path, pattern_key),
         frames_field=pattern_key,
         positions=positions,
@@ -83,7 +83,7 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
     return None if text is None else metadata_from_text(text)
 
 
-def read_hdf5(scan: Hdf5Scan) -> ScanFields:
+def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
     positions, nominal, metres = _positions(scan)
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
@@ -95,7 +95,7 @@ def read_hdf5(scan: Hdf5Scan) -> ScanFields:
         energy = PLANCK_TIMES_LIGHT_EV_M / wavelength
     meta = scan.text("meta")
     counts = scan.number("counts_are_photons")
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         positions=positions,

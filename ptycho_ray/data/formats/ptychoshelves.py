@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields, table_of_pairs
-from ptycho_ray.data.formats.registry import Format
+from ptycho_ray.data.contents import FileContents, table_of_pairs
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 
 MEASURED, RESULT = "measurement/n0", "reconstruction/p"
@@ -20,9 +20,9 @@ def recognise(scan: Hdf5Scan) -> bool:
     return f"{MEASURED}/data" in scan or f"{RESULT}/probes" in scan
 
 
-def read(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> FileContents:
     """The first measurement, and the first object and probe where there is a result."""
-    fields = ScanFields(probe_scale_known=False, domain="intensity")
+    fields = FileContents(probe_scale_known=False, domain="intensity")
     if f"{MEASURED}/data" in scan:
         fields.frames, fields.frames_field = scan.frames(None, f"{MEASURED}/data")
         corners = scan.read(f"{MEASURED}/positions")

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.fields import ScanFields, square_pixel, table_of_pairs, whole_numbers
-from ptycho_ray.data.formats.geometry import geometry_of
+from ptycho_ray.data.contents import FileContents, square_pixel, table_of_pairs, whole_numbers
+from ptycho_ray.data.formats.far_field_geometry import geometry_of
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
@@ -35,7 +35,7 @@ def recognise_result(scan: Hdf5Scan) -> bool:
     return "content/obj" in scan and "content/probe" in scan
 
 
-def read_scan(scan: Hdf5Scan) -> ScanFields:
+def read_scan(scan: Hdf5Scan) -> FileContents:
     """A ``.ptyd``: patterns of all chunks (left on disk), positions in metres, weights as bad pixels, geometry."""
     names = sorted((name for name in scan.names("chunks") if name.isdigit()), key=int)
     if not names:
@@ -52,7 +52,7 @@ def read_scan(scan: Hdf5Scan) -> ScanFields:
     energy = _optional_number(scan, "meta/energy")
     psize = _optional(scan, "meta/psize")
     sides = None if psize is None else np.ravel(psize)
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         positions=positions,
@@ -98,7 +98,7 @@ def _bad_pixels(scan: Hdf5Scan, chunks: list[str], frame: tuple[int, ...]) -> ND
     return bad if bad.any() else None
 
 
-def read_result(scan: Hdf5Scan) -> ScanFields:
+def read_result(scan: Hdf5Scan) -> FileContents:
     """A ``.ptyr``: the first storage of probe and object. It holds no patterns, and positions in newer versions only."""
     probe, image = (_storage(scan, f"content/{kind}") for kind in ("probe", "obj"))
     positions = None
@@ -106,7 +106,7 @@ def read_result(scan: Hdf5Scan) -> ScanFields:
     if names and isinstance(scan.file[names[0]], h5py.Dataset):
         positions = table_of_pairs(scan.read(names[0]), scan.path, names[0])
     energy = scan.number("content/pars/scans/energy")
-    return ScanFields(
+    return FileContents(
         positions=positions,
         positions_in_metres=True,
         probe=probe,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho_ray.data.content import Content
-from ptycho_ray.data.fields import ScanFields, table_of_pairs
-from ptycho_ray.data.formats.geometry import PROBE_IN_PHOTONS
+from ptycho_ray.data.contents import FileContents, table_of_pairs
+from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import metadata_of_npz
-from ptycho_ray.data.formats.registry import Format
 from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.opening import Content
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
@@ -28,7 +28,7 @@ def recognise(content: Content) -> bool:
     return "data" in content and "scan" in content
 
 
-def read(npz: NpzFile) -> ScanFields:
+def read(npz: NpzFile) -> FileContents:
     """A file of one view: all leading axes but the frames' must be 1."""
     frames, probe, image = npz.read("data"), npz.read_optional("probe"), npz.read_optional("psi")
     if frames.ndim < 3 or np.prod(frames.shape[:-3], dtype=object) != 1:
@@ -39,7 +39,7 @@ def read(npz: NpzFile) -> ScanFields:
     positions = table_of_pairs(npz.read("scan"), npz.path, "scan") + frames.shape[-1] // 2
     if image is not None:
         image = image.reshape(image.shape[-2:]) if np.prod(image.shape[:-2], dtype=object) == 1 else None
-    return ScanFields(
+    return FileContents(
         frames=np.fft.fftshift(frames, axes=(-2, -1)),
         frames_field="data",
         positions=positions,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_ray.data.fields import ScanFields, square_pixel
-from ptycho_ray.data.formats.registry import Format
+from ptycho_ray.data.contents import FileContents, square_pixel
+from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 
@@ -25,7 +25,7 @@ def recognise(scan: Hdf5Scan) -> bool:
     return SPECIFIC in scan and any(name.startswith("data_") for name in scan.names("entry/data"))
 
 
-def read(scan: Hdf5Scan) -> ScanFields:
+def read(scan: Hdf5Scan) -> FileContents:
     """Frames of all linked files in the order of their numbers; counts, with the detector's marks as bad pixels."""
     names = sorted(name for name in scan.names("entry/data") if name.startswith("data_"))
     if len(names) > LARGEST_FILE_COUNT:
@@ -35,7 +35,7 @@ def read(scan: Hdf5Scan) -> ScanFields:
     mask = scan.read_optional(f"{SPECIFIC}/pixel_mask")
     chi = scan.number("entry/sample/goniometer/chi")
     centre = [scan.number(f"{DETECTOR}/beam_center_{axis}") for axis in ("y", "x")]
-    return ScanFields(
+    return FileContents(
         frames=frames,
         frames_field=field,
         domain="intensity",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ptycho_ray.config.sources import load_yaml_config
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.interop.ptychodus.scans import with_geometry
-from ptycho_ray.settings import load_yaml_config
+from ptycho_ray.interop.ptychodus.standard_files import with_geometry
 
 BEAMLINE_FILE = "ptycho_ray.yaml"
 

@@ -1,7 +1,7 @@
 """What a program that started ours hears: one JSON object a line, and the end of the run when it asks for it.
 
 The events have the names of Ptychodus' own subprocess: ``started``, ``epoch``, ``checkpoint``, ``cancelling``, ``finished``,
-``error``. Exit codes are those of ``ptycho_ray.cli``: 0 done, 1 failed, 2 unusable input, 130 cancelled.
+``error``. Exit codes are those of ``ptycho_ray.commands.cli``: 0 done, 1 failed, 2 unusable input, 130 cancelled.
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""The command line of a settings class, generated from its fields by tyro.
+
+Only what was typed leaves this module; merging it with the YAML file, the environment and the defaults is the business
+of ``ptycho_ray.config.sources``. The help of an option is the docstring below its field.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import sys
+import textwrap
+import typing
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from ptycho_ray.config.execution import ExecutionConfig
+from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.sources import setting_names
+from ptycho_ray.config.training import TrainingConfig
+
+T = TypeVar("T")
+
+# The settings that --help shows; --help-all shows every one.
+MOST_USED = frozenset(
+    [
+        *("N", "gridsize", "n_filters_scale", "architecture"),
+        *("output_dir", "seed", "n_groups", "n_subsample", "neighbor_count", "nphotons", "validation_fraction"),
+        *("batch_size", "nepochs", "nll_weight", "mae_weight", "probe_trainable"),
+        *("accelerator", "precision", "learning_rate", "early_stop_patience", "inference_batch_size"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Typed(Generic[T]):
+    """A parsed command line: the command's own options, and the settings that were typed, by setting name."""
+
+    options: T
+    settings: dict[str, Any]
+
+
+def parse(
+    options_class: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    config_class: type[Any] | None = None,
+    with_model: bool = True,
+    with_execution: bool = True,
+) -> Typed[T]:
+    """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its and the execution settings.
+
+    A field of ``options_class`` that has the name of a setting stands for that setting. As usual for a command line
+    this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
+    """
+    everything = "--help-all" in argv or not with_execution
+    shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
+    own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
+    sections: dict[str, type] = {}
+    if config_class is not None:
+        sections = {"model": ModelConfig} if with_model else {}
+        sections |= {"settings": config_class}
+        sections |= {"execution": ExecutionConfig} if with_execution else {}
+    drafts: dict[str, Any] = {
+        name: _draft(cls, () if name == "execution" else own, shown) for name, cls in sections.items()
+    }
+    without_prefix = tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+    members: list[Any] = [
+        (name, cls if name == "execution" else without_prefix(cls), dataclasses.field(default_factory=cls))
+        for name, cls in drafts.items()
+    ]
+    command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
+    description = inspect.cleandoc(options_class.__doc__ or "")
+    if sections and with_execution:
+        description += f"\n\n{'Every setting is shown.' if everything else 'More settings: --help-all.'}"
+    words = ["--help" if word == "--help-all" else word for word in argv]
+    words = _one_word_flags(words, [options_class, *drafts.values()])
+    options: Any = tyro.cli(command, args=words, prog=prog, description=description)
+
+    named = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    settings = {}
+    for section, cls in drafts.items():
+        for field in dataclasses.fields(cls):
+            prefix = "execution." if section == "execution" else ""
+            if {f"{prefix}{field.name}", f"{prefix}no_{field.name}"} & named:
+                key = field.name if section == "settings" else f"{section}.{field.name}"
+                settings[key] = getattr(getattr(options, section), field.name)
+    if config_class is not None:
+        known = {field.name for field in dataclasses.fields(config_class)}
+        for field in dataclasses.fields(options_class):  # type: ignore[arg-type]
+            if field.name in known and getattr(options, field.name) != field.default:
+                settings[field.name] = getattr(options, field.name)
+    return Typed(options, settings)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The training settings that were typed, one attribute each, None for the others (PtychoPINN chain, callchain 1.1).
+
+    Together with its attribute ``config`` (a YAML file) it is what ``setup_configuration`` takes.
+    """
+    typed = parse(
+        _ReferenceArguments, sys.argv[1:] if argv is None else argv, prog="ptycho-ray", config_class=TrainingConfig
+    )
+    values: dict[str, Any] = dict.fromkeys(name for name in setting_names(TrainingConfig))
+    values |= typed.settings
+    values |= {"config": typed.options.config, "do_stitching": typed.options.do_stitching}
+    return argparse.Namespace(**{name.removeprefix("model."): value for name, value in values.items()})
+
+
+@dataclass(kw_only=True)
+class _ReferenceArguments:
+    """Train a network and reconstruct a second scan with it."""
+
+    config: Path | None = None
+    """YAML file with settings."""
+    do_stitching: bool = False
+    """Reconstruct test_data_file after training."""
+
+
+def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | None) -> type[Any]:
+    """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    helps = _docstrings_of_fields(cls)
+    members: list[Any] = []
+    for field in dataclasses.fields(cls):
+        if field.name == "model" or field.name in without:
+            continue
+        kind: Any = hints[field.name]
+        default = field.default
+        if default is dataclasses.MISSING:  # may come from another source
+            kind, default = kind | None, None
+        kind = Annotated[
+            kind, tyro.conf.arg(help=helps[field.name], metavar=_metavar(kind) if default is None else None)
+        ]
+        if shown is not None and field.name not in shown:
+            kind = Annotated[kind, tyro.conf.Suppress]
+        members.append((field.name, kind, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(cls.__name__, members, namespace={"__doc__": cls.__doc__})
+
+
+def _metavar(kind: Any) -> str:
+    """INT for ``int | None``: that None can be typed too need not stand in every line of the help."""
+    text = str(kind)
+    return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
+
+
+def _docstrings_of_fields(cls: type) -> dict[str, str]:
+    """The string that stands below each field in the source of ``cls``."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    helps = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            helps[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return helps
+
+
+def _one_word_flags(words: list[str], classes: Sequence[type]) -> list[str]:
+    """Turn ``--object-big False`` into ``--no-object-big``, the one form that the parser knows; True likewise."""
+    flags = {
+        ("execution." if cls.__name__ == "ExecutionConfig" else "") + name
+        for cls in classes
+        for name, kind in typing.get_type_hints(cls).items()
+        if kind is bool
+    }
+    plain: list[str] = []
+    for word in words:
+        previous = plain[-1][2:].replace("-", "_") if plain and plain[-1].startswith("--") else ""
+        if word.lower() in ("true", "false") and previous in flags:
+            if word.lower() == "false":
+                section, dot, name = plain[-1][2:].rpartition(".")
+                plain[-1] = f"--{section}{dot}no-{name}"
+        else:
+            plain.append(word)
+    return plain

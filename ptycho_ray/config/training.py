@@ -1,0 +1,298 @@
+"""Settings of a training and of a reconstruction with the trained model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from ptycho_ray.config.execution import ClipAlgorithm, Schedule
+from ptycho_ray.config.loss_schedule import DIFFRACTION_TERMS, parse_schedules, schedule_refusal
+from ptycho_ray.config.model import ModelConfig, model_from_mapping
+from ptycho_ray.config.types import (
+    FiniteFloat,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PowerOfTwo,
+    ValidationShare,
+    settings,
+    split_list,
+)
+from ptycho_ray.errors import ConfigurationError
+
+Backend = Literal["tensorflow", "pytorch"]
+
+DEFAULT_TRAINING_GROUPS = 512
+#: In place of a model's file: the model that comes with the program.
+PRETRAINED = "pretrained"
+
+
+@settings
+class TrainingConfig:
+    """Training: data, losses, optimiser, schedule."""
+
+    model: Annotated[ModelConfig, BeforeValidator(model_from_mapping)]
+    """The network."""
+    train_data_file: Path | None = None
+    """The scan to train on (NPZ, HDF5 or CXI)."""
+    test_data_file: Path | None = None
+    """A second scan, to be reconstructed after training."""
+    batch_size: PowerOfTwo = 16
+    """Groups in one batch: a power of two."""
+    nepochs: PositiveInt = 50
+    """How many times the training data are gone through."""
+    mae_weight: Fraction = 0.0
+    """Weight of the amplitude loss (mean absolute difference of diffraction amplitudes), 0 to 1."""
+    nll_weight: Fraction = 1.0
+    """Weight of the Poisson likelihood of the photon counts, 0 to 1."""
+    realspace_mae_weight: NonNegativeFloat = 0.0
+    """Weight of the difference to the true object in the scan's file, among the real-space losses (realspace_weight)."""
+    realspace_weight: NonNegativeFloat = 0.0
+    """Weight of all real-space losses."""
+    nphotons: PositiveFloat = 1e9
+    """Mean photons of a pattern. A file of photon counts, or one that states the number, takes precedence."""
+    n_groups: PositiveInt | None = None
+    """How many groups of patterns are used. 512 if not given."""
+    n_images: PositiveInt | None = None
+    """Deprecated name of n_groups."""
+    n_subsample: PositiveInt | None = None
+    """Use only that many patterns, drawn at random; all if not given."""
+    subsample_seed: NonNegativeInt | None = None
+    """Seed of that draw."""
+    neighbor_count: PositiveInt = 4
+    """From how many nearest neighbours the members of a group are drawn."""
+    enable_oversampling: bool = False
+    """Allow more groups than there are patterns, by other choices of neighbours."""
+    neighbor_pool_size: PositiveInt | None = None
+    """From how many neighbours oversampling draws; neighbor_count if not given."""
+    positions_provided: bool = True
+    """Whether the file holds measured positions."""
+    probe_trainable: bool = False
+    """Let training improve the probe."""
+    intensity_scale_trainable: bool = True
+    """Let training improve the overall intensity scale."""
+    output_dir: Path = Path("training_outputs")
+    """Folder for everything that is written."""
+    sequential_sampling: bool = False
+    """Take the first patterns of the scan and not random ones."""
+    backend: Backend = "tensorflow"
+    """Whose calling conventions are followed. It computes nothing else: ptycho_ray always computes with PyTorch."""
+    torch_loss_mode: Literal["poisson", "mae"] = "poisson"
+    """Kept from PtychoPINN, where it chose the loss of one backend. Here mae_weight and nll_weight decide."""
+    torch_mae_pred_l2_match_target: bool = False
+    """In the amplitude loss, first scale the prediction to the energy of the measurement."""
+    gradient_clip_val: PositiveFloat | None = None
+    """Gradients are clipped at this value; not clipped if not given."""
+    gradient_clip_algorithm: ClipAlgorithm = "norm"
+    """Clip the total norm, each value, or adaptively by the norm of each parameter ('agc')."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """The optimiser; its learning rate is execution.learning_rate."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Weight decay."""
+    adam_beta1: Fraction = 0.9
+    """First decay rate of adam and adamw."""
+    adam_beta2: Fraction = 0.999
+    """Second decay rate of adam and adamw."""
+    scheduler: Schedule = "Default"
+    """How the learning rate changes over the epochs; 'Default' keeps it constant."""
+    lr_warmup_epochs: NonNegativeInt = 0
+    """WarmupCosine: epochs of linear increase."""
+    lr_min_ratio: Fraction = 0.1
+    """WarmupCosine: last learning rate as a part of the first."""
+    plateau_factor: Fraction = 0.5
+    """ReduceLROnPlateau: factor by which the learning rate is lowered."""
+    plateau_patience: NonNegativeInt = 2
+    """ReduceLROnPlateau: epochs without improvement before it is lowered."""
+    plateau_min_lr: NonNegativeFloat = 5e-5
+    """ReduceLROnPlateau: lowest learning rate."""
+    plateau_threshold: NonNegativeFloat = 0.0
+    """ReduceLROnPlateau: what counts as an improvement."""
+    # What PtychoPINN does not have:
+    initial_model: Path | None = None
+    """Start from the network of this bundle and not from random weights; 'pretrained' is the one that comes with the
+    program. The settings of the network are then those of the bundle."""
+    seed: NonNegativeInt = 0
+    """Seed of grouping, weights and shuffling: the same seed gives the same image."""
+    validation_fraction: ValidationShare = 0.05
+    """Part of the scan that is kept out of training, 0 to 0.5; it overlaps no training group."""
+    gaussian_amplitude_weight: NonNegativeFloat = 0.0
+    """Weight of the Gaussian likelihood of diffraction amplitudes (docs/losses.md)."""
+    gaussian_intensity_weight: NonNegativeFloat = 0.0
+    """Weight of the Gaussian likelihood of photon counts."""
+    readout_noise_photons: NonNegativeFloat = 0.0
+    """Standard deviation of the detector's own noise in a pixel, in photons, for all likelihoods."""
+    tv_kind: Literal["squared", "isotropic"] = "squared"
+    """Total variation: sum of squared steps, which blurs edges, or of the lengths of the gradient, which keeps them."""
+    consistency_weight: NonNegativeFloat = 0.0
+    """Weight of the disagreement with an overlapping group, among the real-space losses (realspace_weight)."""
+    label_amplitude_weight: NonNegativeFloat = 1.0
+    """Supervised training: weight of the mean absolute error of the transmission's amplitude."""
+    label_phase_weight: NonNegativeFloat = 1.0
+    """Supervised training: weight of the mean absolute error of its phase in radians."""
+    loss_schedule: Annotated[tuple[str, ...], BeforeValidator(split_list)] = ()
+    """Factors on weights over the epochs, term=epoch:factor/epoch:factor, linear between: tv=0:0/10:1 (docs/losses.md)."""
+    intensity_scale_learning_rate: PositiveFloat | None = None
+    """Learning rate of the intensity scale's logarithm; that of the network if not given."""
+    intensity_scale_start_epoch: NonNegativeInt = 0
+    """Epoch at which a trainable intensity scale starts to move."""
+    positions_trainable: bool = False
+    """Let training improve the scan positions."""
+    position_learning_rate: PositiveFloat = 1e-2
+    """Learning rate of the positions in object pixels."""
+    position_start_epoch: NonNegativeInt = 0
+    """Epoch at which trainable positions start to move."""
+    position_limit_px: PositiveFloat = 2.0
+    """A trainable position stays within so many object pixels of the measured one, along each axis."""
+    tv_weight: NonNegativeFloat = 0.0
+    """Weight of the total variation of the object among the real-space losses (realspace_weight must be above 0)."""
+    include_seed_point: bool = True
+    """Every pattern is a member of its own group (in PtychoPINN it is not)."""
+    group_random_stream: Literal["generator", "numpy_legacy"] = "generator"
+    """'numpy_legacy' draws the groups exactly as PtychoPINN does with the same seed."""
+    probe_learning_rate: PositiveFloat = 1e-2
+    """Learning rate of a trainable probe, relative to its largest amplitude."""
+    probe_start_epoch: NonNegativeInt = 0
+    """Epoch at which a trainable probe starts to move."""
+    further_train_data_files: Annotated[tuple[Path, ...], BeforeValidator(split_list)] = ()
+    """More scans, or folders of scans, to train one network on; each scan keeps its own probe and scales."""
+    scan_sampling: Literal["proportional", "even"] = "proportional"
+    """Training on several scans: an epoch visits every group once, or every scan equally often."""
+    probe_defocus_m: FiniteFloat = 0.0
+    """The file's probe is carried this far in free space, metres; needs its energy and pixel size (docs/tune.md)."""
+    probe_defocus_px2: FiniteFloat = 0.0
+    """The same without units: wavelength * distance / pixel size**2."""
+    probe_modes: PositiveInt | None = None
+    """Incoherent modes of the probe: the first ones of the file's, or more made from its first; its own if not given."""
+    position_scale: PositiveFloat = 1.0
+    """Factor on the distances of the scan positions from their mean."""
+    position_rotation_rad: FiniteFloat = 0.0
+    """Rotation of the scan positions about their mean, rows towards columns."""
+    position_shear: FiniteFloat = 0.0
+    """Share of a position's column that is added to its row, about the mean."""
+    object_pixel_size_m: PositiveFloat | None = None
+    """Size of an object pixel in place of the file's; scan positions are measured again with it."""
+    refinement_iterations: NonNegativeInt = 0
+    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
+    ensemble_members: PositiveInt = 1
+    """Train so many networks that differ in their seeds; their spread is the uncertainty of the image (docs/uncertainty.md)."""
+
+    def __post_init__(self) -> None:
+        replace_deprecated_n_images(self)
+        if self.n_groups is None:
+            object.__setattr__(self, "n_groups", DEFAULT_TRAINING_GROUPS)
+        check_terms(self)
+        if self.positions_trainable and self.model.gridsize == 1 and not self.consistency_weight:
+            raise ConfigurationError(
+                "a single pattern does not tell where it was taken",
+                field="positions_trainable",
+                found="gridsize 1 without consistency_weight",
+                expected="gridsize 2 or more, or consistency_weight (with realspace_weight) above 0",
+            )
+        check_neighbours(self, include_seed_point=self.include_seed_point)
+
+
+@settings
+class InferenceConfig:
+    """Reconstruction with a trained model."""
+
+    model: Annotated[ModelConfig, BeforeValidator(model_from_mapping)]
+    """The network."""
+    test_data_file: Path
+    """The scan to reconstruct."""
+    model_path: Path = Path(PRETRAINED)
+    """The trained model: a bundle (wts.h5.zip) or the folder that holds it; if not given, the one that comes with the
+    program."""
+    n_groups: PositiveInt | None = None
+    """How many groups of patterns are used; every pattern if not given."""
+    n_images: PositiveInt | None = None
+    """Deprecated name of n_groups."""
+    n_subsample: PositiveInt | None = None
+    """Use only that many patterns, drawn at random; all if not given."""
+    subsample_seed: NonNegativeInt | None = None
+    """Seed of that draw."""
+    neighbor_count: PositiveInt = 4
+    """From how many nearest neighbours the members of a group are drawn."""
+    enable_oversampling: bool = False
+    """Allow more groups than there are patterns, by other choices of neighbours."""
+    neighbor_pool_size: PositiveInt | None = None
+    """From how many neighbours oversampling draws; neighbor_count if not given."""
+    debug: bool = False
+    """Write the merged patch of every group beside the image (patches.npz)."""
+    output_dir: Path = Path("inference_outputs")
+    """Folder for everything that is written."""
+    backend: Backend = "tensorflow"
+    """Whose calling conventions are followed. It computes nothing else: ptycho_ray always computes with PyTorch."""
+    # What PtychoPINN does not have:
+    refinement_iterations: NonNegativeInt = 0
+    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
+
+    def __post_init__(self) -> None:
+        replace_deprecated_n_images(self)
+        check_neighbours(self, include_seed_point=True)
+
+
+def term_weights(config: TrainingConfig) -> dict[str, float]:
+    """The weight of every term that the configuration asks for, without those of weight zero."""
+    supervised = config.model.model_type == "supervised"
+    weights = {
+        "nll": config.nll_weight,
+        "gaussian_amplitude": config.gaussian_amplitude_weight,
+        "gaussian_intensity": config.gaussian_intensity_weight,
+        "mae": config.mae_weight,
+        "tv": config.realspace_weight * config.tv_weight,
+        "consistency": config.realspace_weight * config.consistency_weight,
+        "object_mae": config.realspace_weight * config.realspace_mae_weight,
+        "label_amplitude": config.label_amplitude_weight * supervised,
+        "label_phase": config.label_phase_weight * supervised,
+    }
+    left_out = DIFFRACTION_TERMS if supervised else ()
+    return {name: weight for name, weight in weights.items() if weight and name not in left_out}
+
+
+def check_terms(config: TrainingConfig) -> None:
+    """Refuse a configuration without a loss, or with a weight or a schedule that could have no effect."""
+    for name in ("tv_weight", "consistency_weight", "realspace_mae_weight"):
+        if getattr(config, name) and not config.realspace_weight:
+            raise ConfigurationError(
+                f"it multiplies {name}, which is {getattr(config, name)}",
+                field="realspace_weight",
+                found=0,
+                expected="a number above 0",
+            )
+    supervised = config.model.model_type == "supervised"
+    choices: tuple[str, ...] = ("label_phase_weight", "label_amplitude_weight")
+    if not supervised:
+        likelihoods = ("nll_weight", "mae_weight", "gaussian_amplitude_weight", "gaussian_intensity_weight")
+        choices = (*likelihoods, "realspace_weight")
+    if not any(getattr(config, name) for name in choices):
+        raise ConfigurationError(
+            "no loss is left", field=choices[0], found=0, expected=f"one of {', '.join(choices)} above 0"
+        )
+    weights = term_weights(config)
+    for name in parse_schedules(config.loss_schedule):
+        if name not in weights:
+            raise schedule_refusal(name, f"a term of the loss: {', '.join(weights)}", "Its weight is zero")
+
+
+def replace_deprecated_n_images(config: Any) -> None:
+    if config.n_images is not None and config.n_groups is None:
+        warnings.warn("n_images is the deprecated name of n_groups", DeprecationWarning, stacklevel=5)
+        object.__setattr__(config, "n_groups", config.n_images)
+
+
+def check_neighbours(config: Any, *, include_seed_point: bool) -> None:
+    """A group has gridsize**2 members; all but the seed point (or all) are drawn from its neighbours."""
+    needed = config.model.gridsize**2 - (1 if include_seed_point else 0)
+    for name in ("neighbor_count", "neighbor_pool_size"):
+        value = getattr(config, name)
+        if config.model.gridsize > 1 and value is not None and value < needed:
+            raise ConfigurationError(
+                field=name, found=value, expected=f"at least {needed} for gridsize {config.model.gridsize}"
+            )

@@ -1,0 +1,105 @@
+"""What the file may say wrongly about the experiment, put right: defocus of the probe, scan positions, pixel size, photons.
+
+Pure functions, and :func:`apply_corrections`, which applies the settings of a configuration to a scan before it is
+grouped. A trained
+model carries these settings in its bundle, so a scan that it reconstructs is corrected in the same way.
+
+Positions are [n, 2] (row, column) in object pixels, probes [P, N, N] modes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.config import TrainingConfig
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.simulation.probes import orthogonal_modes, propagate
+
+Matrix = NDArray[np.float64]
+
+
+def position_matrix(scale: float = 1.0, rotation_rad: float = 0.0, shear: float = 0.0) -> Matrix:
+    """``scale * rotation @ shear``, [2, 2], for positions as columns (row, column).
+
+    A positive rotation turns rows towards columns; the shear adds ``shear`` times the column to the row.
+    """
+    cosine, sine = math.cos(rotation_rad), math.sin(rotation_rad)
+    return scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, shear], [0.0, 1.0]])
+
+
+def transformed_positions(positions: Matrix, matrix: Matrix) -> Matrix:
+    """``matrix`` applied to positions [n, 2] about their mean, which stays where it is, so that transforms compose."""
+    centre = positions.mean(axis=0)
+    return centre + (positions - centre) @ matrix.T
+
+
+def fresnel_propagate(field: NDArray, distance_px2: float) -> NDArray[np.complex128]:
+    """Paraxial propagation of [..., N, N] by ``wavelength * distance / pixel size**2`` = ``distance_px2``.
+
+    The dimensionless form of :func:`ptycho_ray.simulation.probes.propagate`, for scans that state neither energy nor pixel
+    size: a distance of N spreads the highest frequency over half the window. The energy is kept, edges are periodic.
+    """
+    rows, columns = (np.fft.fftfreq(side) for side in field.shape[-2:])
+    squared = rows[:, None] ** 2 + columns[None, :] ** 2
+    return np.fft.ifft2(np.fft.fft2(field) * np.exp(-1j * np.pi * distance_px2 * squared))
+
+
+def with_modes(probe: NDArray, n_modes: int, generator: np.random.Generator) -> NDArray[np.complex128]:
+    """The probe with ``n_modes`` modes and the same photons: its first ones, or new ones orthogonal to its first."""
+    energy = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
+    modes: NDArray = probe[:n_modes] if n_modes <= len(probe) else orthogonal_modes(probe[0], n_modes, generator)
+    made: NDArray[np.complex128] = modes.astype(np.complex128)
+    return made * math.sqrt(energy / float(np.sum(np.abs(made) ** 2)))
+
+
+def apply_corrections(raw: RawData, config: TrainingConfig) -> RawData:
+    """The scan as the configuration says it was measured; ``raw`` itself if it says nothing.
+
+    Raises:
+        ConfigurationError: a length in metres for a scan that states no pixel size or no energy.
+    """
+    scale, pixel = config.position_scale, config.object_pixel_size_m
+    matrix = position_matrix(scale, config.position_rotation_rad, config.position_shear)
+    if pixel is not None:
+        _require(raw, "object_pixel_size_m", pixel, "pixel_size_m")
+        assert raw.pixel_size_m is not None
+        matrix = matrix * (raw.pixel_size_m / pixel)
+    moves = not np.array_equal(matrix, np.eye(2))
+    modes = config.probe_modes if config.probe_modes not in (None, len(raw.probe)) else None
+    if not (moves or pixel or modes or config.probe_defocus_m or config.probe_defocus_px2):
+        return raw
+    made = copy.copy(raw)
+    if pixel is not None:
+        made.pixel_size_m = pixel
+    if moves:
+        made.positions_px = transformed_positions(raw.positions_px, matrix)
+        made.nominal_positions_px = transformed_positions(raw.nominal_positions_px, matrix)
+    probe: NDArray = raw.probe
+    if modes:
+        probe = with_modes(probe, modes, np.random.default_rng((config.seed, 2)))
+    if config.probe_defocus_px2:
+        probe = fresnel_propagate(probe, config.probe_defocus_px2)
+    if config.probe_defocus_m:
+        _require(raw, "probe_defocus_m", config.probe_defocus_m, "pixel_size_m", "energy_eV")
+        assert made.pixel_size_m is not None
+        assert made.energy_eV is not None
+        probe = propagate(probe, config.probe_defocus_m, energy_eV=made.energy_eV, pixel_size_m=made.pixel_size_m)
+    made.probe = probe.astype(np.complex64)
+    return made
+
+
+def _require(raw: RawData, field: str, found: float, *facts: str) -> None:
+    missing = [fact for fact in facts if getattr(raw, fact) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{raw.source or 'the scan'} states no {' and no '.join(missing)}",
+            field=field,
+            found=found,
+            expected="a scan that does",
+            hint="probe_defocus_px2 and position_scale need neither" if "pixel_size_m" in missing else None,
+        )

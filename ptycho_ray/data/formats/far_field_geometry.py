@@ -1,0 +1,108 @@
+"""The geometry that formats in metres need, completed from what a scan states.
+
+In the far field  object pixel = wavelength * distance / (N * detector pixel).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from ptycho_ray.data.raw_data import RawData
+
+PROBE_IN_PHOTONS = "probe in sqrt(photons): the sum of |P|^2 is the photons of a pattern (orthonormal FFT)"
+"""Stands in the comments of the files that we write, whose probe is taken as it is; others are rescaled."""
+
+OPTIONS = "--energy-eV, --detector-distance-m, --detector-pixel-m and --pixel-size-m say it"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Lengths in metres, energy in electronvolts."""
+
+    pixel_size_m: float
+    energy_eV: float
+    detector_distance_m: float
+    detector_pixel_m: float
+
+
+def pixel_size_of(raw: RawData) -> float:
+    """The object pixel of a scan in metres. InputError if it states none."""
+    if raw.pixel_size_m is None:
+        raise InputError(
+            file=raw.source or None,
+            field="pixel_size_m",
+            found="a scan in pixels only",
+            expected="the object pixel size in metres, for this format holds positions in metres",
+            hint=OPTIONS,
+        )
+    return raw.pixel_size_m
+
+
+def geometry_of(raw: RawData) -> Geometry:
+    """Pixel, energy, distance and detector pixel; one that is missing follows from the others in the far field.
+
+    Raises InputError if too little is known: nothing is guessed.
+    """
+    pixel, energy = raw.pixel_size_m, raw.energy_eV
+    distance, detector = raw.detector_distance_m, raw.detector_pixel_m
+    known = {"pixel_size_m": pixel, "energy_eV": energy, "detector_distance_m": distance, "detector_pixel_m": detector}
+    missing = [name for name, value in known.items() if value is None]
+    if len(missing) > 1:
+        raise InputError(
+            file=raw.source or None,
+            field=", ".join(missing),
+            found="not known",
+            expected="the geometry of the experiment, which this format holds",
+            hint=OPTIONS,
+        )
+    if pixel is None and energy and distance and detector:
+        pixel = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (raw.N * detector)
+    elif energy is None and pixel and distance and detector:
+        energy = PLANCK_TIMES_LIGHT_EV_M * abs(distance) / (raw.N * detector * pixel)
+    elif distance is None and pixel and energy and detector:
+        distance = raw.N * detector * pixel * energy / PLANCK_TIMES_LIGHT_EV_M
+    elif detector is None and pixel and energy and distance:
+        detector = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (raw.N * pixel)
+    if not (pixel and energy and distance and detector):
+        raise InputError(file=raw.source or None, field="geometry", found=known, expected="lengths and energy above 0")
+    return Geometry(pixel, energy, distance, detector)
+
+
+def completed(raw: RawData) -> RawData:
+    """The scan with the one of the four lengths that it does not state, where it follows from the others."""
+    stated = (raw.pixel_size_m, raw.energy_eV, raw.detector_distance_m, raw.detector_pixel_m)
+    if sum(value is None for value in stated) != 1 or raw.far_field is False:
+        return raw
+    geometry, made = geometry_of(raw), copy.copy(raw)
+    made.pixel_size_m, made.energy_eV = geometry.pixel_size_m, geometry.energy_eV
+    made.detector_distance_m, made.detector_pixel_m = geometry.detector_distance_m, geometry.detector_pixel_m
+    return made
+
+
+def half_pixel(N: int) -> float:
+    """What is added to a position in the middle of a patch, (N - 1) / 2, to get that of its pixel N // 2."""
+    return N // 2 - (N - 1) / 2
+
+
+def object_of(raw: RawData) -> NDArray[np.complex64]:
+    """The object of a scan, or an empty one (ones) that covers it."""
+    if raw.object_truth is not None:
+        return raw.object_truth
+    height, width = np.ceil(raw.positions_px.max(axis=0)).astype(int) + raw.N - raw.N // 2 + 1
+    if height < 1 or width < 1 or height * width > 2**28:
+        raise InputError(
+            file=raw.source or None,
+            field="positions",
+            found=f"positions that need an object of {height} x {width} pixels",
+            expected="positions counted from the corner of the object",
+        )
+    return np.ones((height, width), dtype=np.complex64)

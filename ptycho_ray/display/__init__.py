@@ -1,0 +1,1 @@
+"""Every picture and every report that a person looks at."""

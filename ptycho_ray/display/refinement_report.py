@@ -1,0 +1,57 @@
+"""What a page and a result say about a refinement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptycho_ray.display.report import Section
+
+if TYPE_CHECKING:
+    from ptycho_ray.evaluation.frc import RingCorrelation
+    from ptycho_ray.refinement.solver import RefinementResult
+
+
+def refinement_facts(result: RefinementResult) -> dict[str, Any]:
+    """How the refinement ended."""
+    last = result.history[-1]
+    judged = [progress for progress in result.history if progress.r_factor is not None]
+    facts: dict[str, Any] = {
+        "iterations": last.iteration,
+        "stopped": result.stopped,
+        "first_loss": result.history[0].loss,
+        "last_loss": last.loss,
+        "steps_taken_back": last.backoffs,
+        "seconds": last.seconds,
+    }
+    if judged:
+        facts |= {"held_out_r_factor": judged[-1].r_factor, "held_out_deviance": judged[-1].deviance}
+    return facts
+
+
+def refinement_section(result: RefinementResult, halves: RingCorrelation | None = None) -> Section:
+    """Loss and held-out error over the iterations; how well the images of two halves of the data agree."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogy([p.iteration for p in result.history], [p.loss for p in result.history], label="loss a pixel")
+    judged = [(p.iteration, p.r_factor) for p in result.history if p.r_factor is not None]
+    if judged:
+        axes.semilogy(*np.array(judged).T, "o-", label="held-out R-factor")
+    axes.set_xlabel("iteration")
+    axes.legend()
+    facts = refinement_facts(result)
+    pictures = [("Error over the iterations.", figure)]
+    if halves is not None:
+        facts["half_data"] = halves.to_dict()
+        curve = Figure(figsize=(7, 3), layout="constrained")
+        axes = curve.subplots()
+        axes.plot(halves.frequency, halves.correlation, label="two halves of the data")
+        axes.plot(halves.frequency, halves.half_bit, "--", label="half bit")
+        axes.set_xlabel("cycles per pixel")
+        axes.set_ylim(-0.1, 1.05)
+        axes.legend()
+        pictures.append(("Fourier ring correlation of two refinements, each of half of the patterns.", curve))
+    return Section("Refinement", facts=facts, pictures=pictures)

@@ -1,0 +1,91 @@
+"""One HTML page for a run: figures, pictures, settings and where everything came from, in a single file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from ptycho_ray import __version__
+from ptycho_ray.files import atomic_path, sha256_of, short_text
+
+PACKAGES = ("numpy", "scipy", "torch", "h5py", "scikit-image", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: some text, a table, pictures. Any of them may be missing.
+
+    Attributes:
+        facts: a table of name and value; a value that is a mapping becomes a table in its cell.
+        rows: a table with one line for each mapping and one column for each of their keys.
+        pictures: caption and figure.
+        folded: show only the title until the reader opens it.
+    """
+
+    title: str
+    text: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    pictures: Sequence[tuple[str, Figure]] = ()
+    folded: bool = False
+
+
+def write_report(path: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
+    """Write the page, whole or not at all. Pictures are embedded, so it can be moved and mailed."""
+    environment = Environment(loader=PackageLoader("ptycho_ray.display"), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"png": data_url, "value": format_value, "columns": _columns}
+    page = environment.get_template("report.html").render(
+        title=title, sections=sections, version=__version__, time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """What is needed to make a result again: program versions, command line, seed and SHA-256 of the data files."""
+    return {
+        "ptycho_ray": __version__,
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "platform": platform.platform(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "data": {str(file): sha256_of(file) for file in data_files},
+    }
+
+
+def format_value(value: Any) -> str:
+    """A number with four digits, yes or no, a dash for None."""
+    return short_text(value, nothing="–")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def data_url(figure: Figure, dpi: int = 130) -> str:
+    """A figure as a PNG inside a URL, for a page that needs nothing from elsewhere."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

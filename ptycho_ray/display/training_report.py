@@ -1,0 +1,63 @@
+"""The page that ``ptycho-ray train`` writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ptycho_ray.commands.common import Result
+from ptycho_ray.config import TrainingConfig
+from ptycho_ray.display.figures import plot_history, plot_object, plot_positions, plot_probe
+from ptycho_ray.display.report import Section, write_report
+from ptycho_ray.display.uncertainty_report import uncertainty_section
+
+if TYPE_CHECKING:
+    from ptycho_ray.commands.train import Image
+
+
+def write_training_report(
+    result: Result, images: Sequence[Image], results: dict[str, Any], config: TrainingConfig, origin: Result
+) -> None:
+    """Write ``result["report"]``: images, curves, scans, settings and origin of a training."""
+    settings = dataclasses.asdict(config)
+    figures = {name: result[name] for name in ("held_out_diffraction",) if name in result}
+    sections = [
+        *(section for image in images for section in _image_sections(image)),
+        Section(
+            "Training",
+            facts={**result["training"], **figures},
+            rows=result.get("scans", ()),
+            pictures=[("Loss and learning rate.", plot_history(results["history"]))],
+        ),
+        *(_scan_section(image) for image in images),
+        Section("Settings", facts={**settings.pop("model"), **settings}, folded=True),
+        Section("Where it came from", facts=origin, folded=True),
+    ]
+    write_report(result["report"], title=f"Training on {config.train_data_file}", sections=sections)
+
+
+def _image_sections(image: Image) -> list[Section]:
+    stitched = image.results["stitched"]
+    picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=image.scan.pixel_size_m)
+    section = Section(
+        f"Image {image.name}".strip(),
+        f"Reconstruction of {image.scan.source} with the trained network.",
+        pictures=[("Amplitude and phase.", picture)],
+    )
+    if stitched.phase_std is None:
+        return [section]
+    members = len(image.results["member_images"])
+    return [section, uncertainty_section(stitched, members, image.scan.pixel_size_m)]
+
+
+def _scan_section(image: Image) -> Section:
+    probe = image.results["model_instance"].probe.detach().cpu().numpy()
+    pixel = image.scan.pixel_size_m
+    return Section(
+        f"Scan {image.name}".strip(),
+        pictures=[
+            ("Illumination: brightness is amplitude, colour is phase.", plot_probe(probe, pixel_size_m=pixel)),
+            ("Positions.", plot_positions(image.scan.positions_px, pixel_size_m=pixel)),
+        ],
+    )

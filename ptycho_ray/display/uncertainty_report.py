@@ -1,0 +1,78 @@
+"""What the commands say of the uncertainty of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ptycho_ray.commands.common import Result
+from ptycho_ray.display.figures import save_figure
+from ptycho_ray.display.report import Section
+from ptycho_ray.display.uncertainty_figures import plot_calibration, plot_deviation
+from ptycho_ray.evaluation import Calibration, Evaluation, calibration_of
+
+if TYPE_CHECKING:
+    from ptycho_ray.reconstruction.images import Image
+    from ptycho_ray.reconstruction.stitching import StitchedObject
+
+
+def uncertainty_facts(image: StitchedObject, members: int) -> Result:
+    """Median and 95th percentile of the standard deviations over the covered pixels."""
+    assert image.amplitude_std is not None
+    assert image.phase_std is not None
+    covered = image.covered()
+    facts: Result = {"members": members}
+    for name, std in (("amplitude_std", image.amplitude_std), ("phase_std_rad", image.phase_std)):
+        middle, high = np.percentile(std[covered], [50, 95])
+        facts |= {f"{name}_median": float(middle), f"{name}_95_percent": float(high)}
+    return facts
+
+
+def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float | None) -> Section:
+    """The part of a report on an image of an ensemble."""
+    assert image.amplitude_std is not None
+    assert image.phase_std is not None
+    picture = plot_deviation(image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m)
+    return Section(
+        "Uncertainty",
+        f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get wrong "
+        "alike does not show.",
+        facts=uncertainty_facts(image, members),
+        pictures=[("", picture)],
+    )
+
+
+def calibration_sections(image: Image, found: Evaluation, result: Result, folder: Path) -> list[Section]:
+    """Puts the calibration of an ensemble's image into ``result`` and its picture into ``folder``; nothing for the image of
+    one network."""
+    curves = calibration_curves(image, found)
+    if not curves:
+        return []
+    result["calibration"] = {name: curve.to_dict() for name, curve in curves.items()}
+    picture = plot_calibration(curves)
+    save_figure(picture, folder / "evaluation_calibration.png")
+    rows = [
+        {
+            "of": name,
+            "expected calibration error": curve.expected_calibration_error,
+            "deviations are too small by the factor": curve.scale,
+            "rank correlation with the error": curve.rank_correlation,
+            "median deviation": curve.median_std,
+        }
+        for name, curve in curves.items()
+    ]
+    return [Section("Is the uncertainty right?", rows=rows, pictures=[("", picture)])]
+
+
+def calibration_curves(image: Image, found: Evaluation) -> dict[str, Calibration]:
+    """Calibration of amplitude and phase over the compared pixels, after the alignment with the truth."""
+    if image.amplitude_std is None or image.phase_std is None:
+        return {}
+    aligned, truth, mask = found.aligned, found.truth, found.mask
+    amplitude_std = image.amplitude_std * abs(found.ambiguities.scale)
+    return {
+        "amplitude": calibration_of((np.abs(aligned) - np.abs(truth))[mask], amplitude_std[mask]),
+        "phase": calibration_of(np.angle(aligned * truth.conj())[mask], image.phase_std[mask]),
+    }

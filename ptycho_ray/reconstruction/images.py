@@ -1,0 +1,152 @@
+"""Reading and judging complex images, for ``evaluate``, ``compare`` and ``info``."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.bundle import FILE_NAME
+from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data.contents import FileContents, default_max_bytes
+from ptycho_ray.data.loading import read_both
+from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.errors import InputError
+from ptycho_ray.evaluation import diffraction_r_factor, flat_object_r_factor
+from ptycho_ray.files import require_file
+from ptycho_ray.simulation.simulate import simulate_patterns
+
+RECONSTRUCTION = "reconstruction.npz"
+MOST_PATTERNS = 1024
+
+
+@dataclass(frozen=True)
+class Image:
+    """A complex image [H, W], where it is well covered, and the place of its pixel (0, 0) in scan coordinates; of an ensemble
+    also the standard deviations of amplitude and phase."""
+
+    pixels: NDArray[np.complex64]
+    region: NDArray[np.bool_]
+    origin_px: tuple[float, float] = (0.0, 0.0)
+    amplitude_std: NDArray[np.float32] | None = None
+    phase_std: NDArray[np.float32] | None = None
+
+
+def find_image(path: Path) -> Path | None:
+    """The reconstruction that a file or folder is or holds, or None."""
+    file = path / RECONSTRUCTION if path.is_dir() else path
+    if not file.is_file() or not zipfile.is_zipfile(file):
+        return None
+    with NpzFile(file, default_max_bytes()) as npz:
+        return file if {"object", "weight", "origin_px"} <= set(npz.keys()) else None
+
+
+def read_image(path: Path) -> Image:
+    """A reconstruction, or the true object in a scan. InputError if the file has neither."""
+    found = find_image(path)
+    if found is not None:
+        from ptycho_ray.reconstruction.stitching import StitchedObject
+
+        with NpzFile(found, default_max_bytes()) as npz:
+            row, column = (float(value) for value in npz.read("origin_px"))
+            stitched = StitchedObject(npz.read("object"), npz.read("weight"), (row, column))
+            deviations = [npz.read(name) for name in ("amplitude_std", "phase_std") if name in npz.keys()]  # noqa: SIM118
+        return Image(stitched.image, stitched.covered(), stitched.origin_px, *deviations)
+    if path.is_dir():
+        require_file(path / RECONSTRUCTION)
+    truth = load_data(path).object_truth
+    if truth is None:
+        raise InputError(
+            file=path, found="a scan without a true object", expected="a reconstruction, or a scan with its truth"
+        )
+    return Image(truth, np.ones(truth.shape, dtype=bool))
+
+
+#: Names under which programs keep a reconstructed object that is no part of a scan.
+OBJECT_KEYS = ("reconstructed_object", "object", "obj", "psi", "objectGuess")
+
+
+def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
+    """:func:`read_image`, and results of other programs: any format of docs/formats.md that holds an object, or an NPZ file
+    with a complex array under one of OBJECT_KEYS.
+
+    Another program has pixel (0, 0) where it likes. The middle of the positions in its file, or of its image where there are
+    none, is taken to lie at ``middle_px`` of the scan's coordinates; registration has to find what is left of a shift.
+
+    Raises:
+        InputError: the file holds no complex image, or one that is empty.
+    """
+    if path.is_dir() or find_image(path) is not None:
+        return read_image(path)
+    fields = _bare_object(require_file(path)) or read_both(path, None, default_max_bytes())
+    if fields.object_truth is None:
+        raise InputError(file=path, field="object", found=f"none in the format {fields.format}", expected="an image")
+    pixels = np.squeeze(np.asarray(fields.object_truth))
+    if pixels.ndim != 2 or not np.iscomplexobj(pixels) or not np.isfinite(pixels).any():
+        raise InputError(
+            file=path,
+            field="object",
+            found=f"{pixels.dtype} of shape {pixels.shape}",
+            expected="a complex image [H, W]",
+        )
+    if fields.frames is not None:
+        return Image(pixels.astype(np.complex64), np.isfinite(pixels) & (pixels != 0))
+    good = np.isfinite(pixels) & (pixels != 0)
+    middle = (np.array(pixels.shape) - 1) / 2
+    if fields.positions is not None and not fields.positions_in_metres:
+        low, high = fields.positions.min(axis=0), fields.positions.max(axis=0)
+        middle = (low + high) / 2
+        rows, columns = (np.arange(side) for side in pixels.shape)
+        inside = np.ix_((rows >= low[0]) & (rows <= high[0]), (columns >= low[1]) & (columns <= high[1]))
+        scanned = np.zeros_like(good)
+        scanned[inside] = True
+        good &= scanned
+    origin = np.asarray(middle_px) - middle
+    return Image(
+        np.where(np.isfinite(pixels), pixels, 0).astype(np.complex64), good, (float(origin[0]), float(origin[1]))
+    )
+
+
+def _bare_object(path: Path) -> FileContents | None:
+    """The object of an NPZ file that has neither patterns nor positions."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with NpzFile(path, default_max_bytes()) as npz:
+        name = next((name for name in OBJECT_KEYS if name in npz), None)
+        others = {"diffraction", "diff3d", "xcoords", "probe_position_x_m", "scan", "data"}
+        if name is None or any(key in npz for key in others):
+            return None
+        return FileContents(object_truth=npz.read(name), format="npz")
+
+
+def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
+    """How well an image explains the patterns of a scan: the diffraction R-factor, that of an object without structure
+    beside it. Needs no truth. The scale between image and data is fitted; of a long scan, evenly spread patterns count.
+    """
+    picked = np.unique(np.linspace(0, len(scan) - 1, MOST_PATTERNS).astype(int))
+    positions = scan.positions_px[picked] - np.array(image.origin_px)
+    low, high = scan.N // 2, np.array(image.pixels.shape) - (scan.N - scan.N // 2)
+    inside = np.all((positions >= low) & (positions <= high), axis=1)
+    if not inside.any():
+        raise InputError(
+            file=scan.source or None, found="no position inside the image", expected="a scan of the same sample"
+        )
+    measured = scan.patterns.intensity(picked[inside])
+    predicted = simulate_patterns(image.pixels, scan.probe, positions[inside], noise=False, sub_pixel="bilinear")
+    valid = None if scan.bad_pixels is None else ~scan.bad_pixels
+    bare = simulate_patterns(np.ones((scan.N, scan.N)), scan.probe, np.array([[low, low]], dtype=float), noise=False)[0]
+    scale = measured.sum(dtype=np.float64) / predicted.sum(dtype=np.float64)
+    return {
+        "r_factor": diffraction_r_factor(measured, predicted * scale, valid=valid),
+        "r_factor_of_a_flat_object": flat_object_r_factor(measured, bare, valid=valid),
+        "patterns": int(inside.sum()),
+    }
+
+
+def label_of(path: Path) -> str:
+    """A short name for a picture: the folder of a reconstruction or a model, the stem of another file."""
+    return path.parent.name if path.name in (RECONSTRUCTION, FILE_NAME) else path.stem if path.is_file() else path.name

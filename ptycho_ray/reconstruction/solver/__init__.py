@@ -1,1 +1,0 @@
-"""The iterative solver: one update kernel, and the methods that use it. Public face: ptycho_ray.reconstruction.refinement."""

@@ -1,0 +1,118 @@
+"""The state of a refinement that every method works on, and what all methods share: batches, sums over processes, schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_ray.refinement.batching import batches, chunk_size, default_batch_size
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.estimate import Estimate
+from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.patch_geometry import Geometry
+from ptycho_ray.training.parallel import DataParallel
+
+
+class Run:
+    """One refinement in progress.
+
+    Args:
+        kernel: forward model and adjoint.
+        state: the present estimate, changed in place.
+        config: settings.
+        rows: patterns that are learnt from, int64 [m].
+        generator: draws the batches; the same on all processes.
+        parallel: the place of this process among those that share the work.
+
+    Attributes:
+        iteration: how many are done.
+        backoff: factor on all steps, lowered when a step diverged.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        state: Estimate,
+        config: RefinementConfig,
+        rows: NDArray[np.int64],
+        generator: np.random.Generator,
+        parallel: DataParallel,
+    ) -> None:
+        self.kernel, self.state, self.config, self.parallel = kernel, state, config, parallel
+        self.rows, self.generator = rows, generator
+        self.iteration, self.backoff = 0, 1.0
+        modes, side = state.probe_spectrum.shape[:2]
+        self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows))
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.kernel.geometry
+
+    def schedule(self) -> float:
+        """Factor on the steps of the present iteration: half a cosine from one to nearly zero, or one."""
+        if self.config.schedule == "constant":
+            return self.backoff
+        passed = min(self.iteration / self.config.iterations, 1.0)
+        return self.backoff * max(0.5 * (1 + math.cos(math.pi * passed)), 1e-3)
+
+    def moves(self, start: int | None) -> bool:
+        """Whether an unknown with that start moves in the present iteration."""
+        return start is not None and self.iteration >= start
+
+    @property
+    def object_moves(self) -> bool:
+        return self.moves(self.config.object_start)
+
+    @property
+    def probe_moves(self) -> bool:
+        return self.moves(self.config.probe_start)
+
+    @property
+    def needs_probe_gradient(self) -> bool:
+        """Whether the adjoint has to go on from the object to the probe and what belongs to it."""
+        config = self.config
+        return (
+            self.probe_moves
+            or (self.moves(config.position_start) and config.position_method == "gradient")
+            or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
+        )
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """The batches of an iteration, the same on every process."""
+        positions = self.geometry.positions_px
+        return batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
+
+    def chunks(self, rows: NDArray[np.int64]) -> list[Tensor]:
+        """This process's share of ``rows`` in pieces that fit the cache."""
+        mine = self.parallel.share(rows)
+        modes, side = self.state.probe_spectrum.shape[:2]
+        size = chunk_size(side, modes)
+        return [self.tensor(part) for part in np.array_split(mine, max(1, -(-len(mine) // size))) if len(part)]
+
+    def tensor(self, rows: NDArray[np.int64]) -> Tensor:
+        return torch.as_tensor(rows, device=self.state.object.device)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes; one collective."""
+        if self.parallel.size == 1 or not tensors:
+            return
+        reals = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+        flat = torch.cat([t.reshape(-1) for t in reals])
+        torch.distributed.all_reduce(flat)
+        for target, total in zip(reals, flat.split([t.numel() for t in reals]), strict=True):
+            target.copy_(total.view_as(target))
+
+    def illumination(self) -> Tensor:
+        """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""
+        geometry = self.geometry
+        corners = torch.zeros(geometry.height, geometry.width, dtype=geometry.frequency.dtype)
+        np.add.at(corners.numpy(), tuple(geometry.corners[self.rows].T), 1.0)
+        spot = self.state.probe.abs().square().sum(dim=0).cpu()
+        shape = list(corners.shape)
+        spread = torch.fft.irfft2(torch.fft.rfft2(corners) * torch.fft.rfft2(spot, shape), shape)
+        return spread.clamp_min(0).to(self.state.object.device)

@@ -1,0 +1,166 @@
+"""From a scan and settings to a run: what is checked, how the unknowns begin."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
+from ptycho_ray.physics.propagation import FarField, FreeSpace, Propagator
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.estimate import Estimate
+from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.patch_geometry import Geometry
+from ptycho_ray.refinement.probe import first_eigenmodes, first_modes
+from ptycho_ray.refinement.run import Run
+from ptycho_ray.simulation.probes import probe_diameter_px
+from ptycho_ray.training.parallel import DataParallel
+
+log = logging.getLogger(__name__)
+
+#: Photons of a mean pattern that a scan in other units is taken for; only numerical guards depend on it.
+ASSUMED_PHOTONS = 1e6
+#: Smallest linear overlap of neighbouring probes for which a solution is known to be determined well.
+LEAST_OVERLAP = 0.5
+#: Share of the probe's photons in the border of the window, a sixteenth of it on each side, at which it does not fit.
+MOST_IN_BORDER = 0.15
+
+
+def linear_overlap(positions_px: NDArray[np.float64], probe: Tensor) -> float:
+    """1 - (median distance of a position from its nearest neighbour) / (diameter of the probe at a tenth of its peak)."""
+    from scipy.spatial import cKDTree
+
+    nearest = cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
+    return 1.0 - float(np.median(nearest)) / probe_diameter_px(probe.cpu().numpy())
+
+
+def check_probe(probe: Tensor, source: str) -> None:
+    """InputError if the probe does not fit into its window."""
+    side = probe.shape[-1]
+    border = max(1, side // 16)
+    intensity = probe.abs().square().sum(dim=0)
+    inside = float(intensity[border:-border, border:-border].sum() / intensity.sum())
+    if 1 - inside > MOST_IN_BORDER:
+        raise InputError(
+            "the probe is larger than its window",
+            file=source or None,
+            field="probeGuess",
+            found=f"{1 - inside:.0%} of its photons within {border} pixels of the edge",
+            expected=f"less than {MOST_IN_BORDER:.0%}",
+            hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer sampling",
+        )
+
+
+def build_run(
+    scan: RawData,
+    config: RefinementConfig,
+    start: StitchedObject | None,
+    probe: NDArray[np.complex64] | None,
+    learn: NDArray[np.int64],
+    parallel: DataParallel,
+    device: torch.device,
+) -> tuple[Run, float]:
+    """A run at its first iteration, and the photons in a unit of the scan's intensity.
+
+    Raises:
+        InputError: the probe does not fit into its window, or the starting image does not touch the scan.
+    """
+    complex_type = torch.complex128 if config.precision == "double" else torch.complex64
+    real_type = torch.float64 if config.precision == "double" else torch.float32
+    photons = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    counts = torch.from_numpy(scan.patterns.intensity()).to(device=device, dtype=real_type)
+    propagator: Propagator = FarField()
+    if config.near_field_px2 is not None:
+        propagator = FreeSpace(scan.N, config.near_field_px2, dtype=complex_type, device=device)
+    amplitude = propagator.arrange(counts.mul_(photons).sqrt_()).contiguous()
+    good = None
+    if scan.bad_pixels is not None and scan.bad_pixels.any():
+        good = propagator.arrange(torch.as_tensor(~scan.bad_pixels, dtype=real_type, device=device)).contiguous()
+    between = None
+    if config.slices > 1:
+        between = FreeSpace(scan.N, config.slice_distance_px2, dtype=complex_type, device=device)
+    moving = config.position_start is not None
+    geometry = Geometry(
+        scan.positions_px,
+        scan.N,
+        margin_px=math.ceil(config.position_limit_px) if moving else 1,
+        dtype=complex_type,
+        device=device,
+    )
+    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between)
+    if probe is None and config.probe_guess == "mean_pattern":
+        mean = amplitude[learn].square().mean(dim=0).sqrt()
+        first = propagator.backward(mean.to(complex_type))[None]
+        if config.near_field_px2 is None:
+            first = torch.fft.fftshift(first, dim=(-2, -1))
+    else:
+        first = torch.as_tensor(scan.probe if probe is None else probe, device=device).to(complex_type)
+    if config.near_field_px2 is None:
+        check_probe(first, scan.source)
+    first = first_modes(first, config.probe_modes or len(first))
+    overlap = linear_overlap(scan.positions_px, first)
+    if overlap < LEAST_OVERLAP:
+        log.warning(
+            "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is not determined well",
+            overlap,
+            LEAST_OVERLAP,
+        )
+    first *= math.sqrt(float(amplitude[learn].square().sum(dim=(1, 2)).mean() / first.abs().square().sum()))
+    generator = np.random.default_rng((config.seed, 5))
+    eigen, weights = first_eigenmodes(
+        torch.fft.fft2(first, norm="ortho"), config.eigenmodes, len(scan), torch.Generator().manual_seed(config.seed)
+    )
+    background = None
+    if config.background_start is not None:
+        background = torch.zeros(scan.N, scan.N, dtype=real_type, device=device)
+    state = Estimate(
+        _first_object(start, geometry, config.slices, complex_type, device),
+        torch.fft.fft2(first, norm="ortho"),
+        eigen,
+        weights,
+        torch.ones(len(scan), dtype=real_type, device=device),
+        background,
+    )
+    run = Run(kernel, state, config, learn, generator, parallel)
+    if start is not None or probe is not None:
+        _match_photons(run)
+    return run, photons
+
+
+def _first_object(
+    start: StitchedObject | None, geometry: Geometry, slices: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """One everywhere; the last slice is the starting image where that is covered."""
+    image = torch.ones(slices, geometry.height, geometry.width, dtype=dtype, device=device)
+    if start is None:
+        return image
+    row, column = (round(a - b) for a, b in zip(start.origin_px, geometry.origin_px, strict=True))
+    height, width = start.image.shape
+    rows = slice(max(row, 0), min(row + height, geometry.height))
+    columns = slice(max(column, 0), min(column + width, geometry.width))
+    theirs = (slice(rows.start - row, rows.stop - row), slice(columns.start - column, columns.stop - column))
+    covered = start.covered()[theirs] if rows.stop > rows.start and columns.stop > columns.start else np.zeros(0, bool)
+    if not covered.any():
+        raise InputError(
+            field="start",
+            found=f"an image of {height} x {width} pixels at {start.origin_px}",
+            expected="one that overlaps the scanned area",
+        )
+    image[-1, rows, columns] = torch.where(
+        torch.as_tensor(covered), torch.as_tensor(start.image[theirs]).to(dtype), torch.ones((), dtype=dtype)
+    ).to(device)
+    return image
+
+
+def _match_photons(run: Run) -> None:
+    """Scale the probe so that the first object explains the photons of some patterns, evenly spread."""
+    rows = run.tensor(run.rows[np.unique(np.linspace(0, len(run.rows) - 1, 32).astype(int))])
+    factor = run.kernel.best_scale(run.kernel.forward(run.state, rows)).median()
+    run.state.probe_spectrum.mul_(factor)

@@ -1,0 +1,425 @@
+"""Refining an image of a scan with an iterative solver: from a network's image, a file, or nothing.
+
+    for progress in Refinement(scan, RefinementConfig(iterations=30), start=stitched):
+        print(progress.iteration, progress.loss)
+    result = refinement.result()
+
+or, in one call, ``refine(scan, config, start=stitched)``. Everything that the patterns depend on may move: object, probe
+modes, positions, intensities, background (``RefinementConfig``). ``docs/refinement.md`` says what is solved and how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
+from ptycho_ray.evaluation.frc import RingCorrelation
+from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement import checkpoint
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.constraints import disc, limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.direct import held_out_patterns
+from ptycho_ray.refinement.methods import METHODS
+from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
+from ptycho_ray.refinement.setup import build_run
+from ptycho_ray.refinement.smooth import SmoothAcceleration
+from ptycho_ray.training.parallel import DataParallel
+
+__all__ = [
+    "Diverged",
+    "Progress",
+    "Refinement",
+    "RefinementConfig",
+    "RefinementResult",
+    "half_data_agreement",
+    "refine",
+]
+
+log = logging.getLogger(__name__)
+
+#: Methods whose smooth phase is carried on.
+SMOOTHED = ("adam", "epie")
+#: A step has diverged if the loss is that many times that of the start (or of a flat object, if larger), or ...
+WORSE_THAN_FIRST = 3.0
+#: ... that many times the lowest one and at least this share of that of the start.
+WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
+#: Steps are halved at most that often.
+MOST_BACKOFFS = 8
+
+
+#: Patterns by which a step of the smooth phase is judged, and the factor by which it may raise their loss: the steps that
+#: follow mend a little more than they lose (0.026 in place of 0.031 at the end on sim64_1e6), but not a multiple of it.
+SMOOTH_JUDGES, SMOOTH_RISE = 32, 1.5
+
+
+def _some(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most ``count`` of the rows, spread over all of them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
+
+
+class Diverged(ArithmeticError):
+    """The loss grows however small the steps are."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a refinement stands.
+
+    Attributes:
+        iteration, iterations: how many are done, of how many.
+        loss: mean over the learnt pixels of the squared difference of amplitudes, seen during the iteration; about a quarter
+            a lit pixel at the noise limit of photon counts.
+        step: factor on the first steps.
+        backoffs: how often a step diverged and was taken back with half the step.
+        seconds: since the refinement began (or was resumed).
+        r_factor, deviance: diffraction R-factor and Poisson deviance of the held-out patterns, when they were looked at.
+    """
+
+    iteration: int
+    iterations: int
+    loss: float
+    step: float
+    backoffs: int
+    seconds: float
+    r_factor: float | None = None
+    deviance: float | None = None
+
+
+@dataclass(frozen=True)
+class RefinementResult:
+    """What was found.
+
+    Attributes:
+        stitched: the object (of several slices their product) with the illumination as its weight.
+        slices: each slice, complex64 [S, H, W].
+        probe: modes in the units of the scan, orthogonal and brightest first, complex64 [P, N, N].
+        positions_px: float64 [n, 2].
+        intensity: relative intensity of each pattern, float [n].
+        background: in the units of the scan, [N, N] with the zero frequency at N//2; None if none was fitted.
+        history: one Progress an iteration.
+        stopped: why it ended.
+    """
+
+    stitched: StitchedObject
+    slices: NDArray[np.complex64]
+    probe: NDArray[np.complex64]
+    positions_px: NDArray[np.float64]
+    intensity: NDArray[np.float32]
+    background: NDArray[np.float32] | None
+    history: list[Progress] = field(default_factory=list)
+    stopped: str = "all iterations done"
+
+
+class Refinement:
+    """An iterative solver for one scan; iterating over it does the work.
+
+    Args:
+        scan: patterns, positions and the probe to begin with.
+        config: settings.
+        start: object to begin with; one everywhere if None.
+        probe: modes [P, N, N] to begin with, in any scale; those of the scan if None.
+        learn: numbers of the patterns that are fitted; if None all but a random ``config.held_out_fraction``.
+        held_out: numbers of the patterns that judge.
+        support: where on the canvas (that of ``stitched()``) the sample is, bool [H, W]; outside, the object is one.
+        parallel: the place of this process among those that share every batch.
+        device: where tensors live.
+
+    Raises:
+        InputError: the probe is larger than its window, or the starting image lies elsewhere.
+    """
+
+    def __init__(
+        self,
+        scan: RawData,
+        config: RefinementConfig | None = None,
+        *,
+        start: StitchedObject | None = None,
+        probe: NDArray[np.complex64] | None = None,
+        learn: NDArray[np.int64] | None = None,
+        held_out: NDArray[np.int64] | None = None,
+        support: NDArray[np.bool_] | None = None,
+        parallel: DataParallel | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.config = config or RefinementConfig()
+        n = len(scan)
+        if held_out is None:
+            generator = np.random.default_rng((self.config.seed, 3))
+            held_out = np.flatnonzero(held_out_patterns(n, self.config.held_out_fraction, generator))
+        self.held_out = held_out if learn is None else np.setdiff1d(held_out, learn)
+        rows = np.setdiff1d(np.arange(n), self.held_out) if learn is None else np.asarray(learn)
+        self.parallel = parallel or DataParallel()
+        self.run, self._photons = build_run(
+            scan, self.config, start, probe, rows, self.parallel, device or torch.device("cpu")
+        )
+        self.history: list[Progress] = []
+        self.stopped = ""
+        self._power = float(self.run.state.probe_spectrum.abs().square().sum())
+        self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
+        self._support = None
+        if self.config.probe_support_px is not None:
+            self._support = disc(scan.N, self.config.probe_support_px, self.run.state.object.device)
+        self._begin_method()
+        with torch.no_grad():
+            self._first_loss = self._loss_to_begin_with(_some(rows, 64))
+        self._lowest, self._backoffs = self._first_loss, 0
+        self._best_judged, self._since_best = math.inf, 0
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Iterate until all iterations are done or the held-out patterns have been explained no better for long enough.
+
+        Raises:
+            Diverged: steps were halved MOST_BACKOFFS times and the loss still grows.
+        """
+        began = time.monotonic()
+        while self.run.iteration < self.config.iterations and not self.stopped:
+            step = self.run.schedule()
+            with torch.no_grad():
+                loss = self._guarded_iteration()
+            r_of, deviance = None, None
+            done = self.run.iteration
+            if len(self.held_out) and (done % self.config.check_every == 0 or done == self.config.iterations):
+                with torch.no_grad():
+                    r_of, deviance = self.judge(self.held_out)
+                self._consider_stopping(deviance)
+            self.history.append(
+                Progress(
+                    done, self.config.iterations, loss, step, self._backoffs, time.monotonic() - began, r_of, deviance
+                )
+            )
+            yield self.history[-1]
+        self.stopped = self.stopped or "all iterations done"
+
+    @torch.no_grad()
+    def judge(self, rows: NDArray[np.int64]) -> tuple[float, float]:
+        """Diffraction R-factor and Poisson deviance a pixel of the patterns ``rows``, means over them."""
+        kernel, state = self.run.kernel, self.run.state
+        sums = np.zeros(2)
+        for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
+            waves = kernel.forward(state, self.run.tensor(piece))
+            counts = kernel.amplitude[waves.rows].square()
+            intensity = waves.intensity
+            if kernel.good is not None:
+                intensity, counts = intensity * kernel.good, counts * kernel.good
+            sums += [
+                float(r_factor(intensity, counts).sum()),
+                float(poisson_deviance(intensity, counts).mean(dim=(-2, -1)).sum()),
+            ]
+        r_of, deviance = sums / len(rows)
+        return float(r_of), float(deviance)
+
+    @torch.no_grad()
+    def stitched(self) -> StitchedObject:
+        """The present object with the illumination as weight; its mean phase is zero."""
+        image = self.run.state.object.prod(dim=0).cpu().numpy().astype(np.complex64)
+        weight = self.run.illumination().cpu().numpy().astype(np.float32)
+        return StitchedObject(image, weight, self.run.geometry.origin_px).with_zero_mean_phase()
+
+    @torch.no_grad()
+    def result(self) -> RefinementResult:
+        """What has been found so far."""
+        state, unit = self.run.state, math.sqrt(self._photons)
+        background = None
+        if state.background is not None:
+            background = self.run.kernel.propagator.restore(state.background).cpu().numpy().astype(np.float32)
+            background /= self._photons
+        return RefinementResult(
+            stitched=self.stitched(),
+            slices=state.object.cpu().numpy().astype(np.complex64),
+            probe=(orthogonalised(state.probe) / unit).cpu().numpy().astype(np.complex64),
+            positions_px=self.run.geometry.positions_px,
+            intensity=state.scale.square().cpu().numpy().astype(np.float32),
+            background=background,
+            history=list(self.history),
+            stopped=self.stopped,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write everything that is needed to go on, atomically."""
+        header = {
+            "config": dataclasses.asdict(self.config),
+            "iteration": self.run.iteration,
+            "backoff": self.run.backoff,
+            "backoffs": self._backoffs,
+            "lowest": self._lowest,
+            "best_judged": self._best_judged if math.isfinite(self._best_judged) else None,
+            "since_best": self._since_best,
+            "generator": self.run.generator.bit_generator.state,
+            "history": [dataclasses.asdict(progress) for progress in self.history],
+        }
+        checkpoint.save(path, self._parts(), header, self.run.geometry.positions_px)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file of :meth:`save`, made of the same scan with the same settings; more iterations are allowed.
+
+        Raises:
+            InputError: the file is no such file, is damaged, or was made with other settings.
+        """
+        header, positions = checkpoint.load(path, self._parts(), dataclasses.asdict(self.config))
+        self.run.geometry.place(positions)
+        self.run.iteration, self.run.backoff = header["iteration"], header["backoff"]
+        self._backoffs, self._lowest = header["backoffs"], header["lowest"]
+        self._best_judged = math.inf if header["best_judged"] is None else header["best_judged"]
+        self._since_best = header["since_best"]
+        self.run.generator.bit_generator.state = header["generator"]
+        self.history = [Progress(**item) for item in header["history"]]
+
+    # -- an iteration ------------------------------------------------------------------------------------------------
+
+    def _begin_method(self) -> None:
+        config, state = self.config, self.run.state
+        self.method = METHODS[config.method](self.run)
+        self.smooth = None
+        if config.smooth_gain > 0 and config.method in SMOOTHED:
+            self.smooth = SmoothAcceleration(state.object, config.smooth_gain)
+
+    def _parts(self) -> dict[str, object]:
+        parts: dict[str, object] = {"state": self.run.state, "method": self.method}
+        return parts | ({} if self.smooth is None else {"smooth": self.smooth})
+
+    def _guarded_iteration(self) -> float:
+        """One iteration, taken back and done again with smaller steps while it diverges; the loss of a learnt pixel."""
+        before = checkpoint.snapshot(self.run.state)
+        positions = self.run.geometry.positions_px
+        while True:
+            self.method.auxiliary.begin(self.run)
+            total = self.method.iterate(self.run)
+            self.method.auxiliary.settle(self.run)
+            self._constrain()
+            loss = total / (len(self.run.rows) * self.run.kernel.amplitude[0].numel())
+            too_much = WORSE_THAN_FIRST * self._first_loss, WORSE_THAN_BEST * self._lowest
+            if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
+                self._lowest = min(loss, self._lowest)
+                self.run.iteration += 1
+                return loss
+            self._backoffs += 1
+            if self._backoffs > MOST_BACKOFFS:
+                raise Diverged(
+                    f"the refinement diverges: loss {loss:.4g} a pixel in iteration {self.run.iteration + 1}, "
+                    f"{self._first_loss:.4g} at the start, although steps were halved {MOST_BACKOFFS} times"
+                )
+            self.run.backoff /= 2
+            log.warning(
+                "iteration %d diverged (loss %.4g a pixel, lowest %.4g); it is done again with steps of %g",
+                self.run.iteration + 1,
+                loss,
+                self._lowest,
+                self.run.backoff,
+            )
+            checkpoint.restore(self.run.state, before)
+            self.run.geometry.place(positions)
+            self._begin_method()
+
+    def _carry_on_smooth_phase(self, smooth: SmoothAcceleration) -> None:
+        """Unless some patterns say that it went too far, as it may where the start is good and the phase hardly smooth."""
+        state, some = self.run.state, _some(self.run.rows, SMOOTH_JUDGES)
+        before, loss = state.object.clone(), self._loss_of(some)
+        diameter = max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4)
+        smooth.apply(state.object, self.run.illumination(), diameter)
+        if self._loss_of(some) > SMOOTH_RISE * loss:
+            state.object.copy_(before)
+            smooth.last.copy_(before)
+
+    def _constrain(self) -> None:
+        """What is imposed after every iteration."""
+        config, state = self.config, self.run.state
+        if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
+            self._carry_on_smooth_phase(self.smooth)
+        if self._outside is not None:
+            state.object[:, self._outside] = 1
+        if config.total_variation:
+            reduce_total_variation(state.object, config.total_variation)
+        if config.phase_smoothing:
+            smooth_phase(state.object, config.phase_smoothing)
+        if config.amplitude_limit is not None:
+            limit_amplitude(state.object, config.amplitude_limit)
+        if self._support is not None:
+            state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
+        if config.hold_probe_power:
+            state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))
+
+    def _loss_of(self, rows: NDArray[np.int64]) -> float:
+        """The loss a pixel of the present estimate."""
+        kernel, state = self.run.kernel, self.run.state
+        total = 0.0
+        for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
+            waves = kernel.forward(state, self.run.tensor(piece))
+            total += float(kernel.compare(waves, state.scale)[0].sum())
+        return total / (len(rows) * kernel.amplitude[0].numel())
+
+    def _loss_to_begin_with(self, rows: NDArray[np.int64]) -> float:
+        """The loss a pixel of the start, or of a flat object if that is larger: the first steps may disturb a good start."""
+        image = self.run.state.object
+        start, loss = image.clone(), self._loss_of(rows)
+        image.fill_(1)
+        loss = max(loss, self._loss_of(rows))
+        image.copy_(start)
+        return loss
+
+    def _consider_stopping(self, deviance: float) -> None:
+        self._since_best = 0 if deviance < self._best_judged else self._since_best + 1
+        self._best_judged = min(deviance, self._best_judged)
+        if self.config.patience is not None and self._since_best >= self.config.patience:
+            self.stopped = f"the held-out patterns were explained no better in {self._since_best} checks"
+
+
+def refine(
+    scan: RawData,
+    config: RefinementConfig | None = None,
+    *,
+    start: StitchedObject | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    parallel: DataParallel | None = None,
+    device: torch.device | None = None,
+    checkpoint: Path | None = None,
+) -> RefinementResult:
+    """Refine to the end; see :class:`Refinement`. ``on_progress`` is told after every iteration.
+
+    ``checkpoint`` is written every ``config.check_every`` iterations, by the first process; if it exists, all go on from it.
+    """
+    refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
+    if checkpoint is not None and checkpoint.exists():
+        refinement.resume(checkpoint)
+    for progress in refinement:
+        due = progress.iteration % refinement.config.check_every == 0
+        if checkpoint is not None and due and refinement.parallel.rank == 0:
+            refinement.save(checkpoint)
+        if on_progress is not None:
+            on_progress(progress)
+    return refinement.result()
+
+
+def half_data_agreement(
+    scan: RawData, config: RefinementConfig, result: RefinementResult, *, start: StitchedObject | None = None
+) -> RingCorrelation:
+    """Fourier ring correlation of two refinements, each of half of the patterns, where both are well lit.
+
+    Probe and positions are those of ``result`` and rest, so that both halves live in the same coordinates: the uncertainty
+    of the object given them. Halves are drawn at random; each begins at ``start``.
+    """
+    rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
+    fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)
+    moved = scan.select(np.arange(len(scan)))
+    moved.positions_px = result.positions_px
+    halves = []
+    for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        half = Refinement(moved, fixed, start=start, probe=result.probe, learn=np.sort(part))
+        for _ in half:
+            pass
+        halves.append(half.stitched())
+    window = largest_rectangle(halves[0].covered() & halves[1].covered())
+    first, second = (half.image[window] for half in halves)
+    turn = np.vdot(second, first)
+    return fourier_ring_correlation(first, second * (turn / abs(turn) if turn else 1.0))

@@ -1,0 +1,49 @@
+"""Demo scans: invented objects, measured with the probe of the model that shall reconstruct them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ptycho_ray.data import RawData
+from ptycho_ray.service.engine import LoadedModel
+from ptycho_ray.simulation.objects import make_object
+from ptycho_ray.simulation.scan_patterns import SCANS
+from ptycho_ray.simulation.simulate import simulate_scan
+
+DEMOS = {
+    "lines": "crossing lines, as the reference trains on",
+    "siemens": "a Siemens star",
+    "dead_leaves": "overlapping discs",
+    "test_image": "the picture of a cameraman",
+}
+#: Distance of neighbouring positions as a share of the pattern's side; the field in the same unit.
+STEP, FIELD = 1 / 10, 3.0
+PIXEL_SIZE_M = 20e-9
+
+
+def write_demo(name: str, loaded: LoadedModel, path: Path) -> Path:
+    """Simulate a demo scan for a model, with its truth, and write it as NPZ; the same one every time."""
+    rng = np.random.default_rng(7)
+    model = loaded.bundle.model
+    n = model.config.N
+    side = int(FIELD * n)
+    image = make_object(name, (side, side), rng)
+    positions = SCANS["jitter"]((side, side), n, STEP * n, rng)
+    measured = simulate_scan(image, model.probe.detach().cpu().numpy(), positions, rng=rng)
+    unit = np.float32(np.sqrt(model.normalisation.photon_scale))  # of the amplitudes in the model's training file
+    scan = RawData(
+        measured.xcoords,
+        measured.ycoords,
+        None,
+        None,
+        measured.patterns.amplitude() / unit,
+        measured.probe / unit,
+        objectGuess=image,
+        domain="amplitude",
+        counts_are_photons=measured.counts_are_photons and unit == 1,
+        pixel_size_m=PIXEL_SIZE_M,
+    )
+    scan.to_file(path)
+    return path

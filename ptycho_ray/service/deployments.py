@@ -1,0 +1,156 @@
+"""Who runs where: the two deployments of the service on Ray Serve, and the function that configuration files name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
+from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from ptycho_ray.service.dispatch import ReplicaLost
+from ptycho_ray.service.guard import App
+from ptycho_ray.service.jobs import new_id
+from ptycho_ray.service.problems import Problem
+from ptycho_ray.service.settings import ServiceSettings
+
+MODELS_IN_MEMORY = 3
+JOBS_AT_ONCE = 16
+
+
+@serve.deployment(
+    max_ongoing_requests=JOBS_AT_ONCE,
+    graceful_shutdown_timeout_s=30,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    ray_actor_options={"num_cpus": 1},
+    autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
+)
+class Models:
+    """Holds models and reconstructs with them; jobs of one model share forward passes."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        import torch
+
+        from ptycho_ray.service.database import connect
+        from ptycho_ray.service.jobs import JobStore
+        from ptycho_ray.service.models import ModelStore
+
+        self.settings = ServiceSettings.from_args(args)
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        self.jobs = JobStore(connect(self.settings.database))
+        self.models = ModelStore(self.settings)
+        self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
+
+    @serve.multiplexed(max_num_models_per_replica=MODELS_IN_MEMORY)
+    async def loaded(self, key: str) -> Any:
+        """The model of this key; the one that was not used for longest is forgotten, once its last job has ended."""
+        from ptycho_ray.service.engine import LoadedModel
+
+        return await self._in_pool(LoadedModel.load, self.models.by_key(key).path, self.settings)
+
+    async def run(self, job_id: str, attempt: int) -> None:
+        """One attempt at a job."""
+        from ptycho_ray.service.work import run_job
+
+        loaded = await self.loaded(serve.get_multiplexed_model_id())
+        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings)
+
+    async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """Patches, positions and weight for some patterns of a stream."""
+        from ptycho_ray.service.live_image import predict
+
+        loaded = await self.loaded(serve.get_multiplexed_model_id())
+        return await self._in_pool(predict, loaded, frames, positions, domain)
+
+    async def _in_pool(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+
+
+class ServeReplicas:
+    """The deployment of the models behind its handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self.handle = handle
+
+    async def run(self, job_id: str, attempt: int, model_key: str) -> None:
+        """See ``Replicas``."""
+        with _losses():
+            await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
+
+    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """See ``Replicas``."""
+        with _losses():
+            remote = self.handle.options(multiplexed_model_id=model_key, method_name="predict").remote
+            return await remote(frames, positions, domain)
+
+
+@contextlib.contextmanager
+def _losses() -> Any:
+    """Tell the loss of a replica from what the work itself raised."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, Problem):
+            raise cause from None
+        raise
+    except (
+        RayActorError,
+        TaskCancelledError,
+        DeploymentUnavailableError,
+        BackPressureError,
+        RayServeException,
+    ) as error:
+        raise ReplicaLost(type(error).__name__) from error
+
+
+@serve.deployment(
+    max_ongoing_requests=300,
+    graceful_shutdown_timeout_s=30,
+    health_check_period_s=5,
+    ray_actor_options={"num_cpus": 0.5},
+)
+@serve.ingress()
+class Interface:
+    """Answers HTTP and websockets."""
+
+    def __init__(self, models: DeploymentHandle, args: dict[str, Any]) -> None:
+        from ptycho_ray.service.service import Service
+
+        logging.getLogger("ptycho_ray").setLevel(logging.INFO)
+        self.service = Service(ServiceSettings.from_args(args), ServeReplicas(models), new_id())
+
+    def __serve_build_asgi_app__(self) -> App:
+        from ptycho_ray.service.api import make_app
+
+        return make_app(self.service)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application; ``args`` are the fields of ``ServiceSettings``, checked before anything starts."""
+    ServiceSettings.from_args(args)
+    return Interface.bind(Models.bind(args), args)  # type: ignore[attr-defined] # the decorator made deployments of them
+
+
+def scaled(args: dict[str, Any], max_replicas: int, **options: Any) -> Application:
+    """``build`` for one machine: few processors reserved, since its replicas share them, and so many replicas at most."""
+    drain_s = ServiceSettings.from_args(args).drain_s
+    scaling = {"min_replicas": 1, "max_replicas": max_replicas, "target_ongoing_requests": 8}
+    scaling |= options.pop("autoscaling_config", {})
+    models: Any = Models.options(  # type: ignore[attr-defined] # as above
+        ray_actor_options={"num_cpus": 0.1}, autoscaling_config=scaling, graceful_shutdown_timeout_s=drain_s, **options
+    )
+    interface: Any = Interface.options(  # type: ignore[attr-defined]
+        ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=drain_s
+    )
+    application: Application = interface.bind(models.bind(args), args)
+    return application

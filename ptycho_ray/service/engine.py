@@ -1,0 +1,237 @@
+"""A loaded model that many requests use at once, and a reconstruction with it. Plain torch and threads, no Ray, no HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho_ray import workflow
+from ptycho_ray.bundle import Bundle, bundle_path, load_bundle
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.data import RawData
+from ptycho_ray.errors import InputError
+from ptycho_ray.files import sha256_of
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.solver import Progress
+from ptycho_ray.service.problems import Problem
+from ptycho_ray.service.settings import ServiceSettings
+
+
+class SharedForward:
+    """Forward passes whose batches are filled by many threads.
+
+    Nobody waits for company: a thread that finds the model free computes at once with whatever is queued then, its own
+    patterns and those of others, while later ones queue up for the next pass. So a lone request loses no time, and the
+    more requests there are the fuller the batches get. There is no thread of its own to start, stop or lose.
+
+    Args:
+        compute: from photons [b, C, N, N] to patches [b, O, N, N].
+        most_rows: rows of one pass; a single call with more is one pass by itself.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Tensor], most_rows: int) -> None:
+        self.compute, self.most_rows = compute, most_rows
+        self._queue: deque[_Call] = deque()
+        self._turn = threading.Lock()
+        #: Number of passes so far and of the calls that shared them.
+        self.passes = self.calls = 0
+
+    def __call__(self, photons: Tensor) -> Tensor:
+        call = _Call(photons)
+        self._queue.append(call)
+        while not call.over:
+            with self._turn:
+                if not call.over:
+                    self._next_pass()
+        if call.error is not None:
+            raise call.error
+        assert call.patches is not None
+        return call.patches
+
+    def _next_pass(self) -> None:
+        calls = [self._queue.popleft()]
+        rows = len(calls[0].photons)
+        while self._queue and rows + len(self._queue[0].photons) <= self.most_rows:
+            calls.append(self._queue.popleft())
+            rows += len(calls[-1].photons)
+        self.passes += 1
+        self.calls += len(calls)
+        try:
+            photons = calls[0].photons if len(calls) == 1 else torch.cat([call.photons for call in calls])
+            with torch.inference_mode():
+                patches = self.compute(photons).split([len(call.photons) for call in calls])
+        except (RuntimeError, MemoryError, ValueError) as error:
+            for call in calls:
+                call.error = error
+        else:
+            for call, own in zip(calls, patches, strict=True):
+                call.patches = own
+        finally:
+            for call in calls:
+                call.over = True
+
+
+class _Call:
+    """The rows of one caller on their way through a pass."""
+
+    def __init__(self, photons: Tensor) -> None:
+        self.photons = photons
+        self.patches: Tensor | None = None
+        self.error: Exception | None = None
+        self.over = False
+
+
+class SharedModel:
+    """A model whose ``transmission_patches`` shares passes with other threads; all else is the model itself."""
+
+    def __init__(self, model: Any, most_rows: int) -> None:
+        self.model = model
+        self.transmission_patches = SharedForward(model.transmission_patches, most_rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle in memory, ready for many threads.
+
+    Attributes:
+        bundle: as it was read.
+        models: its model, or the members of an ensemble, with shared passes; the core takes them for the models themselves.
+        rows: groups of patterns in a batch.
+        sha256: of the bundle, for the provenance of results.
+    """
+
+    bundle: Bundle
+    models: tuple[Any, ...]
+    rows: int
+    sha256: str
+
+    @property
+    def model(self) -> Any:
+        """The (first) model."""
+        return self.models[0]
+
+    @classmethod
+    def load(cls, place: Path, settings: ServiceSettings) -> LoadedModel:
+        """Read a bundle and put it on the device of the settings."""
+        bundle = load_bundle(place)
+        device = settings.accelerator
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        for model in bundle.models:
+            model.to(device)
+        patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
+        rows = max(1, patterns // bundle.config.model.gridsize**2)
+        shared = tuple(SharedModel(model, rows) for model in bundle.models)
+        return cls(bundle, shared, rows, sha256_of(bundle_path(place)))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request may choose about a reconstruction.
+
+    Attributes:
+        stitch: "probe" weighs patches by the illumination; "crop" is the reference's mean of central pieces.
+        crop: side of that piece in pixels.
+        n_subsample: use that many patterns, chosen at random with seed 0.
+        evaluate: compare with the truth, if the scan holds one.
+        refinement_iterations: iterations of the solver that refine the network's image.
+    """
+
+    stitch: str = "probe"
+    crop: int = 20
+    n_subsample: int | None = None
+    evaluate: bool = False
+    refinement_iterations: int = 0
+
+
+def read_scan(path: Path, settings: ServiceSettings, n_subsample: int | None = None) -> RawData:
+    """Read a scan within the limits of the service; InputError or Problem names what is wrong."""
+    scan = workflow.load_data(path, n_subsample=n_subsample, max_bytes=settings.max_inflated_bytes)
+    if len(scan) > settings.max_patterns:
+        raise Problem(
+            422,
+            "invalid",
+            f"The scan has {len(scan)} patterns, at most {settings.max_patterns} are accepted.",
+            {"field": "patterns", "found": len(scan), "expected": f"at most {settings.max_patterns}"},
+        )
+    if settings.max_N < scan.N:
+        raise Problem(
+            422,
+            "invalid",
+            f"The patterns have a side of {scan.N}, at most {settings.max_N} is accepted.",
+            {"field": "N", "found": scan.N, "expected": f"at most {settings.max_N}"},
+        )
+    if (size := len(scan) * scan.N**2 * 4) > settings.max_inflated_bytes:
+        raise Problem(
+            422,
+            "invalid",
+            "The scan is too large.",
+            {
+                "field": "patterns",
+                "found": f"{size / 2**20:.4g} MiB",
+                "expected": f"at most {settings.max_inflated_bytes / 2**20:.4g} MiB",
+            },
+        )
+    check_canvas(np.ptp(scan.positions_px, axis=0), scan.N, settings)
+    return scan
+
+
+def check_canvas(extent_px: np.ndarray, n: int, settings: ServiceSettings) -> None:
+    """Refuse positions whose image would be larger than the service allows."""
+    height, width = (float(side) + n + 1 for side in extent_px)
+    if not height * width <= settings.max_canvas_pixels:
+        raise Problem(
+            422,
+            "invalid",
+            "The scanned field is too large.",
+            {
+                "field": "positions",
+                "found": f"an image of {height:.4g} x {width:.4g} pixels",
+                "expected": f"at most {settings.max_canvas_pixels} pixels",
+                "hint": "Positions are in object pixels; a scan in metres has to tell its pixel size.",
+            },
+        )
+
+
+def reconstruct(
+    scan: RawData,
+    loaded: LoadedModel,
+    options: Options,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_refinement: Callable[[Progress], None] | None = None,
+) -> StitchedObject:
+    """The core's reconstruction of a scan with a shared model; ``on_batch`` and ``on_refinement`` may raise to stop it."""
+    if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
+        raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
+    execution = ExecutionConfig(inference_batch_size=loaded.rows)
+    _, _, results = workflow.reassemble_cdi_image(
+        scan,
+        replace(loaded.bundle.config, refinement_iterations=options.refinement_iterations),
+        M=options.crop,
+        model=loaded.models,
+        execution=execution,
+        stitch="crop" if options.stitch == "crop" else "probe",
+        keep_patches=False,
+        on_batch=on_batch,
+        on_refinement=on_refinement,
+    )
+    if options.stitch == "probe":
+        stitched: StitchedObject = results["stitched"]
+        return stitched
+    canvas = results["stitched_obj"][..., 0]
+    middle = scan.positions_px.mean(axis=0) - canvas.shape[0] / 2
+    return StitchedObject(canvas, (canvas != 0).astype(np.float32), (float(middle[0]), float(middle[1])))

@@ -1,0 +1,114 @@
+"""The files that a finished job is handed out as. ``result.npz`` is made by the job, the others from it when asked for."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data import RawData
+from ptycho_ray.data.formats.ptychodus_product import write_product
+from ptycho_ray.files import atomic_path
+from ptycho_ray.interop.ptychodus.standard_files import product_of
+from ptycho_ray.reconstruction.stitching import StitchedObject
+
+RESULT = "result.npz"
+GEOMETRY = ("pixel_size_m", "energy_eV", "detector_distance_m")
+#: Format -> file name and media type.
+FORMATS = {
+    "npz": (RESULT, "application/x-npz"),
+    "hdf5": ("result.h5", "application/x-hdf5"),
+    "png": ("result.png", "image/png"),
+    "raw": ("result.raw", "application/x-ptycho-ray-image"),
+    "probe": ("probe.raw", "application/x-ptycho-ray-image"),
+}
+
+
+def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance: dict[str, Any]) -> None:
+    """Write image, coverage, probe and geometry; the keys of the image are those of ``ptycho-ray reconstruct``."""
+    arrays: dict[str, Any] = {
+        "object": stitched.image,
+        "weight": stitched.weight,
+        "origin_px": np.array(stitched.origin_px),
+        "probe": scan.probe,
+        "positions_px": scan.positions_px,
+        "scan_index": scan.scan_index,
+        "provenance": np.array(json.dumps(provenance)),
+        **stitched.deviations(),
+    }
+    for name in GEOMETRY:
+        if (value := getattr(scan, name)) is not None:
+            arrays[name] = np.float64(value)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def result_file(folder: Path, form: str) -> Path:
+    """The result of a job in one of FORMATS, made from ``result.npz`` if it does not exist yet."""
+    path = folder / FORMATS[form][0]
+    if not path.exists():
+        with np.load(folder / RESULT, allow_pickle=False) as result:
+            _WRITERS[form](path, result)
+    return path
+
+
+def pack_image(header: dict[str, Any], image: NDArray[np.complex64]) -> bytes:
+    """The binary form of an image, for streams and the page: length of the header (4 bytes), header (JSON), pixels.
+
+    All little-endian; pixels are complex64 [rows, columns], row by row.
+    """
+    text = json.dumps(header | {"shape": list(image.shape)}).encode()
+    text += b" " * (-len(text) % 4)  # so that a browser can look at the pixels without copying them
+    return struct.pack("<I", len(text)) + text + np.ascontiguousarray(image, "<c8").tobytes()
+
+
+def _write_product(path: Path, result: Any) -> None:
+    """The HDF5 product of Ptychodus: lengths in metres, positions at the middle of patches."""
+    remark = f"Reconstructed by ptycho_ray. {result['provenance']}"
+    geometry: dict[str, Any] = {name: float(result[name]) if name in result else None for name in GEOMETRY}
+    write_product(
+        path,
+        product_of(
+            result["object"],
+            result["origin_px"].tolist(),
+            result["probe"],
+            result["positions_px"],
+            result["scan_index"],
+            remark,
+            **geometry,
+        ),
+    )
+
+
+def _write_png(path: Path, result: Any) -> None:
+    from ptycho_ray.display.figures import plot_object, save_figure
+
+    stitched = StitchedObject(result["object"], result["weight"], (0.0, 0.0))
+    pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
+    save_figure(plot_object(stitched.image, region=stitched.covered(), pixel_size_m=pixel), path)
+
+
+def _write_raw(path: Path, result: Any) -> None:
+    """The image cropped to what is covered; zero where it is not."""
+    covered = StitchedObject(result["object"], result["weight"], (0.0, 0.0)).covered()
+    rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    image = np.where(covered, result["object"], 0)[window].astype(np.complex64)
+    origin = result["origin_px"] + (rows[0], columns[0])
+    pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pack_image({"origin_px": origin.tolist(), "pixel_size_m": pixel}, image))
+
+
+def _write_probe(path: Path, result: Any) -> None:
+    pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
+    header = {"pixel_size_m": pixel, "modes": len(result["probe"])}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(pack_image(header, result["probe"][0].astype(np.complex64)))
+
+
+_WRITERS = {"hdf5": _write_product, "png": _write_png, "raw": _write_raw, "probe": _write_probe}

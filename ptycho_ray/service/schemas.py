@@ -1,0 +1,159 @@
+"""The documents of the interface, as OpenAPI describes them."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ptycho_ray.service.demos import DEMOS
+from ptycho_ray.service.job_results import FORMATS
+from ptycho_ray.service.jobs import DONE, Job
+from ptycho_ray.service.problems import MEDIA_TYPE
+
+Output = Literal["npz", "hdf5", "png", "raw", "json"]
+
+
+class Choices(BaseModel):
+    """What can be chosen about a reconstruction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(
+        None, max_length=210, description="NAME or NAME@VERSION; may be left out if there is one."
+    )
+    gridsize: int | None = Field(None, ge=1, le=8, description="Checked against the model, which fixes it.")
+    stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
+    crop: int = Field(20, ge=2, le=4096, description="Side of the pieces that stitch='crop' averages, even.")
+    n_subsample: int | None = Field(None, ge=2, description="Use so many patterns, chosen at random.")
+    refinement_iterations: int = Field(0, ge=0, le=10000, description="Iterations that refine the network's image.")
+    evaluate: bool = Field(False, description="Compare with the truth, if the scan holds one.")
+    output: Output = Field("npz", description="Format of an immediate answer.")
+    deadline_s: float | None = Field(None, gt=0, le=1e6, description="Give up after so long.")
+
+
+class Reference(Choices):
+    """A scan that is not sent: a file the service can read, or a demo. Exactly one of the two."""
+
+    path: str | None = Field(None, max_length=4096, description="Absolute path under a folder the service allows.")
+    demo: Literal[tuple(DEMOS)] | None = Field(None, description="An invented scan that suits the model.")  # type: ignore[valid-type]
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"demo": "siemens"}, {"path": "/data/2026/scan_0042.h5"}]}
+    )
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(examples=["https://ptycho-ray.invalid/problems/invalid"])
+    title: str = Field(examples=["The scan or an option cannot be used"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["scan.npz: xcoords: missing key; found keys diff3d; expected xcoords"])
+    field: str | None = None
+    found: Any = None
+    expected: Any = None
+    hint: str | None = None
+    retry_after_s: int | None = None
+    instance: str | None = None
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Reconstruction(BaseModel):
+    """A reconstruction: waiting, running or ended."""
+
+    id: str = Field(examples=["8f14e45fceea167a5a36dedd4bea2543"])
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str = Field(examples=["reconstructing"])
+    progress: float = Field(ge=0, le=1)
+    eta_s: float | None = Field(None, description="Seconds to the end, once that can be told.")
+    model: str = Field(examples=["lines64@3"])
+    source: str = Field(examples=["scan.npz"])
+    created: str
+    started: str | None = None
+    finished: str | None = None
+    attempt: int = Field(description="More than 1 if a replica was lost.")
+    facts: dict[str, Any] | None = Field(None, description="Patterns, shape, times, figures against a truth.")
+    problem: ProblemDetails | None = None
+    links: dict[str, str] = Field(examples=[{"self": "/v1/reconstructions/8f14e45fceea167a5a36dedd4bea2543"}])
+
+    @classmethod
+    def of(cls, job: Job, base: str = "") -> Reconstruction:
+        """The document of a job; ``base`` is the path that the whole interface lies under."""
+        here = f"{base}/v1/reconstructions/{job.id}"
+        links = {"self": here}
+        if job.state == DONE:
+            links |= {form: f"{here}/result?output={form}" for form in FORMATS}
+        left = job.seconds_left(time.time())
+        return cls(
+            id=job.id,
+            state=job.state,  # type: ignore[arg-type] # the record holds no other states
+            stage=job.stage,
+            progress=round(job.progress, 4),
+            eta_s=None if left is None else round(left, 1),
+            model=job.model.rpartition("@")[0],
+            source=job.source_name,
+            created=format_time(job.created) or "",
+            started=format_time(job.started),
+            finished=format_time(job.finished),
+            attempt=job.attempt,
+            facts=job.facts,
+            problem=None if job.problem is None else ProblemDetails(**job.problem),
+            links=links,
+        )
+
+
+class ModelSummary(BaseModel):
+    """One version of a model."""
+
+    name: str
+    version: str
+    state: Literal["good", "broken"]
+    problem: str | None = None
+    N: int | None = None
+    gridsize: int | None = None
+    architecture: str | None = None
+
+
+class ModelDetails(ModelSummary):
+    """A version of a model with what its bundle tells."""
+
+    created_at: str | None = None
+    config: dict[str, Any] | None = None
+    normalisation: dict[str, float] | None = None
+    provenance: dict[str, Any] | None = Field(None, description="Training data, seed, versions.")
+    figures: dict[str, Any] | None = Field(None, description="Losses of the training.")
+    versions: list[str]
+
+
+class NewToken(BaseModel):
+    """A wish for a token."""
+
+    name: str = Field(min_length=1, max_length=100, examples=["beamline-7"])
+    role: Literal["read", "submit", "admin"]
+    days: float | None = Field(None, gt=0, le=36500, description="Valid for so long; for ever if left out.")
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TokenView(BaseModel):
+    """A token without its text, except when it is new."""
+
+    id: str
+    name: str
+    role: str
+    created: str
+    expires: str | None
+    token: str | None = Field(None, description="Told only once.")
+
+
+def format_time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer with, for its description; those that every route may have are added."""
+    return {status: {"model": ProblemDetails, "content": {MEDIA_TYPE: {}}} for status in (401, 403, 429, *statuses)}

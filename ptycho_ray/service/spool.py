@@ -1,0 +1,119 @@
+"""The patterns of a stream on their way: appended to plain files, so that whatever was acknowledged is never lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.files import atomic_path, write_json
+from ptycho_ray.service.problems import Problem
+
+DTYPES = ("float32", "uint8", "uint16", "uint32", "int32")
+BLOCK = 256
+SETTINGS_FILE = "stream.json"
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What the first message of a stream says, and to whom the stream belongs."""
+
+    owner: str
+    model: str
+    N: int
+    dtype: str
+    domain: str
+    counts_are_photons: bool | None
+    pixel_size_m: float | None
+    energy_eV: float | None
+    detector_distance_m: float | None
+
+
+class Spool:
+    """Frames and positions of one stream, in the order of their numbers. One process writes at a time.
+
+    Raises:
+        Problem: 404 for a stream that does not exist, 409 for one that another process has open.
+    """
+
+    def __init__(self, folder: Path, settings: StreamSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.frame_bytes = settings.N**2 * np.dtype(settings.dtype).itemsize
+        self._frames = (folder / "frames").open("ab")
+        try:
+            fcntl.flock(self._frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._frames.close()
+            raise Problem(409, "conflict", "The stream is open elsewhere.", {"field": "stream_id"}, 1) from None
+        self._positions = (folder / "positions").open("ab")
+        self.count = min(self._frames.tell() // self.frame_bytes, self._positions.tell() // 16)
+        self._frames.truncate(self.count * self.frame_bytes)
+        self._positions.truncate(self.count * 16)
+
+    @classmethod
+    def create(cls, folder: Path, settings: StreamSettings) -> Spool:
+        """Begin a stream."""
+        folder.mkdir(parents=True, mode=0o700)
+        write_json(folder / SETTINGS_FILE, asdict(settings))
+        return cls(folder, settings)
+
+    @classmethod
+    def open(cls, folder: Path, owner: str) -> Spool:
+        """Go on with a stream of this owner."""
+        path = folder / SETTINGS_FILE
+        settings = StreamSettings(**json.loads(path.read_text())) if path.is_file() else None
+        if settings is None or settings.owner != owner:
+            raise Problem(404, "not-found", "There is no such stream.", {"field": "stream_id"})
+        return cls(folder, settings)
+
+    def append(self, positions: NDArray[np.float64], frames: NDArray) -> None:
+        """Add patterns; they are safe from a loss of this process when this returns."""
+        self._frames.write(np.ascontiguousarray(frames).data)
+        self._positions.write(np.ascontiguousarray(positions, dtype="<f8").data)
+        self._frames.flush()
+        self._positions.flush()
+        self.count += len(frames)
+
+    def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray]:
+        """Positions [k, 2] and frames [k, N, N] of increasing numbers."""
+        n, first, last = self.settings.N, int(numbers[0]), int(numbers[-1])
+        positions = np.fromfile(self.folder / "positions", "<f8", 2 * (last + 1 - first), offset=16 * first)
+        frames = np.empty((len(numbers), n, n), dtype=np.dtype(self.settings.dtype).newbyteorder("<"))
+        with (self.folder / "frames").open("rb") as stream:
+            for frame, number in zip(frames, numbers, strict=True):
+                stream.seek(int(number) * self.frame_bytes)
+                stream.readinto(frame.data.cast("B"))
+        return positions.reshape(-1, 2)[numbers - first], frames
+
+    def as_scan(self, probe: NDArray[np.complex64]) -> Path:
+        """All patterns as an HDF5 scan, as if it had been uploaded; written in pieces."""
+        settings, path = self.settings, self.folder / "scan.h5"
+        named = "diff3d" if settings.domain == "amplitude" else "patterns"
+        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+            positions = np.fromfile(self.folder / "positions", "<f8", 2 * self.count).reshape(-1, 2)
+            file["ycoords"], file["xcoords"] = positions[:, 0], positions[:, 1]
+            file["probeGuess"] = probe
+            for name in ("counts_are_photons", "pixel_size_m", "energy_eV", "detector_distance_m"):
+                if (value := getattr(settings, name)) is not None:
+                    file.attrs[name] = value
+            shape = (self.count, settings.N, settings.N)
+            dataset = file.create_dataset(named, shape, settings.dtype, chunks=(1, settings.N, settings.N))
+            for start in range(0, self.count, BLOCK):
+                numbers = np.arange(start, min(start + BLOCK, self.count))
+                dataset[numbers[0] : numbers[-1] + 1] = self.read(numbers)[1]
+        return path
+
+    def drop_frames(self) -> None:
+        """The scan file has them now."""
+        os.truncate(self.folder / "frames", 0)
+
+    def close(self) -> None:
+        """Let another process have the stream."""
+        self._frames.close()
+        self._positions.close()

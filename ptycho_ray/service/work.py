@@ -1,0 +1,174 @@
+"""One attempt at one job, from the file of the scan to the file of the result. Runs in a replica of the models."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ptycho_ray import __version__
+from ptycho_ray.data import RawData
+from ptycho_ray.data.hdf5 import open_hdf5
+from ptycho_ray.errors import InputError
+from ptycho_ray.evaluation import evaluate_reconstruction
+from ptycho_ray.files import jsonable
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.solver import Diverged, Progress
+from ptycho_ray.service.demos import write_demo
+from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
+from ptycho_ray.service.job_results import RESULT, write_result
+from ptycho_ray.service.jobs import Job, JobStore
+from ptycho_ray.service.problems import Problem, from_error
+from ptycho_ray.service.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+REPORT_INTERVAL_S = 0.3
+DEMO = "demo:"
+
+
+class JobSuperseded(Exception):
+    """The job was cancelled, or another attempt has taken over."""
+
+
+class Monitor:
+    """Tells the record how far an attempt is, and the attempt whether to go on."""
+
+    def __init__(self, store: JobStore, job: Job, attempt: int) -> None:
+        self.store, self.job, self.attempt = store, job, attempt
+        self.last = 0.0
+
+    def stage(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Something new begins."""
+        self.last = time.monotonic()
+        if self.store.clock() > self.job.deadline:
+            raise Problem(408, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
+        if not self.store.report(self.job.id, self.attempt, name, done, total):
+            raise JobSuperseded
+
+    def on_batch(self, done: int, total: int) -> None:
+        """So many groups of ``total`` are reconstructed."""
+        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+            self.stage("reconstructing", done, total)
+
+    def on_refinement(self, progress: Progress) -> None:
+        """An iteration of the refinement is done."""
+        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+            self.stage("refining", progress.iteration, progress.iterations)
+
+
+def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, settings: ServiceSettings) -> None:
+    """Do the work of a job and record what became of it. Returns quietly if nobody wants it any more.
+
+    What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
+    """
+    job = store.get(job_id)
+    monitor = Monitor(store, job, attempt)
+    try:
+        facts = _reconstruct(job, monitor, loaded, settings)
+    except JobSuperseded:
+        log.info("job %s is no longer wanted", job_id)
+        if store.get(job_id).attempt == attempt:
+            (settings.job_folder(job_id) / RESULT).unlink(missing_ok=True)
+    except (InputError, Problem, OSError, MemoryError) as error:
+        names = {Path(job.source): job.source_name, settings.job_folder(job_id): "the scan"}
+        problem = from_error(error, names)
+        if problem.status == 500:
+            log.exception("job %s failed", job_id)
+        store.fail(job_id, attempt, problem)
+    except Diverged as error:
+        more = {"field": "refinement_iterations", "found": job.options.get("refinement_iterations"), "expected": 0}
+        store.fail(job_id, attempt, Problem(422, "invalid", str(error), more))
+    else:
+        store.finish(job_id, attempt, facts)
+
+
+def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: ServiceSettings) -> dict[str, Any]:
+    started = time.perf_counter()
+    options = Options(**job.options)
+    monitor.stage("reading")
+    folder = settings.job_folder(job.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    if job.source.startswith(DEMO):
+        source = write_demo(job.source.removeprefix(DEMO), loaded, folder / "demo.npz")
+    else:
+        source = Path(job.source)
+    check_links(
+        source, [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
+    )
+    scan = read_scan(source, settings, options.n_subsample)
+    read = time.perf_counter()
+    monitor.stage("reconstructing", 0, len(scan))
+    stitched = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement)
+    reconstructed = time.perf_counter()
+    facts: dict[str, Any] = {
+        "patterns": len(scan),
+        "N": scan.N,
+        "shape": list(stitched.image.shape),
+        "pixel_size_m": scan.pixel_size_m,
+        "has_truth": scan.object_truth is not None,
+        "model_sha256": loaded.sha256,
+    }
+    if options.evaluate and scan.object_truth is not None:
+        monitor.stage("evaluating", len(scan), len(scan))
+        facts["evaluation"] = _evaluation(stitched, scan)
+    monitor.stage("writing", len(scan), len(scan))
+    provenance = {
+        "program": f"ptycho_ray {__version__}",
+        "model": job.model.rpartition("@")[0],
+        "model_sha256": loaded.sha256,
+        "options": job.options,
+        "scan": job.source_name,
+    }
+    write_result(folder / RESULT, stitched, scan, provenance)
+    facts["seconds"] = {
+        "reading": round(read - started, 4),
+        "reconstructing": round(reconstructed - read, 4),
+        "all": round(time.perf_counter() - started, 4),
+    }
+    return jsonable(facts)
+
+
+def _evaluation(stitched: StitchedObject, scan: RawData) -> dict[str, Any]:
+    """Figures against the truth; or why there are none, which is no reason to withhold the image."""
+    truth = scan.object_truth
+    assert truth is not None
+    try:
+        found = evaluate_reconstruction(stitched.image, truth, origin_px=stitched.origin_px, region=stitched.covered())
+    except InputError as error:
+        return {"problem": str(error)}
+    return found.to_dict(curves=True)
+
+
+def check_links(path: Path, roots: list[Path]) -> None:
+    """Refuse an HDF5 file that would read other files, except those under ``roots``.
+
+    HDF5 has three ways: external links, virtual datasets and external raw storage (the last is refused by the reader).
+    Without this an upload could hand out any HDF5 file that the service can read.
+    """
+    if not h5py.is_hdf5(path):  # its signature need not stand at the start
+        return
+    others: list[str] = []
+    with open_hdf5(path) as file:
+        links: list[tuple[str, Any]] = []
+        file.visititems_links(lambda name, link: links.append((name, link)))
+        for name, link in links:
+            if isinstance(link, h5py.ExternalLink):
+                others.append(link.filename)
+            elif isinstance(link, h5py.HardLink):
+                item = file[name]
+                if isinstance(item, h5py.Dataset) and item.is_virtual:
+                    others += [source.file_name for source in item.virtual_sources() if source.file_name != "."]
+    for name in others:
+        target = (path.parent / name).resolve()
+        if not any(target.is_relative_to(root) for root in roots):
+            raise InputError(
+                file=path,
+                field="links",
+                found=f"a link to another file ({name})",
+                expected="all data inside the file that is sent",
+                hint="Copy the linked data into one file, for instance with h5repack or 'ptycho-ray convert'",
+            )

@@ -1,0 +1,296 @@
+"""Training a network for everybody: on simulated scans that are made as they are needed and never stored.
+
+Every step sees a few scans that it will never see again, each with an object, a probe and a dose of its own
+(``ptycho_ray.simulation.variety``). Their truth is known, so the network learns from it; the physics enters by what the
+network is shown (``probe_conditioning: retrieval``). Nothing in the network depends on the side of the patterns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.config.types import NonNegativeFloat, NonNegativeInt, PatternSide, PositiveFloat, PositiveInt, settings
+from ptycho_ray.data import RawData
+from ptycho_ray.data.batches import prefetched
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.files import jsonable
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.physics.agreement import in_phase, object_error
+from ptycho_ray.simulation.variety import random_scan
+from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, read_checkpoint, save_checkpoint
+from ptycho_ray.training.device import network_dtype, resolve_device
+from ptycho_ray.training.initial import initial_network
+from ptycho_ray.training.loop import TrainingDiverged
+from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
+from ptycho_ray.workflow import create_ptycho_data_container, physical_probe
+
+#: Streams of the seed.
+TRAINING, VALIDATION = 0, 1
+#: Figures of the validation are given for these doses (photons a pattern, lower ends).
+DOSES = (0.0, 1e5, 1e7)
+#: Part of the scans whose patterns have the side N.
+SHARE_OF_N = 0.75
+#: An object of less mean amplitude counts as one of this.
+DARKEST = 0.1
+
+
+@settings
+class PretrainingConfig:
+    """Pretraining on simulated scans."""
+
+    fno_width: PositiveInt = 16
+    """Channels of the network at full resolution."""
+    retrieval_steps: PositiveInt = 30
+    """Steps of the retrieval that the network improves."""
+    N: PatternSide = 64
+    """Side of most patterns; a quarter of the scans have other sides, from half to twice of it."""
+    photons: tuple[PositiveFloat, PositiveFloat] = (3e3, 1e9)
+    """Least and most photons in a pattern; their logarithm is drawn evenly."""
+    nepochs: PositiveInt = 20
+    """Epochs; after each the network is measured on scans kept for that and its state is stored."""
+    patterns_per_epoch: PositiveInt = 3072
+    """Patterns in an epoch."""
+    batch_size: PositiveInt = 16
+    """Patterns in a step."""
+    scene_patterns: PositiveInt = 2
+    """Patterns of one simulated scan; a step holds batch_size / scene_patterns scans."""
+    validation_scans: PositiveInt = 96
+    """Scans that the network is measured on."""
+    learning_rate: PositiveFloat = 1e-3
+    """First learning rate; it falls as a cosine."""
+    lr_min_ratio: NonNegativeFloat = 0.01
+    """Last learning rate as a part of the first."""
+    gradient_clip_val: PositiveFloat = 1.0
+    """Gradients are clipped at this norm."""
+    initial_model: Path | None = None
+    """'pretrained' (the network that comes with the program) or the bundle of another one, to be trained further."""
+    seed: NonNegativeInt = 0
+    """Seed of everything: the same seed gives the same network."""
+    output_dir: Path = Path("pretraining_outputs")
+    """Folder for the model, the checkpoint and the report."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.scene_patterns:
+            raise ConfigurationError(
+                field="batch_size",
+                found=self.batch_size,
+                expected=f"a multiple of scene_patterns = {self.scene_patterns}",
+            )
+        if self.photons[0] > self.photons[1]:
+            raise ConfigurationError(field="photons", found=self.photons, expected="(least, most)")
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return max(1, self.patterns_per_epoch // self.batch_size)
+
+    def training(self) -> TrainingConfig:
+        """What the bundle of the network says of its training, and what trains it further."""
+        model = ModelConfig(
+            N=self.N,
+            architecture="unet",
+            fno_width=self.fno_width,
+            probe_conditioning="retrieval",
+            retrieval_steps=self.retrieval_steps,
+        )
+        return TrainingConfig(
+            model=model,
+            nepochs=self.nepochs,
+            batch_size=16,
+            scheduler="WarmupCosine",
+            lr_warmup_epochs=min(1, self.nepochs - 1),
+            lr_min_ratio=self.lr_min_ratio,
+            gradient_clip_val=self.gradient_clip_val,
+            intensity_scale_trainable=False,
+            seed=self.seed,
+            output_dir=self.output_dir,
+        )
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained network in the physics of its last scan, and how it came about.
+
+    Attributes:
+        history: one value an epoch of ``loss`` (mean absolute error of the transmission in the light), ``val_loss`` and
+            ``val_retrieved_loss`` (the same for the scans kept apart: of the network, and of what it is shown), both also by
+            dose, as ``val_loss/1e+05``.
+    """
+
+    model: PhysicsInformedModel
+    config: TrainingConfig
+    history: dict[str, list[float]]
+
+
+def pretrain(
+    config: PretrainingConfig,
+    execution: ExecutionConfig | None = None,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> Pretrained:
+    """Train a network on simulated scans.
+
+    The state is stored after every epoch in ``config.output_dir``; with ``resume`` training goes on from there.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite; the last epoch is on disk.
+        InputError: nothing to resume, or a run with other settings.
+        ConfigurationError: ``config.initial_model`` holds another network than ``config`` describes.
+    """
+    training = config.training()
+    execution = replace(execution or ExecutionConfig(), learning_rate=config.learning_rate)
+    device = resolve_device(execution)
+    dtype = network_dtype(execution, device)
+    kept = list(scans_of(config, VALIDATION, number=config.validation_scans))
+    start = None
+    if config.initial_model is not None:
+        start = initial_network(replace(training, initial_model=config.initial_model))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Scene.of(kept[0], training, start, device).model
+    network = model.network
+    optimizer, schedule = build_optimizer([model], training, execution), Schedule(training, execution)
+    checkpoint = config.output_dir / LAST_CHECKPOINT
+    history: dict[str, list[float]] = {}
+    first = 0
+    if resume:
+        first, history = _checked(read_checkpoint(checkpoint)[1]["progress"], config, checkpoint)
+        load_checkpoint(checkpoint, network, optimizer)
+    for epoch in range(first, config.nepochs):
+        started, total = time.monotonic(), 0.0
+        for step, scans in enumerate(_scans_of_steps(config, epoch, execution)):
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * schedule.factor(epoch + step / config.steps)
+            optimizer.zero_grad(set_to_none=True)
+            network.train()
+            loss = 0.0
+            for scan in scans:
+                error = Scene.of(scan, training, network, device, dtype).network_error() / len(scans)
+                error.backward()
+                loss += float(error.detach())
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss became {loss} in epoch {epoch + 1}; try a smaller learning_rate")
+            clip_gradients(network.parameters(), config.gradient_clip_val, "norm")
+            optimizer.step()
+            total += loss
+        scenes = [Scene.of(scan, training, network, device, dtype) for scan in kept]
+        figures = {"loss": total / config.steps, **_measured(scenes)}
+        figures["seconds"] = time.monotonic() - started
+        for name, value in figures.items():
+            history.setdefault(name, []).append(value)
+        state = {"epoch": epoch + 1, "history": history, "settings": _settings(config)}
+        save_checkpoint(checkpoint, network, optimizer, state)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, figures)
+    model.network_dtype = None
+    return Pretrained(model.cpu(), training, history)
+
+
+def scans_of(config: PretrainingConfig, *stream: int, number: int) -> Iterator[RawData]:
+    """The first ``number`` simulated scans of a stream of the seed."""
+    for index in range(number):
+        rng = np.random.default_rng((config.seed, *stream, index))
+        side = config.N if rng.random() < SHARE_OF_N else config.N * int(rng.choice((4, 6, 10, 12, 16))) // 64 * 8
+        patterns = max(2, round(config.scene_patterns * (config.N / side) ** 2))
+        yield random_scan(rng, max(32, side), patterns, config.photons)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The network in the physics of a simulated scan.
+
+    Attributes:
+        photons: float32 [n, 1, N, N].
+        truth: the true object at each pattern, complex64 [n, 1, N, N].
+    """
+
+    model: PhysicsInformedModel
+    photons: Tensor
+    truth: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        scan: RawData,
+        training: TrainingConfig,
+        network: nn.Module | None,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ) -> Scene:
+        """``network`` in the physics of ``scan``; a new network if None. ``dtype`` is that of its convolutions."""
+        training = replace(training, model=replace(training.model, N=scan.N), n_groups=len(scan))
+        container = create_ptycho_data_container(scan, training)
+        photons, _ = container.batch(np.arange(len(container)))
+        truth = scan.truth_patches(container.nn_indices)
+        assert truth is not None  # every simulated scan has one
+        model = PhysicsInformedModel(training.model, container.normalisation, physical_probe(container), network)
+        model.network_dtype = dtype
+        return cls(model.to(device), torch.from_numpy(photons).to(device), torch.from_numpy(truth).to(device))
+
+    def network_error(self) -> Tensor:
+        """The error of the network, see :meth:`error`."""
+        return self.error(self.model.transmission_patches(self.photons))
+
+    def error(self, patches: Tensor) -> Tensor:
+        """Mean absolute error of patches where the light is, each in phase with its truth, relative to the mean amplitude of
+        the truth there."""
+        weight = self.model.overlap_weight()
+        error = object_error(in_phase(patches, self.truth, weight), self.truth, weight)
+        level = (weight * self.truth.abs()).sum(dim=(-2, -1)) / weight.sum()
+        return (error / level.clamp_min(DARKEST)).mean()
+
+
+@torch.no_grad()
+def _measured(scenes: Sequence[Scene]) -> dict[str, float]:
+    """Errors of the network and of what it is shown, over all scenes and by dose."""
+    for scene in scenes:
+        scene.model.eval()
+    errors = np.array(
+        [
+            [float(scene.network_error()), float(scene.error(scene.model.retrieved(scene.photons)[0]))]
+            for scene in scenes
+        ]
+    )
+    dose = np.array([scene.model.normalisation.mean_photons for scene in scenes])
+    figures = {}
+    for low, high in [(0.0, math.inf), *itertools.pairwise((*DOSES, math.inf))]:
+        some = (dose >= low) & (dose < high)
+        if some.any():
+            of_dose = "" if high - low == math.inf and low == 0 else f"/{low:.0e}"
+            figures[f"val_loss{of_dose}"], figures[f"val_retrieved_loss{of_dose}"] = errors[some].mean(axis=0).tolist()
+    return figures
+
+
+def _scans_of_steps(config: PretrainingConfig, epoch: int, execution: ExecutionConfig) -> Iterator[list[RawData]]:
+    """The scans of each step of an epoch, simulated ahead by ``execution.num_workers`` threads."""
+
+    def read(step: np.ndarray) -> list[RawData]:
+        return list(scans_of(config, TRAINING, epoch, int(step[0]), number=config.batch_size // config.scene_patterns))
+
+    threads = execution.num_workers
+    return prefetched(read, np.arange(config.steps)[:, None], threads=threads, ahead=2 * threads)
+
+
+def _settings(config: PretrainingConfig) -> dict[str, Any]:
+    return {name: jsonable(value) for name, value in asdict(config).items() if name != "output_dir"}
+
+
+def _checked(progress: dict[str, Any], config: PretrainingConfig, file: Path) -> tuple[int, dict[str, list[float]]]:
+    """Epoch and history of a checkpoint; ConfigurationError if it is of a run with other settings."""
+    for name, value in _settings(config).items():
+        stored = progress["settings"].get(name)
+        if value != stored:
+            raise ConfigurationError("of another run", file=file, field=name, found=value, expected=stored)
+    return progress["epoch"], progress["history"]

@@ -19,11 +19,7 @@ from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data.auxiliary_file import matched
-from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
-from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
-from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, OPTIONS, RECORD_IMAGES, read_ini
-from ptycho_ray.interop.ptychodus.process import ProgramFailed, run_program
-from ptycho_ray.interop.ptychodus.standard_files import (
+from ptycho_ray.data.formats.ptychodus_folder import (
     detector_pixel_of,
     in_frame,
     product_of_scan,
@@ -32,6 +28,10 @@ from ptycho_ray.interop.ptychodus.standard_files import (
     with_geometry,
     write_standard_folder,
 )
+from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
+from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
+from ptycho_ray.interop.ptychodus.options import CHECKPOINT_INTERVAL, OPTIONS, RECORD_IMAGES, read_ini
+from ptycho_ray.interop.ptychodus.process import ProgramFailed, run_program
 
 GEOMETRY = {"energy_eV": 8000.0, "detector_distance_m": 2.0, "detector_pixel_m": 75e-6}
 FAST = ["--n-filters-scale", "1", "--batch-size", "16", "--nepochs", "2"]

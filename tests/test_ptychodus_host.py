@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptycho_ray.data.formats.ptychodus_folder import write_standard_folder
 from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
 from ptycho_ray.interop.ptychodus.plugin import LIBRARY_VARIABLE
-from ptycho_ray.interop.ptychodus.standard_files import write_standard_folder
 
 pytest.importorskip("ptychodus", reason="ptychodus is not installed (pip install 'ptycho-ray[ptychodus-tests]')")
 if find_spec("ptychodus.plugins.ptycho_ray_plugin") is None:

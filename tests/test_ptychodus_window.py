@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from ptycho_ray.data.formats.ptychodus_folder import write_standard_folder
 from ptycho_ray.interop.ptychodus.options import OPTIONS
 from ptycho_ray.interop.ptychodus.plugin import LIBRARY_VARIABLE
-from ptycho_ray.interop.ptychodus.standard_files import write_standard_folder
 
 for needed in ("ptychodus", "PyQt5"):
     pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'ptycho-ray[ptychodus-tests]')")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ptycho_ray.commands.cli import main
-from ptycho_ray.tuning.generalisation_study import FIGURES, Run, plot_study, runs_of, summary
+from ptycho_ray.display.study_figures import plot_study
+from ptycho_ray.tuning.generalisation_study import FIGURES, PERCENTILES, Run, runs_of, summary
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_median_and_quartiles():
     (line,) = summary([*rows, failed])
     assert line["trials"] == 3
     assert [line[f"phase_mae_{name}"] for name in ("p25", "median", "p75")] == pytest.approx([0.15, 0.2, 0.55])
-    figure = plot_study([line, {"architecture": "ffno", "size": 32, "trials": 0}])
+    figure = plot_study([line, {"architecture": "ffno", "size": 32, "trials": 0}], FIGURES, tuple(PERCENTILES))
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.2])
 
 

@@ -32,8 +32,8 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
-from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
 from ptycho_ray.tuning.trial import run_trial, trial_config

@@ -53,6 +53,7 @@ def run(words: Sequence[str]) -> Result:
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
         raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
     from ptycho_ray import workflow
+    from ptycho_ray.display.comparison_figures import plot_comparison, plot_ring_correlations
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
@@ -85,8 +86,8 @@ def run(words: Sequence[str]) -> Result:
     rows: list[dict[str, Any]] = [
         {"image": name, **comparison.figures_of(each), **told[name]} for name, each in found.items()
     ]
-    side_by_side = comparison.picture(found, against, label)
-    rings = comparison.ring_correlations(found)
+    side_by_side = plot_comparison(found, against, label)
+    rings = plot_ring_correlations(found)
     folder = options.output_dir
     save_figure(side_by_side, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 
@@ -63,6 +63,7 @@ def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
     from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.inspection import describe_scan
 
     scan = load_data(
         options.input,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, Common, Result, describe_scan, summary_of_history
+from ptycho_ray.commands.common import FILE, Common, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
@@ -77,7 +77,7 @@ def _scan(path: Path, options: Options) -> Result:
     from ptycho_ray.data import load_data
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import format_named
-    from ptycho_ray.data.inspection import suspected_problems
+    from ptycho_ray.data.inspection import describe_scan, suspected_problems
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.overlap import overlap_metrics
     from ptycho_ray.files import require_file

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import __version__
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
     from ptycho_ray.data.prepared import as_source

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 
@@ -25,6 +25,7 @@ class Options(Common):
 
 
 def run(words: Sequence[str]) -> Result:
+    from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.simulation import SimulationSpec, simulate
 
     typed = parse(

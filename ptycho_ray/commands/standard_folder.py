@@ -18,8 +18,10 @@ import numpy as np
 from ptycho_ray import __version__
 from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
+from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
@@ -31,7 +33,6 @@ from ptycho_ray.interop.ptychodus.options import (
     SETTINGS_FILE,
     read_ini,
 )
-from ptycho_ray.interop.ptychodus.standard_files import read_standard_folder, reconstructed
 
 if TYPE_CHECKING:
     from ptycho_ray.commands import reconstruct, train
@@ -45,7 +46,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
     """Train on the scan of a folder; writes the model and, from the standard layout, the product and its checkpoints."""
     with event_stream(options.event_file) as events:
         folder, output = _folders(options.input, options.output)
-        from ptycho_ray.commands.train import fitted_to_scans, settings_of, way_of_training
+        from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
         scan, product = _training_scan(folder)
         given = {**settings_of(options), **typed, "output_dir": output, "train_data_file": Path(scan.source)}

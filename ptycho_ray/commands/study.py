@@ -61,6 +61,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data import load_data
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.study_figures import plot_study
     from ptycho_ray.evaluation.comparison import write_table
     from ptycho_ray.tuning import generalisation_study as core
 
@@ -83,7 +84,7 @@ def run(words: Sequence[str]) -> Result:
     lines = core.summary(rows)
     write_table(folder / "runs.csv", rows)
     write_table(folder / "study.csv", lines)
-    picture = core.plot_study(lines)
+    picture = plot_study(lines, core.FIGURES, tuple(core.PERCENTILES))
     save_figure(picture, folder / "study.png")
     failed = [row for row in rows if "error" in row]
     report = write_report(

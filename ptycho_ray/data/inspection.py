@@ -8,15 +8,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
+from scipy.spatial import cKDTree
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.simulation.probes import probe_diameter_px
 
 LOOKED_AT = 64
 PREPARE = "ptycho-ray prepare"
@@ -218,3 +221,27 @@ def near_field_command(scan: RawData) -> str:
         wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
         value = f"{wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m):.4g}"
     return f"ptycho-ray convert and refine --from flat, both with --near-field-px2 {value}"
+
+
+def describe_scan(scan: RawData) -> dict[str, Any]:
+    """The facts about a scan that decide how it is reconstructed."""
+    positions = scan.positions_px
+    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
+    energies = scan.pattern_energies()
+    diameter = probe_diameter_px(scan.probe)
+    return {
+        "patterns": len(scan),
+        "N": scan.N,
+        "stored_as": scan.patterns.domain,
+        "counts_are_photons": scan.counts_are_photons,
+        "mean_intensity_of_a_pattern": float(energies.mean()),
+        "probe_modes": len(scan.probe),
+        "probe_diameter_px": round(diameter, 1),
+        "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
+        "nearest_position_px": round(float(np.median(nearest)), 2),
+        "linear_overlap_of_neighbours": round(float(1 - np.median(nearest) / diameter), 3),
+        "pixel_size_m": scan.pixel_size_m,
+        "energy_eV": scan.energy_eV,
+        "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),
+        "truth": None if scan.object_truth is None else list(scan.object_truth.shape),
+    }

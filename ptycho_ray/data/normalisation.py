@@ -15,7 +15,7 @@ from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Normalisation:
                 raise InputError(field=f"normalisation.{name}", found=value, expected="a finite number above 0")
 
     @classmethod
-    def from_groups(cls, raw: RawData, nn_indices: NDArray[np.int64], config: TrainingConfig) -> Normalisation:
+    def from_groups(cls, raw: Scan, nn_indices: NDArray[np.int64], config: TrainingConfig) -> Normalisation:
         """Measure the scales on the groups ``nn_indices`` [B, C] of ``raw``, streaming over its patterns."""
         N = raw.N
         energies = raw.pattern_energies()

@@ -16,10 +16,9 @@ from scipy.ndimage import median_filter
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
-from ptycho_ray.data.loading import scan_from_fields
 from ptycho_ray.data.patterns import FrameSource, is_integral
 from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, marked, narrowed_probe
-from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError
 
 AT_ONCE_BYTES = 64 * 2**20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.preparation import Survey, background_level, filled
 from ptycho_ray.data.prepared import FrameSteps
-from ptycho_ray.refinement.orientation import Verdict
-from ptycho_ray.refinement.rotation import Rotation
+
+if TYPE_CHECKING:
+    from ptycho_ray.refinement.orientation import Verdict
+    from ptycho_ray.refinement.rotation import Rotation
 
 
 def plot_bad_pixels(found: Survey) -> Figure:

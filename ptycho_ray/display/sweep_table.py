@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ptycho_ray.files import short_text
-from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
 
 REDRAW_S = 0.5
 BEST_SHOWN = 8

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho_ray.commands.common import Result
 from ptycho_ray.display.figures import save_figure
 from ptycho_ray.display.report import Section
 from ptycho_ray.display.uncertainty_figures import plot_calibration, plot_deviation
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
 
-def uncertainty_facts(image: StitchedObject, members: int) -> Result:
+def uncertainty_facts(image: StitchedObject, members: int) -> dict[str, Any]:
     """Median and 95th percentile of the standard deviations over the covered pixels."""
     assert image.amplitude_std is not None
     assert image.phase_std is not None
     covered = image.covered()
-    facts: Result = {"members": members}
+    facts: dict[str, Any] = {"members": members}
     for name, std in (("amplitude_std", image.amplitude_std), ("phase_std_rad", image.phase_std)):
         middle, high = np.percentile(std[covered], [50, 95])
         facts |= {f"{name}_median": float(middle), f"{name}_95_percent": float(high)}
@@ -44,7 +43,7 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     )
 
 
-def calibration_sections(image: Image, found: Evaluation, result: Result, folder: Path) -> list[Section]:
+def calibration_sections(image: Image, found: Evaluation, result: dict[str, Any], folder: Path) -> list[Section]:
     """Puts the calibration of an ensemble's image into ``result`` and its picture into ``folder``; nothing for the image of
     one network."""
     curves = calibration_curves(image, found)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import jsonable, write_json
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 
 SWEEP, TRIALS = "sweep.json", "trials.jsonl"
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -117,10 +117,15 @@ class SweepRecord:
         """Trials that began and did not end."""
         return [self.trials[number] for number in sorted(self.trials) if self.trials[number].status == "running"]
 
+    @staticmethod
+    def smaller_is_better(objective: str) -> bool:
+        """Whether a smaller value of the objective is the better one."""
+        return OBJECTIVES[objective].mode == "min"
+
     def loss(self, trial: TrialRecord, objective: str | None = None) -> float:
         """The objective (the first one by default) as something to be made small."""
         name = objective or self.objectives[0]
-        return trial.figures[name] * (1 if OBJECTIVES[name].mode == "min" else -1)
+        return trial.figures[name] * (1 if self.smaller_is_better(name) else -1)
 
     def judged(self) -> list[TrialRecord]:
         """Trials that ran to their end and have all objectives."""

@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ptycho_ray.config import Architecture, ExecutionConfig, TrainingConfig
-from ptycho_ray.display.figures import empty_figure
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation.comparison import figures_of
 from ptycho_ray.files import jsonable, write_json
@@ -179,24 +177,3 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 def _ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["architecture"], row["size"], row["trial"]))
-
-
-def plot_study(lines: Sequence[Row]) -> Figure:
-    """Median of each figure over the training size, the quartiles as a band."""
-    figure = empty_figure(9.5, 6.4)
-    for axis, name in zip(figure.subplots(2, 2, sharex=True).ravel(), FIGURES, strict=True):
-        for architecture in dict.fromkeys(line["architecture"] for line in lines):
-            own = [line for line in lines if line["architecture"] == architecture and line["trials"]]
-            sizes = [line["size"] for line in own]
-            low, middle, high = ([line[f"{name}_{p}"] for line in own] for p in PERCENTILES)
-            (drawn,) = axis.plot(sizes, middle, marker="o", markersize=4, label=architecture)
-            axis.fill_between(sizes, low, high, alpha=0.2, color=drawn.get_color(), linewidth=0)
-        axis.set_xscale("log", base=2)
-        axis.set_ylabel(name.replace("_", " ") + (" / rad" if name == "phase_mae" else ""))
-        axis.grid(alpha=0.25)
-        axis.set_xticks(sorted({line["size"] for line in lines}), sorted({line["size"] for line in lines}))
-        axis.minorticks_off()
-    figure.axes[0].legend(frameon=False)
-    for axis in figure.axes[-2:]:
-        axis.set_xlabel("patterns trained on")
-    return figure

@@ -18,8 +18,8 @@ from ptycho_ray.display.figures import plot_object
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.display.sweep_figures import plot_contour, plot_front, plot_history, plot_importance, plot_parallel
 from ptycho_ray.files import atomic_path, jsonable
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
-from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import Space
 from ptycho_ray.tuning.trial import IMAGE

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tuning.space import Parameter, Space, Values
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from ptycho_ray.config.sources import load_yaml_config, setting_names
 from ptycho_ray.config.types import did_you_mean, unknown_setting
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 

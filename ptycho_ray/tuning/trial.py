@@ -30,9 +30,9 @@ from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
-from ptycho_ray.tuning.objectives import OBJECTIVES
 
 Figures = dict[str, float]
 Report = Callable[[int, Figures], None]

@@ -22,7 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 HAS_SIGNAL = 0x1000
 """The one mask bit that does not mark a defect."""
@@ -163,7 +163,7 @@ def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
     return None
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan with CXI's default axes, pattern by pattern. InputError without an object pixel size."""
     raw = completed(raw)
     pixel = pixel_size_of(raw)

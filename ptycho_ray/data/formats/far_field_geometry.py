@@ -16,7 +16,7 @@ from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 PROBE_IN_PHOTONS = "probe in sqrt(photons): the sum of |P|^2 is the photons of a pattern (orthonormal FFT)"
 """Stands in the comments of the files that we write, whose probe is taken as it is; others are rescaled."""
@@ -34,7 +34,7 @@ class Geometry:
     detector_pixel_m: float
 
 
-def pixel_size_of(raw: RawData) -> float:
+def pixel_size_of(raw: Scan) -> float:
     """The object pixel of a scan in metres. InputError if it states none."""
     if raw.pixel_size_m is None:
         raise InputError(
@@ -47,7 +47,7 @@ def pixel_size_of(raw: RawData) -> float:
     return raw.pixel_size_m
 
 
-def geometry_of(raw: RawData) -> Geometry:
+def geometry_of(raw: Scan) -> Geometry:
     """Pixel, energy, distance and detector pixel; one that is missing follows from the others in the far field.
 
     Raises InputError if too little is known: nothing is guessed.
@@ -77,7 +77,7 @@ def geometry_of(raw: RawData) -> Geometry:
     return Geometry(pixel, energy, distance, detector)
 
 
-def completed(raw: RawData) -> RawData:
+def completed(raw: Scan) -> Scan:
     """The scan with the one of the four lengths that it does not state, where it follows from the others."""
     stated = (raw.pixel_size_m, raw.energy_eV, raw.detector_distance_m, raw.detector_pixel_m)
     if sum(value is None for value in stated) != 1 or raw.far_field is False:
@@ -93,7 +93,7 @@ def half_pixel(N: int) -> float:
     return N // 2 - (N - 1) / 2
 
 
-def object_of(raw: RawData) -> NDArray[np.complex64]:
+def object_of(raw: Scan) -> NDArray[np.complex64]:
     """The object of a scan, or an empty one (ones) that covers it."""
     if raw.object_truth is not None:
         return raw.object_truth

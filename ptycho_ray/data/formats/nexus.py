@@ -22,7 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 DEFINITIONS = ("nxptycho", "nxcxi_ptycho")
 LENGTHS = {"m": 1.0, "meter": 1.0, "metre": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "microns": 1e-6}
@@ -165,7 +165,7 @@ def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path,
     return positions
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan as NXcxi_ptycho, with the object pixel in a group of our own. InputError without a pixel size."""
     raw = completed(raw)
     pixel = pixel_size_of(raw)

@@ -22,7 +22,7 @@ from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 def recognise(scan: Hdf5Scan) -> bool:
@@ -53,7 +53,7 @@ def read(scan: Hdf5Scan) -> FileContents:
     )
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan as training data. InputError if it does not state its geometry."""
     geometry = geometry_of(raw)
     positions = raw.positions_px - half_pixel(raw.N)

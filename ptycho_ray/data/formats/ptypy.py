@@ -22,7 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 MASK_FRAMES_AT_ONCE = 32
 
@@ -131,7 +131,7 @@ def _storage(scan: Hdf5Scan, group: str) -> NDArray | None:
     return data
 
 
-def write_scan(raw: RawData, path: Path) -> None:
+def write_scan(raw: Scan, path: Path) -> None:
     """Write a ``.ptyd`` of one chunk. InputError if the scan does not state its geometry."""
     geometry = geometry_of(raw)
     meta = {

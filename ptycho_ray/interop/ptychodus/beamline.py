@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ptycho_ray.config.sources import load_yaml_config
 from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data.formats.ptychodus_folder import with_geometry
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.interop.ptychodus.standard_files import with_geometry
 
 BEAMLINE_FILE = "ptycho_ray.yaml"
 

@@ -31,6 +31,7 @@ from ptychodus.api.reconstruct import (
 from ptychodus.api.settings import SettingsRegistry
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.formats.ptychodus_folder import with_photons_of_patterns
 from ptycho_ray.data.formats.ptychodus_product import (
     DIFFRACTION_FILE,
     PRODUCT_FILE,
@@ -43,7 +44,6 @@ from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.interop.ptychodus.options import COMMAND, CONFIG_FILE, GROUP, OPTIONS, RECORD_IMAGES
 from ptycho_ray.interop.ptychodus.process import run_program
-from ptycho_ray.interop.ptychodus.standard_files import with_photons_of_patterns
 
 #: Ptychodus looks for ``model`` + this in the input folder of a batch run.
 MODEL_EXTENSION = ".wts.h5.zip"

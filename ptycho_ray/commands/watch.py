@@ -15,7 +15,7 @@ from ptycho_ray.commands.common import FILE, Common, Result
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
-    from ptycho_ray.client.sources import Frames
+    from ptycho_ray.client.frame_sources import Frames
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray watch").options
     from ptycho_ray.client import Client
-    from ptycho_ray.client.sources import wire_type
+    from ptycho_ray.client.frame_sources import wire_type
     from ptycho_ray.commands.submit import FORMATS
     from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
@@ -93,7 +93,7 @@ def run(words: Sequence[str]) -> Result:
 
 def _frames(options: Options) -> Iterator[Frames]:
     """The source that the word means."""
-    from ptycho_ray.client.sources import Ending, Names, folder_frames, growing_frames, zmq_frames
+    from ptycho_ray.client.frame_sources import Ending, Names, folder_frames, growing_frames, zmq_frames
 
     ending, names = Ending(options.n_patterns, options.idle_s), Names(options.patterns, options.positions)
     if "://" in options.source:

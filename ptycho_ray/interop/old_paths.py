@@ -11,6 +11,7 @@ from types import ModuleType
 #: Below ``ptycho_ray``: path of version 0.1 -> path of today.
 OLD_PATHS = {
     "cli": "commands.cli",
+    "client.sources": "client.frame_sources",
     "cluster.serve": "service",
     "cluster.serve.deployments": "service.deployments",
     "command_line": "config.command_line",
@@ -50,6 +51,9 @@ class _Alias:
 
 
 def install() -> None:
-    """Let Python find the modules under their old paths. Nothing is imported by it."""
+    """Let Python find the modules under their old paths. Nothing is imported by it.
+
+    In front of the other finders: those would load a second copy of what lies in a room that has moved as a whole.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

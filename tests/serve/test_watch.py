@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ptycho_ray.client import Client
-from ptycho_ray.client.sources import Ending, Frames, Names, folder_frames, growing_frames, wire_type, zmq_frames
+from ptycho_ray.client.frame_sources import Ending, Frames, Names, folder_frames, growing_frames, wire_type, zmq_frames
 from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError, MissingFileError
 from ptycho_ray.files import atomic_path

@@ -183,7 +183,7 @@ def test_without_mlflow_everything_is_kept_and_one_warning_says_so(no_mlflow, tm
     caplog.clear()
     facts = trackers[1].finish("FINISHED")["mlflow"]
     assert facts["records_left"] == 5
-    assert f"ptycho-ray deliver {tmp_path}" in caplog.text
+    assert f"ptycho-ray mlflow-sync {tmp_path}" in caplog.text
     begin, step, epoch, picture, end = records(run_folders(tmp_path)[0])
     assert (begin["parameters"], begin["tags"]) == ({"model.N": "64", "seed": "0"}, {"data": "x"})
     assert (step["step"], step["figures"]) == (1, {"loss": 2.0})

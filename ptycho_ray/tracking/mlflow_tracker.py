@@ -226,7 +226,7 @@ class MlflowTracker(Tracker):
             "model": state.model,
         }
         if left:
-            command = f"ptycho-ray deliver {shlex.quote(str(self.output))}"
+            command = f"ptycho-ray mlflow-sync {shlex.quote(str(self.output))}"
             reason = f" ({self._error()})" if self._error() else ""
             log.warning("%d records are not in MLflow yet%s; send them later: %s", left, reason, command)
             facts |= {"records_left": left, "to_send_them": command}

@@ -76,7 +76,8 @@ def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: flo
             field="execution.devices",
             found=workers,
             expected=f"at most {room} ({have})",
-            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no GPU, only "
+            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no "
+            "GPU, only "
             "execution.accelerator gpu asks for one",
         )
 

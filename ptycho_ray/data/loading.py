@@ -46,19 +46,19 @@ def load_data(
     in_memory: bool = False,
     max_bytes: int | None = None,
 ) -> RawData:
-    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, told by content, not by name.
+    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, recognised by content, not by name.
 
-    n_subsample, n_images  use that many patterns (the first of the two that is given), chosen at random, in file order
+    n_subsample, n_images  use this many patterns (the first of the two that is given), chosen at random, in file order
     subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
-    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are left alone
+    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
     n_samples              accepted for compatibility, without effect
-    domain                 what the patterns hold; 'auto' asks the format and the values
+    domain                 quantity stored in the patterns; 'auto' decides by the format and the values
     transpose              exchange rows and columns of every pattern
-    pixel_size_m           object pixel size; needed where positions are in metres and the file does not tell it
-    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not tell, or tells wrongly
+    pixel_size_m           object pixel size; needed where positions are in metres and the file does not state it
+    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not state, or states wrongly
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
-    companion              a second file with what the first does not hold (positions, probe, object, patterns); formats
-                           that consist of two files find the other one by its name
+    companion              an auxiliary file with what the first does not hold (positions, probe, object, patterns); for
+                           formats that consist of two files it is found by its name
     probe                  [N, N] or [P, N, N], replaces the probe of the file
     bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
     in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
@@ -113,14 +113,14 @@ def scan_from_fields(
     near_field_px2: float | None = None,
     source: str | None = None,
 ) -> RawData:
-    """The scan that a file's content makes, with positions in object pixels; arguments as in ``load_data``."""
+    """The scan described by a file's content, with positions in object pixels; arguments as in ``load_data``."""
     if fields.frames is None:
         raise InputError(
             file=path,
             field="patterns",
             found=f"a file of the format {fields.format}, which holds no diffraction patterns",
             expected="a scan",
-            hint="name the file with the patterns, and this one as its companion (--companion)",
+            hint="give the file with the patterns, and this one as its auxiliary file (--companion)",
         )
     patterns = _patterns(fields, domain, transpose, path)
     if near_field_px2 is not None:
@@ -166,7 +166,7 @@ def scan_from_fields(
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
-    """A crude probe [1, N, N]: the mean pattern's square root taken back to the sample, with its photons.
+    """A crude probe [1, N, N]: the square root of the mean pattern propagated back to the sample, with its photons.
 
     From the far field by the inverse transform, from the near field (``near_field_px2`` = wavelength * distance / pixel**2) by
     paraxial propagation. Only the first patterns of a large stack are averaged.
@@ -193,7 +193,7 @@ def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.comp
 
 
 def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileContents:
-    """What a file and its companion hold together; the companion is looked for if none is given."""
+    """The contents of a file and its auxiliary file, which is searched for if none is given."""
     fields = read_fields(path, max_bytes)
     incomplete = fields.frames is None or fields.positions is None
     find = format_named(fields.format).companion
@@ -207,13 +207,14 @@ def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileC
 
 
 def _warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
-    """A far-field pixel under which neighbours share less than half a window is most likely not the pixel."""
+    """Warn of a far-field pixel for which neighbours share less than half a window: it is most likely wrong."""
     if not np.isfinite(positions).all():
         return  # refused later, with the number of the position
     step = float(np.median(nearest_distances(positions)))
     if step > WIDEST_STEP * N:
         warnings.warn(
-            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px apart in a "
+            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px "
+            "apart in a "
             f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
             "(--pixel-size-m)",
             stacklevel=3,
@@ -264,7 +265,7 @@ def _positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.
     """Positions in object pixels, from metres where the file or the tiny numbers say so.
 
     The object pixel of a far-field geometry is wavelength * distance / (N * detector pixel). A near-field file does not
-    say that it is one: its pixel size has to be given.
+    identify itself as such: its pixel size has to be given.
     """
     positions, nominal = fields.positions, fields.nominal
     if positions is None:
@@ -273,7 +274,7 @@ def _positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.
             field="positions",
             found=f"none in a file of the format {fields.format}",
             expected="scan positions",
-            hint="name the file that holds them as the companion (--companion)",
+            hint="give the file that holds them as the auxiliary file (--companion)",
         )
     size = fields.pixel_size_m
     energy, distance, detector_pixel = fields.energy_eV, fields.detector_distance_m, fields.detector_pixel_m
@@ -298,7 +299,7 @@ def _positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.
             field="pixel_size_m",
             found="positions in metres without a pixel size",
             expected="the object pixel size in metres, or energy, distance and detector pixel size in the file",
-            hint="--pixel-size-m says it, or --energy-eV, --detector-distance-m and --detector-pixel-m do",
+            hint="give --pixel-size-m, or --energy-eV, --detector-distance-m and --detector-pixel-m",
         )
     return positions / size, None if nominal is None else nominal / size
 

@@ -19,7 +19,7 @@ from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_co
 from ptycho_ray.errors import InputError
 
 SMALLEST_SPAN_PX = 1e-2
-"""A scan narrower than this many object pixels is taken for one whose positions are in metres."""
+"""A scan narrower than this many object pixels is assumed to have positions in metres."""
 
 
 class RawData:
@@ -30,8 +30,8 @@ class RawData:
     ``*_start`` are the nominal positions; None means the measured ones.
 
     ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
-    whole numbers, which are counts. ``counts_are_photons`` is found from the values when it is None. A ``diff3d`` that
-    is a PatternStack brings its own domain and bad pixels.
+    integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a
+    PatternStack, its domain and bad pixels are used.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
@@ -114,7 +114,7 @@ class RawData:
 
         The intensity is sum over modes |F(probe * patch)|**2 with an orthonormal F. With ``nphotons`` it is scaled so
         that the mean pattern holds that many photons (the stored probe with it); with ``generator`` photons are drawn
-        from the Poisson distribution. ``ptycho_ray.simulation`` offers much more.
+        from the Poisson distribution. ``ptycho_ray.simulation`` has more options.
         """
         probe = probe_modes(probeGuess)
         positions = np.stack([np.asarray(ycoords, float), np.asarray(xcoords, float)], axis=-1)
@@ -153,8 +153,8 @@ class RawData:
     def to_file(self, file_path: str | Path, form: str | None = None) -> None:
         """Write the scan in the format called ``form`` (docs/formats.md).
 
-        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd what they say, anything
-        else is a PtychoPINN NPZ. ``diff3d`` is amplitude.
+        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd the formats of these
+            names, anything else a PtychoPINN NPZ. ``diff3d`` is amplitude.
         """
         from ptycho_ray.data.formats import write_scan
 
@@ -208,7 +208,7 @@ class RawData:
         return f"RawData({len(self)} patterns of {self.N}x{self.N} {place}, {self.patterns.domain}, {self.source!r})"
 
     def _repr_html_(self) -> str:
-        """How Jupyter shows a scan."""
+        """The representation of a scan in Jupyter."""
         from ptycho_ray.interactive import scan_html
 
         return scan_html(self)
@@ -365,7 +365,9 @@ class RawData:
     def _check_scan(self) -> None:
         if len(self) < 2:
             self._refuse(
-                self.patterns.field, f"{len(self)} pattern", "a scan of at least 2: one cannot be stitched or split"
+                self.patterns.field,
+                f"{len(self)} pattern",
+                "a scan of at least 2: a single one cannot be stitched or split",
             )
         if self.patterns.in_memory:
             self.pattern_energies()
@@ -376,7 +378,7 @@ class RawData:
         if span < SMALLEST_SPAN_PX:
             self._refuse(
                 "xcoords, ycoords",
-                f"a scan {span:.3g} wide, which looks like metres",
+                f"a scan {span:.3g} wide, probably in metres",
                 "object pixels, or metres together with pixel_size_m",
             )
         if distinct < len(self):

@@ -37,7 +37,8 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     picture = plot_deviation(image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
-        f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get wrong "
+        f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get "
+        "wrong "
         "alike does not show.",
         facts=uncertainty_facts(image, members),
         pictures=[("", picture)],

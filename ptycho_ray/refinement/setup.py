@@ -54,7 +54,8 @@ def check_probe(probe: Tensor, source: str) -> None:
             field="probeGuess",
             found=f"{1 - inside:.0%} of its photons within {border} pixels of the edge",
             expected=f"less than {MOST_IN_BORDER:.0%}",
-            hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer sampling",
+            hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer "
+            "sampling",
         )
 
 

@@ -156,7 +156,8 @@ def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str 
     where = f" (scan {of_scan[1:]})" if of_scan else ""
     if (saturated > SATURATED).all():
         return (
-            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or phase has "
+            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or "
+            "phase has "
             "been at the end of its range for three epochs, where it can learn nothing. Start anew with a lower "
             "execution.learning_rate or with gradient_clip_val 1; if amplitudes are at their upper end, with a larger "
             "model.probe_scale, or model.amp_activation 'softplus'."
@@ -169,8 +170,10 @@ def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str 
         f"{max(explained[-1], 0.0):.0%} of what distinguishes the patterns from those of an empty beam is explained"
     )
     advice = (
-        "If the loss still falls, train on. Otherwise try execution.learning_rate ten times lower, then higher, scheduler "
-        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and see whether probe and "
+        "If the loss still falls, train on. Otherwise try execution.learning_rate ten times lower, then higher, "
+        "scheduler "
+        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and see whether "
+        "probe and "
         "positions belong to the scan (ptycho-ray info)."
     )
     if flat_amplitude or flat_phase:

@@ -325,7 +325,7 @@ def _setting(name: str) -> str:
 
 def _unknown_dotted(name: str, known: Sequence[str]) -> ConfigurationError:
     near = did_you_mean(name, known) or did_you_mean(name.rpartition(".")[2], known)
-    return ConfigurationError("there is no such setting", field=f"parameters.{name}", hint=near)
+    return ConfigurationError("unknown setting", field=f"parameters.{name}", hint=near)
 
 
 def _type_of(setting: str) -> Any:
@@ -347,7 +347,7 @@ def _check_kind(place: str, kind: str, hint: Any) -> None:
     found = _plain_types(hint)
     if kind == "choice" or (kind == "integer" and int in found) or float in found:
         return
-    words = {int: "a whole number", bool: "true or false", Literal: "one of a few words"}
+    words = {int: "an integer", bool: "true or false", Literal: "one of a few words"}
     what = next((text for known, text in words.items() if known in found), "no number")
     expected = "integer or choice" if int in found else "choice"
     raise ConfigurationError(f"the setting is {what}", field=place, found=kind, expected=expected)

@@ -45,7 +45,7 @@ FORMATS: tuple[Format, ...] = (
     PTYCHOPINN,
     PTYCHOPINN_HDF5,
 )
-"""In the order in which they are tried; the last two are for any NPZ and HDF5 file, and say what they miss."""
+"""In the order in which they are tried; the last two accept any NPZ and HDF5 file, and report what is missing."""
 
 __all__ = [
     "FIELDS",

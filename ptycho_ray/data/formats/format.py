@@ -1,7 +1,8 @@
 """The formats that scans are read from and written to.
 
-A format is told from a file's content, never from its name. To add one, write a module with ``recognise``, ``read`` and
-perhaps ``write`` beside this one and append a ``Format`` to ``FORMATS``: the first one that recognises a file reads it.
+A format is recognised from the content of a file, never from its name. To add one, write a module with ``recognise``,
+``read`` and perhaps ``write`` next to this one and append a ``Format`` to ``FORMATS``: the first one that recognises a
+file reads it.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ FIELDS = (
 class Format:
     """One format.
 
-    name        how the command line calls it
-    title       what people call it
+    name        name on the command line
+    title       name in messages
     kind        of the file underneath: npz, hdf5, mat, table, or several of them
     recognise   whether an open file is of this format; must not read much
     read        the content of an open file
     write       writes a scan to a path, or None
     holds       which of FIELDS a file of this format can hold (what ``write`` keeps)
-    companion   the file that the other half of the scan is in, by the file's name, or None
+    companion   the auxiliary file with the rest of the scan, found by the file's name, or None
     """
 
     name: str
@@ -75,8 +76,8 @@ def find_format(content: Content) -> Format:
     shown = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
     raise InputError(
         file=content.path,
-        found=f"no format that is known, with the keys {shown or 'none'}",
-        expected="a scan in a format that docs/formats.md lists",
+        found=f"an unknown format, with the keys {shown or 'none'}",
+        expected="a scan in one of the formats of docs/formats.md",
     )
 
 
@@ -100,13 +101,13 @@ def format_named(name: str) -> Format:
 
 
 SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd"}
-"""What is written to a file of which only the name is given."""
+"""The format written to a file of which only the name is given."""
 
 
 def write_scan(raw: RawData, path: str | Path, form: str | None = None) -> Format:
     """Write a scan in the format called ``form``; None goes by the suffix, NPZ where it says nothing.
 
-    Raises InputError if the format cannot be written, or needs what the scan does not have.
+    Raises InputError if the format cannot be written, or needs something that the scan lacks.
     """
     path = Path(path)
     chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))

@@ -215,7 +215,8 @@ def reconstructed(
         *(line for line in former if not line.startswith((PROBE_REMARK, PROBE_IN_PHOTONS))),
         remark,
         PROBE_IN_PHOTONS,
-        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons; object pixels that no pattern reached are 0.",
+        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons; object pixels that no pattern reached "
+        "are 0.",
     ]
     if len(product.probe) > 1:
         comments.append("Of several orthogonal probe modes only the first was used and is kept.")

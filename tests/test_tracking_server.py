@@ -268,7 +268,7 @@ def test_what_cannot_be_loaded_is_named(server, in_process, tmp_path):
     client.log_text(run_id, "no bundle either", "model-2/wts.h5.zip")
     with pytest.raises(BundleError, match=rf"runs:/{run_id}/model: .*readme.txt.*one bundle"):
         load_inference_bundle(f"runs:/{run_id}/model")
-    with pytest.raises(BundleError, match=rf"runs:/{run_id}: .*whole zip archive"):  # the last model of the run
+    with pytest.raises(BundleError, match=rf"runs:/{run_id}: .*complete zip archive"):  # the last model of the run
         load_inference_bundle(f"runs:/{run_id}")
     with pytest.raises(InputError, match=rf"runs:/{nobody}/model: .*{server.uri}"):
         load_inference_bundle(f"runs:/{nobody}/model")

@@ -1,4 +1,4 @@
-"""What is checked before anything starts on a cluster: does it fit, do all machines match, do they see the files."""
+"""Checks before anything starts on a cluster: does the run fit, do package versions agree, can all machines read the files."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_frames_that_are_turned_against_the_probe(name: str, shared_data: Any) -
     assert turned_against_probe(changed(scan, diff3d=frames.swapaxes(1, 2))) == "rows and columns exchanged"
     upside_down = np.roll(frames[:, ::-1], 1, axis=1)
     told = problems(changed(scan, diff3d=upside_down))
-    assert "the mean pattern looks like the probe's own diffraction turned: upside down" in told
+    assert "the mean pattern matches the diffraction pattern of the probe if that is turned: upside down" in told
 
 
 @pytest.mark.slow

@@ -226,7 +226,7 @@ def test_a_server_that_dies_costs_a_warning_and_nothing_else(
     facts = [tracker.finish("FINISHED", bundle, [folder / "metrics.csv"]) for tracker in trackers][-1]["mlflow"]
     assert facts["records_left"] == undelivered(run_folders(folder)[-1]) > 0
     assert f"send them later: ptycho-ray mlflow-sync {folder}" in caplog.text
-    assert caplog.text.count("The run goes on") == 1
+    assert caplog.text.count("The run continues") == 1
 
     server.start()
     assert main(["deliver", str(folder), "--json"]) == 0
@@ -459,7 +459,7 @@ def test_no_database_is_no_reason_to_make_one(tmp_path, monkeypatch):
 
 def test_a_missing_mlflow_is_named(monkeypatch):
     monkeypatch.setattr(stores, "has_mlflow", lambda: False)
-    with pytest.raises(InputError, match=r"models:/x/1.*no MLflow.*pip install"):
+    with pytest.raises(InputError, match=r"models:/x/1.*MLflow is not installed.*pip install"):
         load_inference_bundle("models:/x/1")
 
 

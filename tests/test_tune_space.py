@@ -71,7 +71,7 @@ GOOD = {"gridsize": {"choice": [1, 2]}}
         ({"parameter": GOOD}, "Did you mean 'parameters'"),
         ({"parameters": {"gridsize": {"uniform": [1, 2]}}}, "gridsize: the setting is an integer; found uniform"),
         ({"parameters": {"probe_trainable": {"integer": [0, 1]}}}, "true or false; found integer; expected choice"),
-        ({"parameters": {"optimizer": {"uniform": [0, 1]}}}, "one of a few words; found uniform; expected choice"),
+        ({"parameters": {"optimizer": {"uniform": [0, 1]}}}, "one of a few choices; found uniform; expected choice"),
         ({"parameters": {"optimizer": {"choice": ["adam", "adagrad"]}}}, "optimizer: found 'adagrad'; expected 'adam'"),
         ({"parameters": {"nphotons": {"loguniform": [-1, 1e9]}}}, "nphotons: found -1; expected a number above 0"),
         ({"parameters": {"weight_decay": {"loguniform": [0, 1]}}}, "two numbers above 0"),

@@ -1,4 +1,4 @@
-"""From a scan and settings to a run: what is checked, how the unknowns begin."""
+"""From a scan and settings to a run: checks and initial values of the unknowns."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def build_run(
     overlap = linear_overlap(scan.positions_px, first)
     if overlap < LEAST_OVERLAP:
         log.warning(
-            "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is not determined well",
+            "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is poorly determined",
             overlap,
             LEAST_OVERLAP,
         )

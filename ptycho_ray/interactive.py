@@ -1,10 +1,10 @@
-"""The program in a few words, for notebooks and scripts: ``import ptycho_ray as pr``.
+"""The interface for notebooks and scripts: ``import ptycho_ray as pr``.
 
     scan = pr.load("scan.npz")
     image = pr.reconstruct(scan, nepochs=30)          # trains on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
-Each function calls the workflow and nothing else. In Jupyter, scans, probes and images show themselves.
+Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Probe:
 
 
 def probe(scan: RawData) -> Probe:
-    """The probe of a scan, in a form that shows itself."""
+    """The probe of a scan, in a form that Jupyter displays."""
     return Probe(scan.probe, scan.pixel_size_m)
 
 
@@ -59,11 +59,11 @@ class Reconstruction:
 
     Attributes:
         image: complex transmission [H, W]; zero where nothing was measured.
-        weight: how well each pixel is covered.
+        weight: illumination of each pixel.
         origin_px: position of pixel (0, 0) in the coordinates of the scan.
         scan: what was reconstructed.
         bundle: the trained network.
-        history: one list a figure, one value an epoch; empty if nothing was trained.
+        history: one list per metric, with one value per epoch; empty if nothing was trained.
     """
 
     stitched: StitchedObject
@@ -117,7 +117,7 @@ class Reconstruction:
         return save_bundle(place, self.bundle)
 
     def figures_of_merit(self) -> dict[str, float]:
-        """How well the image explains the diffraction (R-factor, a flat object for comparison), and with a known object the
+        """Consistency with the diffraction data (R-factor, and that of a flat object), and with a known object the
         mean errors of amplitude and phase after registration."""
         from ptycho_ray.evaluation import evaluate_reconstruction
         from ptycho_ray.reconstruction.images import Image, explained_diffraction
@@ -160,9 +160,9 @@ def reconstruct(
     Args:
         scan: a scan or its file.
         model: an earlier reconstruction, or a bundle or its folder.
-        config: YAML file with settings of the training; ``settings`` are stronger: ``nepochs=30``, ``gridsize=2``,
+        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
             ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
-        progress: tell of every epoch.
+        progress: report every epoch.
 
     Raises:
         InputError, ConfigurationError: the scan or a setting cannot be used.
@@ -180,7 +180,9 @@ def reconstruct(
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
-                field=next(iter(settings), "config"), found="given beside a model", expected="settings of a training"
+                field=next(iter(settings), "config"),
+                found="given together with a model",
+                expected="settings of a training",
             )
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
         _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)

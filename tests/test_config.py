@@ -275,43 +275,43 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
 
 # A value outside the range of the field, and a part of what the message calls allowed.
 BAD: list[tuple[type, str, Any, str]] = [
-    (ModelConfig, "N", 100, "a multiple of 8 from 32 up"),
-    (ModelConfig, "N", 24, "a multiple of 8 from 32 up"),
-    (ModelConfig, "gridsize", 0, "a whole number from 1 up"),
-    (ModelConfig, "gridsize", True, "a whole number from 1 up"),
-    (ModelConfig, "gridsize", 1.5, "a whole number from 1 up"),
-    (ModelConfig, "gridsize", "two", "a whole number from 1 up"),
-    (ModelConfig, "gridsize", None, "a whole number from 1 up"),
+    (ModelConfig, "N", 100, "a multiple of 8, at least 32"),
+    (ModelConfig, "N", 24, "a multiple of 8, at least 32"),
+    (ModelConfig, "gridsize", 0, "an integer of at least 1"),
+    (ModelConfig, "gridsize", True, "an integer of at least 1"),
+    (ModelConfig, "gridsize", 1.5, "an integer of at least 1"),
+    (ModelConfig, "gridsize", "two", "an integer of at least 1"),
+    (ModelConfig, "gridsize", None, "an integer of at least 1"),
     (ModelConfig, "hybrid_downsample_steps", 3, "1 or 2"),
-    (ModelConfig, "n_filters_scale", 0, "a whole number from 1 up"),
+    (ModelConfig, "n_filters_scale", 0, "an integer of at least 1"),
     (ModelConfig, "probe_scale", 0.0, "a number above 0"),
-    (ModelConfig, "gaussian_smoothing_sigma", -0.1, "a number from 0 up"),
+    (ModelConfig, "gaussian_smoothing_sigma", -0.1, "a number of at least 0"),
     (ModelConfig, "probe_mask_diameter", -3.0, "a number above 0"),
     (ModelConfig, "object_big", "perhaps", "true or false"),
     (TrainingConfig, "batch_size", 3, "a power of two"),
     (TrainingConfig, "batch_size", 0, "a power of two"),
-    (TrainingConfig, "nepochs", 0, "a whole number from 1 up"),
+    (TrainingConfig, "nepochs", 0, "an integer of at least 1"),
     (TrainingConfig, "mae_weight", 1.5, "a number from 0 to 1"),
     (TrainingConfig, "nll_weight", -0.1, "a number from 0 to 1"),
     (TrainingConfig, "nphotons", 0, "a number above 0"),
     (TrainingConfig, "nphotons", float("nan"), "a number above 0"),
     (TrainingConfig, "nphotons", float("inf"), "a number above 0"),
-    (TrainingConfig, "n_groups", -5, "a whole number from 1 up"),
+    (TrainingConfig, "n_groups", -5, "an integer of at least 1"),
     (TrainingConfig, "validation_fraction", 0.6, "a number from 0 to 0.5"),
     (TrainingConfig, "output_dir", 3, "a path"),
-    (ExecutionConfig, "devices", 0, "a whole number from 1 up, or 'auto'"),
-    (ExecutionConfig, "devices", True, "a whole number from 1 up, or 'auto'"),
-    (ExecutionConfig, "devices", "all", "a whole number from 1 up, or 'auto'"),
+    (ExecutionConfig, "devices", 0, "an integer of at least 1, or 'auto'"),
+    (ExecutionConfig, "devices", True, "an integer of at least 1, or 'auto'"),
+    (ExecutionConfig, "devices", "all", "an integer of at least 1, or 'auto'"),
     (ExecutionConfig, "accelerator", "tpu", "TPU is not supported"),
     (ExecutionConfig, "deterministic", "maybe", "true or false or 'warn'"),
-    (ExecutionConfig, "num_workers", -1, "a whole number from 0 up"),
+    (ExecutionConfig, "num_workers", -1, "an integer of at least 0"),
     (ExecutionConfig, "learning_rate", 0.0, "a number above 0"),
-    (ExecutionConfig, "inference_batch_size", 0, "a whole number from 1 up"),
-    (ExecutionConfig, "accum_steps", 0, "a whole number from 1 up"),
-    (ExecutionConfig, "checkpoint_save_top_k", -1, "a whole number from 0 up"),
-    (ExecutionConfig, "early_stop_patience", 0, "a whole number from 1 up"),
-    (ModelConfig, "ffno_encoder_blocks", 0, "a whole number from 1 up"),
-    (ModelConfig, "spectral_bottleneck_modes", 0, "a whole number from 1 up"),
+    (ExecutionConfig, "inference_batch_size", 0, "an integer of at least 1"),
+    (ExecutionConfig, "accum_steps", 0, "an integer of at least 1"),
+    (ExecutionConfig, "checkpoint_save_top_k", -1, "an integer of at least 0"),
+    (ExecutionConfig, "early_stop_patience", 0, "an integer of at least 1"),
+    (ModelConfig, "ffno_encoder_blocks", 0, "an integer of at least 1"),
+    (ModelConfig, "spectral_bottleneck_modes", 0, "an integer of at least 1"),
     (ModelConfig, "ffno_encoder_gate_init", 0.0, "a number above 0"),
     (ModelConfig, "spectral_bottleneck_gate_init", float("inf"), "a finite number"),
 ]
@@ -354,12 +354,12 @@ def test_message_names_field_value_and_range(cls: type, field: str, value: Any, 
 
 
 def test_every_bad_field_is_reported() -> None:
-    with pytest.raises(ConfigurationError, match=r"N: found 100.*Also gridsize: found 0, expected a whole number"):
+    with pytest.raises(ConfigurationError, match=r"N: found 100.*Also gridsize: found 0, expected an integer"):
         ModelConfig(N=100, gridsize=0)
 
 
 def test_a_typo_is_an_error_with_a_suggestion() -> None:
-    with pytest.raises(ConfigurationError, match="gridsiz: there is no such setting. Did you mean 'gridsize'?"):
+    with pytest.raises(ConfigurationError, match="gridsiz: unknown setting. Did you mean 'gridsize'?"):
         make(ModelConfig, gridsiz=2)
 
 

@@ -68,24 +68,24 @@ def test_numbers_that_yaml_reads_as_text(yaml_file: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gridsiz: 2", "run.yaml: gridsiz: there is no such setting. Did you mean 'model.gridsize'?"),
+        ("gridsiz: 2", "run.yaml: gridsiz: unknown setting. Did you mean 'model.gridsize'?"),
         (
             "model: {grid_size: 2}",
-            "run.yaml: model.grid_size: there is no such setting. Did you mean 'model.gridsize'?",
+            "run.yaml: model.grid_size: unknown setting. Did you mean 'model.gridsize'?",
         ),
         ("learning_rate: 0.1", "run.yaml: learning_rate: .*Did you mean 'execution.learning_rate'?"),
         ("execution: {precison: 32-true}", "run.yaml: execution.precison: .*Did you mean 'execution.precision'?"),
-        ("qqqqqqqq: 1", "run.yaml: qqqqqqqq: there is no such setting$"),
-        ("1: 2", "run.yaml: 1: there is no such setting"),
+        ("qqqqqqqq: 1", "run.yaml: qqqqqqqq: unknown setting$"),
+        ("1: 2", "run.yaml: 1: unknown setting"),
         ("model: 3", "run.yaml: model: found 3; expected a mapping of settings"),
         ("model:", "run.yaml: model: found None; expected a mapping of settings"),
-        ("gridsize: 0", "run.yaml: model.gridsize: found 0; expected a whole number from 1 up"),
+        ("gridsize: 0", "run.yaml: model.gridsize: found 0; expected an integer of at least 1"),
         ("execution: {devices: 0}", "run.yaml: execution.devices: found 0"),
         ("batch_size: null", "run.yaml: batch_size: found None"),
-        ("nepochs: 1\nnepochs: 2", "run.yaml: this is no YAML: .*'nepochs' stands twice"),
-        ("[1, 2", "run.yaml: this is no YAML"),
+        ("nepochs: 1\nnepochs: 2", "run.yaml: invalid YAML: .*'nepochs' is given twice"),
+        ("[1, 2", "run.yaml: invalid YAML"),
         ("- 1\n- 2", "run.yaml: found a list; expected lines of 'setting: value'"),
-        ("!!python/object/apply:os.system ['true']", "run.yaml: this is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "run.yaml: invalid YAML"),
     ],
 )
 def test_bad_yaml_names_file_and_key(text: str, message: str, yaml_file: Any) -> None:

@@ -156,7 +156,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         ({"xcoords": np.ones((12, 1))}, "xcoords", r"float64 array of shape \(12, 1\)"),
         ({"xcoords_start": np.arange(3.0), "ycoords_start": np.arange(12.0)}, "xcoords_start", "3 positions"),
         ({"xcoords": np.ones(12), "ycoords": np.ones(12)}, "xcoords, ycoords", "all 12 positions identical"),
-        ({"xcoords": np.arange(12) * 1e-7, "ycoords": np.zeros(12)}, "xcoords", "looks like metres; .* pixel_size_m"),
+        ({"xcoords": np.arange(12) * 1e-7, "ycoords": np.zeros(12)}, "xcoords", "probably in metres; .* pixel_size_m"),
         ({"probeGuess": np.ones((8, 8))}, "probeGuess", "a probe of 8 x 8 pixels; expected 16 x 16 like the patterns"),
         ({"probeGuess": np.ones(16)}, "probeGuess", r"shape \(16,\)"),
         ({"probeGuess": np.zeros((N, N))}, "probeGuess", "zeros only"),

@@ -177,7 +177,7 @@ def test_the_whole_lifecycle(core: Any, folder: Path, tmp_path: Path) -> None:
     assert processing.get_model_file_extension(algorithm=algorithm) == ".wts.h5.zip"
     with pytest.raises(RuntimeError, match="no model"):
         processing.save_model_to_file(tmp_path / "model.wts.h5.zip", algorithm)
-    with pytest.raises(ValueError, match="no model of ptycho_ray"):
+    with pytest.raises(ValueError, match="not a model of ptycho_ray"):
         processing.load_model_from_file(folder / "product.h5", algorithm)
 
     data = tmp_path / "training"

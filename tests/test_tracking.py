@@ -137,7 +137,7 @@ def test_a_tracker_that_raises_everywhere_changes_no_weight(small_scan, tiny_con
     assert broken.finish("FINISHED") == {}
     assert_same_weights(plain, tracked)
     assert [record.message for record in caplog.records if "Broken" in record.message] == [
-        "Broken cannot record (KeyError: 'step'); the run goes on"
+        "Broken cannot record (KeyError: 'step'); the run continues"
     ]
 
 
@@ -178,12 +178,12 @@ def test_without_mlflow_everything_is_kept_and_one_warning_says_so(no_mlflow, tm
         tracker.on_image(progress(1), stitched())
     assert [record.message for record in caplog.records] == [
         f"sqlite:///{tmp_path.parent}/mlflow.db: MLflow is not installed. "
-        f"The run goes on; its records are kept in {run_folders(tmp_path)[0]}"
+        f"The run continues; its records are kept in {run_folders(tmp_path)[0]}"
     ]
     caplog.clear()
     facts = trackers[1].finish("FINISHED")["mlflow"]
     assert facts["records_left"] == 5
-    assert f"ptycho-ray deliver {tmp_path}" in caplog.text
+    assert f"ptycho-ray mlflow-sync {tmp_path}" in caplog.text
     begin, step, epoch, picture, end = records(run_folders(tmp_path)[0])
     assert (begin["parameters"], begin["tags"]) == ({"model.N": "64", "seed": "0"}, {"data": "x"})
     assert (step["step"], step["figures"]) == (1, {"loss": 2.0})
@@ -196,7 +196,7 @@ def test_without_mlflow_everything_is_kept_and_one_warning_says_so(no_mlflow, tm
 def test_a_folder_that_cannot_be_written_costs_a_warning(no_mlflow, tmp_path, caplog):
     (tmp_path / "tracking").write_text("in the way")
     assert len(build_trackers(MLFLOW, tmp_path, {}, {})) == 1
-    assert "the run goes on" in caplog.text
+    assert "the run continues" in caplog.text
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------

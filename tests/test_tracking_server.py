@@ -225,8 +225,8 @@ def test_a_server_that_dies_costs_a_warning_and_nothing_else(
     bundle = save_inference_bundle(folder, results, config, origin)
     facts = [tracker.finish("FINISHED", bundle, [folder / "metrics.csv"]) for tracker in trackers][-1]["mlflow"]
     assert facts["records_left"] == undelivered(run_folders(folder)[-1]) > 0
-    assert f"send them later: ptycho-ray deliver {folder}" in caplog.text
-    assert caplog.text.count("The run goes on") == 1
+    assert f"send them later: ptycho-ray mlflow-sync {folder}" in caplog.text
+    assert caplog.text.count("The run continues") == 1
 
     server.start()
     assert main(["deliver", str(folder), "--json"]) == 0
@@ -268,7 +268,7 @@ def test_what_cannot_be_loaded_is_named(server, in_process, tmp_path):
     client.log_text(run_id, "no bundle either", "model-2/wts.h5.zip")
     with pytest.raises(BundleError, match=rf"runs:/{run_id}/model: .*readme.txt.*one bundle"):
         load_inference_bundle(f"runs:/{run_id}/model")
-    with pytest.raises(BundleError, match=rf"runs:/{run_id}: .*whole zip archive"):  # the last model of the run
+    with pytest.raises(BundleError, match=rf"runs:/{run_id}: .*complete zip archive"):  # the last model of the run
         load_inference_bundle(f"runs:/{run_id}")
     with pytest.raises(InputError, match=rf"runs:/{nobody}/model: .*{server.uri}"):
         load_inference_bundle(f"runs:/{nobody}/model")
@@ -434,7 +434,7 @@ def test_a_server_that_never_answers_does_not_stop_training(
         assert [r["figures"]["loss"] for r in journalled(tmp_path, "epoch")] == results["history"]["loss"]
 
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        assert main(["deliver", str(tmp_path)]) == 1
+        assert main(["mlflow-sync", str(tmp_path)]) == 1
         assert f"{uri}: {undelivered(run_folders(tmp_path)[0])} records" in capsys.readouterr().err
         with pytest.raises(InputError, match=rf"models:/x/1: {uri}: .*timed out"):
             load_inference_bundle("models:/x/1")
@@ -459,7 +459,7 @@ def test_no_database_is_no_reason_to_make_one(tmp_path, monkeypatch):
 
 def test_a_missing_mlflow_is_named(monkeypatch):
     monkeypatch.setattr(stores, "has_mlflow", lambda: False)
-    with pytest.raises(InputError, match=r"models:/x/1.*no MLflow.*pip install"):
+    with pytest.raises(InputError, match=r"models:/x/1.*MLflow is not installed.*pip install"):
         load_inference_bundle("models:/x/1")
 
 
@@ -483,7 +483,7 @@ def test_without_a_server_the_database_lies_beside_and_its_model_reconstructs(
     with np.load("local/reconstruction.npz") as local, np.load("registered/reconstruction.npz") as registered:
         assert np.array_equal(local["object"], registered["object"])
     assert "models:/ptycho-ray/1" in Path("registered/result.json").read_text()
-    assert main(["deliver", "elsewhere"]) == 2
+    assert main(["mlflow-sync", "elsewhere"]) == 2
     assert "no records" in capsys.readouterr().err
 
 

@@ -188,6 +188,12 @@ def test_the_page_and_what_matters(tmp_path: Path) -> None:
     importance = importance_of(record, space)
     assert list(importance) == ["position_scale", "probe_defocus_px2"] or set(importance) == set(DEFOCUS)
     page = write_sweep_report(record, {"nepochs": 40}, space, "A sweep", {"seed": 0}).read_text()
-    for text in ("Best: trial", "Parameters of every finished trial", "depends on", "matter most", "it diverged"):
+    for text in (
+        "Best: trial",
+        "Parameters of every finished trial",
+        "Importance of each parameter",
+        "most important parameters",
+        "it diverged",
+    ):
         assert text in page
     assert page.count("data:image/png") == 4

@@ -65,13 +65,13 @@ GOOD = {"gridsize": {"choice": [1, 2]}}
     [
         (
             {"parameters": {"gridsizes": {"choice": [1, 2]}}},
-            r"gridsizes.*no such setting.*Did you mean 'model.gridsize'",
+            r"gridsizes.*unknown setting.*Did you mean 'model.gridsize'",
         ),
         ({"parameters": {"execution.lerning_rate": {"uniform": [0.1, 1]}}}, "Did you mean 'execution.learning_rate'"),
         ({"parameter": GOOD}, "Did you mean 'parameters'"),
-        ({"parameters": {"gridsize": {"uniform": [1, 2]}}}, "gridsize: the setting is a whole number; found uniform"),
+        ({"parameters": {"gridsize": {"uniform": [1, 2]}}}, "gridsize: the setting is an integer; found uniform"),
         ({"parameters": {"probe_trainable": {"integer": [0, 1]}}}, "true or false; found integer; expected choice"),
-        ({"parameters": {"optimizer": {"uniform": [0, 1]}}}, "one of a few words; found uniform; expected choice"),
+        ({"parameters": {"optimizer": {"uniform": [0, 1]}}}, "one of a few choices; found uniform; expected choice"),
         ({"parameters": {"optimizer": {"choice": ["adam", "adagrad"]}}}, "optimizer: found 'adagrad'; expected 'adam'"),
         ({"parameters": {"nphotons": {"loguniform": [-1, 1e9]}}}, "nphotons: found -1; expected a number above 0"),
         ({"parameters": {"weight_decay": {"loguniform": [0, 1]}}}, "two numbers above 0"),
@@ -95,7 +95,7 @@ GOOD = {"gridsize": {"choice": [1, 2]}}
         ({"parameters": {"nphotons": {"uniform": [1, 2]}}, "search": "grid"}, "nphotons: a grid needs values"),
         ({"parameters": GOOD, "scheduler": "pbt"}, "model.gridsize: cannot be changed while a network trains"),
         ({"parameters": GOOD, "points": [{"gridsize": 3}]}, r"points\[0\].gridsize: found 3; expected choice \[1, 2\]"),
-        ({"parameters": GOOD, "points": [{"nphotons": 3}]}, r"points\[0\].nphotons: there is no such setting"),
+        ({"parameters": GOOD, "points": [{"nphotons": 3}]}, r"points\[0\].nphotons: unknown setting"),
         (
             {"parameters": {"neighbor_count": {"integer": [4, 6], "when": {"gridsize": 2}}}},
             "neighbor_count.when: found model.gridsize; expected another parameter of this space",

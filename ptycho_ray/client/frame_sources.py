@@ -1,7 +1,7 @@
-"""Where patterns come from while they are measured: a folder that fills, an HDF5 file that grows, messages over ZeroMQ.
+"""Sources of patterns during a measurement: a folder to which files are added, a growing HDF5 file, messages over ZeroMQ.
 
-Each source yields :class:`Frames` and returns when the scan is complete: after as many patterns as were announced, when the
-source says so, or when nothing has come for a while.
+Each source yields :class:`Frames` and returns when the scan is complete: after the announced number of patterns, when
+the source says so, or after a time without new patterns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Names:
-    """Under which names a file holds patterns and positions.
+    """The names of patterns and positions in a file.
 
     ``positions`` is one array [k, 2] (row, column) or two of [k] with a comma between, row first.
     """
@@ -55,7 +55,7 @@ class Ending:
 
 
 class Clock:
-    """Counts what has come and tells when a scan is complete."""
+    """Counts the patterns received and decides when a scan is complete."""
 
     def __init__(self, ending: Ending) -> None:
         self.ending, self.count, self.last = ending, 0, time.monotonic()
@@ -69,7 +69,7 @@ class Clock:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be waited for."""
+        """Whether the scan is complete."""
         if self.left is not None and self.left <= 0:
             return True
         idle = self.ending.idle_s
@@ -77,10 +77,9 @@ class Clock:
 
 
 def folder_frames(folder: Path, names: Names, ending: Ending) -> Iterator[Frames]:
-    """Files (NPZ or HDF5) that appear in a folder, in the order of their names; those that are there already come first.
-
-    A file is read when its size has not changed between two looks. One that cannot be read then is tried again until the scan
-    is over, since it may still be written, and is an error in the end.
+    """Files (NPZ or HDF5) that appear in a folder, in the order of their names; existing ones come first. A file is
+    read once its size has stopped changing. One that cannot be read then is retried until the scan is over, since it
+    may still be being written, and raises an error in the end.
     """
     if not folder.is_dir():
         raise MissingFileError(file=folder, field="source", found="no folder", expected="a folder that fills")
@@ -113,7 +112,7 @@ def folder_frames(folder: Path, names: Names, ending: Ending) -> Iterator[Frames
 
 
 def growing_frames(path: Path, names: Names, ending: Ending) -> Iterator[Frames]:
-    """An HDF5 file that another program writes in SWMR mode: what both datasets have, as it comes.
+    """An HDF5 file that another program writes in SWMR mode: patterns are read as they appear in both datasets.
 
     A dataset ``complete`` that becomes 1 ends the scan. The file may appear after the call.
     """
@@ -150,17 +149,17 @@ def zmq_frames(address: str, ending: Ending, *, kind: Literal["pull", "subscribe
     """Messages of two parts, a JSON header and the bytes of the patterns, little-endian, [k, N, N].
 
     Header: ``{"type": "frames", "shape": [k, N, N], "dtype": "uint16", "positions": [[row, column], ...]}``, and at the end a
-    message of one part, ``{"type": "end"}``. ``pull`` loses nothing and is one of several that share the messages,
-    ``subscribe`` listens along and loses what came before it was there.
+    message of one part, ``{"type": "end"}``. With ``pull`` no message is lost, and several receivers share them;
+    ``subscribe`` receives a copy of all messages sent after it has connected.
 
     Raises:
-        InputError: pyzmq is not installed, the address is none, or a message is not as above.
+        InputError: pyzmq is not installed, the address is invalid, or a message is not as above.
     """
     try:
         import zmq
     except ImportError:
         raise InputError(
-            field="source", found=f"{address}, and no pyzmq", expected="pip install 'ptycho-ray[live]'"
+            field="source", found=f"{address}, but pyzmq is not installed", expected="pip install 'ptycho-ray[live]'"
         ) from None
     clock = Clock(ending)
     with zmq.Context() as context, context.socket(zmq.PULL if kind == "pull" else zmq.SUB) as socket:
@@ -184,7 +183,7 @@ def zmq_frames(address: str, ending: Ending, *, kind: Literal["pull", "subscribe
 
 
 def wire_type(patterns: NDArray, source: str) -> str:
-    """The type in which the service is sent patterns of this one."""
+    """The type in which patterns of this type are sent to the service."""
     name = patterns.dtype.name
     if name in WIRE_TYPES:
         return name
@@ -213,7 +212,7 @@ def _read_file(path: Path, names: Names) -> Frames:
 
 
 def _frames(place: Any, patterns: NDArray, *coordinates: NDArray) -> Frames:
-    """Checked patterns and positions; a single pattern [N, N] counts as one of one."""
+    """Checked patterns and positions; a single pattern [N, N] becomes a stack of one."""
     patterns = patterns[None] if patterns.ndim == 2 else patterns
     positions = np.stack([np.atleast_1d(column) for column in coordinates], axis=-1) if len(coordinates) > 1 else None
     positions = np.atleast_2d(coordinates[0]) if positions is None else positions
@@ -233,7 +232,7 @@ def _first(frames: Frames, most: int | None) -> Frames:
 
 
 def _open_growing(path: Path, names: Names, clock: Clock) -> tuple[Any, list[Any]]:
-    """The file in SWMR mode and its datasets, as soon as its writer allows and has made them."""
+    """The file in SWMR mode and its datasets, as soon as its writer has created them."""
     import h5py
 
     while True:

@@ -224,7 +224,7 @@ def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
         return FIFOScheduler()
     if whole:
         raise ConfigurationError(
-            "with several objectives, or one that is known only at the end, nothing can be stopped early",
+            "with several objectives, or one that is known only at the end, trials cannot be stopped early",
             field="scheduler",
             found=repr(kind),
             expected="'none'",

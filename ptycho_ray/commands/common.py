@@ -27,24 +27,24 @@ class Common:
     json: bool = False
     """Print one JSON object on standard output and nothing else there."""
     debug: bool = False
-    """When something fails, show where in the program it happened."""
+    """Show the traceback of an error."""
 
 
 @dataclass(kw_only=True)
 class ProductOptions:
-    """Options of commands that can write a product of Ptychodus."""
+    """Options of commands that can write a Ptychodus product."""
 
     product: Annotated[Path | None, FILE] = None
-    """Also write the image as a product of Ptychodus, which needs the geometry of the experiment."""
+    """Also write the image as a Ptychodus product, which needs the geometry of the experiment."""
     energy_eV: float | None = None
-    """Photon energy, if the scan does not tell it; for --product."""
+    """Photon energy, if the scan does not state it; for --product."""
     detector_distance_m: float | None = None
-    """Distance of the detector; for --product."""
+    """Distance from sample to detector; for --product."""
     detector_pixel_m: float | None = None
     """Detector pixel, far field; for --product."""
 
     def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
-        """Write ``image`` with the geometry of the scan or of these options; InputError if neither tells it."""
+        """Write ``image`` with the geometry of the scan or of these options; InputError if neither has it."""
         if self.product is None:
             return None
         from ptycho_ray.data.formats.ptychodus_folder import product_of_scan, with_geometry

@@ -15,7 +15,7 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Make a scan of an invented object, with photon noise, and with the truth in the file.
+    """Simulate a scan with photon noise, and store the true object in the file.
 
     Example: ptycho-ray simulate scan.npz --object siemens --n-patterns 400 --photons 1e6
     """

@@ -1,4 +1,4 @@
-"""``ptycho-ray train|reconstruct --input DIR --output DIR``: a folder of Ptychodus in, a folder of Ptychodus out.
+"""``ptycho-ray train|reconstruct --input DIR --output DIR``: a Ptychodus folder in, a Ptychodus folder out.
 
 A training folder may hold ``train_data.npz`` instead, or one NPZ file of another name, as our Ptychodus library exports
 it.
@@ -150,7 +150,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
 
 
 class TrainingEvents:
-    """Tells of epochs and writes the images on the way as ``product.NNNNNN.h5`` (a ``Callback`` of the training loop)."""
+    """Reports epochs and writes intermediate images as ``product.NNNNNN.h5`` (a ``Callback`` of the training loop)."""
 
     def __init__(
         self, events: EventStream, n_epochs: int, output: Path, product: Product | None, scan: RawData
@@ -159,7 +159,7 @@ class TrainingEvents:
         self.losses: list[float] = []
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
-        """Nothing: epochs are told."""
+        """Does nothing: only epochs are reported."""
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: Any) -> None:
         self.losses = progress.history["loss"]
@@ -178,10 +178,10 @@ class TrainingEvents:
 def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
     assert folder is not None
     if not folder.is_dir():
-        raise MissingFileError(file=folder, field="--input", found="no folder", expected="a folder of Ptychodus")
+        raise MissingFileError(file=folder, field="--input", found="no folder", expected="a Ptychodus folder")
     if output is None or output.resolve() == folder.resolve():
         raise ConfigurationError(
-            field="--output", found=output or "nothing", expected="a folder for the results, another than --input"
+            field="--output", found=output or "nothing", expected="a folder for the results other than --input"
         )
     output.mkdir(parents=True, exist_ok=True)
     return folder, output
@@ -223,7 +223,7 @@ def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str
 
 
 def _of_others(setting: str, training: bool) -> bool:
-    """Settings that only mean something in a training."""
+    """Settings that only apply to training."""
     return not training and setting.startswith(("model.", "execution.devices", "execution.recon_log"))
 
 
@@ -232,7 +232,7 @@ def _identity(action: str, scan: RawData) -> dict[str, Any]:
 
 
 class ProgressEvents:
-    """Tells, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
+    """Reports, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
 
     def __init__(self, events: EventStream) -> None:
         self.events, self.told = events, 0.0

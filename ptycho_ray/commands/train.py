@@ -28,45 +28,43 @@ SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it.
+    """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
+    is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
+    --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take
+    precedence. If none of these gives N or n_groups, N is taken from the file and all positions are used.
 
-    No image of the sample is needed: the network learns to explain the measured diffraction. Values come from the
-    built-in defaults, the --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the options typed here;
-    later ones win. Where none of these gives N or n_groups, N is that of the file and all positions are used.
-
-    Several scans, or a folder of scans, train one network together; each scan keeps its own probe and scales.
+    With several scans, or a folder of scans, one network is trained on all of them; each scan keeps its own probe and scales.
 
     Example: ptycho-ray train scan.npz --nepochs 30 --workers 2 --output-dir model
     """
 
     scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN] = ()
-    """The scan to train on (NPZ, HDF5 or CXI), several, or a folder of them. They may also stand in the --config file."""
+    """The scan to train on (NPZ, HDF5 or CXI), several, or a folder of them. They may also be given in the --config file."""
     test_data_file: Annotated[Path | None, SCAN] = None
-    """Scan to reconstruct after training, if it is not the one trained on."""
+    """Scan to reconstruct after training, if not the one trained on."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings; configs/train/ has examples."""
     init: Annotated[Path | None, FILE] = None
     """Short for --initial-model: 'pretrained', or the bundle of an earlier training."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Train with N workers on a Ray cluster: that of this machine unless execution.address or RAY_ADDRESS name another.
-    'auto' takes all there are; 1:4 goes on with what is left of 4 workers when some are lost."""
+    """Train with N workers on a Ray cluster: on this machine unless execution.address or RAY_ADDRESS name another.
+    'auto' uses all available devices; 1:4 continues with the remaining ones of 4 workers when some are lost."""
     ray: bool = False
     """Train on a Ray cluster even with a single worker."""
     ensemble: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Short for --ensemble-members: train K networks, side by side with --workers; their spread is the uncertainty of the
-    image."""
+    """Short for --ensemble-members: train K networks, in parallel with --workers; their spread is the uncertainty of
+    the image."""
     resume: bool = False
-    """Go on with a run that was interrupted, from the checkpoint in --output-dir. On a cluster the same command does that
-    by itself."""
+    """Resume an interrupted run from the checkpoint in --output-dir. On a cluster the same command resumes by itself."""
     start_anew: bool = False
-    """On a cluster: do not go on with an unfinished run that is found there."""
+    """On a cluster: do not resume an unfinished run that is found there."""
     input: Annotated[Path | None, FOLDER] = None
-    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini), or one with train_data.npz.
+    """Instead of SCAN: a Ptychodus folder (diffraction.h5, product.h5, settings.ini), or one with train_data.npz.
     See docs/ptychodus.md."""
     output: Annotated[Path | None, FOLDER] = None
-    """Folder for model, product and checkpoints; goes with --input."""
+    """Folder for model, product and checkpoints; used with --input."""
     event_file: Annotated[Path | None, FILE] = None
-    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
+    """Write events, one JSON object per line, to this file instead of standard output; used with --input."""
 
 
 def run(words: Sequence[str]) -> Result:

@@ -23,7 +23,7 @@ WIDEST_STEP = 0.5
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
-    """A crude probe [1, N, N]: the mean pattern's square root taken back to the sample, with its photons.
+    """A crude probe [1, N, N]: the square root of the mean pattern propagated back to the sample, with its photons.
 
     From the far field by the inverse transform, from the near field (``near_field_px2`` = wavelength * distance / pixel**2) by
     paraxial propagation. Only the first patterns of a large stack are averaged.
@@ -50,7 +50,7 @@ def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.comp
 
 
 def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileContents:
-    """What a file and its companion hold together; the companion is looked for if none is given."""
+    """The contents of a file and its auxiliary file, which is searched for if none is given."""
     fields = read_fields(path, max_bytes)
     incomplete = fields.frames is None or fields.positions is None
     find = format_named(fields.format).companion
@@ -64,13 +64,14 @@ def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileC
 
 
 def warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
-    """A far-field pixel under which neighbours share less than half a window is most likely not the pixel."""
+    """Warn of a far-field pixel for which neighbours share less than half a window: it is most likely wrong."""
     if not np.isfinite(positions).all():
         return  # refused later, with the number of the position
     step = float(np.median(nearest_distances(positions)))
     if step > WIDEST_STEP * N:
         warnings.warn(
-            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px apart in a "
+            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px "
+            "apart in a "
             f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
             "(--pixel-size-m)",
             stacklevel=3,
@@ -121,7 +122,7 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
     """Positions in object pixels, from metres where the file or the tiny numbers say so.
 
     The object pixel of a far-field geometry is wavelength * distance / (N * detector pixel). A near-field file does not
-    say that it is one: its pixel size has to be given.
+    identify itself as such: its pixel size has to be given.
     """
     positions, nominal = fields.positions, fields.nominal
     if positions is None:
@@ -130,7 +131,7 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             field="positions",
             found=f"none in a file of the format {fields.format}",
             expected="scan positions",
-            hint="name the file that holds them as the companion (--companion)",
+            hint="give the file that holds them as the auxiliary file (--companion)",
         )
     size = fields.pixel_size_m
     energy, distance, detector_pixel = fields.energy_eV, fields.detector_distance_m, fields.detector_pixel_m
@@ -155,6 +156,6 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             field="pixel_size_m",
             found="positions in metres without a pixel size",
             expected="the object pixel size in metres, or energy, distance and detector pixel size in the file",
-            hint="--pixel-size-m says it, or --energy-eV, --detector-distance-m and --detector-pixel-m do",
+            hint="give --pixel-size-m, or --energy-eV, --detector-distance-m and --detector-pixel-m",
         )
     return positions / size, None if nominal is None else nominal / size

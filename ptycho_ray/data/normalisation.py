@@ -1,4 +1,4 @@
-"""The few constants that connect file units, photons, network input and network output.
+"""The constants that relate file units, photons, network input and network output.
 
 Legend: n patterns, B groups, C = gridsize**2 patterns a group, N pattern side.
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Scales of one training set, stored with the model and used unchanged ever after.
+    """Scales of one training set, stored with the model and used unchanged from then on.
 
     photon_scale   photons per unit of file intensity (1 where the file holds counts)
     input_scale    network input = input_scale * sqrt(photons); its mean energy over the training groups is (N/2)**2
     object_scale   object transmission = object_scale * network output (kappa)
     mean_photons   mean photons in a pattern
-    probe_photons  photons that the scaled probe carries, sum |P|**2 with P = probe * sqrt(photon_scale)
+    probe_photons  photons in the scaled probe, sum |P|**2 with P = probe * sqrt(photon_scale)
 
     The physical model is  photons = sum over modes |F(P * object_scale * output)|**2  with an orthonormal F.
     object_scale is the product of PtychoPINN's separate scales (callchain 3.4, 4.5, 4.7).

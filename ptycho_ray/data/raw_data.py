@@ -65,7 +65,7 @@ class RawData(Scan):
 
         The intensity is sum over modes |F(probe * patch)|**2 with an orthonormal F. With ``nphotons`` it is scaled so
         that the mean pattern holds that many photons (the stored probe with it); with ``generator`` photons are drawn
-        from the Poisson distribution. ``ptycho_ray.simulation`` offers much more.
+        from the Poisson distribution. ``ptycho_ray.simulation`` has more options.
         """
         probe = probe_modes(probeGuess)
         positions = np.stack([np.asarray(ycoords, float), np.asarray(xcoords, float)], axis=-1)
@@ -102,8 +102,8 @@ class RawData(Scan):
     def to_file(self, file_path: str | Path, form: str | None = None) -> None:
         """Write the scan in the format called ``form`` (docs/formats.md).
 
-        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd what they say, anything
-        else is a PtychoPINN NPZ. ``diff3d`` is amplitude.
+        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd the formats of these
+            names, anything else a PtychoPINN NPZ. ``diff3d`` is amplitude.
         """
         write_scan(self, file_path, form)
 
@@ -198,19 +198,19 @@ def load_data(
     in_memory: bool = False,
     max_bytes: int | None = None,
 ) -> RawData:
-    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, told by content, not by name.
+    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, recognised by content, not by name.
 
-    n_subsample, n_images  use that many patterns (the first of the two that is given), chosen at random, in file order
+    n_subsample, n_images  use this many patterns (the first of the two that is given), chosen at random, in file order
     subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
-    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are left alone
+    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
     n_samples              accepted for compatibility, without effect
-    domain                 what the patterns hold; 'auto' asks the format and the values
+    domain                 quantity stored in the patterns; 'auto' decides by the format and the values
     transpose              exchange rows and columns of every pattern
-    pixel_size_m           object pixel size; needed where positions are in metres and the file does not tell it
-    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not tell, or tells wrongly
+    pixel_size_m           object pixel size; needed where positions are in metres and the file does not state it
+    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not state, or states wrongly
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
-    companion              a second file with what the first does not hold (positions, probe, object, patterns); formats
-                           that consist of two files find the other one by its name
+    companion              an auxiliary file with what the first does not hold (positions, probe, object, patterns); for
+                           formats that consist of two files it is found by its name
     probe                  [N, N] or [P, N, N], replaces the probe of the file
     bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
     in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
@@ -265,14 +265,14 @@ def scan_from_fields(
     near_field_px2: float | None = None,
     source: str | None = None,
 ) -> RawData:
-    """The scan that a file's content makes, with positions in object pixels; arguments as in ``load_data``."""
+    """The scan described by a file's content, with positions in object pixels; arguments as in ``load_data``."""
     if fields.frames is None:
         raise InputError(
             file=path,
             field="patterns",
             found=f"a file of the format {fields.format}, which holds no diffraction patterns",
             expected="a scan",
-            hint="name the file with the patterns, and this one as its companion (--companion)",
+            hint="give the file with the patterns, and this one as its auxiliary file (--companion)",
         )
     patterns = patterns_of(fields, domain, transpose, path)
     if near_field_px2 is not None:

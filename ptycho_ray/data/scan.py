@@ -16,7 +16,7 @@ from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_co
 from ptycho_ray.errors import InputError
 
 SMALLEST_SPAN_PX = 1e-2
-"""A scan narrower than this many object pixels is taken for one whose positions are in metres."""
+"""A scan narrower than this many object pixels is assumed to have positions in metres."""
 
 
 class Scan:
@@ -27,8 +27,8 @@ class Scan:
     ``*_start`` are the nominal positions; None means the measured ones.
 
     ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
-    whole numbers, which are counts. ``counts_are_photons`` is found from the values when it is None. A ``diff3d`` that
-    is a PatternStack brings its own domain and bad pixels.
+    integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a
+    PatternStack, its domain and bad pixels are used.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
@@ -215,7 +215,9 @@ class Scan:
     def _check_scan(self) -> None:
         if len(self) < 2:
             self._refuse(
-                self.patterns.field, f"{len(self)} pattern", "a scan of at least 2: one cannot be stitched or split"
+                self.patterns.field,
+                f"{len(self)} pattern",
+                "a scan of at least 2: a single one cannot be stitched or split",
             )
         if self.patterns.in_memory:
             self.pattern_energies()
@@ -226,7 +228,7 @@ class Scan:
         if span < SMALLEST_SPAN_PX:
             self._refuse(
                 "xcoords, ycoords",
-                f"a scan {span:.3g} wide, which looks like metres",
+                f"a scan {span:.3g} wide, probably in metres",
                 "object pixels, or metres together with pixel_size_m",
             )
         if distinct < len(self):

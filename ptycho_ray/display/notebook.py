@@ -31,7 +31,7 @@ def scan_html(scan: RawData) -> str:
 
 
 def card(title: str, facts: Mapping[str, Any], pictures: list[Figure]) -> str:
-    """A title, a table and pictures as one piece of HTML without anything from outside."""
+    """A title, a table and pictures as self-contained HTML."""
     from ptycho_ray.display.report import data_url
 
     rows = "".join(

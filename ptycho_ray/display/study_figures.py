@@ -30,5 +30,5 @@ def plot_study(lines: Sequence[Mapping[str, Any]], figures: Sequence[str], perce
         axis.minorticks_off()
     figure.axes[0].legend(frameon=False)
     for axis in figure.axes[-2:]:
-        axis.set_xlabel("patterns trained on")
+        axis.set_xlabel("training patterns")
     return figure

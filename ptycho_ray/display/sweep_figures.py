@@ -21,7 +21,8 @@ COLOURS = "viridis_r"
 
 
 def plot_history(record: SweepRecord) -> Figure:
-    """The first objective of every trial in the order in which they began, and the best so far; very bad ones lie outside."""
+    """The first objective of every trial in the order of their starts, and the best so far; very bad values are
+    outside the plot."""
     name = record.objectives[0]
     trials = [trial for trial in record.ended if name in trial.figures]
     figure = empty_figure(8, 4)
@@ -96,7 +97,7 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
     dots = axis.scatter(x, y, c=values, vmin=low, vmax=high, cmap=colours, edgecolors="0.2", linewidths=0.6)
     best = int(np.argmin([record.loss(trial) for trial in trials]))
     axis.plot(x[best], y[best], "*", color="C3", markersize=14, clip_on=False)
-    axis.set_title(f"the star is the best: trial {trials[best].number}", fontsize=10)
+    axis.set_title(f"star: the best, trial {trials[best].number}", fontsize=10)
     for parameter, set_ticks, set_label in (
         (parameters[0], axis.set_xticks, axis.set_xlabel), (parameters[1], axis.set_yticks, axis.set_ylabel),
     ):  # fmt: skip
@@ -107,7 +108,7 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
 
 
 def plot_front(record: SweepRecord) -> Figure:
-    """The first two objectives of all finished trials; those that no other beats are joined."""
+    """The first two objectives of all finished trials; the Pareto front is drawn as a line."""
     first, second = record.objectives[:2]
     figure = empty_figure(6.4, 4.6)
     axis: Axes = figure.subplots()
@@ -157,7 +158,7 @@ def _ends(parameter: Parameter) -> str:
 
 
 def _limits(values: NDArray[np.float64], smaller_is_better: bool) -> tuple[float, float]:
-    """A range that a few very bad trials do not decide."""
+    """A range that is robust against a few very bad trials."""
     sign = 1 if smaller_is_better else -1
     best, middle, worst = np.percentile(sign * values, [0, 50, 100])
     end = min(worst, middle + 2 * (middle - best)) if middle > best else worst

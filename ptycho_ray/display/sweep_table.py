@@ -16,7 +16,7 @@ BEST_SHOWN = 8
 
 
 class LiveTable:
-    """The best trials and those that run, drawn again and again on a terminal; elsewhere a line for each trial that ends."""
+    """The best trials and those in progress, redrawn continually on a terminal; elsewhere a line for each trial that ends."""
 
     def __init__(self, trials: int, stream: TextIO | None = None) -> None:
         self.trials, self.stream = trials, stream or sys.stderr

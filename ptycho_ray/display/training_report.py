@@ -1,4 +1,4 @@
-"""The page that ``ptycho-ray train`` writes."""
+"""The report of ``ptycho-ray train``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_training_report(
     config: TrainingConfig,
     origin: dict[str, Any],
 ) -> None:
-    """Write ``result["report"]``: images, curves, scans, settings and origin of a training."""
+    """Write ``result["report"]``: images, curves, scans, settings and provenance of a training."""
     settings = dataclasses.asdict(config)
     figures = {name: result[name] for name in ("held_out_diffraction",) if name in result}
     sections = [
@@ -49,7 +49,7 @@ def write_training_report(
         ),
         *(_scan_section(image) for image in images),
         Section("Settings", facts={**settings.pop("model"), **settings}, folded=True),
-        Section("Where it came from", facts=origin, folded=True),
+        Section("Provenance", facts=origin, folded=True),
     ]
     write_report(result["report"], title=f"Training on {config.train_data_file}", sections=sections)
 

@@ -1,4 +1,4 @@
-"""What the commands say of the uncertainty of an image."""
+"""How the commands report the uncertainty of an image."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     picture = plot_deviation(image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
-        f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get wrong "
-        "alike does not show.",
+        f"Disagreement at each pixel of {members} networks that differ only in their seeds. Errors common to all of "
+        "them do not show.",
         facts=uncertainty_facts(image, members),
         pictures=[("", picture)],
     )
@@ -62,7 +62,7 @@ def calibration_sections(image: Image, found: Evaluation, result: dict[str, Any]
         }
         for name, curve in curves.items()
     ]
-    return [Section("Is the uncertainty right?", rows=rows, pictures=[("", picture)])]
+    return [Section("Calibration of the uncertainty", rows=rows, pictures=[("", picture)])]
 
 
 def calibration_curves(image: Image, found: Evaluation) -> dict[str, Calibration]:

@@ -1,4 +1,4 @@
-"""Images of one sample beside each other: registration, and one table of figures. No file is read here.
+"""Comparison of images of one sample: registration, a table of metrics, a picture. No file is read here.
 
 The images may come from any program: each is brought to the reference by a complex factor, a phase ramp and a shift of up to 16
 pixels beyond its stated place (``ptycho_ray.evaluation``), and judged where it is covered.
@@ -55,7 +55,7 @@ def compare(images: Mapping[str, Placed], reference: Placed, *, register: bool =
 
 
 def _seen(region: NDArray[np.bool_], origin_px: tuple[float, float], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Where the reference counts, on the canvas of an image."""
+    """The valid pixels of the reference, on the canvas of an image."""
     rows, columns = (
         np.round(np.arange(side) + start).astype(int) for side, start in zip(shape, origin_px, strict=True)
     )

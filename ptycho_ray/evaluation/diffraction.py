@@ -1,7 +1,7 @@
-"""How well a reconstruction explains the diffraction data; no truth is needed.
+"""Consistency of a reconstruction with the diffraction data; no ground truth is needed.
 
-Patterns are intensities [n, N, N] (or [N, N]) in one unit, measured and predicted; a boolean ``valid`` [N, N] leaves
-detector pixels out.
+Patterns are intensities [n, N, N] (or [N, N]) in one unit, measured and predicted; a boolean ``valid`` [N, N] excludes
+detector pixels.
 """
 
 from __future__ import annotations

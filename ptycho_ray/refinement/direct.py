@@ -1,13 +1,13 @@
-"""Solving for the object itself, without a network: gradient descent through the same physics.
+"""Solving for the object itself, without a network: gradient descent through the same forward model.
 
-The probe and the positions are taken as they are; the object starts flat. A few passes over a small scan take seconds and
-tell how well the assumed experiment (defocus, positions, photons) can explain the data, which a half-trained network does
-not. Patterns that are held out measure that: they take no part in the fit, but their neighbours illuminate the same object.
+The probe and the positions are fixed; the object starts flat. A few passes over a small scan take seconds and show how
+well the assumed experiment (defocus, positions, photons) can explain the data, which a half-trained network does not.
+This is measured on held-out patterns: they are not fitted, but their neighbours illuminate the same object.
 
-The loss is the squared difference of diffraction amplitudes, which for photon counts is the Poisson likelihood with its
-variance made equal everywhere. Its curvature in a pixel is at most twice the illumination that the pixel received in all, so
-a step of the gradient over that illumination never overshoots (it is the error-reduction step with overlap), and Nesterov's
-momentum with restarts makes it fast. There is no rate to be tuned.
+The loss is the squared difference of diffraction amplitudes, which for photon counts is the variance-stabilised Poisson
+likelihood. Its curvature in a pixel is at most twice the total illumination of that pixel, so a step of the gradient
+divided by the illumination never overshoots (it is the error-reduction step with overlap), and Nesterov's momentum with
+restarts makes it fast. There is no step size to tune.
 
 Legend: n patterns, b patterns at a time, P incoherent modes, N pattern side, [H, W] canvas.
 """
@@ -41,11 +41,11 @@ DARK_SHARE = 1e-2
 
 @dataclass(frozen=True)
 class DirectFigures:
-    """How well patterns are explained, each figure a mean over the patterns.
+    """How well patterns are predicted; each metric is a mean over the patterns.
 
     Attributes:
-        likelihood: negative logarithm of the probability density of a pixel of the data in the units of the file. Unlike
-            the deviance it can compare different photon counts (see :func:`negative_log_density`).
+        likelihood: negative log-likelihood per pixel, as a density in the units of the file. Unlike the deviance it
+            allows different photon counts to be compared (see :func:`negative_log_density`).
         deviance: Poisson deviance a pixel (:func:`ptycho_ray.physics.likelihood.poisson_deviance`); about one half a
             well-lit pixel at the noise limit.
         r_factor: diffraction R-factor.
@@ -69,7 +69,7 @@ class DirectSolver:
         bad_pixels: bool [N, N], True where a detector pixel is bad; ``photons`` are zero there and it counts nowhere.
 
     Attributes:
-        object: the present estimate, complex64 [H, W], a transmission. Where no light fell it keeps its first value.
+        object: the present estimate, complex64 [H, W], a transmission. Dark pixels keep their initial value.
         origin_px: position (row, column) of its pixel (0, 0).
 
     Raises:
@@ -95,7 +95,7 @@ class DirectSolver:
         self.photons, self.probe, self.photon_scale = photons, probe.to(torch.complex64), photon_scale
         self.learn = np.ones(n, dtype=bool) if learn is None else np.asarray(learn, dtype=bool)
         if not self.learn.any():
-            raise InputError(field="learn", found="no pattern", expected="at least one to learn from")
+            raise InputError(field="learn", found="no pattern", expected="at least one pattern to fit")
         whole = np.floor(positions_px + 0.5)
         self.fractions = torch.as_tensor(positions_px - whole, dtype=torch.float32, device=photons.device)
         corners = whole.astype(np.int64) - side // 2
@@ -142,7 +142,7 @@ class DirectSolver:
 
     @torch.no_grad()
     def figures(self, rows: NDArray[np.int64], lit: NDArray[np.bool_] | None = None) -> DirectFigures:
-        """How well the present object explains the patterns ``rows``; the likelihood of the detector pixels ``lit`` [N, N],
+        """How well the present object predicts the patterns ``rows``; the likelihood of the detector pixels ``lit`` [N, N],
         all if None (:func:`ptycho_ray.tuning.trial.lit_pixels` says why not all)."""
         pixels = torch.ones(self.photons.shape[-2:]) if lit is None else torch.as_tensor(lit, dtype=torch.float32)
         pixels = (pixels / pixels.sum()).to(self.photons.device)

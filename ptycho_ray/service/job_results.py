@@ -1,4 +1,4 @@
-"""The files that a finished job is handed out as. ``result.npz`` is made by the job, the others from it when asked for."""
+"""The result files of a finished job. ``result.npz`` is written by the job, the others are made from it on request."""
 
 from __future__ import annotations
 

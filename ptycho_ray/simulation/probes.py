@@ -33,7 +33,7 @@ def wavelength_m(energy_eV: float) -> float:
 
 
 def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:
-    """Carry a field [..., N, N] over ``distance_m`` in free space (angular spectrum; the energy is kept, edges are
+    """Propagate a field [..., N, N] over ``distance_m`` in free space (angular spectrum; the energy is kept, edges are
     periodic).
     """
     frequencies = [np.fft.fftfreq(side, pixel_size_m) for side in field.shape[-2:]]

@@ -44,7 +44,7 @@ FORMATS: tuple[Format, ...] = (
     PTYCHOPINN,
     PTYCHOPINN_HDF5,
 )
-"""In the order in which they are tried; the last two are for any NPZ and HDF5 file, and say what they miss."""
+"""In the order in which they are tried; the last two accept any NPZ and HDF5 file, and report what is missing."""
 
 __all__ = [
     "FIELDS",
@@ -68,8 +68,8 @@ def find_format(content: Content) -> Format:
     shown = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
     raise InputError(
         file=content.path,
-        found=f"no format that is known, with the keys {shown or 'none'}",
-        expected="a scan in a format that docs/formats.md lists",
+        found=f"an unknown format, with the keys {shown or 'none'}",
+        expected="a scan in one of the formats of docs/formats.md",
     )
 
 
@@ -91,13 +91,13 @@ def format_named(name: str) -> Format:
 
 
 SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd"}
-"""What is written to a file of which only the name is given."""
+"""The format written to a file of which only the name is given."""
 
 
 def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
     """Write a scan in the format called ``form``; None goes by the suffix, NPZ where it says nothing.
 
-    Raises InputError if the format cannot be written, or needs what the scan does not have.
+    Raises InputError if the format cannot be written, or needs something that the scan lacks.
     """
     path = Path(path)
     chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))

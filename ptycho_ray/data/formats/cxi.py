@@ -1,7 +1,7 @@
 """Scans in CXI files (cxidb.org layout 1.6, an HDF5 file).
 
-CXI knows no object pixel and does not say whether the detector was in the far field. What we write about that, and about
-the frame in which positions are counted, is in a group ``entry_1/ptycho_ray`` of our own.
+CXI knows no object pixel and does not say whether the detector was in the far field. We store this, and the origin of
+the positions, in our own group ``entry_1/ptycho_ray``.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _bad_pixels(scan: Hdf5Scan) -> NDArray[np.bool_] | None:
 
 
 def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
-    """The first complex image of the patterns' size at a place where writers keep the probe."""
+    """The first complex image of the patterns' size at a path where programs store the probe."""
     for name in (f"{SOURCE}/illumination", "entry_1/image_1/data"):
         image = scan.read_optional(name)
         if image is not None and image.dtype.kind == "c" and image.shape[-2:] == frame_shape:

@@ -1,4 +1,4 @@
-"""The geometry that formats in metres need, completed from what a scan states.
+"""The geometry that formats in metres need, completed from what the scan states.
 
 In the far field  object pixel = wavelength * distance / (N * detector pixel).
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
 
 PROBE_IN_PHOTONS = "probe in sqrt(photons): the sum of |P|^2 is the photons of a pattern (orthonormal FFT)"
-"""Stands in the comments of the files that we write, whose probe is taken as it is; others are rescaled."""
+"""Marks, in their comments, the files that we write, whose probe is used as stored; others are rescaled."""
 
-OPTIONS = "--energy-eV, --detector-distance-m, --detector-pixel-m and --pixel-size-m say it"
+OPTIONS = "give it by --energy-eV, --detector-distance-m, --detector-pixel-m or --pixel-size-m"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def pixel_size_of(raw: Scan) -> float:
         raise InputError(
             file=raw.source or None,
             field="pixel_size_m",
-            found="a scan in pixels only",
-            expected="the object pixel size in metres, for this format holds positions in metres",
+            found="a scan with positions in pixels only",
+            expected="the object pixel size in metres, since this format stores positions in metres",
             hint=OPTIONS,
         )
     return raw.pixel_size_m
@@ -50,7 +50,7 @@ def pixel_size_of(raw: Scan) -> float:
 def geometry_of(raw: Scan) -> Geometry:
     """Pixel, energy, distance and detector pixel; one that is missing follows from the others in the far field.
 
-    Raises InputError if too little is known: nothing is guessed.
+    Raises InputError if too little is known.
     """
     pixel, energy = raw.pixel_size_m, raw.energy_eV
     distance, detector = raw.detector_distance_m, raw.detector_pixel_m
@@ -61,7 +61,7 @@ def geometry_of(raw: Scan) -> Geometry:
             file=raw.source or None,
             field=", ".join(missing),
             found="not known",
-            expected="the geometry of the experiment, which this format holds",
+            expected="the geometry of the experiment, which this format requires",
             hint=OPTIONS,
         )
     if pixel is None and energy and distance and detector:
@@ -89,7 +89,7 @@ def completed(raw: Scan) -> Scan:
 
 
 def half_pixel(N: int) -> float:
-    """What is added to a position in the middle of a patch, (N - 1) / 2, to get that of its pixel N // 2."""
+    """Offset from the centre of a patch, (N - 1) / 2, to its pixel N // 2."""
     return N // 2 - (N - 1) / 2
 
 

@@ -1,7 +1,7 @@
 """A format that scans are read from or written to.
 
-A format is recognised by a file's content, never by its name. To add one, write a module with ``recognise``, ``read`` and
-perhaps ``write`` beside this one and append its ``Format`` to ``FORMATS`` in ``__init__``.
+A format is recognised from the content of a file, never from its name. To add one, write a module with ``recognise``,
+``read`` and perhaps ``write`` next to this one and append its ``Format`` to ``FORMATS`` in ``__init__``.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ FIELDS = (
 class Format:
     """One format.
 
-    name        how the command line calls it
-    title       what people call it
+    name        name on the command line
+    title       name in messages
     kind        of the file underneath: npz, hdf5, mat, table, or several of them
     recognise   whether an open file is of this format; must not read much
     read        the content of an open file
     write       writes a scan to a path, or None
     holds       which of FIELDS a file of this format can hold (what ``write`` keeps)
-    companion   the file that the other half of the scan is in, by the file's name, or None
+    companion   the auxiliary file with the rest of the scan, found by the file's name, or None
     """
 
     name: str

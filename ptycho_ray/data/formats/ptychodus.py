@@ -137,7 +137,7 @@ def write(raw: Scan, path: Path) -> None:
 
 
 def pieces_of(raw: Scan) -> Iterator[NDArray]:
-    """The patterns of a scan piece by piece: counts as whole numbers where the scan has them so, else intensities."""
+    """The patterns of a scan piece by piece: counts as whole numbers where the scan has counts, else intensities."""
     counts = raw.patterns.domain == "intensity" and raw.patterns.source.dtype.kind in "ui"
     for _, piece in raw.patterns.chunks():
         yield piece.astype(np.uint32) if counts else piece

@@ -1,4 +1,4 @@
-"""From a scan of ours to a product of Ptychodus and back; the conventions stand in ``data.formats.ptychodus_product``."""
+"""From our scans to Ptychodus products and back; for the conventions see ``data.formats.ptychodus_product``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROBE_REMARK = "The probe is"
 def product_of_scan(
     raw: RawData, image: NDArray[np.complexfloating], origin_px: Sequence[float], remark: str, name: str = "ptycho_ray"
 ) -> Product:
-    """:func:`product_of` a scan, with the probe as it came."""
+    """:func:`product_of` a scan, with the probe unchanged."""
     return product_of(
         image,
         origin_px,
@@ -66,7 +66,7 @@ def product_of(
     """A product of a scan that came from elsewhere: ``image`` [H, W], whose first pixel lies at ``origin_px``.
 
     ``positions_px`` [n, 2] are (row, column) where pixel N // 2 of a patch lies, the probe is [P, N, N]. ``indexes`` [n] that
-    are not a number of its own for each position are replaced. A pixel size or energy that is None is written as 1 m or 0 eV,
+    are not unique are replaced. A pixel size or energy that is None is written as 1 m or 0 eV,
     and the comments say so.
     """
     facts = {"pixel_size_m": pixel_size_m, "energy_eV": energy_eV, "detector_distance_m": detector_distance_m}
@@ -95,7 +95,7 @@ def product_of(
 
 
 def position_indexes(raw: RawData) -> NDArray[np.int64]:
-    """A number of its own for each position: ``scan_index`` where it is one, else the place in the file."""
+    """A unique number for each position: ``scan_index`` if unique, else the index in the file."""
     if len(np.unique(raw.scan_index)) == len(raw):
         return raw.scan_index
     return np.arange(len(raw)) if raw.sample_indices is None else raw.sample_indices
@@ -114,7 +114,7 @@ def write_standard_folder(
     The geometry of the scan is used unless it is given here.
 
     Raises:
-        InputError: neither the scan nor the caller tells the geometry (two of the three lengths and the energy).
+        InputError: neither the scan nor the caller states the geometry (two of the three lengths and the energy).
     """
     raw = with_geometry(raw, energy_eV, detector_distance_m, detector_pixel_m)
     folder = Path(folder)
@@ -127,7 +127,7 @@ def write_standard_folder(
 
 
 def start_product(raw: RawData) -> Product:
-    """What a reconstruction of a scan starts from: its positions and probe, and its truth or ones for the object."""
+    """The initial product for a reconstruction of a scan: its positions and probe, and its true object or ones."""
     half = raw.N // 2
     origin = np.floor(raw.positions_px.min(axis=0)) - half
     extent = np.ceil(raw.positions_px.max(axis=0)) + half - origin + 1
@@ -171,7 +171,7 @@ def read_standard_folder(folder: str | Path) -> tuple[RawData, Product]:
     """The scan in a folder of the standard layout, with its patterns on disk, and the product it starts from.
 
     Positions are in pixels of the product's object, which is the scan's truth. The probe is scaled so that sum |P|**2 is the
-    mean sum of a pattern, whatever scale it came with (programs differ by a factor of N**2).
+    mean sum of a pattern, whatever its original scale (programs differ by a factor of N**2).
     """
     folder = Path(folder)
     product = read_product(folder / PRODUCT_FILE)
@@ -204,7 +204,7 @@ def reconstructed(
     losses: Sequence[float],
     remark: str,
 ) -> Product:
-    """``product`` with a new object, probe [I, N, N] in sqrt(photons) and losses, one an epoch.
+    """``product`` with a new object, probe [I, N, N] in sqrt(photons) and losses, one per epoch.
 
     ``image`` [H, W] with its first pixel at ``origin_px`` of the former object is put in the former object's frame, whose
     centre and pixel stay; the frame grows on both sides if it is too small. What was not measured is zero.
@@ -215,7 +215,8 @@ def reconstructed(
         *(line for line in former if not line.startswith((PROBE_REMARK, PROBE_IN_PHOTONS))),
         remark,
         PROBE_IN_PHOTONS,
-        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons; object pixels that no pattern reached are 0.",
+        f"{PROBE_REMARK} scaled so that sum |P|^2 = {photons:.6g} photons; object pixels that no pattern reached "
+        "are 0.",
     ]
     if len(product.probe) > 1:
         comments.append("Of several orthogonal probe modes only the first was used and is kept.")
@@ -234,7 +235,7 @@ def reconstructed(
 
 
 def in_frame(image: NDArray[np.complex64], origin_px: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.complex64]:
-    """``image`` with its pixel (0, 0) at pixel ``origin_px`` (whole numbers) of a frame, which grows evenly if need be."""
+    """``image`` with its pixel (0, 0) at pixel ``origin_px`` (whole numbers) of a frame, which grows evenly if necessary."""
     first = np.rint(origin_px).astype(int)
     beyond = np.maximum(-first, first + image.shape - np.array(shape)).clip(min=0)
     frame = np.zeros(np.array(shape) + 2 * beyond, dtype=np.complex64)

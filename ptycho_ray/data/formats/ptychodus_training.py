@@ -1,7 +1,8 @@
 """What Ptychodus writes to train networks on: HDF5 of its own, and NPZ with the keys of PtychoPINN.
 
 The HDF5 has patterns and positions in object pixels, scalars as datasets. The NPZ differs from PtychoPINN's own in that
-``diff3d`` is counts and a position the middle of a patch; it is told by its keys, which no other program writes together.
+``diff3d`` is counts and a position the middle of a patch; it is recognised by its keys, a combination that no other
+program writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The keys of PtychoPINN, as NPZ and as HDF5 (where patterns stay on disk).
 
-The HDF5 reader is also the one for files without a name of their own: the layout ``dp``/``pos``, PtyLab, and any file
-with patterns and positions under plain names. ``diff3d`` is amplitude unless its values are whole numbers.
+The HDF5 reader also reads the layout ``dp``/``pos``, PtyLab files, and any file with patterns and positions under plain
+names. ``diff3d`` is amplitude unless its values are whole numbers.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def read_npz(npz: NpzFile) -> FileContents:
 
 
 def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
-    """Metadata stored as JSON; a pickled ``_metadata`` is left alone, with a warning."""
+    """Metadata stored as JSON; a pickled ``_metadata`` is ignored, with a warning."""
     name = "_metadata" if "_metadata" in npz else "meta"
     if name in npz and npz.dtype(name).hasobject:
-        warnings.warn(f"{npz.path}: {name} is pickled and was not read", stacklevel=6)
+        warnings.warn(f"{npz.path}: {name} is pickled and was ignored", stacklevel=6)
         name = "meta"
     text = npz.text(name)
     return None if text is None else metadata_from_text(text)

@@ -1,4 +1,4 @@
-"""File readers of Ptychodus for the formats that we know and it does not (or reads without their geometry)."""
+"""File readers of Ptychodus for formats that only ptycho_ray supports (or that Ptychodus reads without geometry)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_parallel import train_together
+from helpers import history_of_training, in_processes
 
 from ptycho_ray.bundle import load_bundle
 from ptycho_ray.config import ExecutionConfig
@@ -206,7 +206,7 @@ def test_all_parameters_learn_alike_in_several_processes(small_scan, other_scan,
     )
     execution = ExecutionConfig(learning_rate=1e-3)
     alone = train_cdi_model([small_scan, other_scan], None, config, execution=execution)["history"]
-    together = train_together(tmp_path, 2, [small_scan, other_scan], config, execution)
+    together = in_processes(tmp_path, 2, history_of_training, [small_scan, other_scan], config, execution)
     assert together.keys() == alone.keys()
     assert {"position_shift_rms_px/scan-1", "position_shift_rms_px/scan-2"} <= alone.keys()
     assert alone["position_shift_rms_px/scan-2"][-1] > 0

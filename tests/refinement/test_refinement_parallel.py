@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
+from helpers import in_processes
 
-from ptycho_ray.refinement.solver import RefinementConfig, RefinementResult, refine
-
-WORKER = Path(__file__).with_name("refinement_worker.py")
-
-
-def refine_together(folder: Path, processes: int, scan: Any, config: RefinementConfig) -> RefinementResult:
-    (folder / "task.pickle").write_bytes(pickle.dumps((scan, config)))  # written and read by this test alone
-    words = [sys.executable, str(WORKER), str(folder), str(processes)]
-    running = [subprocess.Popen([*words, str(rank)]) for rank in range(processes)]
-    assert [process.wait() for process in running] == [0] * processes
-    result: RefinementResult = pickle.loads((folder / "result.pickle").read_bytes())
-    return result
+from ptycho_ray.refinement.solver import RefinementConfig, refine
 
 
 @pytest.mark.parametrize(
@@ -40,7 +24,7 @@ def test_two_processes_refine_as_one(small_scan, tmp_path, settings):
     """In double precision, where the order of a sum makes no visible difference."""
     config = RefinementConfig(iterations=3, precision="double", **settings)
     alone = refine(small_scan, config)
-    together = refine_together(tmp_path, 2, small_scan, config)
+    together = in_processes(tmp_path, 2, refine, small_scan, config)
     lit = alone.stitched.covered()
     np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
     np.testing.assert_allclose(together.positions_px, alone.positions_px, atol=1e-4)

@@ -13,7 +13,7 @@ pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray
 
 from ptycho_ray.commands.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow

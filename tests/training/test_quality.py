@@ -14,7 +14,7 @@ from ptycho_ray.data import load_data
 from ptycho_ray.evaluation import crop_truth, eval_reconstruction
 from ptycho_ray.workflow import run_cdi_example
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs/train"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/train"
 
 
 @pytest.mark.slow

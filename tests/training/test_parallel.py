@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import history_of_training, in_processes
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.scan_training import GroupList
 from ptycho_ray.workflow import create_ptycho_data_container, train_cdi_model
-
-WORKER = Path(__file__).with_name("parallel_worker.py")
-
-
-def train_together(folder: Path, processes: int, scans: list, config, execution: ExecutionConfig) -> dict:
-    """The history of a training in so many processes joined by gloo."""
-    task = folder / "task.pickle"  # written and read by this test alone
-    task.write_bytes(pickle.dumps((scans, config, execution)))
-    words = [sys.executable, str(WORKER), str(folder), str(processes)]
-    running = [subprocess.Popen([*words, str(rank)]) for rank in range(processes)]
-    assert [process.wait() for process in running] == [0] * processes
-    return pickle.loads((folder / "history.pickle").read_bytes())
 
 
 @pytest.mark.parametrize("rows", [np.arange(7), np.arange(1), np.array([], dtype=int)])
@@ -45,7 +30,7 @@ def test_several_processes_make_the_same_steps_as_one(small_scan, tiny_config, t
     config = replace(tiny_config, optimizer="sgd", momentum=0.5, nepochs=3, probe_trainable=True, probe_start_epoch=1)
     execution = ExecutionConfig(learning_rate=1e-3, accum_steps=2)
     alone = train_cdi_model(small_scan, None, config, execution=execution)["history"]
-    together = train_together(tmp_path, processes, [small_scan], config, execution)
+    together = in_processes(tmp_path, processes, history_of_training, [small_scan], config, execution)
     assert together.keys() == alone.keys()
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)
@@ -53,7 +38,7 @@ def test_several_processes_make_the_same_steps_as_one(small_scan, tiny_config, t
 
 def test_the_default_optimiser_stays_close(small_scan, tiny_config, tmp_path):
     alone = train_cdi_model(small_scan, None, tiny_config)["history"]
-    together = train_together(tmp_path, 2, [small_scan], tiny_config, ExecutionConfig())
+    together = in_processes(tmp_path, 2, history_of_training, [small_scan], tiny_config, ExecutionConfig())
     np.testing.assert_allclose(together["loss"], alone["loss"], rtol=1e-5)
     np.testing.assert_allclose(together["val_loss"], alone["val_loss"], rtol=1e-3)
 
@@ -72,7 +57,7 @@ def test_several_scans_train_together_in_several_processes(small_scan, other_sca
     )
     execution = ExecutionConfig(learning_rate=1e-3)
     alone = train_cdi_model([small_scan, other_scan], None, config, execution=execution)["history"]
-    together = train_together(tmp_path, 2, [small_scan, other_scan], config, execution)
+    together = in_processes(tmp_path, 2, history_of_training, [small_scan, other_scan], config, execution)
     assert together.keys() == alone.keys()
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-5, err_msg=name)

@@ -200,7 +200,7 @@ def test_a_schedule_without_sense_is_refused(tiny_config, line, words):
 
 def test_the_schedule_of_the_page_can_be_written_everywhere(tmp_path):
     """docs/losses.md shows it as YAML and on the command line; an environment variable takes it too."""
-    page = (Path(__file__).parents[1] / "docs" / "losses.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
     (tmp_path / "page.yaml").write_text(page.partition("```yaml")[2].partition("```")[0], encoding="utf-8")
     from_file = resolve_config(TrainingConfig, tmp_path / "page.yaml", {}).config
     assert from_file.loss_schedule == ("tv=0:0/10:1", "mae=0:1/20:0", "nll=10:0/20:1")

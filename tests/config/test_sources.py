@@ -255,7 +255,7 @@ def test_command_line_and_yaml_together(yaml_file: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "configs" / "train").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_shipped_training_configurations_load(path: Path) -> None:
     resolved = resolve_config(TrainingConfig, path, {})

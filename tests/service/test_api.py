@@ -22,6 +22,11 @@ ASYNC = RAW | {"Prefer": "respond-async"}
 
 
 @pytest.fixture(scope="module")
+def service(one_service: Any) -> Any:
+    return one_service
+
+
+@pytest.fixture(scope="module")
 def http(service: Any) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client

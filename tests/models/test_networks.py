@@ -176,7 +176,7 @@ def test_a_fixed_residual_scale_is_not_trained() -> None:
 
 
 def test_the_example_of_the_documentation_is_a_network() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs/networks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs/networks.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)

@@ -166,7 +166,7 @@ def test_types_on_the_wire() -> None:
 
 @pytest.mark.slow
 def test_every_source_ends_in_the_image_of_the_whole_scan(
-    service: Any, tmp_path: Path, small_scan: Any, publisher: Any, capsys: Any
+    one_service: Any, tmp_path: Path, small_scan: Any, publisher: Any, capsys: Any
 ) -> None:
     """Through the command, into a running service."""
     from ptycho_ray.data import RawData
@@ -174,7 +174,7 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     counts = np.concatenate([patterns for _, patterns in pieces(small_scan)]).astype(np.float32)
     whole = RawData(small_scan.xcoords, small_scan.ycoords, None, None, counts, small_scan.probe, domain="intensity")
     whole.to_file(tmp_path / "whole.npz")
-    with Client(service.url) as client:
+    with Client(one_service.url) as client:
         expected = np.abs(client.reconstruct(tmp_path / "whole.npz").arrays()["object"])
     socket, address = publisher
     folder, file = tmp_path / "frames", tmp_path / "scan.h5"
@@ -186,7 +186,7 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     ):
         thread = meanwhile(work)
         output = tmp_path / "image.npz"
-        assert main(["watch", str(source), "--url", service.url, "--output", str(output), "--json", *words]) == 0
+        assert main(["watch", str(source), "--url", one_service.url, "--output", str(output), "--json", *words]) == 0
         thread.join()
         assert json.loads(capsys.readouterr().out)["patterns"] == len(small_scan)
         with np.load(output) as image:
@@ -195,7 +195,7 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
 
 
 @pytest.mark.slow
-def test_nothing_comes(service: Any, tmp_path: Path) -> None:
-    words = ["--url", service.url, "--output", str(tmp_path / "image.npz")]
+def test_nothing_comes(one_service: Any, tmp_path: Path) -> None:
+    words = ["--url", one_service.url, "--output", str(tmp_path / "image.npz")]
     assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
     assert main(["watch", str(tmp_path), "--output", "image.txt"]) == 2

@@ -22,7 +22,7 @@ import pytest
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 #: How long anything may take before the test gives up on it.
 PATIENCE_S = 300

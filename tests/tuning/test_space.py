@@ -12,7 +12,7 @@ import yaml
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.tuning.space import Space, load_space, space_from, suited_to
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "tune").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "tune").glob("*.yaml"))
 
 
 def made(parameters: dict[str, Any], **others: Any) -> Space:

@@ -23,7 +23,7 @@ from ray.scripts.scripts import cli as ray_cli
 
 import ptycho_ray
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KUBERAY = ROOT / "configs/kuberay"
 IN_THE_IMAGE = "/opt/ptycho_ray/"
 

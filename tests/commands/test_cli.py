@@ -19,7 +19,7 @@ from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import jsonable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["--N", "32", "--object-size", "80", "--n-patterns", "40", "--photons", "1e5"]
 
 

@@ -168,8 +168,7 @@ def test_ctrl_c_and_sigterm_end_the_run_and_the_same_call_goes_on(cluster, small
 DRIVER = """
 import sys
 sys.path.insert(0, {tests!r})
-from conftest import make_scan
-from test_cluster_train import SETTINGS
+from helpers import make_scan
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.cluster.train import train_on_cluster
 config = TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), output_dir={folder!r}, **{{**SETTINGS, "nepochs": 300}})

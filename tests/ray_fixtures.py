@@ -1,0 +1,194 @@
+"""One Ray and one service for all tests of a run that need them, and the certainty that nothing of them stays behind.
+
+No other file of the tests calls ``ray.init`` (``test_no_process_left.py`` looks). Tests that use ``one_ray`` run in one
+process of pytest-xdist (``conftest.py`` sees to it), so that there is one cluster; those that need a cluster of their own
+are ``slow`` and take ``local_ray``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import free_port
+
+#: In the environment of every process that a run of the tests starts; its value names the run.
+RUN = "PTYCHO_RAY_TEST_RUN"
+#: Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts answers
+#: to this process and its children alone, and nothing is written to the home folder. A busy machine may take a minute over
+#: what takes Ray Serve a second, and is not to be found dead.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_metrics_report_interval_ms": "500",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
+}
+#: Processors in name: room for a training with four workers beside the service.
+CPUS = 6
+
+
+def pytest_configure() -> None:
+    """Before anything imports Ray."""
+    os.environ.setdefault(RUN, secrets.token_hex(8))
+    os.environ.update(ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """After everything, in the process that the user started: a living process of Ray is an error of the tests."""
+    yield
+    if not hasattr(session.config, "workerinput"):
+        left = end_leftovers(os.environ[RUN])
+        if left:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print("\nleft behind by the tests and killed:", *left, sep="\n  ")
+
+
+def processes_of(run: str) -> dict[int, str]:
+    """The living processes, by number and with their command line, that were started in the run of this name."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{RUN}={run}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if command:  # a zombie has none: it has ended, and its parent has not looked yet
+                    found[int(folder.name)] = command
+        except OSError:
+            continue  # it ended meanwhile, or belongs to somebody else
+    return found
+
+
+def end_leftovers(run: str, patience_s: float = 20.0) -> list[str]:
+    """The command lines of Ray's processes of this run that do not end by themselves; they are killed."""
+    until = time.monotonic() + patience_s
+    while left := {pid: command for pid, command in processes_of(run).items() if is_of_ray(command)}:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return sorted(left.values())
+
+
+def is_of_ray(command: str) -> bool:
+    return command.startswith("ray::") or "/ray/" in command.split(" -c ")[0]
+
+
+@contextmanager
+def local_ray(**options: Any) -> Iterator[Any]:
+    """Ray on this machine inside the block, whatever happens in the block or at the start."""
+    import ray
+
+    store = 256 * 2**20
+    settings = {"include_dashboard": False, "object_store_memory": store, "log_to_driver": False, "num_cpus": CPUS}
+    try:
+        ray.init(address="local", logging_level="ERROR", **settings | options)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[Any]:
+    """The cluster of this run: this machine, with ``CPUS`` processors in name."""
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+    with local_ray() as ray:
+        yield ray
+
+
+@dataclasses.dataclass
+class Running:
+    """A service that answers."""
+
+    url: str
+    data_dir: Path
+    model_root: Path
+    allowed_root: Path
+    args: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def serve_port(one_ray: Any) -> Iterator[int]:
+    """Ray Serve on the cluster of this run; the port of its proxy."""
+    from ray import serve
+
+    port = free_port()
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
+        yield port
+    finally:
+        serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def deploy(serve_port: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Callable[..., Running]:
+    """``deploy("name", require_token=True, ...)`` starts an application of its own below the path ``/name``."""
+    from ray import serve
+
+    from ptycho_ray.service.deployments import scaled
+
+    def start(name: str, *, max_replicas: int = 1, options: dict[str, Any] | None = None, **settings: Any) -> Running:
+        folder = tmp_path_factory.mktemp(name)
+        root, allowed = folder / "models", folder / "scans"
+        allowed.mkdir()
+        make_model(root / "tiny" / "1", small_scan)
+        args = {
+            "data_dir": str(folder / "data"),
+            "model_root": str(root),
+            "allowed_roots": [str(allowed)],
+            "require_token": False,
+            "threads": 1,
+            "min_free_bytes": 0,
+        } | settings
+        serve.run(scaled(args, max_replicas, **(options or {})), name=name, route_prefix=f"/{name}")
+        return Running(f"http://127.0.0.1:{serve_port}/{name}", folder / "data", root, allowed, args)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def one_service(deploy: Callable[..., Running]) -> Running:
+    """The service of this run: for this machine only, without tokens."""
+    return deploy("plain")
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """``write_model(folder, scan, seed=0, gridsize=...)`` writes a bundle."""
+    return make_model
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), small_scan)
+
+
+def make_model(place: Path, scan: Any, seed: int = 0, **settings: Any) -> Path:
+    """A bundle with random weights: enough for everything but the quality of images."""
+    import torch
+
+    from ptycho_ray.bundle import Bundle, save_bundle
+    from ptycho_ray.config import ModelConfig, TrainingConfig
+    from ptycho_ray.models.physics_informed import PhysicsInformedModel
+    from ptycho_ray.workflow import create_ptycho_data_container, physical_probe
+
+    config = TrainingConfig(model=ModelConfig(N=scan.N, n_filters_scale=1, **settings), nepochs=1, batch_size=16)
+    container = create_ptycho_data_container(scan, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container))
+    provenance = {"data": "/somewhere/secret/scan.npz"}
+    return save_bundle(place, Bundle(model, config, provenance, {"loss": [2.0, 1.0]}))

@@ -14,29 +14,30 @@ pytest_plugins = ["ray_fixtures"]
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
-#: The longest files come first, so that no process is left alone with one of them at the end.
-LONGEST = (
-    "test_guide.py",
-    "test_server.py",
-    "test_loop.py",
-    "test_ptychodus_files.py",
-    "test_losses.py",
-    "test_cli.py",
+#: What takes longest comes first, so that no process is left alone with one of them at the end.
+FIRST = (
+    "ray",
+    "tracking/test_server.py",
+    "training/test_loop.py",
+    "interop/test_ptychodus_files.py",
+    "training/test_losses.py",
+    "commands/test_cli.py",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let all tests on the one cluster run in one process, first; those of any other file stay together."""
-
-    def place(item: pytest.Item) -> int:
-        if "one_ray" in getattr(item, "fixturenames", ()):
-            return -1
-        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
+    """Let the short tests on the one cluster run in one process, first; those of any other file stay together."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if place(item) < 0 else str(item.path.relative_to(HERE))))
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def _group(item: pytest.Item) -> str:
+    if "one_ray" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow"):
+        return "ray"
+    return str(item.path.relative_to(HERE))
 
 
 def _shared_file(folder: str, name: str) -> Path:

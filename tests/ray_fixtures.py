@@ -33,8 +33,8 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
 }
-#: Processors in name: room for a training with four workers beside the service.
-CPUS = 6
+#: Processors in name: room for a training with two workers beside the service.
+CPUS = 3
 
 
 def pytest_configure() -> None:
@@ -88,25 +88,42 @@ def is_of_ray(command: str) -> bool:
 
 
 @contextmanager
-def local_ray(**options: Any) -> Iterator[Any]:
-    """Ray on this machine inside the block, whatever happens in the block or at the start."""
+def local_ray(address: str = "local") -> Iterator[Any]:
+    """Ray inside the block, whatever happens in it or at the start; on this machine, or at the address of a cluster."""
     import ray
 
-    store = 256 * 2**20
-    settings = {"include_dashboard": False, "object_store_memory": store, "log_to_driver": False, "num_cpus": CPUS}
+    own = {"num_cpus": CPUS, "object_store_memory": 256 * 2**20, "include_dashboard": False}
     try:
-        ray.init(address="local", logging_level="ERROR", **settings | options)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == "local" else {}))
         yield ray
     finally:
         ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    """The whole run in the short run; otherwise one file, so that another one can start a cluster of its own."""
+    return "session" if "not slow" in config.option.markexpr else "module"
+
+
+@pytest.fixture(scope=_scope)
 def one_ray() -> Iterator[Any]:
     """The cluster of this run: this machine, with ``CPUS`` processors in name."""
     pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
     with local_ray() as ray:
         yield ray
+
+
+def pids_of_actors(wanted: Callable[[str], bool]) -> list[int]:
+    """The processes of living actors by the names of their classes. Ray's public way to them needs its dashboard."""
+    from ray._private.state import actors
+
+    living = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+    return [actor["Pid"] for actor in living if wanted(actor["ActorClassName"])]
+
+
+def pids_of_workers() -> list[int]:
+    """The processes of the training, or the refinement, that runs on the cluster."""
+    return pids_of_actors(lambda name: name == "RayTrainWorker")
 
 
 @dataclasses.dataclass
@@ -118,9 +135,11 @@ class Running:
     model_root: Path
     allowed_root: Path
     args: dict[str, Any]
+    #: One of every role, and one of "other", who may submit.
+    tokens: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=_scope)
 def serve_port(one_ray: Any) -> Iterator[int]:
     """Ray Serve on the cluster of this run; the port of its proxy."""
     from ray import serve
@@ -133,36 +152,67 @@ def serve_port(one_ray: Any) -> Iterator[int]:
         serve.shutdown()
 
 
-@pytest.fixture(scope="session")
-def deploy(serve_port: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Callable[..., Running]:
-    """``deploy("name", require_token=True, ...)`` starts an application of its own below the path ``/name``."""
+@pytest.fixture(scope=_scope)
+def one_service(serve_port: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any) -> Running:
+    """The service of this run, which asks for tokens and allows little."""
+    from ptycho_ray.service.database import connect
+    from ptycho_ray.service.tokens import TokenStore
+
+    limits = {"max_body_bytes": 600_000, "requests_per_minute": 100_000}
+    running = start_service(serve_port, "one", tmp_path_factory.mktemp("one"), small_scan, require_token=True, **limits)
+    store = TokenStore(connect(f"sqlite:///{running.data_dir / 'jobs.sqlite'}"))
+    running.tokens |= {role: store.add(role, role)[1] for role in ("read", "submit", "admin")}
+    running.tokens["other"] = store.add("other", "submit")[1]
+    return running
+
+
+@pytest.fixture(scope="module")
+def deploy(
+    serve_port: int, tmp_path_factory: pytest.TempPathFactory, small_scan: Any
+) -> Iterator[Callable[..., Running]]:
+    """``deploy("name", require_token=True, ...)`` starts an application below the path ``/name``, until the file ends."""
+    from ray import serve
+
+    names = []
+
+    def start(name: str, **how: Any) -> Running:
+        names.append(name)
+        return start_service(serve_port, name, tmp_path_factory.mktemp(name), small_scan, **how)
+
+    try:
+        yield start
+    finally:
+        for name in names:
+            serve.delete(name)
+
+
+def start_service(
+    port: int,
+    name: str,
+    folder: Path,
+    scan: Any,
+    *,
+    max_replicas: int = 1,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Running:
     from ray import serve
 
     from ptycho_ray.service.deployments import scaled
 
-    def start(name: str, *, max_replicas: int = 1, options: dict[str, Any] | None = None, **settings: Any) -> Running:
-        folder = tmp_path_factory.mktemp(name)
-        root, allowed = folder / "models", folder / "scans"
-        allowed.mkdir()
-        make_model(root / "tiny" / "1", small_scan)
-        args = {
-            "data_dir": str(folder / "data"),
-            "model_root": str(root),
-            "allowed_roots": [str(allowed)],
-            "require_token": False,
-            "threads": 1,
-            "min_free_bytes": 0,
-        } | settings
-        serve.run(scaled(args, max_replicas, **(options or {})), name=name, route_prefix=f"/{name}")
-        return Running(f"http://127.0.0.1:{serve_port}/{name}", folder / "data", root, allowed, args)
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def one_service(deploy: Callable[..., Running]) -> Running:
-    """The service of this run: for this machine only, without tokens."""
-    return deploy("plain")
+    root, allowed = folder / "models", folder / "scans"
+    allowed.mkdir()
+    make_model(root / "tiny" / "1", scan)
+    args = {
+        "data_dir": str(folder / "data"),
+        "model_root": str(root),
+        "allowed_roots": [str(allowed)],
+        "require_token": False,
+        "threads": 1,
+        "min_free_bytes": 0,
+    } | settings
+    serve.run(scaled(args, max_replicas, **(options or {})), name=name, route_prefix=f"/{name}")
+    return Running(f"http://127.0.0.1:{port}/{name}", folder / "data", root, allowed, args)
 
 
 @pytest.fixture(scope="session")

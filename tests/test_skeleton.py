@@ -10,10 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import ptycho_ray
 
-ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "matplotlib", "numpy", "scipy", "h5py", "skimage", "mlflow"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETTINGS = "import ptycho_ray.config, ptycho_ray.config.sources, ptycho_ray.errors, ptycho_ray.commands.cli"

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,22 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from helpers import wait_for
 
 from ptycho_ray.client import AsyncClient, Client, Preview, ServiceError, StreamError
 from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError
-from ptycho_ray.service.database import connect
-from ptycho_ray.service.tokens import TokenStore
 
 
 @pytest.fixture(scope="module")
-def guarded(deploy: Callable[..., Any]) -> Any:
-    """A service that asks for tokens and allows little."""
-    return deploy("guarded", require_token=True, max_body_bytes=600_000, body_timeout_s=2.0, requests_per_minute=600)
+def guarded(one_service: Any) -> Any:
+    return one_service
 
 
 @pytest.fixture(scope="module")
-def token_of(guarded: Any) -> dict[str, str]:
+def token_of(one_service: Any) -> dict[str, str]:
     """A token of every role, and of another submitter."""
-    store = TokenStore(connect(f"sqlite:///{guarded.data_dir / 'jobs.sqlite'}"))
-    texts = {role: store.add(role, role)[1] for role in ("read", "submit", "admin")}
-    return texts | {"other": store.add("other", "submit")[1]}
+    return one_service.tokens
 
 
 def status_of(call: Callable[[], Any]) -> int:
@@ -166,13 +161,6 @@ def test_the_command_makes_tokens(tmp_path: Path, capsys: Any) -> None:
     assert main(["token", "remove", made["id"], *place]) == 2
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
-
-
 def push_all(stream: Any, scan: Any, piece: int = 7) -> None:
     amplitude = scan.patterns.amplitude()
     for start in range(0, len(scan), piece):
@@ -187,7 +175,7 @@ def test_a_stream_ends_in_the_same_image_as_the_file(
         choices: dict[str, Any] = {"domain": "amplitude", "counts_are_photons": small_scan.counts_are_photons}
         with client.stream(N=32, on_preview=seen.append, preview_interval_s=0.05, **choices) as stream:
             push_all(stream, small_scan)
-            wait_until(lambda: seen and seen[-1].next == 60)
+            wait_for(lambda: seen and seen[-1].next == 60, "the preview of the whole scan")
         assert stream.job is not None
         streamed = client.result(stream.job["id"]).arrays()
         sent = client.reconstruct(scan_file).arrays()

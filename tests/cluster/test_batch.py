@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
+from helpers import wait_for
+from ray_fixtures import pids_of_workers
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -21,14 +22,7 @@ from ptycho_ray.cluster.batch import add_partial_images, reconstruct_on_cluster 
 from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
-
-
-def test_shards_add_up_to_the_image_and_are_done_once(cluster, small_scan, tiny_config, tmp_path):
+def test_shards_add_up_to_the_image_and_are_done_once(one_ray, small_scan, tiny_config, tmp_path):
     path = tmp_path / "scan.npz"
     small_scan.to_file(path)
     scan = load_data(path)
@@ -68,7 +62,7 @@ def test_partial_images_are_turned_to_their_neighbours_in_any_order(tmp_path):
     np.testing.assert_allclose(summed.image * (turn / abs(turn)), whole, atol=1e-5)
 
 
-def test_two_ray_workers_refine_as_one_process(cluster, small_scan, tmp_path):
+def test_two_ray_workers_refine_as_one_process(one_ray, small_scan, tmp_path):
     config = RefinementConfig(iterations=3, precision="double")
     alone = refine(small_scan, config)
     together = refine_on_cluster(
@@ -79,15 +73,12 @@ def test_two_ray_workers_refine_as_one_process(cluster, small_scan, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(cluster, small_scan, tmp_path):
-    from test_cluster_train import pids_of_workers
-
+def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(one_ray, small_scan, tmp_path):
     config = RefinementConfig(iterations=200, check_every=5, position_start=5, precision="double")
     killed = []
 
     def kill() -> None:
-        while not list(tmp_path.glob("refine-*.safetensors")):
-            time.sleep(0.05)
+        wait_for(lambda: list(tmp_path.glob("refine-*.safetensors")), "a checkpoint")
         killed.extend(pids_of_workers()[-1:])
         os.kill(killed[0], signal.SIGKILL)
 

@@ -1,40 +1,35 @@
-"""``ptycho-ray train --workers`` and ``evaluate-scans`` on a cluster that lives as long as the command."""
+"""Commands and jobs on a Ray cluster that exists."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from helpers import ROOT
 
 from ptycho_ray.commands.cli import main
 from ptycho_ray.workflow import load_inference_bundle
 
-ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 
-def test_the_command_trains_with_two_workers_and_begins_anew_after_the_end(small_scan, tmp_path, capsys):
-    small_scan.to_file(tmp_path / "scan.npz")
-    words = [
-        "train",
-        str(tmp_path / "scan.npz"),
-        "--workers",
-        "2",
-        "--n-filters-scale",
-        "1",
-        "--output-dir",
-        str(tmp_path),
-    ]
-    assert main([*words, "--nepochs", "2", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["training"]["epochs"] == 2
+def test_a_job_joins_the_cluster_and_trains_with_two_workers(one_ray, scan_file, tmp_path):
+    """What ``ray job submit`` starts, as it starts it: the script, with RAY_ADDRESS in the environment."""
+    words = [str(scan_file), "--n-filters-scale", "1", "--nepochs", "1", "--execution.devices", "2", "--json"]
+    job = [sys.executable, "jobs/train.py", *words, "--output-dir", str(tmp_path)]
+    environment = {**os.environ, "RAY_ADDRESS": one_ray.get_runtime_context().gcs_address}
+    done = subprocess.run(job, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training"]["epochs"] == 1
     load_inference_bundle(tmp_path)
-    assert not ray.is_initialized(), "the cluster of a command ends with it"
-    assert main([*words, "--nepochs", "3", "--json", "--resume"]) == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["3/3"]
+    assert list(tmp_path.glob("ray/**/state.safetensors"))
+    assert one_ray.is_initialized(), "the cluster is not the job's"
 
 
-def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(small_scan, other_scan, tmp_path, capsys):
+def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, small_scan, other_scan, tmp_path, capsys):
     small_scan.to_file(tmp_path / "a.npz")
     other_scan.to_file(tmp_path / "b.npz")
     (tmp_path / "c.npz").write_bytes(b"no scan")

@@ -18,12 +18,12 @@ import click
 import jsonschema
 import pytest
 import yaml
+from helpers import ROOT
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
 import ptycho_ray
 
-ROOT = Path(__file__).resolve().parents[2]
 KUBERAY = ROOT / "configs/kuberay"
 IN_THE_IMAGE = "/opt/ptycho_ray/"
 

@@ -10,22 +10,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import PATIENCE_S, ROOT, wait_for
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
-ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
-#: How long anything may take before the test gives up on it.
-PATIENCE_S = 300
+pytestmark = pytest.mark.slow
 SMALL = ("--N", "32", "--n-groups", "40", "--execution.accelerator", "cpu")
 
 
@@ -62,12 +59,6 @@ class Head:
 
     def status(self, name: str) -> str:
         return self.job("status", name).stdout
-
-    def wait_for(self, thing: Any, what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not thing():
-            assert time.monotonic() < deadline, f"{what} did not happen"
-            time.sleep(0.5)
 
     def answers(self) -> bool:
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text(encoding="ascii")
@@ -124,7 +115,7 @@ def head() -> Iterator[Head]:
                 [RAY, "start", "--head", "--block", *options], env=environment, stdout=log, stderr=log
             )
         try:
-            head.wait_for(lambda: start.poll() is not None or head.answers(), "the start of the cluster")
+            wait_for(lambda: start.poll() is not None or head.answers(), "the start of the cluster")
             assert start.poll() is None, said.read_text()
             yield head
         finally:
@@ -180,7 +171,7 @@ def test_a_job_is_stopped_and_keeps_its_checkpoint(head, scan, tmp_path):
     config = ("--config", "configs/train/debug.yaml", *SMALL, "--nepochs", "100000")
     started = head.submit("long", "jobs/train.py", str(scan), *config, "--output-dir", str(tmp_path), wait=False)
     assert started.returncode == 0, started.stdout + started.stderr
-    head.wait_for(lambda: list(tmp_path.glob("ray/**/state.safetensors")), "the first checkpoint")
+    wait_for(lambda: list(tmp_path.glob("ray/**/state.safetensors")), "the first checkpoint")
     assert "RUNNING" in head.status("long")
     assert head.job("stop", "long").returncode == 0
     assert "Job 'long' was stopped" in head.status("long")

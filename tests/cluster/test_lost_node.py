@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import PATIENCE_S
+from ray_fixtures import local_ray
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.workflow import train_cdi_model
@@ -16,6 +18,8 @@ ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptyc
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from ptycho_ray.cluster.train import train_on_cluster  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 
 class Watch:
@@ -38,13 +42,15 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     store = 100 * 2**20
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store})
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    yield cluster, nodes
-    ray.shutdown()
-    cluster.shutdown()
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0, object_store_memory=store)
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
+        with local_ray(address=cluster.address):
+            cluster.wait_for_nodes()
+            yield cluster, nodes
+    finally:
+        cluster.shutdown()
 
 
 def test_a_lost_node_costs_nothing_but_speed(cluster, small_scan, tiny_config, tmp_path, caplog):
@@ -56,11 +62,11 @@ def test_a_lost_node_costs_nothing_but_speed(cluster, small_scan, tiny_config, t
         execution = ExecutionConfig(devices=2, min_devices=1)
         found["results"] = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[watch])
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=train, daemon=True)
     thread.start()
-    assert watch.reached.wait(timeout=300)
+    assert watch.reached.wait(PATIENCE_S)
     machines.remove_node(nodes[1], allow_graceful=False)
-    thread.join(timeout=600)
+    thread.join(2 * PATIENCE_S)
     assert not thread.is_alive()
     assert sorted(set(watch.epochs)) == list(range(1, 31))
     assert len(watch.epochs) <= 31, "at most the epoch that was cut is trained again"

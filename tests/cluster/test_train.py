@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, wait_for
+from ray_fixtures import CPUS, RUN, pids_of_workers, processes_of
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError, TrainingInterrupted
@@ -60,25 +61,6 @@ class Recorder(OnStep):
         self.images.append((progress.epoch, stitched))
 
 
-def pids_of_workers() -> list[int]:
-    from ray.util.state import list_actors
-
-    filters = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-    return [actor.pid for actor in list_actors(ray.get_runtime_context().gcs_address, filters=filters)]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of this machine with four processors, in name, so that four workers have room."""
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (so it is called)
-    ray.init(address="local", num_cpus=4, object_store_memory=256 * 2**20, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
-    for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_metrics_report_interval_ms"):
-        del os.environ[name]
-
-
 @pytest.fixture
 def config(tiny_config, tmp_path):
     return replace(tiny_config, output_dir=tmp_path, **SETTINGS)
@@ -98,7 +80,7 @@ def assert_same_run(results, undisturbed, tolerance=TOLERANCE) -> None:
         np.testing.assert_allclose(results["history"][name], undisturbed["history"][name], rtol=tolerance, err_msg=name)
 
 
-def test_one_worker_trains_the_same_model_as_the_core(cluster, small_scan, config, undisturbed):
+def test_one_worker_trains_the_same_model_as_the_core(one_ray, small_scan, config, undisturbed):
     recorder = Recorder()
     execution = ExecutionConfig(recon_log_every_n_epochs=2)
     results = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[recorder])
@@ -113,20 +95,29 @@ def test_one_worker_trains_the_same_model_as_the_core(cluster, small_scan, confi
     assert recorder.images[0][1].image.dtype == np.complex64
 
 
-def test_two_workers_give_the_same_losses_and_a_new_run_begins_anew(cluster, small_scan, config, undisturbed):
+def test_two_workers_give_the_same_losses(one_ray, small_scan, config, undisturbed):
     execution = ExecutionConfig(devices=2, checkpoint_save_top_k=2)
-    for _ in range(2):
-        recorder = Recorder()
-        results = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[recorder])
-        assert_same_run(results, undisturbed)
-        assert recorder.epochs == [1, 2, 3, 4]
+    recorder = Recorder()
+    results = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[recorder])
+    assert_same_run(results, undisturbed)
+    assert recorder.epochs == [1, 2, 3, 4]
     kept = sorted(folder.name for folder in (config.output_dir / "ray" / "train").iterdir() if folder.is_dir())
     best = np.argsort(results["history"]["val_loss"])[:3] + 1  # the two best, and one to spare
     assert kept == sorted({f"epoch-{epoch:05d}" for epoch in [*best, 4]})
 
 
+@pytest.mark.slow
+def test_a_new_run_in_the_same_folder_begins_anew(one_ray, small_scan, config, undisturbed):
+    for _ in range(2):
+        recorder = Recorder()
+        results = train_on_cluster(small_scan, None, config, callbacks=[recorder])
+        assert results["history"] == undisturbed["history"]
+        assert recorder.epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_an_epoch_costs_what_it_did_since_the_checkpoint(
-    cluster, small_scan, config, undisturbed
+    one_ray, small_scan, config, undisturbed
 ):
     kill = OnStep(2, 3, lambda: os.kill(pids_of_workers()[-1], signal.SIGKILL))
     results = train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=2), callbacks=[kill])
@@ -137,13 +128,15 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_what_it_did_since_the_c
     assert kill.epochs.count(1) == 1, "the first epoch had its checkpoint and must not be trained again"
 
 
-def test_more_losses_than_allowed_end_the_run(cluster, small_scan, config):
+@pytest.mark.slow
+def test_more_losses_than_allowed_end_the_run(one_ray, small_scan, config):
     kill = OnStep(1, 1, lambda: os.kill(pids_of_workers()[0], signal.SIGKILL))
     with pytest.raises(TrainingLost, match="max_failures = 0"):
         train_on_cluster(small_scan, None, config, execution=ExecutionConfig(max_failures=0), callbacks=[kill])
 
 
-def test_an_error_that_the_user_has_to_mend_is_not_tried_again(cluster, small_scan, config):
+@pytest.mark.slow
+def test_an_error_that_the_user_has_to_mend_is_not_tried_again(one_ray, small_scan, config):
     from ptycho_ray.training.loop import TrainingDiverged
 
     with pytest.raises(TrainingDiverged, match="learning_rate"):
@@ -152,8 +145,9 @@ def test_an_error_that_the_user_has_to_mend_is_not_tried_again(cluster, small_sc
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_the_run_and_the_same_call_goes_on(cluster, small_scan, config, undisturbed, number):
+def test_ctrl_c_and_sigterm_end_the_run_and_the_same_call_goes_on(one_ray, small_scan, config, undisturbed, number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     stop = OnStep(2, 1, lambda: os.kill(os.getpid(), number))
     with pytest.raises(TrainingInterrupted):
@@ -171,23 +165,26 @@ sys.path.insert(0, {tests!r})
 from helpers import make_scan
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.cluster.train import train_on_cluster
-config = TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), output_dir={folder!r}, **{{**SETTINGS, "nepochs": 300}})
+config = TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), output_dir={folder!r}, **{settings!r})
 train_on_cluster(make_scan(), None, config, execution=ExecutionConfig(devices=2))
 """
 
 
-def test_the_program_is_killed_and_its_newest_checkpoint_damaged(cluster, small_scan, config, caplog):
+@pytest.mark.slow
+def test_the_program_is_killed_and_its_newest_checkpoint_damaged(one_ray, small_scan, config, caplog):
     """SIGKILL for the program that started the run; its newest checkpoint is then cut short, and another one left
     half-written beside it. The same call goes on from the newest checkpoint that is whole."""
     folder = config.output_dir / "ray" / "train"
-    text = DRIVER.format(tests=str(Path(__file__).parent), folder=str(config.output_dir))
-    driver = subprocess.Popen([sys.executable, "-c", text])
-    while len(checkpoints := kept_checkpoints(folder)) < 2:
+    endless = {**SETTINGS, "nepochs": 100_000}
+    text = DRIVER.format(tests=str(ROOT / "tests"), folder=str(config.output_dir), settings=endless)
+    driver = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, RUN: "driver"})
+    try:
+        wait_for(lambda: len(kept_checkpoints(folder)) >= 2 or driver.poll() is not None, "two checkpoints")
         assert driver.poll() is None, "the run must still be going on"
-        time.sleep(0.05)
-    driver.kill()
-    driver.wait()
-    time.sleep(2)  # its workers notice and end
+    finally:
+        driver.kill()
+        driver.wait()
+        wait_for(lambda: not processes_of("driver"), "the end of its cluster")
     checkpoints = kept_checkpoints(folder)
     newest = folder / checkpoints[-1] / STATE
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -230,35 +227,37 @@ class MetricsSeen(Recorder):
             self.seen |= {line.split("{")[0] for line in lines if 'run="shown"' in line}
 
 
-def test_the_figures_are_among_the_metrics_of_the_dashboard(cluster, small_scan, config):
+@pytest.mark.slow
+def test_the_figures_are_among_the_metrics_of_the_dashboard(one_ray, small_scan, config):
     metrics = MetricsSeen()
     train_on_cluster(small_scan, None, replace(config, nepochs=40), callbacks=[metrics], run_name="shown")
     assert metrics.seen >= metrics.WANTED
 
 
-def test_too_many_workers_are_refused_at_once(cluster, small_scan, config):
-    with pytest.raises(ConfigurationError, match=r"execution.devices.*found 5.*at most 4"):
-        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=5))
+def test_too_many_workers_are_refused_at_once(one_ray, small_scan, config):
+    with pytest.raises(ConfigurationError, match=rf"execution.devices.*found {CPUS + 1}.*at most {CPUS}"):
+        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=CPUS + 1))
     with pytest.raises(ConfigurationError, match="room for as many workers with 1 CPU and 1 GPU each"):
         train_on_cluster(small_scan, None, config, execution=ExecutionConfig(accelerator="gpu"))
     with pytest.raises(ConfigurationError, match="execution.min_devices"):
         train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=2, min_devices=3))
 
 
-def test_a_storage_path_that_cannot_be_written(cluster, small_scan, config, tmp_path):
+def test_a_storage_path_that_cannot_be_written(one_ray, small_scan, config, tmp_path):
     (tmp_path / "file").write_text("no folder")
     for place in (str(tmp_path / "file" / "below"), "nonsense://place"):
         with pytest.raises(ConfigurationError, match="storage_path"):
             train_on_cluster(small_scan, None, config, execution=ExecutionConfig(storage_path=place))
 
 
-def test_a_storage_path_may_be_a_uri(cluster, small_scan, config, tmp_path):
+@pytest.mark.slow
+def test_a_storage_path_may_be_a_uri(one_ray, small_scan, config, tmp_path):
     execution = ExecutionConfig(storage_path=(tmp_path / "store").as_uri())
     train_on_cluster(small_scan, None, replace(config, nepochs=1), execution=execution)
     assert (tmp_path / "store" / "train" / "epoch-00001" / STATE).is_file()
 
 
-def test_nodes_with_other_packages_and_nodes_that_do_not_see_a_file(cluster):
+def test_nodes_with_other_packages_and_nodes_that_do_not_see_a_file(one_ray):
     preflight.check_nodes(files=[__file__])
     with pytest.raises(InputError, match=r"node .*: torch: found .*expected 9.9 as here"):
         preflight.check_nodes(expected={**preflight.versions(), "torch": "9.9"})
@@ -267,9 +266,8 @@ def test_nodes_with_other_packages_and_nodes_that_do_not_see_a_file(cluster):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host:6379", "nonsense"])
-def test_an_address_where_no_cluster_answers(address):
-    if ray.is_initialized():
-        ray.shutdown()
+def test_an_address_where_no_cluster_answers(address, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # else the one cluster of the tests would be used
     with pytest.raises(ConfigurationError, match="execution.address"), connected(ExecutionConfig(address=address)):
         pass
 
@@ -288,6 +286,7 @@ def test_a_cluster_of_this_machine_gets_a_token_unless_the_user_has_arranged_for
     assert not (tmp_path / ".ray").exists()
 
 
-def test_ray_client_addresses_point_to_jobs():
+def test_ray_client_addresses_point_to_jobs(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigurationError, match="ray job submit"), connected(ExecutionConfig(address="ray://x:10001")):
         pass

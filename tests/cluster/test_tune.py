@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from helpers import wait_for
+from ray_fixtures import CPUS, RUN, pids_of_actors, processes_of
 
 from ptycho_ray.errors import ConfigurationError
 
@@ -21,6 +22,7 @@ pytest.importorskip("optuna", reason="optuna is not installed (pip install 'ptyc
 
 from ptycho_ray.cluster.tune import run_sweep  # noqa: E402
 from ptycho_ray.commands import tune  # noqa: E402
+from ptycho_ray.data import load_data  # noqa: E402
 from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, transformed_positions  # noqa: E402
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan  # noqa: E402
 from ptycho_ray.tracking.sweep_record import TRIALS, SweepRecord  # noqa: E402
@@ -48,19 +50,19 @@ def wrong_scan(noise: bool = True):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster of this machine with two processors."""
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-    ray.init(address="local", num_cpus=2, object_store_memory=256 * 2**20, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+def wrong_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "scan.npz"
+    wrong_scan().to_file(path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def scan_file(tmp_path_factory):
+def blind_file(wrong_file, tmp_path_factory):
+    """The same scan without its true object."""
+    scan = load_data(wrong_file)
+    scan.object_truth = None
     path = tmp_path_factory.mktemp("scan") / "scan.npz"
-    wrong_scan().to_file(path)
+    scan.to_file(path)
     return path
 
 
@@ -77,11 +79,12 @@ def sweep(scan, space, folder: Path, trials: int, base=None, **options) -> Sweep
     return record
 
 
-def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(cluster, scan_file, tmp_path):
+@pytest.mark.slow
+def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(one_ray, wrong_file, tmp_path):
     """A small version of benchmarks/bench_tune_recovery.py, through the command; a smaller field tells the scale less well."""
     space = written(tmp_path, WRONG_PROBE)
     folder = tmp_path / "out"
-    result = tune.run([str(scan_file), "--space", str(space), "--trials", "26", "--output-dir", str(folder)])
+    result = tune.run([str(wrong_file), "--space", str(space), "--trials", "26", "--output-dir", str(folder)])
     best = result["best"]
     assert best["probe_defocus_px2"] == pytest.approx(DEFOCUS_PX2, rel=0.1)
     assert best["position_scale"] == pytest.approx(1 / SCALE, rel=0.004)
@@ -102,10 +105,23 @@ def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(cluster, 
 
     config = resolve_config(TrainingConfig, folder / "best.yaml", environment={}).config
     assert config.position_scale == best["position_scale"]
-    assert config.train_data_file == scan_file
+    assert config.train_data_file == wrong_file
 
 
-def test_trials_that_diverge_or_cannot_be_are_recorded_and_the_sweep_goes_on(cluster, small_scan, tmp_path):
+def test_a_sweep_through_the_command(one_ray, wrong_file, tmp_path):
+    scale = {"position_scale": {"uniform": [0.95, 1.05]}}
+    settings = {"nepochs": 4, "validation_fraction": 0.15}
+    space = written(tmp_path, {**WRONG_PROBE, "parameters": scale, "settings": settings})
+    folder = tmp_path / "out"
+    result = tune.run([str(wrong_file), "--space", str(space), "--trials", "3", "--output-dir", str(folder)])
+    assert (result["trials"], result["failed"]) == (3, 0)
+    for name in ("results.csv", "best.yaml", "report.html", "result.json", "best/reconstruction.npz"):
+        assert (folder / name).is_file(), name
+    assert len(list((folder / "trials").iterdir())) == 1, "what other trials made is deleted"
+
+
+@pytest.mark.slow
+def test_trials_that_diverge_or_cannot_be_are_recorded_and_the_sweep_goes_on(one_ray, small_scan, tmp_path):
     space = space_from(
         {
             "parameters": {
@@ -129,21 +145,19 @@ def test_trials_that_diverge_or_cannot_be_are_recorded_and_the_sweep_goes_on(clu
     assert (tmp_path / "out" / "trials" / "0002" / "wts.h5.zip").is_file()
 
 
-def pids_of_trials() -> list[int]:
-    from ray.util.state import list_actors
-
-    filters = [("state", "=", "ALIVE")]
-    actors = list_actors(ray.get_runtime_context().gcs_address, filters=filters)
-    return [actor.pid for actor in actors if actor.class_name not in ("EventQueue",)]
+def is_trial(name: str) -> bool:
+    """Ray Tune calls the actor of a trial after the function that it runs."""
+    return name == "_trial"
 
 
-def test_a_trial_that_is_killed_is_recorded_and_the_sweep_goes_on(cluster, tmp_path):
+@pytest.mark.slow
+def test_a_trial_that_is_killed_is_recorded_and_the_sweep_goes_on(one_ray, tmp_path):
     killed = []
 
     def kill_first(record, trial) -> None:
         if not killed and trial.epoch:
             killed.append(trial.number)
-            os.kill(pids_of_trials()[0], signal.SIGKILL)
+            os.kill(pids_of_actors(is_trial)[0], signal.SIGKILL)
 
     space = space_from({**WRONG_PROBE, "settings": {"nepochs": 200, "validation_fraction": 0.1}, "search": "random"})
     record = sweep(wrong_scan(), space, tmp_path / "out", 4, watcher=kill_first)
@@ -153,7 +167,8 @@ def test_a_trial_that_is_killed_is_recorded_and_the_sweep_goes_on(cluster, tmp_p
     assert [trial.status for trial in record.ended].count("finished") == 3
 
 
-def test_asha_stops_what_is_behind(cluster, small_scan, tmp_path):
+@pytest.mark.slow
+def test_asha_stops_what_is_behind(one_ray, small_scan, tmp_path):
     space = space_from(
         {
             "parameters": {"execution.learning_rate": {"loguniform": [1e-6, 1e-2]}},
@@ -172,7 +187,7 @@ def test_asha_stops_what_is_behind(cluster, small_scan, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_population_changes_the_learning_rate_while_it_trains(cluster, small_scan, tmp_path):
+def test_a_population_changes_the_learning_rate_while_it_trains(one_ray, small_scan, tmp_path):
     space = space_from(
         {
             "parameters": {"execution.learning_rate": {"loguniform": [1e-7, 1e-2]}},
@@ -188,7 +203,8 @@ def test_a_population_changes_the_learning_rate_while_it_trains(cluster, small_s
     assert first.figures["likelihood"] < first.curve[0][1]
 
 
-def test_several_objectives_with_and_without_a_truth(cluster, tmp_path):
+@pytest.mark.slow
+def test_several_objectives_with_and_without_a_truth(one_ray, tmp_path):
     space = space_from({**WRONG_PROBE, "objective": ["frc", "seconds", "ssim", "mae", "frc50"], "search": "random"})
     record = sweep(wrong_scan(), space, tmp_path / "out", 3)
     for trial in record.judged():
@@ -200,25 +216,24 @@ def test_several_objectives_with_and_without_a_truth(cluster, tmp_path):
 
 
 DRIVER = """
-import sys
-sys.path.insert(0, {tests!r})
 from ptycho_ray.commands import tune
 tune.run({words!r})
 """
 
 
-def test_the_program_is_killed_and_no_finished_trial_is_lost(cluster, scan_file, tmp_path):
+@pytest.mark.slow
+def test_the_program_is_killed_and_no_finished_trial_is_lost(one_ray, wrong_file, tmp_path):
     space = written(tmp_path, {**WRONG_PROBE, "settings": {"nepochs": 60, "validation_fraction": 0.1}})
     folder = tmp_path / "out"
-    words = [str(scan_file), "--space", str(space), "--trials", "9", "--output-dir", str(folder)]
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(tests=str(Path(__file__).parent), words=words)])
+    words = [str(wrong_file), "--space", str(space), "--trials", "9", "--output-dir", str(folder)]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(words=words)], env={**os.environ, RUN: "driver"})
     try:
-        while len(before := ended_lines(folder)) < 3:
-            assert driver.poll() is None, "the sweep must still be going on"
-            time.sleep(0.05)
+        wait_for(lambda: len(ended_lines(folder)) >= 3 or driver.poll() is not None, "three trials", every=0.01)
+        assert driver.poll() is None, "the sweep must still be going on"
     finally:
         driver.kill()
         driver.wait()
+        wait_for(lambda: not processes_of("driver"), "the end of its cluster")
     before = ended_lines(folder)
     assert 3 <= len(before) < 9
     began = SweepRecord.load(folder).running
@@ -248,23 +263,24 @@ def ended_lines(folder: Path) -> list[dict]:
         ({"parameters": {"nphotons": {"loguniform": [1, 10]}}}, [], "parameters.nphotons: .*holds photon counts"),
         ({"parameters": {"probe_defocus_m": {"uniform": [-1e-4, 1e-4]}}}, [], "states no pixel_size_m"),
         ({"objective": ["frc", "seconds"]}, ["--stopping", "asha"], "scheduler: with several objectives"),
-        ({}, ["--execution.devices", "4"], "execution.devices: a trial needs 4 CPU; found 4; expected at most 2 CPU"),
+        (
+            {},
+            ["--execution.devices", str(CPUS + 1)],
+            f"a trial needs {CPUS + 1} CPU; found {CPUS + 1}; expected at most {CPUS} CPU",
+        ),
         ({}, ["--resume"], "--resume: found no sweep"),
         ({}, ["--trials", "0"], "--trials: found 0; expected 1 or more"),
         ({}, ["--learn-from", "nowhere"], "nowhere: found no sweep"),
     ],
 )
-def test_what_is_refused_before_anything_starts(cluster, tmp_path, change, typed, message):
-    scan = wrong_scan()
-    scan.object_truth = None
-    scan.to_file(tmp_path / "scan.npz")
+def test_what_is_refused_before_anything_starts(one_ray, blind_file, tmp_path, change, typed, message):
     space = written(tmp_path, {**WRONG_PROBE, **change})
     with pytest.raises(ConfigurationError if "sweep" not in message else ValueError, match=message):
-        tune.run([str(tmp_path / "scan.npz"), "--space", str(space), "--output-dir", str(tmp_path / "out"), *typed])
+        tune.run([str(blind_file), "--space", str(space), "--output-dir", str(tmp_path / "out"), *typed])
 
 
 @pytest.mark.slow
-def test_a_trial_may_have_several_workers(cluster, small_scan, tmp_path):
+def test_a_trial_may_have_several_workers(one_ray, small_scan, tmp_path):
     space = space_from(
         {
             "parameters": {"execution.learning_rate": {"choice": [1e-3, 1e-4]}},

@@ -8,12 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.commands.cli import main
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow

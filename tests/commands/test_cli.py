@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from ptycho_ray.bundle import load_bundle
 from ptycho_ray.commands.cli import COMMANDS, as_text, main
@@ -19,7 +20,6 @@ from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import jsonable
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["--N", "32", "--object-size", "80", "--n-patterns", "40", "--photons", "1e5"]
 
 

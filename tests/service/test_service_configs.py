@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import ROOT
 
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.service.settings import ServiceSettings
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
 
 

@@ -52,13 +52,11 @@ def _shared_file(folder: str, name: str) -> Path:
 def golden() -> Any:
     """``golden("b_normalisation.npz")`` opens numbers made by running the reference; ``.json`` files are parsed.
 
-    They lie in tests/golden; what is too large for it is read from shared/golden, where that is beside the project.
+    They lie in tests/golden; with ``large=True`` they are those of the full set, in shared/golden beside the project.
     """
 
-    def open_golden(name: str) -> Any:
-        path = HERE / "golden" / name
-        if not path.is_file():
-            path = _shared_file("golden", name)
+    def open_golden(name: str, large: bool = False) -> Any:
+        path = _shared_file("golden", name) if large else HERE / "golden" / name
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         return np.load(path, allow_pickle=False)

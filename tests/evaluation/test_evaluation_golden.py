@@ -31,7 +31,7 @@ PAIRED = ("mae", "mse", "psnr", "ssim", "ms_ssim", "frc50", "frc1over7")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("method", "sigma"), VARIANTS)
 def test_eval_reconstruction_gives_the_reference_numbers(golden: Any, case: str, method: str, sigma: int) -> None:
-    images, numbers = golden("f_evaluation.npz"), golden("f_evaluation.json")
+    images, numbers = golden("f_evaluation.npz", large=case != "noisy_ramp"), golden("f_evaluation.json")
     name = f"{case}/{method}_frcsigma{sigma}"
     pred, target = images[f"{case}/pred"], images[f"{case}/target"]
 
@@ -79,18 +79,20 @@ def test_component_functions_give_the_reference_numbers(golden: Any) -> None:
     assert ms_ssim(truth, pred, 1.0) == pytest.approx(numbers["ms_ssim1"], rel=1e-9)
     phase = np.angle(images["noisy_ramp/pred"])
     last_bit = 2 * float(np.finfo(np.float32).eps)  # of an angle in float32, which processors round differently
-    np.testing.assert_allclose(fit_and_remove_plane(phase), images["plane_removed_noisy"], rtol=0, atol=2 * last_bit)
+    np.testing.assert_allclose(
+        fit_and_remove_plane(phase)[:10], images["plane_removed_noisy"], rtol=0, atol=2 * last_bit
+    )
 
 
 def test_alignment_gives_the_reference_crops(golden: Any) -> None:
-    case = golden("f_alignment.npz")
+    case = golden("f_alignment.npz", large=True)
     recon, truth = align_for_evaluation(case["recon"], case["gt"], case["coords_yx"], int(case["M"]))
     np.testing.assert_array_equal(recon, case["aligned_recon"])
     np.testing.assert_array_equal(truth, case["aligned_gt"])
 
 
 def test_registration_gives_the_reference_offset_and_image(golden: Any) -> None:
-    case = golden("f_alignment.npz")
+    case = golden("f_alignment.npz", large=True)
     moving, reference = case["reg_moving"], case["reg_ref"]
     offset = find_translation_offset(moving, reference)
     np.testing.assert_allclose(offset, case["reg_offset"], atol=1e-6)

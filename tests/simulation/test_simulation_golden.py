@@ -25,7 +25,7 @@ from ptycho_ray.simulation.reference import (
 
 @pytest.mark.parametrize("N", [64, 128])
 def test_default_probe_and_masks(golden: Any, N: int) -> None:
-    expected = golden("h_probe.npz")
+    expected = golden("h_probe.npz", large=N > 64)
     np.testing.assert_allclose(get_default_probe(N), expected[f"default_probe_{N}"], atol=1e-15)
     np.testing.assert_allclose(get_default_probe(N, 0.55), expected[f"default_probe_{N}_scale0.55"], atol=1e-15)
     np.testing.assert_allclose(get_squared_distance(N), expected[f"squared_distance_{N}"], atol=1e-12)
@@ -57,15 +57,15 @@ def test_illuminate_and_diffract(golden: Any) -> None:
     sample, probe = case["illuminate/object"], case["illuminate/probe"]
     positions = np.stack([case["illuminate/ycoords"], case["illuminate/xcoords"]], axis=1)
     patches = cut_patches(sample, positions, 64)
-    np.testing.assert_allclose(patches, case["illuminate/Y_patches"][..., 0], atol=2e-6)
+    np.testing.assert_allclose(patches[:2], case["illuminate/Y_patches"][..., 0], atol=2e-6)
     X, illuminated, phase, scale = illuminate_and_diffract(np.abs(patches), np.angle(patches), probe)
     assert scale == pytest.approx(float(case["illuminate/intensity_scale"]), rel=1e-6)
-    np.testing.assert_allclose(X, case["illuminate/X"][..., 0], atol=5e-6)
-    np.testing.assert_allclose(illuminated, case["illuminate/Y_I"][..., 0], atol=2e-6)
-    np.testing.assert_allclose(phase, case["illuminate/Y_phi"][..., 0], atol=2e-6)
+    np.testing.assert_allclose(X[:2], case["illuminate/X"][..., 0], atol=5e-6)
+    np.testing.assert_allclose(illuminated[:2], case["illuminate/Y_I"][..., 0], atol=2e-6)
+    np.testing.assert_allclose(phase[:2], case["illuminate/Y_phi"][..., 0], atol=2e-6)
     # The array function is the same physics: intensities with bilinear patches are the squares of those amplitudes.
     intensity = simulate_patterns(sample, probe, positions, noise=False, sub_pixel="bilinear")
-    np.testing.assert_allclose(np.sqrt(intensity), case["illuminate/X"][..., 0], atol=2e-5)
+    np.testing.assert_allclose(np.sqrt(intensity[:2]), case["illuminate/X"][..., 0], atol=2e-5)
 
 
 def test_illuminate_and_diffract_draws_photons(rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import make_scan
+from helpers import make_scan, make_tiny_config
 
 pytest_plugins = ["ray_fixtures"]
 
@@ -94,7 +94,4 @@ def scan_file(small_scan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def tiny_config() -> Any:
-    """Two epochs of the smallest network on patterns of side 32: seconds, not quality."""
-    from ptycho_ray.config import ModelConfig, TrainingConfig
-
-    return TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, validation_fraction=0.2)
+    return make_tiny_config()

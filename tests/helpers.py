@@ -32,6 +32,13 @@ def make_scan(n_patterns: int = 60, seed: int = 3) -> Any:
     return simulate_scan(image, probe, positions, rng=rng)
 
 
+def make_tiny_config() -> Any:
+    """Two epochs of the smallest network on patterns of side 32: seconds, not quality."""
+    from ptycho_ray.config import ModelConfig, TrainingConfig
+
+    return TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, validation_fraction=0.2)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

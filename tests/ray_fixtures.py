@@ -21,7 +21,7 @@ import pytest
 from helpers import free_port
 
 #: In the environment of every process that a run of the tests starts; its value names the run.
-RUN = "PTYCHO_RAY_TEST_RUN"
+RUN = "TEST_RUN_OF_PTYCHO_RAY"
 #: Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts answers
 #: to this process and its children alone, and nothing is written to the home folder. A busy machine may take a minute over
 #: what takes Ray Serve a second, and is not to be found dead.

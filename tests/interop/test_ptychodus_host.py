@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import PATIENCE_S, wait_for
 
 from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
 from ptycho_ray.interop.ptychodus.plugin import LIBRARY_VARIABLE
@@ -92,6 +92,7 @@ def test_products_with_everything_are_read(tmp_path: Path, rng: np.random.Genera
     assert theirs.losses[0].value == 0.5
 
 
+@pytest.mark.slow
 def test_the_library_is_there_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         "from ptychodus.model import ModelCore\nimport sys\n"
@@ -156,6 +157,7 @@ def test_batch_training_and_reconstruction(folder: Path, tmp_path: Path, name: s
     assert np.abs(after.object_.get_array()).max() > 0
 
 
+@pytest.mark.slow
 def test_batch_reconstruction_without_a_model_fails(folder: Path, tmp_path: Path) -> None:
     (folder / "settings.ini").write_text(SETTINGS.format(name="PINN"))
     done = ptychodus("-b", "reconstruct", "-s", folder / "settings.ini", "-i", folder, "-o", tmp_path / "image")
@@ -163,6 +165,7 @@ def test_batch_reconstruction_without_a_model_fails(folder: Path, tmp_path: Path
     assert "has no model" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_whole_lifecycle(core: Any, folder: Path, tmp_path: Path) -> None:
     """Export, train, save, load, reconstruct, through the interfaces that the window uses."""
     api, processing = core.workflow_api, core.processing_core.processing_api
@@ -205,6 +208,7 @@ def test_a_killed_program_is_an_error_and_not_a_wait(core: Any, folder: Path, tm
         product.train_reconstructor_local(folder, tmp_path, algorithm="ptychoray_pinn", block=True)
 
 
+@pytest.mark.slow
 def test_stop_is_heard_during_training(core: Any, folder: Path, tmp_path: Path) -> None:
     api, processing = core.workflow_api, core.processing_core.processing_api
     diffraction = api.load_assembled_diffraction_data(folder / "diffraction.h5")
@@ -213,12 +217,10 @@ def test_stop_is_heard_during_training(core: Any, folder: Path, tmp_path: Path) 
         core.settings_registry["PtychoRay"].parameters()[key].set_value(value)
     product.train_reconstructor_local(folder, tmp_path, algorithm="ptychoray_pinn")
     monitor = processing.task_monitor
-    while not monitor.is_processing:
-        time.sleep(0.05)
+    wait_for(lambda: monitor.is_processing, "the start of the training")
     before = monitor.get_completed_runs()
-    time.sleep(2)
     monitor.stop_processing()
-    assert monitor.wait_for_completion_after(before, timeout=30)
+    assert monitor.wait_for_completion_after(before, timeout=PATIENCE_S)
     assert not list(tmp_path.iterdir())
 
 
@@ -240,6 +242,7 @@ def test_scans_that_ptychodus_cannot_read(core: Any, small_scan: Any, tmp_path: 
     np.testing.assert_allclose(columns + 0.5, small_scan.xcoords, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_dropped_comes_back_as_a_product(
     core: Any, small_scan: Any, tmp_path: Path, write_bundle: Any
 ) -> None:
@@ -258,11 +261,12 @@ def test_a_scan_that_is_dropped_comes_back_as_a_product(
     small_scan.to_file(tmp_path / "elsewhere" / "scan_7.npz")
     shutil.copyfile(tmp_path / "elsewhere" / "scan_7.npz", watched / "scan_7.npz")
     repository = core.product_core.product_repository
-    until = time.monotonic() + 200
-    while not len(repository):
-        assert time.monotonic() < until, list(tmp_path.rglob("*"))
+
+    def has_come() -> bool:
         core.run_tasks()
-        time.sleep(0.2)
+        return len(repository) > 0
+
+    wait_for(has_come, "the product in the list of the host", every=0.2)
     product = repository[0].get_product()
     assert product.object_.get_array().any()
     assert product.metadata.photon_energy_eV == 8000.0

@@ -42,7 +42,7 @@ with ModelCore() as model:
     box, buttons = processing._algorithm_view_controller.get_widget(), processing._actions_view
 
     def until(condition, what):
-        end = time.monotonic() + 150
+        end = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < end, what
             application.processEvents()

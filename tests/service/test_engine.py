@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import PATIENCE_S
 
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.service.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
@@ -40,7 +41,7 @@ def in_threads(jobs: list[Any]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in threads)
 
 

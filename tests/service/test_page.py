@@ -5,6 +5,7 @@ PTYCHO_RAY_PICTURES=docs/images keeps the pictures it takes; PTYCHO_RAY_PICTURE_
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import PATIENCE_S
 
 from ptycho_ray.client import Client
 from ptycho_ray.service.database import connect
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.slow
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with playwright.sync_playwright() as running:
+        if chromium is None and not Path(running.chromium.executable_path).is_file():
+            pytest.skip("there is no Chromium")
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -56,7 +60,7 @@ def is_elsewhere(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
 
 
-def wait_for(page: Any, expression: str, seconds: float = 60.0) -> Any:
+def wait_for(page: Any, expression: str, seconds: float = PATIENCE_S) -> Any:
     """The first true value of a JavaScript expression; the page's own policy forbids Playwright's way of waiting."""
     end = time.monotonic() + seconds
     while not (found := page.evaluate(expression)):
@@ -113,8 +117,8 @@ def test_the_keyboard_does_it_all(page: Any) -> None:
     page.focus("#draw")
     before = page.locator("#profile .lines").first.inner_html()
     page.keyboard.press("Enter")
-    page.wait_for_timeout(300)
-    assert page.locator("#profile .lines").first.inner_html() != before
+    lines = "document.querySelector('#profile .lines').innerHTML"
+    wait_for(page, f"{lines} !== {json.dumps(before)}")
 
 
 def test_cursors_are_linked_and_results_can_be_saved(page: Any) -> None:
@@ -150,9 +154,13 @@ def test_a_stream_is_watched(page: Any, service: Any, small_scan: Any, tmp_path:
         client.stream(N=32, model="tiny", domain="amplitude", preview_interval_s=0.1) as stream,
     ):
         stream.push(small_scan.positions_px[:30], amplitude[:30])
-        page.wait_for_timeout(1000)
-        page.reload()
-        wait_for(page, "document.getElementById('stream').value !== ''")
+        until = time.monotonic() + PATIENCE_S
+        while not page.evaluate(
+            "document.getElementById('stream').value !== ''"
+        ):  # the list is read once, with the page
+            assert time.monotonic() < until, "the stream is not offered"
+            page.reload()
+            page.wait_for_timeout(500)
         page.click("#watch")
         wait_for(page, "document.getElementById('status').textContent === 'Live: 30 patterns.'")
         stream.push(small_scan.positions_px[30:], amplitude[30:])
@@ -173,7 +181,7 @@ def test_the_interface_is_documented_without_the_network(browser: Any, service: 
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url) else None)
     page.goto(f"{service.url}/docs")
-    page.locator("[data-path='/v1/reconstructions']").first.wait_for(timeout=20_000)
+    page.locator("[data-path='/v1/reconstructions']").first.wait_for(timeout=1000 * PATIENCE_S)
     assert elsewhere == []
     page.close()
 

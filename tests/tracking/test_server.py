@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import free_port, wait_for
 
 from ptycho_ray.bundle import load_bundle
 from ptycho_ray.commands.cli import main
@@ -36,21 +36,6 @@ from ptycho_ray.workflow import load_inference_bundle, save_inference_bundle, tr
 pytest.importorskip("mlflow")
 MLFLOW = ExecutionConfig(logger_backend="mlflow")
 EXPERIMENT = "siemens star"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    """Poll until it holds. The limit only ends a test that would hang."""
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"never came: {what}")
 
 
 class Server:
@@ -211,6 +196,7 @@ class ServerDies(Tracker):
             self.server.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_a_warning_and_nothing_else(
     server, small_scan, untracked, config, tmp_path, caplog, capsys, monkeypatch
 ):
@@ -276,6 +262,7 @@ def test_what_cannot_be_loaded_is_named(server, in_process, tmp_path):
         load_inference_bundle("models:/nobody/1")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_is_one_run(server, tmp_path):
     program = f"""
 import os, signal
@@ -417,6 +404,7 @@ class SomebodyAsked(Tracker):
         wait_for(lambda: self.held, "first request")
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_does_not_stop_training(
     small_scan, untracked, config, tmp_path, monkeypatch, caplog, capsys
 ):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import make_tiny_config
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
@@ -58,15 +60,25 @@ class Recorder:
         self.epochs.append(figures)
 
 
-def test_the_same_seed_gives_the_same_bits(small_scan, tiny_config):
-    runs = [train_cdi_model(small_scan, None, tiny_config) for _ in range(2)]
-    assert_same_weights(weights(runs[0]), weights(runs[1]))
-    assert runs[0]["history"] == runs[1]["history"]
+@pytest.fixture(scope="module")
+def trained(small_scan, tmp_path_factory):
+    """``trained(config)`` is what a training gives that nothing disturbs; each is done once. Its model is not to be changed."""
+
+    @cache
+    def train(config) -> dict:
+        return train_cdi_model(small_scan, None, config, checkpoint_dir=tmp_path_factory.mktemp("whole"))
+
+    return train
 
 
-def test_another_seed_gives_another_model(small_scan, tiny_config):
-    first = weights(train_cdi_model(small_scan, None, tiny_config))
-    second = weights(train_cdi_model(small_scan, None, replace(tiny_config, seed=1)))
+def test_the_same_seed_gives_the_same_bits(small_scan, tiny_config, trained):
+    again = train_cdi_model(small_scan, None, tiny_config)
+    assert_same_weights(weights(trained(tiny_config)), weights(again))
+    assert trained(tiny_config)["history"] == again["history"]
+
+
+def test_another_seed_gives_another_model(tiny_config, trained):
+    first, second = weights(trained(tiny_config)), weights(trained(replace(tiny_config, seed=1)))
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
@@ -83,10 +95,10 @@ def test_training_leaves_the_global_random_streams_alone(small_scan, tiny_config
 
 @pytest.mark.parametrize("scheduler", ["WarmupCosine", "ReduceLROnPlateau"])
 @pytest.mark.parametrize("steps", [3, 6, 9])
-def test_a_cut_run_goes_on_as_if_it_had_not_been_cut(small_scan, tiny_config, tmp_path, scheduler, steps):
+def test_a_cut_run_goes_on_as_if_it_had_not_been_cut(small_scan, tiny_config, trained, tmp_path, scheduler, steps):
     """Cut in the middle of an epoch and at its end; the continued run ends with the same bits."""
     config = replace(tiny_config, nepochs=3, scheduler=scheduler, plateau_patience=0)
-    whole = train_cdi_model(small_scan, None, config, checkpoint_dir=tmp_path / "whole")
+    whole = trained(config)
     cut = tmp_path / "cut"
     with pytest.raises(TrainingInterrupted):
         train_cdi_model(small_scan, None, config, checkpoint_dir=cut, callbacks=[StopAfter(steps)])
@@ -117,16 +129,23 @@ def test_sigterm_saves_too_and_handlers_are_put_back(small_scan, tiny_config, tm
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_resuming_with_other_settings_is_refused(small_scan, tiny_config, tmp_path):
-    train_cdi_model(small_scan, None, tiny_config, checkpoint_dir=tmp_path)
+@pytest.fixture(scope="module")
+def checkpoint(small_scan, tmp_path_factory):
+    """The last checkpoint of two epochs."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train_cdi_model(small_scan, None, make_tiny_config(), checkpoint_dir=folder)
+    return folder / LAST_CHECKPOINT
+
+
+def test_resuming_with_other_settings_is_refused(small_scan, tiny_config, checkpoint):
     with pytest.raises(InputError, match="batch_size.*found 4.*expected 8"):
-        train_cdi_model(small_scan, None, replace(tiny_config, batch_size=4), resume_from=tmp_path / LAST_CHECKPOINT)
+        train_cdi_model(small_scan, None, replace(tiny_config, batch_size=4), resume_from=checkpoint)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no checkpoint", "other tensors"])
-def test_a_damaged_checkpoint_is_refused(small_scan, tiny_config, tmp_path, damage):
-    train_cdi_model(small_scan, None, tiny_config, checkpoint_dir=tmp_path)
+def test_a_damaged_checkpoint_is_refused(small_scan, tiny_config, checkpoint, tmp_path, damage):
     path = tmp_path / LAST_CHECKPOINT
+    path.write_bytes(checkpoint.read_bytes())
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "no checkpoint":
@@ -210,11 +229,10 @@ def test_gradient_clipping(algorithm):
     assert largest == pytest.approx(0.1, rel=1e-3)
 
 
-def test_mixed_precision_stays_near_full_precision(small_scan, tiny_config, monkeypatch):
+def test_mixed_precision_stays_near_full_precision(small_scan, tiny_config, trained, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
-    config = replace(tiny_config, nepochs=4)
-    full = train_cdi_model(small_scan, None, config)
-    mixed = train_cdi_model(small_scan, None, config, execution=ExecutionConfig(precision="bf16-mixed"))
+    full = trained(tiny_config)
+    mixed = train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(precision="bf16-mixed"))
     assert weights(mixed)["network.encoder.0.first.weight"].dtype == torch.float32
     assert mixed["history"]["loss"] != full["history"]["loss"]
     assert mixed["history"]["loss"] == pytest.approx(full["history"]["loss"], rel=0.15)
@@ -321,8 +339,8 @@ def test_bfloat16_is_not_emulated(feature, expected, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_reading_ahead_changes_nothing(small_scan, tiny_config, workers):
-    plain = train_cdi_model(small_scan, None, tiny_config)
+def test_reading_ahead_changes_nothing(small_scan, tiny_config, trained, workers):
+    plain = trained(tiny_config)
     ahead = train_cdi_model(small_scan, None, tiny_config, execution=ExecutionConfig(num_workers=workers))
     assert_same_weights(weights(plain), weights(ahead))
 

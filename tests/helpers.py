@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 #: How long a test waits for what must happen, in seconds: it only ends tests that would hang. A busy machine is not wrong.
 PATIENCE_S = 300.0
+#: Tests with made-up examples try so many times their usual number of them; see the Makefile.
+TIMES = 10 if os.environ.get("TEN_TIMES_THE_EXAMPLES") else 1
 
 
 def make_scan(n_patterns: int = 60, seed: int = 3) -> Any:

@@ -68,8 +68,9 @@ def processes_of(run: str) -> dict[int, str]:
     return found
 
 
-def end_leftovers(run: str, patience_s: float = 20.0) -> list[str]:
+def end_leftovers(run: str) -> list[str]:
     """The command lines of Ray's processes of this run that do not end by themselves; they are killed."""
+    patience_s = float(os.environ.get("PATIENCE_WITH_LEFTOVERS_S", "60"))
     until = time.monotonic() + patience_s
     while left := {pid: command for pid, command in processes_of(run).items() if is_of_ray(command)}:
         if time.monotonic() > until:
@@ -84,7 +85,7 @@ def end_leftovers(run: str, patience_s: float = 20.0) -> list[str]:
 
 
 def is_of_ray(command: str) -> bool:
-    return command.startswith("ray::") or "/ray/" in command.split(" -c ")[0]
+    return command.startswith("ray::") or "site-packages/ray/" in command
 
 
 @contextmanager

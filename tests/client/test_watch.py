@@ -110,9 +110,8 @@ def test_a_file_that_grows(tmp_path: Path, small_scan: Any) -> None:
 
 
 def test_a_file_that_stops_growing_or_never_comes(tmp_path: Path, small_scan: Any) -> None:
-    thread = meanwhile(lambda: grow_file(tmp_path / "scan.h5", small_scan, complete=False))
+    grow_file(tmp_path / "scan.h5", small_scan, complete=False)
     check(list(growing_frames(tmp_path / "scan.h5", Names("entry/data", "y,x"), QUICK)), small_scan)
-    thread.join()
     with pytest.raises(MissingFileError):
         list(growing_frames(tmp_path / "none.h5", Names(), Ending(idle_s=0.3)))
     with pytest.raises(InputError, match="entry"):
@@ -164,17 +163,17 @@ def test_types_on_the_wire() -> None:
         wire_type(np.zeros(1, complex), "x")
 
 
-@pytest.mark.slow
 def test_every_source_ends_in_the_image_of_the_whole_scan(
-    one_service: Any, tmp_path: Path, small_scan: Any, publisher: Any, capsys: Any
+    one_service: Any, tmp_path: Path, small_scan: Any, publisher: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the command, into a running service."""
     from ptycho_ray.data import RawData
 
+    monkeypatch.setenv("PTYCHO_RAY_TOKEN", one_service.tokens["submit"])
     counts = np.concatenate([patterns for _, patterns in pieces(small_scan)]).astype(np.float32)
     whole = RawData(small_scan.xcoords, small_scan.ycoords, None, None, counts, small_scan.probe, domain="intensity")
     whole.to_file(tmp_path / "whole.npz")
-    with Client(one_service.url) as client:
+    with Client(one_service.url, one_service.tokens["submit"]) as client:
         expected = np.abs(client.reconstruct(tmp_path / "whole.npz").arrays()["object"])
     socket, address = publisher
     folder, file = tmp_path / "frames", tmp_path / "scan.h5"
@@ -194,8 +193,8 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
             assert np.corrcoef(np.abs(image["object"]).ravel(), expected.ravel())[0, 1] > 0.9
 
 
-@pytest.mark.slow
-def test_nothing_comes(one_service: Any, tmp_path: Path) -> None:
+def test_nothing_comes(one_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTYCHO_RAY_TOKEN", one_service.tokens["submit"])
     words = ["--url", one_service.url, "--output", str(tmp_path / "image.npz")]
     assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
     assert main(["watch", str(tmp_path), "--output", "image.txt"]) == 2

@@ -7,7 +7,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_ray.config import (
+    Architecture,
     ExecutionConfig,
     InferenceConfig,
     ModelConfig,
@@ -225,26 +226,7 @@ SCHEDULES = ["Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau"]
 # Every value of every field that offers a choice.
 CHOICES: list[tuple[type, str, list[Any]]] = [
     (ModelConfig, "model_type", ["pinn", "supervised"]),
-    (
-        ModelConfig,
-        "architecture",
-        [
-            "cnn",
-            "ffno",
-            "fno",
-            "fno_vanilla",
-            "neuralop_uno",
-            "hybrid",
-            "stable_hybrid",
-            "hybrid_resnet",
-            "hybrid_resnet_ffno_ptychoblock_encoder",
-            "hybrid_resnet_ptychoblock_ffno_encoder",
-            "spectral_resnet_bottleneck_net",
-            "spectral_resnet_bottleneck_linear_decoder",
-            "hybrid_resnet_ffno_bottleneck",
-            "hybrid_resnet_convnext_bottleneck",
-        ],
-    ),
+    (ModelConfig, "architecture", [*get_args(Architecture)]),
     (ModelConfig, "fno_input_transform", ["none", "sqrt", "log1p", "instancenorm"]),
     (ModelConfig, "generator_output_mode", ["real_imag", "amp_phase_logits", "amp_phase"]),
     (ModelConfig, "amp_activation", ["sigmoid", "swish", "softplus", "relu"]),

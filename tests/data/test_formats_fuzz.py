@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from helpers import TIMES
 
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.errors import InputError
 
 N, n = 8, 6
 LIMIT = 64 * 2**20
-MUTATIONS = 40
+MUTATIONS = 20 * TIMES
 
 
 def a_scan() -> RawData:

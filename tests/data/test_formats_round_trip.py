@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from helpers import TIMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,13 +106,13 @@ def compare(raw: RawData, back: RawData, holds: frozenset[str]) -> None:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15 * TIMES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=scans())
 def test_a_format_gives_back_what_it_holds(name: str, raw: RawData, tmp_path: Path) -> None:
     compare(raw, again(raw, name, tmp_path), format_named(name).holds)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40 * TIMES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=scans(whole=True), first=st.sampled_from(WRITTEN), second=st.sampled_from(WRITTEN))
 def test_a_conversion_keeps_what_both_formats_hold(raw: RawData, first: str, second: str, tmp_path: Path) -> None:
     middle = again(raw, first, tmp_path)
@@ -120,7 +121,7 @@ def test_a_conversion_keeps_what_both_formats_hold(raw: RawData, first: str, sec
     compare(raw, again(middle, second, tmp_path), format_named(first).holds & format_named(second).holds)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5 * TIMES, deadline=None)
 @given(raw=scans(whole=True))
 def test_what_a_conversion_loses_is_said(raw: RawData) -> None:
     assert set(held_by(raw)) >= set(FIELDS) - {"probe modes", "scan numbers"}

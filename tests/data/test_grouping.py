@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import TIMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,7 +102,7 @@ def test_impossible_groups_are_refused(
         small40_raw.generate_grouped_data(64, random_stream=stream, seed=1, **arguments)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 @given(
     n=st.integers(5, 60),
     gridsize=st.integers(1, 3),

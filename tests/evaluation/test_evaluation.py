@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import TIMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
@@ -58,7 +59,7 @@ def test_identical_images_score_perfectly(rng: np.random.Generator) -> None:
     assert result.n_pixels == truth.size
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15 * TIMES, deadline=None)
 @given(
     shift=st.tuples(st.floats(-4, 4), st.floats(-4, 4)),
     ramp=st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)),

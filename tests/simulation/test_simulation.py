@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import TIMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
@@ -165,7 +166,7 @@ def test_probe_from_file(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", SCANS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10 * TIMES, deadline=None)
 @given(height=st.integers(48, 120), width=st.integers(48, 120), n=st.integers(1, 200), seed=st.integers(0, 99))
 def test_scans_keep_their_patches_inside_and_have_the_number_asked_for(
     name: str, height: int, width: int, n: int, seed: int

@@ -193,20 +193,17 @@ def test_the_commands(small_scan, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_members_side_by_side_are_those_of_one_process(trained, small_scan, config, tmp_path):
-    ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+def test_members_side_by_side_are_those_of_one_process(one_ray, trained, small_scan, config, tmp_path):
     from ptycho_ray.cluster.train import train_on_cluster, unfinished
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
     try:
         there = replace(config, output_dir=tmp_path)
         execution = ExecutionConfig(devices=2, accelerator="cpu")
         found = train_on_cluster(small_scan, small_scan, there, execution=execution, keep_patches=False)
         assert not unfinished(there, execution)
     finally:
-        ray.shutdown()
         torch.set_num_threads(threads)
     assert (tmp_path / "checkpoints" / "member-3" / "last.safetensors").is_file()
     assert len(found["test_container"]) == len(small_scan)

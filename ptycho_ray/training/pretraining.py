@@ -23,9 +23,11 @@ from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.config.types import NonNegativeFloat, NonNegativeInt, PatternSide, PositiveFloat, PositiveInt, settings
 from ptycho_ray.data import RawData
 from ptycho_ray.data.batches import prefetched
+from ptycho_ray.data.groups import create_ptycho_data_container
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.transfer import physical_probe
 from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.simulation.variety import random_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, read_checkpoint, save_checkpoint
@@ -33,7 +35,6 @@ from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.loop import TrainingDiverged
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
-from ptycho_ray.workflow import create_ptycho_data_container, physical_probe
 
 #: Streams of the seed.
 TRAINING, VALIDATION = 0, 1

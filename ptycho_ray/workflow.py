@@ -48,6 +48,7 @@ from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
 from ptycho_ray.training.results import Results, finish_training, save_inference_bundle, training_results
+from ptycho_ray.training.scan_source import ScanSource
 from ptycho_ray.training.scan_training import Scan, scans_to_train
 
 __all__ = [
@@ -112,8 +113,7 @@ def train_cdi_model(
         parallel: the place of this process among those that train together (``ptycho_ray.cluster.train``).
         callbacks: told of every step and every epoch; those that have ``on_image`` get the image of the (first) scan every
             ``execution.recon_log_every_n_epochs`` epochs.
-        keep_patches: put the predicted patches of the whole test set into the results. Without them, memory does not grow
-            with the scan.
+        keep_patches: put the predicted patches of the whole test set into the results; they grow with the scan.
 
     Returns:
         The results dictionary of the reference (``docs/callchain.md``, section 3). After training on several scans
@@ -139,7 +139,8 @@ def train_cdi_model(
         callbacks = [*callbacks, ImageRecorder(scans[0].container, config, execution, pictured)]
     if parallel is None:
         callbacks = [*callbacks, WarningLogger()]
-    trainer = Trainer(scans, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
+    source = ScanSource(scans, config, execution)
+    trainer = Trainer(source, config, execution, parallel=parallel, checkpoints=checkpoints, callbacks=callbacks)
     history = trainer.fit(resume_from)
     results = training_results(scans, history, trainer.progress.warnings)
     return finish_training(results, test, config, execution, keep_patches=keep_patches)
@@ -263,8 +264,7 @@ def refine_cdi_image(
         parallel: the place of this process among those that share every batch (``ptycho_ray.cluster.refine``).
         checkpoint: file in which the state is kept every ``config.check_every`` iterations and at the end.
         resume: go on from that file if it exists; else it is overwritten.
-        on_progress: told after every iteration.
-        on_image: given the present image every ``image_every`` iterations.
+        on_progress, on_image: told after every iteration, and given the image every ``image_every`` iterations.
 
     Raises:
         InputError: the start or the checkpoint is not of this scan.

@@ -85,6 +85,11 @@ class ScanBatch(NamedTuple):
     labels: Tensor | None = None
     partners: Partners | None = None
 
+    @property
+    def size(self) -> int:
+        """How many groups there are."""
+        return len(self.photons)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> ScanBatch:
         """The piece with every tensor changed (pinned, or on another device)."""
         return ScanBatch(

@@ -332,15 +332,16 @@ class Trainer:
         return None if self.checkpoints is None else self.checkpoints.keep_interrupted(self._write)
 
     def _restore(self, path: Path) -> None:
-        progress = Progress(**load_checkpoint(path, self.module, self.optimizer))
-        wanted = self.source.settings
-        changed = sorted(name for name in wanted if wanted[name] != progress.settings.get(name))
-        if changed:
-            name = changed[0]
-            raise InputError(
-                "a run can only be continued with the settings it was started with",
-                file=path, field=name, found=wanted[name], expected=progress.settings.get(name),
-            )  # fmt: skip
+        def check(stored: dict[str, Any]) -> None:
+            wanted, found = self.source.settings, stored.get("settings", {})
+            name = min((name for name in wanted if wanted[name] != found.get(name)), default=None)
+            if name is not None:
+                raise InputError(
+                    "a run can only be continued with the settings it was started with",
+                    file=path, field=name, found=wanted[name], expected=found.get(name),
+                )  # fmt: skip
+
+        progress = Progress(**load_checkpoint(path, self.module, self.optimizer, check))
         self.progress = progress
         self.schedule.state.update(progress.schedule)
         if progress.scaler:

@@ -26,6 +26,7 @@ from ptycho_ray.config.legacy import dataclass_to_legacy_dict, update_legacy_dic
 from ptycho_ray.config.sources import load_yaml_config, setup_configuration
 from ptycho_ray.data import PtychoDataContainer, RawData, calculate_intensity_scale, load_data
 from ptycho_ray.data.groups import create_ptycho_data_container
+from ptycho_ray.display.outputs import save_outputs
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.transfer import groups_to_reconstruct, model_for_groups, model_for_scan, physical_probe
@@ -36,18 +37,17 @@ from ptycho_ray.reconstruction.inference import (
     predict_all,
     reconstruct,
 )
-from ptycho_ray.reconstruction.outputs import save_outputs
+from ptycho_ray.reconstruction.named_start import named_start
 from ptycho_ray.reconstruction.recorder import ImageRecorder
-from ptycho_ray.reconstruction.start import named_start
 from ptycho_ray.reconstruction.stitching import StitchedObject, reassemble_position
 from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult, refine
 from ptycho_ray.training.checkpoint import CheckpointStore, FolderCheckpoints
 from ptycho_ray.training.device import refuse_unavailable
 from ptycho_ray.training.ensemble import train_members
+from ptycho_ray.training.finish import Results, finish_training, save_inference_bundle, training_results
 from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback, Trainer
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.results import Results, finish_training, save_inference_bundle, training_results
 from ptycho_ray.training.scan_source import ScanSource
 from ptycho_ray.training.scan_training import Scan, scans_to_train
 
@@ -280,7 +280,7 @@ def refine_cdi_image(
 def starting_image(start: Start, scan: RawData) -> StitchedObject | None:
     """The image that ``start`` stands for.
 
-    A string or path names an image or a trained model (:func:`ptycho_ray.reconstruction.start.named_start`); of a model the
+    A string or path names an image or a trained model (:func:`ptycho_ray.reconstruction.named_start`); of a model the
     start is what it makes of the scan.
 
     Raises:

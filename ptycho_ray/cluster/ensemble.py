@@ -29,10 +29,10 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.transfer import groups_to_reconstruct
 from ptycho_ray.training.checkpoint import load_weights
 from ptycho_ray.training.ensemble import clear_members, last_of_member, member_configs, member_folder, together
+from ptycho_ray.training.finish import Results, finish_training, training_results
 from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import unique_state
-from ptycho_ray.training.results import Results, finish_training, training_results
 from ptycho_ray.training.scan_training import Scan, listed, scans_to_train, whole_model
 
 

@@ -35,10 +35,10 @@ from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.transfer import groups_to_reconstruct
 from ptycho_ray.training.checkpoint import load_weights, read_checkpoint
+from ptycho_ray.training.finish import Results, finish_training, training_results
 from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import DataParallel, unique_state
-from ptycho_ray.training.results import Results, finish_training, training_results
 from ptycho_ray.training.scan_training import Scan, scans_to_train, whole_model
 
 log = logging.getLogger(__name__)

@@ -105,7 +105,7 @@ def run(words: Sequence[str]) -> Result:
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
-    if bundle.others:
+    if bundle.ensemble_members:
         from ptycho_ray.display.uncertainty_report import uncertainty_facts, uncertainty_section
 
         result["uncertainty"] = uncertainty_facts(stitched, len(bundle.models))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,14 +26,21 @@ from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, Stitch
 PATCH_MEMORY_BYTES = 2**26
 
 
+class Groups(Protocol):
+    """What a model is applied to: a ``PtychoDataContainer``, or patterns that are no scan yet."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, group_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Photons [b, C, N, N] of some groups, and their positions relative to the group centres [b, C, 2]."""
+
+
 @torch.inference_mode()
-def predict(
-    model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int
-) -> Iterator[tuple[np.ndarray, Tensor]]:
+def predict(model: PhysicsInformedModel, groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Group rows [b] and their transmission patches [b, O, N, N], batch by batch, on the device the model is on."""
     model.eval()
-    for rows in batches(len(container), batch_size):
-        photons, _ = container.batch(rows)
+    for rows in batches(len(groups), batch_size):
+        photons, _ = groups.batch(rows)
         yield rows, model.transmission_patches(torch.from_numpy(photons).to(model.probe_parts.device))
 
 

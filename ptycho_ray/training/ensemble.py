@@ -14,7 +14,7 @@ import numpy as np
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
-from ptycho_ray.training.results import Results
+from ptycho_ray.training.finish import Results
 
 
 def member_configs(config: TrainingConfig) -> list[TrainingConfig]:

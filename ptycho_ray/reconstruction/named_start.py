@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_ray.bundle import FILE_NAME, Bundle, is_shipped, load_bundle
+from ptycho_ray.bundle import FILE_NAME, Bundle, load_bundle, names_only_a_model
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.reconstruction.images import find_image, read_image
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.tracking.stores import is_mlflow_uri
 
 FLAT = "flat"
 
@@ -26,7 +25,7 @@ def named_start(name: str | Path) -> StitchedObject | Bundle | None:
     place = Path(name)
     if str(name) == FLAT:
         return None
-    if not is_mlflow_uri(name) and not is_shipped(place):
+    if not names_only_a_model(name):
         if not place.exists():
             raise ConfigurationError(field="from", found=name, expected="'flat', a trained model or an image")
         if find_image(place) is not None and not (place / FILE_NAME).exists():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ptycho_ray.files import write_json
-from ptycho_ray.reconstruction.stitching import StitchedObject
 
 
 def save_outputs(
@@ -28,13 +27,13 @@ def save_outputs(
         positions.save(folder / "positions.npz")
     if amplitude is None or phase is None:
         return
-    stitched = results.get("stitched")
-    region = stitched.covered() if isinstance(stitched, StitchedObject) else None
+    stitched: Any = results.get("stitched")  # a StitchedObject; none of an image that is stitched by "crop"
+    region = None if stitched is None else stitched.covered()
     amplitude_figure = plot_image(np.squeeze(amplitude), kind="amplitude", title="Amplitude", region=region)
     phase_figure = plot_image(np.squeeze(phase), kind="phase", title="Phase", region=region)
     save_figure(amplitude_figure, folder / "reconstructed_amplitude.png")
     save_figure(phase_figure, folder / "reconstructed_phase.png")
-    if isinstance(stitched, StitchedObject):
+    if stitched is not None:
         stitched.save(folder / "reconstruction.npz")
         if stitched.amplitude_std is not None and stitched.phase_std is not None:
             from ptycho_ray.display.uncertainty_figures import plot_deviation

@@ -1,8 +1,8 @@
-"""The results dictionary of a training, in the reference's terms (``docs/callchain.md``, section 3)."""
+"""The end of a training: the results dictionary in the reference's terms (``docs/callchain.md``, section 3), and the bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ def training_results(
     }
 
 
+def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Our figures and, beside them, those of the reference under its names."""
+    named = dict(history)
+    for ours, theirs in REFERENCE_NAMES.items():
+        for prefix in ("", "val_"):
+            if prefix + ours in history:
+                named[prefix + theirs] = history[prefix + ours]
+    return named | {"train_loss": history["loss"]}
+
+
 def finish_training(
     trained: Results,
     test: PtychoDataContainer | None,
@@ -48,8 +58,8 @@ def finish_training(
     *,
     keep_patches: bool,
 ) -> Results:
-    """The end of every training, wherever it ran: the settings and the test set join the results of
-    :func:`training_results` (or, of an ensemble, of ``training.ensemble.together``).
+    """The end of every training, wherever it ran: settings and test set join the results of
+    :func:`training_results` (of an ensemble, of ``training.ensemble.together``).
 
     With ``keep_patches`` the (first) model predicts the patches of the test set, which are kept in memory.
     """
@@ -61,19 +71,22 @@ def finish_training(
     return results
 
 
-def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Our figures and, beside them, those of the reference under its names."""
-    named = dict(history)
-    for ours, theirs in REFERENCE_NAMES.items():
-        for prefix in ("", "val_"):
-            if prefix + ours in history:
-                named[prefix + theirs] = history[prefix + ours]
-    return named | {"train_loss": history["loss"]}
-
-
 def save_inference_bundle(
-    place: str | Path, results: Results, config: TrainingConfig, provenance: dict[str, Any]
+    out_prefix: str | Path,
+    results: Results,
+    config: TrainingConfig | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the trained model, or the ensemble, of a results dictionary as ``wts.h5.zip`` and return its path."""
-    others = tuple(results.get("ensemble", ())[1:])
-    return save_bundle(place, Bundle(results["model_instance"], config, provenance, results["history"], others))
+    """Write the trained model, or the ensemble, of a results dictionary and return the path of the file.
+
+    Args:
+        out_prefix: folder, in which the file is called ``wts.h5.zip``, or the file itself (a name that ends in .zip).
+        results: of a training.
+        config: the settings to store; those of the training if None.
+        provenance: what else the bundle says of its origin.
+    """
+    members = tuple(results.get("ensemble", ())[1:])
+    settings = results["config"] if config is None else config
+    return save_bundle(
+        out_prefix, Bundle(results["model_instance"], settings, provenance or {}, results["history"], members)
+    )

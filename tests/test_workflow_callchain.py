@@ -12,7 +12,7 @@ import pytest
 
 from ptycho_ray import workflow
 from ptycho_ray.bundle import load_bundle
-from ptycho_ray.config import TrainingConfig
+from ptycho_ray.config import ModelConfig, TrainingConfig
 
 DOCS = Path(workflow.__file__).resolve().parents[1] / "docs"
 TEXT = (DOCS / "callchain.md").read_text(encoding="utf-8")
@@ -35,6 +35,11 @@ def test_every_import_of_the_table_works(module, names):
 @pytest.mark.parametrize("name", SAME)
 def test_every_entry_point_of_the_same_name_is_in_the_workflow(name):
     assert callable(getattr(workflow, name))
+
+
+def test_another_backend_is_a_value_error():
+    with pytest.raises(ValueError, match="backend.*found 'jax'"):
+        TrainingConfig(model=ModelConfig(), backend="jax")
 
 
 def test_parsed_arguments_become_a_configuration():

@@ -82,18 +82,25 @@ def test_reassembling_refines_with_all_settings_of_a_refinement(small_scan, trai
 
 def test_the_checkpoint_is_kept_to_the_end_and_resumed_or_not(small_scan, tmp_path):
     file = tmp_path / "state.safetensors"
-    three = replace(FEW, iterations=3, check_every=2, schedule="constant")
-    refine_cdi_image(small_scan, replace(three, iterations=1), checkpoint=file)  # after the last one, though not due
+    settings = replace(FEW, iterations=5, check_every=2)
     told = []
-    resumed = refine_cdi_image(small_scan, three, checkpoint=file, on_progress=lambda now: told.append(now.iteration))
-    assert told == [2, 3]
-    whole = refine_cdi_image(small_scan, three)
+
+    def cut(now):
+        told.append(now.iteration)
+        if told == [1, 2, 3]:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        refine_cdi_image(small_scan, settings, checkpoint=file, on_progress=cut)
+    resumed = refine_cdi_image(small_scan, settings, checkpoint=file, on_progress=cut)
+    assert told == [1, 2, 3, 3, 4, 5]
+    whole = refine_cdi_image(small_scan, settings)
     assert np.array_equal(resumed.stitched.image, whole.stitched.image)
-    told.clear()
-    refine_cdi_image(
-        small_scan, three, checkpoint=file, resume=False, on_progress=lambda now: told.append(now.iteration)
-    )
-    assert told == [1, 2, 3]
+    ended = refine_cdi_image(small_scan, settings, checkpoint=file, on_progress=cut)  # nothing is left to do
+    assert np.array_equal(ended.stitched.image, whole.stitched.image)
+    assert len(told) == 6
+    refine_cdi_image(small_scan, settings, checkpoint=file, resume=False, on_progress=cut)
+    assert told[6:] == [1, 2, 3, 4, 5]
 
 
 def test_images_on_the_way(small_scan):

@@ -62,5 +62,5 @@ def test_overrides_reach_training_network_and_execution(tiny_config):
     assert (execution.accum_steps, config.scheduler) == (2, "Exponential")
     with pytest.raises(ConfigurationError, match="learning_rat.*Did you mean 'learning_rate'"):
         with_overrides(tiny_config, None, {"learning_rat": 1.0})
-    with pytest.raises(ConfigurationError, match="nepochs.*from 1 up"):
+    with pytest.raises(ConfigurationError, match="nepochs.*found 0"):
         with_overrides(tiny_config, None, {"max_epochs": 0})

@@ -50,25 +50,31 @@ class Bundle:
     Attributes:
         model: weights, probe, scales and normalisation.
         config: the training configuration.
-        provenance: program versions, time, command, seed, data file and checksum, as recorded by the run. history: one
-            list per metric, with one number per epoch. others: the other members of an ensemble.
+        provenance: program versions, time, command, seed, data file and checksum: whatever the run recorded.
+        history: one list a figure, one number an epoch.
+        ensemble_members: the further members of an ensemble, after ``model``.
     """
 
     model: PhysicsInformedModel
     config: TrainingConfig
     provenance: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, list[float]] = field(default_factory=dict)
-    others: tuple[PhysicsInformedModel, ...] = ()
+    ensemble_members: tuple[PhysicsInformedModel, ...] = ()
 
     @property
     def models(self) -> tuple[PhysicsInformedModel, ...]:
         """All members of the ensemble, or the one model."""
-        return (self.model, *self.others)
+        return (self.model, *self.ensemble_members)
 
 
 def is_shipped(place: Path) -> bool:
     """Whether ``place`` names the model shipped with the package; a file or folder of that name takes precedence."""
     return place == Path(PRETRAINED) and not place.exists()
+
+
+def names_only_a_model(place: str | Path) -> bool:
+    """Whether ``place`` can be no file of another kind: 'pretrained', or a model in MLflow."""
+    return is_mlflow_uri(place) or is_shipped(Path(place))
 
 
 def bundle_path(place: str | Path) -> Path:

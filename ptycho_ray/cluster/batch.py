@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
+from ptycho_ray.bundle import bundle_path
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
@@ -55,8 +56,7 @@ def reconstruct_on_cluster(
     Raises:
         InputError: a scan or the model cannot be used, or a machine of the cluster does not see it.
     """
-    model_path, output_dir = model_path.absolute(), output_dir.absolute()
-    bundle_file = model_path / "wts.h5.zip" if model_path.is_dir() else model_path
+    bundle_file, output_dir = bundle_path(model_path).absolute(), output_dir.absolute()
     model_print = sha256_of(bundle_file)
     todo: list[dict[str, Any]] = []
     plans = []
@@ -73,7 +73,7 @@ def reconstruct_on_cluster(
     if todo:
         with connected(execution):
             check_nodes(files=[str(path.absolute()) for path in scans] + [str(bundle_file)])
-            _run_shards(todo, model_path, execution)
+            _run_shards(todo, bundle_file, execution)
     lines = []
     for path, folder, shards in plans:
         stitched = add_partial_images(shards)

@@ -18,22 +18,22 @@ from safetensors.torch import load, save
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, start_event_queue
+from ptycho_ray.cluster.failures import BEGUN, sigterm_as_interrupt
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
 from ptycho_ray.cluster.tasks import of_one_worker, results_of
-from ptycho_ray.cluster.train import BEGUN, sigterm_as_interrupt
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
-from ptycho_ray.data import PtychoDataContainer, RawData
+from ptycho_ray.data import PtychoDataContainer
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import write_json
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.reconstruction.inference import predict_all
+from ptycho_ray.models.transfer import groups_to_reconstruct
 from ptycho_ray.training.checkpoint import load_weights
 from ptycho_ray.training.ensemble import clear_members, last_of_member, member_configs, member_folder, together
+from ptycho_ray.training.finish import Results, finish_training, training_results
 from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import unique_state
-from ptycho_ray.training.scan_training import whole_model
-from ptycho_ray.workflow import Results, Scan
+from ptycho_ray.training.scan_training import Scan, listed, scans_to_train, whole_model
 
 
 def train_ensemble_on_cluster(
@@ -54,7 +54,7 @@ def train_ensemble_on_cluster(
     worker is lost or the same call is made again; a machine that does not see that folder starts it anew. Callbacks hear of
     the first member.
     """
-    listed = [train_data] if isinstance(train_data, RawData | PtychoDataContainer) else list(train_data)
+    scans = listed(train_data)
     folder = (config.output_dir / "checkpoints").absolute()
     begun = (folder / BEGUN).is_file()
     if not (resume or (resume is None and begun)):
@@ -63,11 +63,11 @@ def train_ensemble_on_cluster(
     configs = member_configs(config)
     with connected(execution):
         workers = workers_for(execution)
-        raws = [data.raw if isinstance(data, PtychoDataContainer) else data for data in listed]
+        raws = [data.raw if isinstance(data, PtychoDataContainer) else data for data in scans]
         check_nodes(files=[str(Path(raw.source).absolute()) for raw in raws if not raw.patterns.in_memory])
         board = start_event_queue()
         task = {
-            "scans": ray.put(listed),
+            "scans": ray.put(scans),
             "execution": of_one_worker(execution, workers),
             "initial": initial,
             "folder": folder,
@@ -85,17 +85,13 @@ def train_ensemble_on_cluster(
                     trained = results_of(starts, at_once=workers.most)
             except (KeyboardInterrupt, SystemExit):
                 raise TrainingInterrupted(folder) from None
-    members = [_built(listed, of, initial, back) for of, back in zip(configs, trained, strict=True)]
+    members = [_built(scans, of, initial, back) for of, back in zip(configs, trained, strict=True)]
     (folder / BEGUN).unlink()
     results = together(members)
     test = None
     if test_data is not None:
-        test = workflow.groups_to_reconstruct(results["model_instance"], test_data, config)
-        if keep_patches:
-            model = workflow.model_for_groups(results["model_instance"], test)
-            results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
-            results["stitched_obj"] = None
-    return results | {"test_container": test}
+        test = groups_to_reconstruct(results["model_instance"], test_data, config)
+    return finish_training(results, test, config, execution, keep_patches=keep_patches)
 
 
 def _train_member(task: dict[str, Any], config: TrainingConfig, number: int) -> dict[str, Any]:
@@ -120,6 +116,6 @@ def _built(
     data: Sequence[Scan], config: TrainingConfig, initial: PhysicsInformedModel | None, trained: dict[str, Any]
 ) -> Results:
     """The results of a member from what its worker sent back."""
-    scans = workflow.scans_to_train(data, config, copy.deepcopy(initial))
+    scans = scans_to_train(data, config, copy.deepcopy(initial))
     load_weights(whole_model([scan.model for scan in scans]), load(trained["weights"]), "the cluster's result")
-    return workflow.training_results(scans, trained["history"], trained["warnings"])
+    return training_results(scans, trained["history"], trained["warnings"])

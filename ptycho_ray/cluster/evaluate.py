@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
@@ -17,11 +17,14 @@ Figures = dict[str, object]
 
 
 def evaluate_on_cluster(
-    scans: Sequence[Path], model_path: str, output_dir: Path, execution: ExecutionConfig
+    scans: Sequence[Path], evaluate_one: Callable[[Path, Path], Figures], output_dir: Path, execution: ExecutionConfig
 ) -> list[Figures]:
-    """Reconstruct every scan into a folder of its own in ``output_dir`` and measure the image.
+    """The figures of every scan, each in a line with ``scan``.
 
-    An error with one scan is recorded in its row under ``error`` and does not affect the others.
+    Args:
+        evaluate_one: ``evaluate_one(scan, folder)`` reconstructs a scan into a folder of its own in ``output_dir`` and measures
+            the image; it runs on the workers. An InputError stands in the line of the scan under ``error`` and leaves the
+            others alone.
 
     Raises:
         InputError: a machine of the cluster does not see a scan, or has other packages.
@@ -31,24 +34,16 @@ def evaluate_on_cluster(
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         task = ray.remote(_evaluate).options(num_cpus=execution.cpus_per_device, num_gpus=gpus)
         waiting = [
-            task.remote(str(path.absolute()), model_path, str(output_dir.absolute() / name))
+            task.remote(evaluate_one, path.absolute(), output_dir.absolute() / name)
             for name, path in zip(distinct_names([str(path) for path in scans]), scans, strict=True)
         ]
         return ray.get(waiting)
 
 
-def _evaluate(scan: str, model_path: str, folder: str) -> Figures:
-    """Run on a worker: the commands ``reconstruct`` and ``evaluate`` for one scan."""
-    from ptycho_ray.commands import evaluate, reconstruct
-
-    figures: Figures = {"scan": scan}
+def _evaluate(evaluate_one: Callable[[Path, Path], Figures], scan: Path, folder: Path) -> Figures:
+    """Run on a worker."""
     try:
-        reconstruct.run([scan, "--model-path", model_path, "--output-dir", folder])
-        found = evaluate.run([folder, scan])
+        figures = evaluate_one(scan, folder)
     except InputError as error:
-        return figures | {"error": str(error)}
-    figures["r_factor"] = found["diffraction"]["r_factor"]
-    for part in ("amplitude", "phase"):
-        if "truth" in found:
-            figures |= {f"{part}_{name}": found["truth"][part][name] for name in ("mae", "ssim")}
-    return figures | {"image": f"{folder}/reconstruction.npz"}
+        figures = {"error": str(error)}
+    return {"scan": str(scan), **figures}

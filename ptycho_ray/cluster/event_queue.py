@@ -48,6 +48,13 @@ def start_event_queue() -> Any:
     return ray.remote(num_cpus=0)(EventQueue).options(scheduling_strategy=here).remote()
 
 
+def raise_failure(board: Any) -> None:
+    """Raise the error that a worker has left on the board, if there is one."""
+    failure = ray.get(board.failure.remote())
+    if failure is not None:
+        raise failure
+
+
 class WorkerReporter:
     """Posts what a training reports (a ``Callback`` of the training loop), a few times a second."""
 
@@ -115,7 +122,11 @@ class DriverRelay(threading.Thread):
             self.progress = Progress(**content[0])
             for callback in self.callbacks:
                 callback.on_epoch(self.progress, content[1], None)
-        else:
+        elif kind == "image":
             for callback in self.callbacks:
                 if hasattr(callback, "on_image"):
                     callback.on_image(self.progress, content)
+        else:
+            for callback in self.callbacks:
+                if hasattr(callback, "on_refinement"):
+                    callback.on_refinement(*content)

@@ -20,7 +20,6 @@ from ptycho_ray.tuning.space import SCHEDULED_SETTINGS, Parameter, Space
 
 #: How often the population is compared, as a share of the epochs, and which part of it is replaced.
 INTERVAL_SHARE, QUANTILE = 1 / 9, 0.25
-LEARNING_RATE = "execution.learning_rate"
 
 
 def population_scheduler(space: Space, epochs: int, common: dict[str, Any]) -> PopulationBasedTraining:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +15,69 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
+from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
+from ptycho_ray.cluster.object_store import in_memory_if_it_fits
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
+from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.solver import RefinementConfig, RefinementResult, refine
+from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
 from ptycho_ray.training.parallel import DataParallel
 
 
 def refine_on_cluster(
     scan: RawData,
-    config: RefinementConfig,
+    config: RefinementConfig | None = None,
     *,
-    storage_path: Path,
-    start: StitchedObject | None = None,
+    checkpoint: Path,
+    start: workflow.Start = None,
+    resume: bool = True,
     execution: ExecutionConfig | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_image: Callable[[Progress, StitchedObject], None] | None = None,
+    image_every: int = 0,
 ) -> RefinementResult:
-    """:func:`ptycho_ray.refinement.solver.refine` on ``execution.devices`` workers, with the same result.
+    """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result.
 
-    The first worker keeps a checkpoint every ``config.check_every`` iterations; after the loss of a worker, at most
-    ``execution.max_failures`` times, all go on from it.
+    The first worker keeps the checkpoint; after the loss of a worker, at most ``execution.max_failures`` times, all go on from
+    it. ``on_progress`` and ``on_image`` are called in this process.
 
     Args:
-        storage_path: folder for the checkpoint and what Ray keeps about the run; every machine must reach it.
+        checkpoint: as there; every machine must reach its folder, in which Ray keeps what it needs while the run lasts.
 
     Raises:
         InputError: the cluster or the scan do not allow the run.
-        ray.train.TrainingFailedError: a worker failed, or was lost too often.
+        Diverged: the loss grows however small the steps are.
+        TrainingInterrupted: after Ctrl-C.
+        TrainingLost: more losses than ``execution.max_failures``.
     """
     execution = execution or ExecutionConfig()
-    name = f"refine-{secrets.token_hex(4)}"
-    checkpoint = storage_path.absolute() / f"{name}.safetensors"
+    config = config or RefinementConfig()
+    checkpoint = checkpoint.absolute()
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    image = workflow.starting_image(start, scan)
+    storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
     with connected(execution):
         workers = workers_for(execution)
-        check_nodes()
+        scan = in_memory_if_it_fits(scan)
+        check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
         use_gpu = "GPU" in workers.resources
+        board = start_event_queue()
         trainer = TorchTrainer(
-            _refine_share,
+            _refine_on_worker,
             train_loop_config={
-                "task": ray.put((scan, config, start)),
+                "task": ray.put((scan, config, image)),
                 "checkpoint": checkpoint,
                 "gpu": use_gpu,
                 "threads": execution.cpus_per_device,
+                "board": board,
+                "image_every": image_every if on_image is not None else 0,
             },
             scaling_config=ScalingConfig(
                 num_workers=workers.most, use_gpu=use_gpu, resources_per_worker=dict(workers.resources)
@@ -63,22 +85,83 @@ def refine_on_cluster(
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
                 name=name,
-                storage_path=str(storage_path.absolute()),
+                storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=execution.max_failures),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
-        result: RefinementResult = trainer.fit().return_value
-    checkpoint.unlink(missing_ok=True)
-    return result
+        with closing(DriverRelay(board, [_Follower(on_progress, on_image)], lambda workers, epochs_done: None)):
+            try:
+                with sigterm_as_interrupt():
+                    result = trainer.fit()
+            except (KeyboardInterrupt, SystemExit):
+                raise TrainingInterrupted(checkpoint) from None
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+                raise_failure(board)
+                raise TrainingLost(
+                    f"the refinement was lost more often than execution.max_failures = {execution.max_failures} allows; "
+                    f"the last time: {last_line(error)}. With resume it goes on from {checkpoint}"
+                ) from error
+            raise_failure(board)
+    shutil.rmtree(storage / name, ignore_errors=True)
+    found: RefinementResult = result.return_value
+    return found
+
+
+class _Follower:
+    """Hands what the first worker reports to the functions of the caller."""
+
+    def __init__(
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        on_image: Callable[[Progress, StitchedObject], None] | None,
+    ) -> None:
+        self.on_progress, self.on_image = on_progress, on_image
+
+    def on_step(self, *told: Any) -> None:
+        """A refinement has no steps to tell of."""
+
+    def on_epoch(self, *told: Any) -> None:
+        """And no epochs."""
+
+    def on_refinement(self, progress: Progress, image: StitchedObject | None) -> None:
+        if image is not None and self.on_image is not None:
+            self.on_image(progress, image)
+        if image is None and self.on_progress is not None:
+            self.on_progress(progress)
+
+
+def _refine_on_worker(settings: dict[str, Any]) -> RefinementResult | None:
+    """What every worker runs; the first one returns the result."""
+    board = settings["board"]
+    if ray.get(board.failure.remote()) is not None:
+        return None  # another start cannot mend what the user has to
+    try:
+        return _refine_share(settings)
+    except (InputError, ArithmeticError) as error:
+        ray.get(board.fail.remote(error))
+        raise
 
 
 def _refine_share(settings: dict[str, Any]) -> RefinementResult | None:
-    """What every worker runs; the first one returns the result."""
     context = ray.train.get_context()
     parallel = DataParallel(context.get_world_rank(), context.get_world_size())
     torch.set_num_threads(settings["threads"])
     scan, config, start = ray.get(settings["task"])
-    device = torch.device("cuda") if settings["gpu"] else None
-    result = refine(scan, config, start=start, parallel=parallel, device=device, checkpoint=settings["checkpoint"])
+
+    def tell(progress: Progress, image: StitchedObject | None = None) -> None:
+        if parallel.rank == 0:
+            settings["board"].post.remote([("refinement", (progress, image))])
+
+    result = workflow.refine_cdi_image(
+        scan,
+        config,
+        start=start,
+        device=torch.device("cuda") if settings["gpu"] else None,
+        parallel=parallel,
+        checkpoint=settings["checkpoint"],
+        on_progress=tell,
+        on_image=tell if parallel.rank == 0 else None,
+        image_every=settings["image_every"],
+    )
     return result if parallel.rank == 0 else None

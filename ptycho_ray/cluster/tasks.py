@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import ray
 
+from ptycho_ray.cluster.failures import TrainingLost, last_line
 from ptycho_ray.cluster.preflight import Workers
-from ptycho_ray.cluster.train import TrainingLost, last_line
 from ptycho_ray.config import ExecutionConfig
 
 

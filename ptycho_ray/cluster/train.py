@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -28,18 +26,20 @@ from safetensors.torch import load, save
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
-from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, start_event_queue
+from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_failure, start_event_queue
+from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
+from ptycho_ray.cluster.object_store import in_memory_if_it_fits
 from ptycho_ray.cluster.preflight import Workers, check_nodes, storage, workers_for
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.reconstruction.inference import predict_all
+from ptycho_ray.models.transfer import groups_to_reconstruct
 from ptycho_ray.training.checkpoint import load_weights, read_checkpoint
+from ptycho_ray.training.finish import Results, finish_training, training_results
 from ptycho_ray.training.health import WarningLogger
 from ptycho_ray.training.loop import Callback
 from ptycho_ray.training.parallel import DataParallel, unique_state
-from ptycho_ray.training.scan_training import ScanTraining, whole_model
-from ptycho_ray.workflow import Results, Scan
+from ptycho_ray.training.scan_training import Scan, scans_to_train, whole_model
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +47,10 @@ STATE = "state.safetensors"
 #: A file in the folder of a run that ended; the same command then starts a new one.
 FINISHED = "finished.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-#: A file beside the checkpoints of an ensemble that has begun and not ended.
-BEGUN = "begun.json"
-#: A scan that takes up more of the object store than that stays on disk.
-STORE_SHARE = 0.6
 #: How long workers wait for each other. A worker that died is noticed at once; this is for one that hangs.
 PEER_TIMEOUT_S = 600
 #: How often an elastic run looks whether it can have more workers.
 GROW_INTERVAL_S = 10.0
-
-
-class TrainingLost(RuntimeError):
-    """Workers were lost more often than the settings allow."""
 
 
 def train_on_cluster(
@@ -99,27 +91,23 @@ def train_on_cluster(
             train_data, test_data, config,
             execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume,
         )  # fmt: skip
-    scans = workflow.scans_to_train(train_data, config, initial)
+    scans = scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
-        test = workflow.groups_to_reconstruct(scans[0].model, test_data, config)
+        test = groups_to_reconstruct(scans[0].model, test_data, config)
     with connected(execution):
         workers = workers_for(execution)
         place = _storage_path(config, execution)
         system, folder = storage(place)
-        containers = [_in_memory_if_it_fits(scan) for scan in scans]
+        containers = [replace(scan.container, raw=in_memory_if_it_fits(scan.container.raw)) for scan in scans]
         shared = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
         check_nodes(files=shared if "://" in place else [*shared, folder])
         _prepare_run(system, f"{folder}/{run_name}", resume)
         result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial)
         _finish(system, f"{folder}/{run_name}", result["history"])
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
-    results = workflow.training_results(scans, result["history"], result["warnings"])
-    if test is not None and keep_patches:
-        model = workflow.model_for_groups(scans[0].model, test)
-        results |= predict_all(model, test, execution.inference_batch_size or config.batch_size)
-        results["stitched_obj"] = None
-    return results | {"test_container": test}
+    results = training_results(scans, result["history"], result["warnings"])
+    return finish_training(results, test, config, execution, keep_patches=keep_patches)
 
 
 def unfinished(config: TrainingConfig, execution: ExecutionConfig, run_name: str = "train") -> bool:
@@ -137,14 +125,6 @@ def _storage_path(config: TrainingConfig, execution: ExecutionConfig) -> str:
 
 def _files_in(system: FileSystem, folder: str) -> set[str]:
     return {info.base_name for info in system.get_file_info(FileSelector(folder, allow_not_found=True))}
-
-
-def _in_memory_if_it_fits(scan: ScanTraining) -> Any:
-    """The groups of a scan with its patterns in memory, so that they can be shared, unless the object store is too small."""
-    container = scan.container
-    patterns = container.raw.patterns
-    room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
-    return container if patterns.in_memory or patterns.nbytes > room else container.in_memory()
 
 
 def _prepare_run(system: FileSystem, folder: str, resume: bool | None) -> None:
@@ -214,39 +194,13 @@ def _fit(
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
             raise TrainingInterrupted(Path(storage_path) / run_name) from None
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
-            _raise_failure(board)
+            raise_failure(board)
             raise TrainingLost(
                 f"the training was lost more often than execution.max_failures = {execution.max_failures} allows; the "
                 f"last time: {last_line(error)}. The same call resumes from the last checkpoint in {storage_path}"
             ) from error
-        _raise_failure(board)
+        raise_failure(board)
     return result.return_value
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block like Ctrl-C, for which Ray Train has a handler, and put back what was there before."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def last_line(error: BaseException) -> str:
-    """What happened, without the traceback of the worker that is part of the text."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-
-
-def _raise_failure(board: Any) -> None:
-    failure = ray.get(board.failure.remote())
-    if failure is not None:
-        raise failure
 
 
 def _say_workers(workers: int, epochs_done: int) -> None:

@@ -7,7 +7,6 @@ comes from :class:`ptycho_ray.tuning.search.Search`, what happened goes line by 
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import math
@@ -26,6 +25,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
+from ptycho_ray.cluster.object_store import in_memory_if_it_fits
 from ptycho_ray.cluster.population import export_checkpoint, load_parent, population_scheduler
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
@@ -47,8 +47,6 @@ TUNE_DEFAULTS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-#: A scan that takes up more of the object store than that stays on disk.
-STORE_SHARE = 0.4
 #: Early stopping: the first decision after this share of the epochs, then each time the epochs have grown by this factor,
 #: and of the trials that came so far one in as many goes on.
 GRACE_SHARE, REDUCTION = 1 / 9, 3
@@ -114,7 +112,7 @@ def run_sweep(
         recorder = _Recorder(record, config.nepochs, watcher)
         storage = record.folder / "ray"
         shutil.rmtree(storage, ignore_errors=True)
-        trainable = tune.with_parameters(_trial, scan=_in_memory_if_it_fits(scan), task=task)
+        trainable = tune.with_parameters(_trial, scan=in_memory_if_it_fits(scan), task=task)
         searcher = _Searcher(search, record, config.nepochs)
         population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
         tuner = tune.Tuner(
@@ -236,16 +234,6 @@ def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
     if kind == "pbt":
         return population_scheduler(space, epochs, common)
     return ASHAScheduler(max_t=epochs, grace_period=grace, reduction_factor=REDUCTION, **common)
-
-
-def _in_memory_if_it_fits(scan: RawData) -> RawData:
-    """The scan with its patterns in memory, to be shared by all trials, unless the object store is too small for them."""
-    room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
-    if scan.patterns.in_memory or scan.patterns.nbytes > room:
-        return scan
-    loaded = copy.copy(scan)
-    loaded.patterns = scan.patterns.loaded()
-    return loaded
 
 
 def _name(trial: Any) -> str:

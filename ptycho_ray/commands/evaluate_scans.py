@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,21 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.config import ExecutionConfig
 
     execution = ExecutionConfig(address=options.address, cpus_per_device=options.cpus_per_device)
-    rows = evaluate_on_cluster(options.scans, options.model_path, options.output_dir, execution)
+    evaluate_one = functools.partial(reconstruct_and_evaluate, options.model_path)
+    rows = evaluate_on_cluster(options.scans, evaluate_one, options.output_dir, execution)
     result: Result = {"scans": rows, "table": options.output_dir / "evaluation.json"}
     write_json(options.output_dir / "evaluation.json", jsonable(result))
     return result
+
+
+def reconstruct_and_evaluate(model_path: str, scan: Path, folder: Path) -> Result:
+    """The commands ``reconstruct`` and ``evaluate`` for one scan; the figures that stand in the table."""
+    from ptycho_ray.commands import evaluate, reconstruct
+
+    reconstruct.run([str(scan), "--model-path", model_path, "--output-dir", str(folder)])
+    found = evaluate.run([str(folder), str(scan)])
+    figures: Result = {"r_factor": found["diffraction"]["r_factor"]}
+    for part in ("amplitude", "phase"):
+        if "truth" in found:
+            figures |= {f"{part}_{name}": found["truth"][part][name] for name in ("mae", "ssim")}
+    return figures | {"image": f"{folder}/reconstruction.npz"}

@@ -64,8 +64,11 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.figures import plot_object, plot_positions
     from ptycho_ray.display.progress import BatchProgress, RefinementProgress
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.training.device import resolve_device
 
     bundle = load_bundle(settings.model_path)
+    for model in bundle.models:
+        model.to(resolve_device(execution))
     chosen = {name: getattr(settings, name) for name in _GROUPING if resolved.was_given(name)}
     chosen["refinement_iterations"] = settings.refinement_iterations
     config = dataclasses.replace(bundle.config, output_dir=folder, **chosen)
@@ -105,7 +108,7 @@ def run(words: Sequence[str]) -> Result:
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
-    if bundle.others:
+    if bundle.ensemble_members:
         from ptycho_ray.display.uncertainty_report import uncertainty_facts, uncertainty_section
 
         result["uncertainty"] = uncertainty_facts(stitched, len(bundle.models))

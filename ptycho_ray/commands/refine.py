@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,16 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
-    from ptycho_ray.data import RawData
     from ptycho_ray.reconstruction.stitching import StitchedObject
+    from ptycho_ray.refinement.solver import Progress
 
-FLAT = "flat"
 CHECKPOINT = "refinement.safetensors"
 
 
@@ -33,14 +34,20 @@ class Options(Common):
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan: NPZ, HDF5 or CXI."""
-    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat")] = FLAT
-    """Initial image: a trained model (its bundle or folder), an image (a reconstruction.npz or its folder), or 'flat'."""
+    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat")] = "flat"
+    """What to start from: a trained model (its bundle or folder, or 'pretrained', the one shipped with the package), an image
+    (a reconstruction.npz or its folder), or 'flat'."""
     output_dir: Annotated[Path, FOLDER] = Path("refinement_outputs")
     """Output folder."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of the refinement."""
     resume: bool = False
-    """Resume from the checkpoint in the output folder."""
+    """Go on from the checkpoint in the output folder."""
+    workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
+    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are. The output folder must be one that all
+    machines reach."""
+    address: str | None = None
+    """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
     picture_every: int = 0
     """Write a figure of the image to the output folder every N iterations; 0 for never."""
     half_data: bool = False
@@ -65,33 +72,32 @@ def run(words: Sequence[str]) -> Result:
     config = RefinementConfig(**settings)
     import numpy as np
 
-    from ptycho_ray.data import load_data
+    from ptycho_ray import workflow
     from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
-    from ptycho_ray.refinement.solver import Refinement, half_data_agreement
+    from ptycho_ray.refinement.solver import half_data_agreement
 
-    scan = load_data(options.scan)
-    start = starting_image(options.begin, scan)
+    scan = workflow.load_data(options.scan)
     folder = options.output_dir
-    checkpoint = folder / CHECKPOINT
-    refinement = Refinement(scan, config, start=start)
-    if options.resume and checkpoint.exists():
-        refinement.resume(checkpoint)
-    told = RefinementProgress()
-    for progress in refinement:
-        told(progress)
-        if progress.iteration % config.check_every == 0 or progress.iteration == config.iterations:
-            refinement.save(checkpoint)
-        if options.picture_every and progress.iteration % options.picture_every == 0:
-            now = refinement.stitched()
-            save_figure(
-                plot_object(now.image, region=now.covered(), pixel_size_m=scan.pixel_size_m),
-                folder / f"iteration_{progress.iteration:04d}.png",
-            )
-    told.close()
-    found = refinement.result()
+
+    def draw(progress: Progress, now: StitchedObject) -> None:
+        picture = plot_object(now.image, region=now.covered(), pixel_size_m=scan.pixel_size_m)
+        save_figure(picture, folder / f"iteration_{progress.iteration:04d}.png")
+
+    refine: Callable[..., Any] = workflow.refine_cdi_image
+    if options.workers is not None:
+        from ptycho_ray.cluster.refine import refine_on_cluster
+
+        cluster: dict[str, Any] = {"devices": options.workers, "address": options.address}
+        refine = functools.partial(refine_on_cluster, execution=ExecutionConfig(**cluster))
+    start = workflow.starting_image(options.begin, scan)
+    with contextlib.closing(RefinementProgress()) as progress:
+        found = refine(
+            scan, config, start=start, checkpoint=folder / CHECKPOINT, resume=options.resume, on_progress=progress,
+            on_image=draw, image_every=options.picture_every,
+        )  # fmt: skip
     halves = half_data_agreement(scan, config, found, start=start) if options.half_data else None
     found.stitched.save(folder / "reconstruction.npz")
     with atomic_path(folder / "refined_scan.npz") as temporary:
@@ -136,25 +142,3 @@ def run(words: Sequence[str]) -> Result:
     )
     write_json(folder / "result.json", jsonable({**result, "provenance": origin}))
     return result
-
-
-def starting_image(begin: str, scan: RawData) -> StitchedObject | None:
-    """The image that ``begin`` names: None for 'flat', a file's, or what a trained model makes of the scan."""
-    if begin == FLAT:
-        return None
-    from ptycho_ray import workflow
-    from ptycho_ray.bundle import load_bundle
-    from ptycho_ray.reconstruction.images import find_image, read_image
-    from ptycho_ray.reconstruction.stitching import StitchedObject
-
-    place = Path(begin)
-    if find_image(place) is not None and not (place / "wts.h5.zip").exists():
-        image = read_image(place)
-        return StitchedObject(image.pixels, image.region.astype("float32"), image.origin_px)
-    if not place.exists() and ":/" not in begin:
-        raise ConfigurationError(field="from", found=begin, expected="'flat', a trained model or an image")
-    bundle = load_bundle(begin if ":/" in begin else place)
-    config = dataclasses.replace(bundle.config, refinement_iterations=0)
-    _, _, results = workflow.reassemble_cdi_image(scan, config, model=bundle.model, keep_patches=False)
-    stitched: StitchedObject = results["stitched"]
-    return stitched

@@ -147,7 +147,10 @@ def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | No
 
 
 def _metavar(kind: Any) -> str:
-    """INT for ``int | None``, so that None does not clutter every line of the help."""
+    """INT for ``int | None``: that None can be typed too need not stand in every line of the help; the words of a choice."""
+    for member in typing.get_args(kind):
+        if typing.get_origin(member) is typing.Literal:
+            return "{" + ",".join(typing.get_args(member)) + "}"
     text = str(kind)
     return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
 

@@ -30,7 +30,7 @@ class ExecutionConfig:
     devices: DeviceCount = 1
     """Number of devices, one per worker on a Ray cluster; 'auto' uses all that the cluster has."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """How several devices share the work: each processes a part of every batch, and the gradients are summed."""
+    """Accepted for compatibility, without effect: several devices always share every batch and add up the gradients."""
     deterministic: bool | Literal["warn"] = True
     """Use only deterministic algorithms; 'warn' reports the others and uses them."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
@@ -43,13 +43,13 @@ class ExecutionConfig:
     accum_steps: PositiveInt = 1
     """Number of batches over which gradients are accumulated before each optimiser step."""
     num_workers: NonNegativeInt = 0
-    """Processes that load data beside the training process."""
+    """Threads that read batches ahead of the training. Processes are not needed: reading releases the interpreter."""
     pin_memory: bool = False
     """Use page-locked host memory, for faster copies to a GPU."""
     persistent_workers: bool = False
-    """Keep the loading processes between epochs."""
+    """Accepted for compatibility, without effect: threads cost nothing to start."""
     prefetch_factor: PositiveInt | None = None
-    """Batches that each loading process prepares ahead."""
+    """Batches that each of those threads reads ahead; 2 if not given."""
     learning_rate: PositiveFloat = 1e-3
     """Learning rate of the network."""
     scheduler: Schedule = "Default"

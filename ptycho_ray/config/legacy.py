@@ -28,6 +28,9 @@ KEY_MAPPINGS = {
 
 OUR_FIELDS = frozenset(
     {
+        "object_layout",
+        "training_canvas",
+        "training_patch_weighting",
         "merge",
         "probe_conditioning",
         "retrieval_steps",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import model_validator
+from pydantic_core import ArgsKwargs
+
 from ptycho_ray.config.types import (
     DownsamplingSteps,
     FiniteFloat,
@@ -15,6 +18,7 @@ from ptycho_ray.config.types import (
     PositiveInt,
     settings,
 )
+from ptycho_ray.errors import ConfigurationError
 
 Architecture = Literal[
     "cnn",
@@ -33,6 +37,11 @@ Architecture = Literal[
     "spectral_resnet_bottleneck_linear_decoder",
     "unet",
 ]
+
+
+#: What goes with each object_layout, and which merge each training_patch_weighting is.
+LAYOUTS = {"single_patch": "independent", "grouped_patches": "relative_overlap"}
+WEIGHTINGS = {"central_mask": "central_mask", "probe": "weighted"}
 
 
 @settings
@@ -70,7 +79,8 @@ class ModelConfig:
     amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = "sigmoid"
     """Final activation of the amplitude branch."""
     object_big: bool = True
-    """Merge the overlapping patches of a group into one object before the diffraction is computed."""
+    """Merge the overlapping patches of a group into one object before the diffraction is computed; object_layout and
+    training_canvas say the same in the words of PtychoPINN's newest branch."""
     probe_big: bool = True
     """Let 'cnn' predict the whole N x N patch, not only its central half; the other networks always do."""
     probe_mask: bool = False
@@ -85,6 +95,14 @@ class ModelConfig:
     """In the units of the network the mean probe amplitude is 1 / probe_scale."""
     gaussian_smoothing_sigma: NonNegativeFloat = 0.0
     """Standard deviation in pixels of a Gaussian that smooths the exit wave; 0 for none."""
+    # By which the newest branch of PtychoPINN replaces object_big:
+    object_layout: Literal["single_patch", "grouped_patches"] | None = None
+    """'grouped_patches' is object_big, 'single_patch' is not; goes with training_canvas."""
+    training_canvas: Literal["independent", "relative_overlap"] | None = None
+    """'relative_overlap' goes with 'grouped_patches', 'independent' with 'single_patch'."""
+    training_patch_weighting: Literal["central_mask", "uniform", "probe"] | None = None
+    """How patches of a group are averaged: 'central_mask' is that choice of merge, 'probe' is 'weighted'; 'uniform' is not
+    available."""
     # What PtychoPINN does not have:
     merge: Literal["weighted", "central_mask"] = "weighted"
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
@@ -139,6 +157,52 @@ class ModelConfig:
     """Initial value of its gates."""
     spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
     """One gate for all blocks, or one each (the spectral_resnet architectures)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_newer_names(cls, given: Any) -> Any:
+        """Fill in what the newer names say about settings that were not given."""
+        values = dict(given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
+        if not isinstance(values, dict) or (isinstance(given, ArgsKwargs) and given.args):
+            return given
+        if values.get("object_layout") in tuple(LAYOUTS):
+            values.setdefault("object_big", values["object_layout"] == "grouped_patches")
+        if values.get("training_patch_weighting") == "central_mask":
+            values.setdefault("merge", "central_mask")
+        return ArgsKwargs((), values) if isinstance(given, ArgsKwargs) else values
+
+    def __post_init__(self) -> None:
+        check_object_policy(self)
+
+
+def check_object_policy(config: ModelConfig) -> None:
+    """Refuse newer names that contradict each other or the settings that they stand for."""
+    layout, canvas, weighting = config.object_layout, config.training_canvas, config.training_patch_weighting
+    if layout is not None or canvas is not None:
+        expected = "not given without object_layout" if layout is None else LAYOUTS[layout]
+        if canvas != expected:
+            raise ConfigurationError(field="training_canvas", found=canvas or "nothing", expected=expected)
+        if config.object_big != (layout == "grouped_patches"):
+            raise ConfigurationError(
+                "it is the older name of object_layout and says the opposite",
+                field="object_big",
+                found=config.object_big,
+                expected=f"{layout == 'grouped_patches'} for object_layout {layout!r}, or not given",
+            )
+    if weighting == "uniform":
+        raise ConfigurationError(
+            "patches of a group are never averaged without weights",
+            field="training_patch_weighting",
+            found="'uniform'",
+            expected="'probe' (weights of the illumination) or 'central_mask'",
+        )
+    if weighting is not None and config.merge != WEIGHTINGS[weighting]:
+        raise ConfigurationError(
+            f"training_patch_weighting {weighting!r} says the opposite",
+            field="merge",
+            found=repr(config.merge),
+            expected=f"{WEIGHTINGS[weighting]!r}, or not given",
+        )
 
 
 def model_from_mapping(value: Any) -> Any:

@@ -6,7 +6,7 @@ Legend: n patterns, B groups, C = gridsize**2 patterns a group, N pattern side.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.data.scan import Scan
+    from ptycho_ray.data.container import PtychoDataContainer
+    from ptycho_ray.data.raw_data import RawData
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,16 @@ def mean_masked_probe(probe_PNN: NDArray) -> float:
     return float(np.mean(amplitude * central_disc(probe_PNN.shape[-1])))
 
 
-def calculate_intensity_scale(nphotons: float, N: int) -> float:
-    """PtychoPINN's intensity scale sqrt(nphotons) / (N/2): the photon amplitude per unit of network input."""
-    return float(np.sqrt(nphotons) / (N / 2))
+def calculate_intensity_scale(container: PtychoDataContainer | float, N: int | None = None) -> float:
+    """PtychoPINN's intensity scale sqrt(nphotons) / (N/2): the photon amplitude per unit of network input.
+
+    ``container`` are groups of patterns, whose normalisation has the mean photons of a pattern (``nphotons`` of the
+    configuration, unless the file holds photon counts); with ``N`` it is that number itself.
+    """
+    if N is None:
+        groups = cast("PtychoDataContainer", container)
+        return calculate_intensity_scale(groups.normalisation.mean_photons, groups.N)
+    return float(np.sqrt(cast(float, container)) / (N / 2))
 
 
 def normalize_data(amplitude: NDArray, N: int) -> NDArray[np.float32]:

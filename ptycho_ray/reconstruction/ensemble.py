@@ -6,13 +6,18 @@ weights differ most where the data do not determine the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.config import TrainingConfig
+from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 #: Rounds in which every image is brought to the mean of all.
@@ -90,3 +95,29 @@ def on_one_canvas(images: Sequence[StitchedObject]) -> list[StitchedObject]:
         pixels[there], weight[there] = image.image, image.weight
         placed.append(StitchedObject(pixels, weight, (float(low[0]), float(low[1]))))
     return placed
+
+
+def mean_of_members(
+    reconstruct_one: Callable[..., tuple[np.ndarray, np.ndarray, dict[str, Any]]],
+    test_data: RawData | PtychoDataContainer,
+    config: TrainingConfig,
+    models: Sequence[PhysicsInformedModel],
+    keep_patches: bool,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """``workflow.reassemble_cdi_image`` with each of several models, and the mean of the images."""
+    results: dict[str, Any] = {}
+    images: list[StitchedObject] = []
+    for number, model in enumerate(models):
+        data = test_data
+        if isinstance(data, PtychoDataContainer) and model.config.probe_conditioning == "none":
+            data = replace(data, normalisation=model.normalisation)
+        found = reconstruct_one(data, config, model=model, keep_patches=keep_patches and number == 0)[2]
+        if "stitched" not in found:
+            raise ConfigurationError(field="stitch", found="'crop'", expected="'probe' for an ensemble")
+        results = results or found
+        images.append(found["stitched"])
+    images = on_one_canvas(images)
+    stitched = combine(images)
+    results |= {"stitched": stitched, "member_images": images, "stitched_obj": stitched.image[..., None]}
+    results["recon_amp"], results["recon_phase"] = (part(results["stitched_obj"]) for part in (np.abs, np.angle))
+    return results["recon_amp"], results["recon_phase"], results

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho_ray.bundle import load_bundle
+from ptycho_ray.config.legacy import dataclass_to_legacy_dict
 from ptycho_ray.data.batches import batches
 from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.data.normalisation import calculate_intensity_scale
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of, r_factor
 from ptycho_ray.physics.translation import centre_crop
@@ -22,14 +26,21 @@ from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, Stitch
 PATCH_MEMORY_BYTES = 2**26
 
 
+class Groups(Protocol):
+    """What a model is applied to: a ``PtychoDataContainer``, or patterns that are no scan yet."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, group_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Photons [b, C, N, N] of some groups, and their positions relative to the group centres [b, C, 2]."""
+
+
 @torch.inference_mode()
-def predict(
-    model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int
-) -> Iterator[tuple[np.ndarray, Tensor]]:
+def predict(model: PhysicsInformedModel, groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Group rows [b] and their transmission patches [b, O, N, N], batch by batch, on the device the model is on."""
     model.eval()
-    for rows in batches(len(container), batch_size):
-        photons, _ = container.batch(rows)
+    for rows in batches(len(groups), batch_size):
+        photons, _ = groups.batch(rows)
         yield rows, model.transmission_patches(torch.from_numpy(photons).to(model.probe_parts.device))
 
 
@@ -174,6 +185,33 @@ class DiffractionToObject:
             for rows in batches(len(photons), batch_size)
         ]
         return torch.cat(objects)[..., None].numpy()
+
+
+def load_inference_bundle(model_dir: str | Path) -> tuple[DiffractionToObject, dict[str, Any]]:
+    """Load a bundle for inference: the model, and its settings as the reference's flat dictionary.
+
+    ``model_dir`` is a folder, a file, or a model in MLflow: ``runs:/RUN_ID/model`` or ``models:/NAME/VERSION``
+    (``docs/tracking.md``).
+
+    Raises:
+        ValueError: there is no such folder (an error that is a FileNotFoundError too), or no such run or model.
+        BundleError: the bundle cannot be trusted or read.
+    """
+    bundle = load_bundle(model_dir)
+    config, model = bundle.config, bundle.model
+    params = dataclass_to_legacy_dict(config) | {
+        "intensity_scale": calculate_intensity_scale(config.nphotons, config.model.N),
+        "probe": model.probe.detach().numpy(),
+        "_version": "ptycho_ray",
+    }
+    return DiffractionToObject(model, params["intensity_scale"]), params
+
+
+def load_inference_bundle_with_backend(
+    model_dir: str | Path, config: Any = None
+) -> tuple[DiffractionToObject, dict[str, Any]]:
+    """:func:`load_inference_bundle`; the configuration's backend makes no difference."""
+    return load_inference_bundle(model_dir)
 
 
 @torch.inference_mode()

@@ -381,23 +381,32 @@ def refine(
     *,
     start: StitchedObject | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_image: Callable[[Progress, StitchedObject], None] | None = None,
+    image_every: int = 0,
     parallel: DataParallel | None = None,
     device: torch.device | None = None,
     checkpoint: Path | None = None,
+    resume: bool = True,
 ) -> RefinementResult:
-    """Refine to the end; see :class:`Refinement`. ``on_progress`` is called after every iteration.
+    """Refine to the end; see :class:`Refinement`.
 
-    ``checkpoint`` is written every ``config.check_every`` iterations, by the first process; if it exists, all resume from it.
+    Args:
+        on_progress: told after every iteration.
+        on_image: given the present image every ``image_every`` iterations.
+        checkpoint: written by the first process every ``config.check_every`` iterations and after the last one.
+        resume: go on from ``checkpoint`` if it exists.
     """
     refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and resume and checkpoint.exists():
         refinement.resume(checkpoint)
     for progress in refinement:
-        due = progress.iteration % refinement.config.check_every == 0
+        due = progress.iteration % refinement.config.check_every == 0 or progress.iteration == progress.iterations
         if checkpoint is not None and due and refinement.parallel.rank == 0:
             refinement.save(checkpoint)
         if on_progress is not None:
             on_progress(progress)
+        if on_image is not None and image_every and progress.iteration % image_every == 0:
+            on_image(progress, refinement.stitched())
     return refinement.result()
 
 

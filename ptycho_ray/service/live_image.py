@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data import group_indices
 from ptycho_ray.data.patterns import Domain, PatternStack
+from ptycho_ray.reconstruction import inference
 from ptycho_ray.service.engine import LoadedModel
 
 #: Pixels kept free around a live image when it has to grow, so that it need not grow with every pattern.
@@ -18,6 +20,21 @@ MARGIN = 64
 SURE_OVERLAP = 0.2
 #: Largest side of a picture that is sent; larger images are sent with every second, third ... pixel.
 SIDE_SENT = 512
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Patterns that are no scan yet (``inference.Groups``): photons [n, N, N] and the members of each group [B, C]."""
+
+    photons: NDArray[np.float32]
+    members: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def batch(self, group_indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        members = self.members[group_indices]
+        return self.photons[members], np.zeros((*members.shape, 2), np.float32)  # no position enters
 
 
 def predict(
@@ -49,11 +66,8 @@ def predict(
             neighbor_count=nearest,
             generator=np.random.default_rng(0),
         )
-    groups = torch.from_numpy(photons[members]).to(model.probe_parts.device)
-    pieces = [
-        model.transmission_patches(groups[start : start + loaded.rows]) for start in range(0, len(groups), loaded.rows)
-    ]
-    patches = torch.cat(pieces).cpu().numpy()
+    predicted = inference.predict(model, _Groups(photons, members), loaded.rows)
+    patches = torch.cat([piece for _, piece in predicted]).cpu().numpy()
     places = (
         positions[members] if patches.shape[1] == members.shape[1] else positions[members].mean(axis=1, keepdims=True)
     )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ptycho_ray.files import atomic_path, write_json
 from ptycho_ray.service.problems import Problem
 
-DTYPES = ("float32", "uint8", "uint16", "uint32", "int32")
 BLOCK = 256
 SETTINGS_FILE = "stream.json"
 

@@ -95,9 +95,16 @@ def read_checkpoint(path: Path, schema: str = SCHEMA) -> tuple[dict[str, Tensor]
     return tensors, header
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Put a checkpoint into ``model`` (and ``optimizer``) and return its ``progress``."""
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Put a checkpoint into ``model`` (and ``optimizer``) and return its ``progress``; ``check`` sees that before."""
     tensors, header = read_checkpoint(path)
+    if check is not None:
+        check(header["progress"])
     load_weights(
         model, {n.removeprefix("model/"): value for n, value in tensors.items() if n.startswith("model/")}, path
     )

@@ -1,11 +1,13 @@
-"""The device and the number format of a run."""
+"""Which device and which number format a run uses, and what one process cannot do."""
 
 from __future__ import annotations
 
 import torch
 
-from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.training.checkpoint import CheckpointStore
+from ptycho_ray.training.parallel import DataParallel
 
 
 def resolve_device(execution: ExecutionConfig) -> torch.device:
@@ -50,3 +52,29 @@ def network_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dty
 
 def _processor_has_bfloat16() -> bool:
     return any(found for name, found in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def refuse_unavailable(
+    config: TrainingConfig,
+    execution: ExecutionConfig,
+    parallel: DataParallel | None,
+    checkpoints: CheckpointStore | None,
+) -> None:
+    """ConfigurationError for a setting that could have no effect here."""
+    if not config.positions_provided:
+        raise ConfigurationError("not part of this version", field="positions_provided", found="False", expected="True")
+    if execution.devices not in (1, "auto") and parallel is None:
+        raise ConfigurationError(
+            "one process trains on one device",
+            field="execution.devices",
+            found=execution.devices,
+            expected="1",
+            hint="ptycho_ray.cluster.train.train_on_cluster and 'ptycho-ray train --workers' use several",
+        )
+    if config.ensemble_members > 1 and (checkpoints is not None or parallel is not None):
+        raise ConfigurationError(
+            "the members of an ensemble are trained one by one",
+            field="ensemble_members",
+            found=config.ensemble_members,
+            expected="1 for what a single worker does",
+        )

@@ -14,8 +14,7 @@ import numpy as np
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
-
-Results = dict[str, Any]
+from ptycho_ray.training.finish import Results
 
 
 def member_configs(config: TrainingConfig) -> list[TrainingConfig]:
@@ -60,7 +59,7 @@ def train_members(
     """Train the members one after the other and put their results together.
 
     Args:
-        train_one: ``train_one(config, checkpoint_dir=..., resume_from=..., initial=..., callbacks=...)``.
+        train_one: ``train_one(number, config, checkpoint_dir=..., resume_from=..., initial=..., callbacks=...)``.
         checkpoint_dir: each member has a folder in it.
         resume_from: the checkpoint folder of an ensemble that was interrupted; finished members are not repeated.
             callbacks: those with ``on_member`` are called for every member, and with ``on_member(number, members)`` at
@@ -76,6 +75,7 @@ def train_members(
                 callback.on_member(number, config.ensemble_members)
         members.append(
             train_one(
+                number,
                 of_member,
                 checkpoint_dir=None if checkpoint_dir is None else member_folder(checkpoint_dir, number),
                 resume_from=None if resume_from is None else last_of_member(resume_from, number),
@@ -83,7 +83,7 @@ def train_members(
                 callbacks=following,
             )
         )
-    return together(members)
+    return together(members) | {"config": config}
 
 
 def together(members: Sequence[Results]) -> Results:

@@ -1,4 +1,8 @@
-"""The training loop: epochs over groups of patterns, validation, checkpoints, exact resume."""
+"""The training loop: epochs over batches, validation, schedules, checkpoints, exact resume.
+
+What the batches are, and what the loss, comes from a :class:`TrainingSource`: the groups of measured scans
+(``training.scan_source``) or scans that are simulated as they are needed (``training.pretraining``).
+"""
 
 from __future__ import annotations
 
@@ -7,38 +11,24 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
-from ptycho_ray.data.batches import batches, prefetched
+from ptycho_ray.data.batches import prefetched
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
-from ptycho_ray.training.device import network_dtype, resolve_device
-from ptycho_ray.training.forward import predict_piece
-from ptycho_ray.training.health import diagnose, health_figures
-from ptycho_ray.training.loss import TrainingLoss
-from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients, unfreeze
+from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
 from ptycho_ray.training.parallel import DataParallel
-from ptycho_ray.training.scan_training import GroupList, ScanBatch, ScanTraining, require_labels, whole_model
-
-#: Settings that may differ between a run and its continuation.
-FREE_ON_RESUME = (
-    "nepochs",
-    "output_dir",
-    "train_data_file",
-    "further_train_data_files",
-    "test_data_file",
-    "initial_model",
-)
 
 
 class TrainingDiverged(ArithmeticError):
@@ -83,12 +73,82 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
 
+class Piece(Protocol):
+    """A part of a batch whose loss is computed at once.
+
+    Attributes:
+        size: how many items it holds; the loss of a batch is the mean over its items.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The piece with every tensor changed (pinned, or on another device)."""
+
+
+class TrainingSource(Protocol):
+    """What a Trainer trains on.
+
+    Attributes:
+        models: physics around one shared network, for the optimiser; ``module`` holds all that is trained, for checkpoints.
+        device: where they are.
+        names: the figures of a piece, ``loss`` among them.
+        settings: what must be the same when a run goes on, JSON-able.
+        has_validation: whether anything is held out.
+    """
+
+    @property
+    def models(self) -> Sequence[PhysicsInformedModel]: ...
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def has_validation(self) -> bool: ...
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The batches of an epoch, each an array of items; the same ones whenever the epoch is asked for."""
+
+    def read(self, items: NDArray[np.int64]) -> Sequence[Any]:
+        """The pieces of some items of a batch, in memory; called by several threads."""
+
+    def figures(self, piece: Any, epoch: float) -> dict[str, Tensor]:
+        """Means over a piece, by name; ``loss`` has a gradient. ``epoch`` is a fraction within an epoch."""
+
+    def before_step(self, epoch: int) -> None:
+        """Say which parameters may move."""
+
+    def after_step(self) -> None:
+        """Bring parameters back to where they are allowed to be."""
+
+    def validate(self, stream: Stream, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Figures of what is held out, by name; ``stream`` reads it, ``add_up`` adds over all processes."""
+
+    def state_figures(self) -> dict[str, float]:
+        """Further figures of the model after an epoch."""
+
+    def diagnose(self, history: Mapping[str, list[float]]) -> list[str]:
+        """What goes wrong and what to change, in words."""
+
+    def finish(self) -> None:
+        """After the last epoch."""
+
+
+#: ``stream(read, batches)`` reads ahead: this process's share of each batch, on the device.
+Stream = Callable[[Callable[[NDArray[np.int64]], Sequence[Any]], Sequence[NDArray[np.int64]]], Iterator[Sequence[Any]]]
+
+
 class Trainer:
-    """Trains the network that one or more scans share, each scan inside its own physics.
+    """Trains the network of a source.
 
     Args:
-        scans: the models are trained in place. They end with the weights of the best validation figure if there are
-            validation groups and checkpoints, else with the last ones.
+        source: its models are trained in place. They end with the weights of the best validation figure if something is held
+            out and the best checkpoint is kept, else with the last ones.
         parallel: the place of this process among those that train together; every one of them makes the same calls.
         checkpoints: keeps the state after every epoch; None keeps nothing.
         callbacks: called after every step and epoch.
@@ -96,7 +156,7 @@ class Trainer:
 
     def __init__(
         self,
-        scans: Sequence[ScanTraining],
+        source: TrainingSource,
         config: TrainingConfig,
         execution: ExecutionConfig,
         *,
@@ -104,40 +164,23 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.device = resolve_device(execution)
-        self.scans, self.config, self.execution = scans, config, execution
+        self.source, self.config, self.execution = source, config, execution
+        self.device, self.module = source.device, source.module
         self.parallel = parallel or DataParallel()
         self.checkpoints = checkpoints if execution.enable_checkpointing else None
         self.callbacks = callbacks
-        models = [scan.model.to(self.device) for scan in scans]
-        for model in models:
-            model.network_dtype = network_dtype(execution, self.device)
-        self.model = whole_model(models)
-        self.parallel.align(self.model)
-        self.losses = [
-            TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels) for scan in scans
-        ]
-        needs = {"labels": self.losses[0].needs_labels, "partners": self.losses[0].needs_partners}
-        if needs["labels"]:
-            require_labels(scans)
-        self.training = GroupList([scan.training for scan in scans], **needs)
-        self.validation = GroupList([scan.validation for scan in scans], **needs)
-        self.validation.choose_partners(np.random.default_rng((config.seed, 2)))
+        self.parallel.align(self.module)
         self.schedule = Schedule(config, execution)
-        self.optimizer = build_optimizer(models, config, execution)
-        dtype = models[0].network_dtype
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.optimizer = build_optimizer(source.models, config, execution)
+        half = source.models[0].network_dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.clip_value = execution.gradient_clip_val or config.gradient_clip_val
         self.clip_algorithm = (
             execution.gradient_clip_algorithm if execution.gradient_clip_val else config.gradient_clip_algorithm
         )
-        containers = [c for scan in scans for c in (scan.training, scan.validation) if c is not None]
-        self.largest_shift_px = max(container.largest_shift_px for container in containers)
-        if config.positions_trainable and config.model.gridsize > 1:
-            self.largest_shift_px += 2 * config.position_limit_px
-        self.progress = Progress(settings=_settings(config, scans))
+        self.progress = Progress(settings=source.settings)
         monitor = execution.checkpoint_monitor_metric
-        self.monitor = monitor if len(self.validation) or not monitor.startswith("val_") else "loss"
+        self.monitor = monitor if source.has_validation or not monitor.startswith("val_") else "loss"
         self._stop_requested = False
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -156,48 +199,42 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         self._take_best_weights()
-        if self.config.probe_trainable:
-            for scan in self.scans:
-                scan.model.orthogonalise_probe()
+        self.source.finish()
         return self.progress.history
 
     def _train_epoch(self) -> None:
         progress = self.progress
-        generator = np.random.default_rng((self.config.seed, progress.epoch))
-        order = self.training.order(self.config.scan_sampling, generator)
-        self.training.choose_partners(np.random.default_rng((self.config.seed, 2, progress.epoch)))
-        rows = [order[some] for some in batches(len(order), self.config.batch_size)]
-        loaded = self._read_ahead(self.training, rows[progress.batch :])
-        self.model.train()
-        while progress.batch < len(rows):
+        batches = self.source.batches(progress.epoch)
+        loaded = self._read_ahead(self.source.read, batches[progress.batch :])
+        self.module.train()
+        while progress.batch < len(batches):
             start = time.monotonic()
-            groups = sum(len(some) for some in rows[progress.batch :][: self.execution.accum_steps])
-            figures = self._step(list(itertools.islice(loaded, self.execution.accum_steps)), groups, len(rows))
-            progress.batch = min(progress.batch + self.execution.accum_steps, len(rows))
+            items = sum(len(batch) for batch in batches[progress.batch :][: self.execution.accum_steps])
+            figures = self._step(list(itertools.islice(loaded, self.execution.accum_steps)), items, len(batches))
+            progress.batch = min(progress.batch + self.execution.accum_steps, len(batches))
             progress.seconds += time.monotonic() - start
             for callback in self.callbacks:
-                callback.on_step(progress, figures, len(rows))
+                callback.on_step(progress, figures, len(batches))
             if self._stop_requested:
                 raise TrainingInterrupted(self._save_interrupted())
 
-    def _step(self, loaded: Sequence[list[ScanBatch]], groups: int, steps_in_epoch: int) -> dict[str, float]:
-        """One step of the optimiser over one or more batches of ``groups`` groups; each group counts the same."""
+    def _step(self, loaded: Sequence[Sequence[Any]], items: int, steps_in_epoch: int) -> dict[str, float]:
+        """One step of the optimiser over one or more batches of ``items`` items; each item counts the same."""
         now = self.progress.epoch + self.progress.batch / steps_in_epoch
         step = (self.progress.epoch * steps_in_epoch + self.progress.batch) // self.execution.accum_steps
         factor = self.schedule.factor(now, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        for scan in self.scans:
-            unfreeze(scan.model, self.config, self.progress.epoch)
+        self.source.before_step(self.progress.epoch)
 
         self.optimizer.zero_grad(set_to_none=True)
-        names = self.losses[0].names
-        totals = torch.zeros(len(names), dtype=self._sum_dtype, device=self.device)
+        names = self.source.names
+        totals = torch.zeros(len(names), dtype=sum_dtype(self.device), device=self.device)
         for piece in itertools.chain.from_iterable(loaded):
-            figures, count = self._figures(piece, now), len(piece.photons)
-            self.scaler.scale(figures["loss"] * (count / groups)).backward()
-            totals += self._as_row(figures) * count
-        totals = self.parallel.add_up(self.model.parameters(), totals)
+            figures = self.source.figures(piece, now)
+            self.scaler.scale(figures["loss"] * (piece.size / items)).backward()
+            totals += as_row(figures, names) * piece.size
+        totals = self.parallel.add_up(self.module.parameters(), totals)
         values = dict(zip(names, totals.tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise TrainingDiverged(
@@ -206,62 +243,44 @@ class Trainer:
             )
         self.scaler.unscale_(self.optimizer)
         if self.clip_value:
-            clip_gradients(self.model.parameters(), self.clip_value, self.clip_algorithm)
+            clip_gradients(self.module.parameters(), self.clip_value, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for scan in self.scans:
-            if scan.model.positions is not None:
-                scan.model.positions.limit(self.config.position_limit_px)
+        self.source.after_step()
 
         sums = self.progress.sums
-        for name, total in [*values.items(), ("groups", float(groups))]:
+        for name, total in [*values.items(), ("groups", float(items))]:
             sums[name] = sums.get(name, 0.0) + total
-        return {name: value / groups for name, value in values.items()} | {"learning_rate": self._learning_rate()}
+        return {name: value / items for name, value in values.items()} | {"learning_rate": self._learning_rate()}
 
-    def _read_ahead(self, groups: GroupList, rows: Sequence[np.ndarray]) -> Iterator[list[ScanBatch]]:
-        """This process's share of each of the batches ``rows``, on the device."""
+    def _read_ahead(
+        self, read: Callable[[NDArray[np.int64]], Sequence[Any]], batches: Sequence[NDArray[np.int64]]
+    ) -> Iterator[Sequence[Any]]:
+        """This process's share of each of the batches, on the device."""
         execution = self.execution
         pin = execution.pin_memory and self.device.type == "cuda"
 
-        def read(some: np.ndarray) -> list[ScanBatch]:
-            pieces = groups.read(self.parallel.share(some))
+        def read_share(batch: NDArray[np.int64]) -> Sequence[Any]:
+            pieces = read(self.parallel.share(batch))
             return [piece.each(Tensor.pin_memory) for piece in pieces] if pin else pieces
 
         threads = execution.num_workers
         ahead = threads * (execution.prefetch_factor or 2)
-        for pieces in prefetched(read, rows, threads=threads, ahead=ahead):
+        for pieces in prefetched(read_share, batches, threads=threads, ahead=ahead):
             yield [piece.each(lambda tensor: tensor.to(self.device, non_blocking=True)) for piece in pieces]
-
-    def _figures(self, piece: ScanBatch, epoch: float | None = None) -> dict[str, Tensor]:
-        prediction, evidence = predict_piece(self.scans[piece.scan].model, piece, self.largest_shift_px)
-        return self.losses[piece.scan](prediction, piece.photons, evidence, epoch=epoch)
-
-    def _as_row(self, figures: dict[str, Tensor]) -> Tensor:
-        return torch.stack([figures[name].detach() for name in self.losses[0].names]).to(self._sum_dtype)
-
-    @property
-    def _sum_dtype(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _end_epoch(self) -> None:
         progress = self.progress
         groups = progress.sums.pop("groups")
         figures = {name: value / groups for name, value in progress.sums.items()}
-        figures |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+        held_out = self.source.validate(self._read_ahead, lambda sums: self.parallel.add_up([], sums))
+        figures |= {f"val_{name}": value for name, value in held_out.items()}
         figures["learning_rate"] = self._learning_rate()
-        for scan in self.scans:
-            figures[self._of_scan("object_scale", scan)] = float(scan.model.object_scale.detach())
-            if scan.model.positions is not None:
-                figures[self._of_scan("position_shift_rms_px", scan)] = scan.model.positions.rms_px()
-            health = health_figures(scan.model, scan.validation or scan.training)
-            figures |= {self._of_scan(name, scan): value for name, value in health.items()}
+        figures |= self.source.state_figures()
         for name, value in figures.items():
             progress.history.setdefault(name, []).append(value)
         if not progress.warnings:
-            complaints = [
-                diagnose(progress.history, self.config.nepochs, self._of_scan("", scan)) for scan in self.scans
-            ]
-            progress.warnings += [text for text in complaints if text is not None]
+            progress.warnings += self.source.diagnose(progress.history)
         self.schedule.end_of_epoch(figures.get("val_loss", figures["loss"]))
         progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         monitored = self._monitored(figures)
@@ -272,30 +291,7 @@ class Trainer:
             kept = {**figures, "monitored": monitored}
             self.checkpoints.keep(self._write, kept, epoch=progress.epoch, best=improved)
         for callback in self.callbacks:
-            callback.on_epoch(progress, figures, self.scans[0].model)
-
-    @torch.no_grad()
-    def evaluate(self, groups: GroupList) -> dict[str, float]:
-        """Mean figures of groups, without training: over all of them and, if there are several, of each scan."""
-        if len(groups) == 0:
-            return {}
-        self.model.eval()
-        names = self.losses[0].names
-        totals = torch.zeros(len(self.scans), len(names), dtype=self._sum_dtype, device=self.device)
-        rows = list(batches(len(groups), self.config.batch_size))
-        for piece in itertools.chain.from_iterable(self._read_ahead(groups, rows)):
-            totals[piece.scan] += self._as_row(self._figures(piece)) * len(piece.photons)
-        totals = self.parallel.add_up([], totals.flatten()).reshape(totals.shape).cpu()
-        figures = dict(zip(names, (totals.sum(dim=0) / len(groups)).tolist(), strict=True))
-        if len(self.scans) > 1:
-            for scan, total, size in zip(self.scans, totals, groups.sizes, strict=True):
-                if size:
-                    means = (total / size).tolist()
-                    figures |= {self._of_scan(n, scan): mean for n, mean in zip(names, means, strict=True)}
-        return figures
-
-    def _of_scan(self, figure: str, scan: ScanTraining) -> str:
-        return figure if len(self.scans) == 1 else f"{figure}/{scan.name}"
+            callback.on_epoch(progress, figures, self.source.models[0])
 
     # -- stopping, saving, resuming --------------------------------------------------------------------------------
 
@@ -316,11 +312,11 @@ class Trainer:
 
     def _take_best_weights(self) -> None:
         best = self.progress.best_epoch
-        if self.checkpoints is None or not len(self.validation) or not 0 < best < self.progress.epoch:
+        if self.checkpoints is None or not self.source.has_validation or not 0 < best < self.progress.epoch:
             return
         with self.checkpoints.best(best) as path:
             if path is not None:
-                load_checkpoint(path, self.model)
+                load_checkpoint(path, self.module)
 
     def _learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -328,21 +324,22 @@ class Trainer:
     def _write(self, path: Path) -> None:
         self.progress.schedule = dict(self.schedule.state)
         self.progress.scaler = self.scaler.state_dict()
-        save_checkpoint(path, self.model, self.optimizer, asdict(self.progress))
+        save_checkpoint(path, self.module, self.optimizer, asdict(self.progress))
 
     def _save_interrupted(self) -> Path | None:
         return None if self.checkpoints is None else self.checkpoints.keep_interrupted(self._write)
 
     def _restore(self, path: Path) -> None:
-        progress = Progress(**load_checkpoint(path, self.model, self.optimizer))
-        wanted = _settings(self.config, self.scans)
-        changed = sorted(name for name in wanted if wanted[name] != progress.settings.get(name))
-        if changed:
-            name = changed[0]
-            raise InputError(
-                "a run can only be resumed with the settings it was started with",
-                file=path, field=name, found=wanted[name], expected=progress.settings.get(name),
-            )  # fmt: skip
+        def check(stored: dict[str, Any]) -> None:
+            wanted, found = self.source.settings, stored.get("settings", {})
+            name = min((name for name in wanted if wanted[name] != found.get(name)), default=None)
+            if name is not None:
+                raise InputError(
+                    "a run can only be continued with the settings it was started with",
+                    file=path, field=name, found=wanted[name], expected=found.get(name),
+                )  # fmt: skip
+
+        progress = Progress(**load_checkpoint(path, self.module, self.optimizer, check))
         self.progress = progress
         self.schedule.state.update(progress.schedule)
         if progress.scaler:
@@ -369,11 +366,15 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _settings(config: TrainingConfig, scans: Sequence[ScanTraining]) -> dict[str, Any]:
-    """What must agree when a run is resumed: its settings, and the scales of its scans as a fingerprint of the data."""
-    kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
-    kept["loss_schedule"] = list(config.loss_schedule)  # as JSON gives it back
-    return kept | {"data": [scan.container.normalisation.to_dict() for scan in scans]}
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """In which sums over an epoch are kept."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def as_row(figures: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """The figures ``names`` [F] for a sum."""
+    row = torch.stack([figures[name].detach() for name in names])
+    return row.to(sum_dtype(row.device))
 
 
 @contextmanager

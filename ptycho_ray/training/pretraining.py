@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.config.types import NonNegativeFloat, NonNegativeInt, PatternSide, PositiveFloat, PositiveInt, settings
 from ptycho_ray.data import RawData
-from ptycho_ray.data.batches import prefetched
+from ptycho_ray.data.groups import create_ptycho_data_container
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.transfer import physical_probe
 from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.simulation.variety import random_scan
-from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, load_checkpoint, read_checkpoint, save_checkpoint
+from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, FolderCheckpoints
 from ptycho_ray.training.device import network_dtype, resolve_device
 from ptycho_ray.training.initial import initial_network
-from ptycho_ray.training.loop import TrainingDiverged
-from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
-from ptycho_ray.workflow import create_ptycho_data_container, physical_probe
+from ptycho_ray.training.loop import Progress, Stream, Trainer
 
 #: Streams of the seed.
 TRAINING, VALIDATION = 0, 1
@@ -142,69 +141,122 @@ def pretrain(
 ) -> Pretrained:
     """Train a network on simulated scans.
 
-    The state is stored after every epoch in ``config.output_dir``; with ``resume`` training goes on from there.
+    The state is stored after every epoch, and when the run is interrupted, in ``config.output_dir``; with ``resume`` training
+    goes on from there as if it had not stopped.
 
     Raises:
         TrainingDiverged: the loss is no longer finite; the last epoch is on disk.
         InputError: nothing to resume, or a run with other settings.
+        TrainingInterrupted: after Ctrl-C or SIGTERM, once the state is saved.
         ConfigurationError: ``config.initial_model`` holds another network than ``config`` describes.
     """
     training = config.training()
     execution = replace(execution or ExecutionConfig(), learning_rate=config.learning_rate)
-    device = resolve_device(execution)
-    dtype = network_dtype(execution, device)
-    kept = list(scans_of(config, VALIDATION, number=config.validation_scans))
-    start = None
-    if config.initial_model is not None:
-        start = initial_network(replace(training, initial_model=config.initial_model))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = Scene.of(kept[0], training, start, device).model
-    network = model.network
-    optimizer, schedule = build_optimizer([model], training, execution), Schedule(training, execution)
-    checkpoint = config.output_dir / LAST_CHECKPOINT
-    history: dict[str, list[float]] = {}
-    first = 0
-    if resume:
-        first, history = _checked(read_checkpoint(checkpoint)[1]["progress"], config, checkpoint)
-        load_checkpoint(checkpoint, network, optimizer)
-    for epoch in range(first, config.nepochs):
-        started, total = time.monotonic(), 0.0
-        for step, scans in enumerate(_scans_of_steps(config, epoch, execution)):
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * schedule.factor(epoch + step / config.steps)
-            optimizer.zero_grad(set_to_none=True)
-            network.train()
-            loss = 0.0
-            for scan in scans:
-                error = Scene.of(scan, training, network, device, dtype).network_error() / len(scans)
-                error.backward()
-                loss += float(error.detach())
-            if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss became {loss} in epoch {epoch + 1}; try a smaller learning_rate")
-            clip_gradients(network.parameters(), config.gradient_clip_val, "norm")
-            optimizer.step()
-            total += loss
-        scenes = [Scene.of(scan, training, network, device, dtype) for scan in kept]
-        figures = {"loss": total / config.steps, **_measured(scenes)}
-        figures["seconds"] = time.monotonic() - started
-        for name, value in figures.items():
-            history.setdefault(name, []).append(value)
-        state = {"epoch": epoch + 1, "history": history, "settings": _settings(config)}
-        save_checkpoint(checkpoint, network, optimizer, state)
-        if on_epoch is not None:
-            on_epoch(epoch + 1, figures)
-    model.network_dtype = None
-    return Pretrained(model.cpu(), training, history)
+    source = SimulationSource(config, execution)
+    trainer = Trainer(
+        source,
+        training,
+        execution,
+        checkpoints=FolderCheckpoints(config.output_dir, best_to_keep=0),
+        callbacks=[] if on_epoch is None else [_Told(on_epoch)],
+    )
+    history = trainer.fit(config.output_dir / LAST_CHECKPOINT if resume else None)
+    return Pretrained(source.model.cpu(), training, history)
+
+
+class _Told:
+    """Tells a function of every epoch (a ``Callback`` of the training loop)."""
+
+    def __init__(self, on_epoch: Callable[[int, dict[str, float]], None]) -> None:
+        self.tell = on_epoch
+
+    def on_step(self, progress: Progress, figures: dict[str, float], steps_in_epoch: int) -> None:
+        """Epochs are told."""
+
+    def on_epoch(self, progress: Progress, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
+        self.tell(progress.epoch, figures)
+
+
+class SimulatedScan(NamedTuple):
+    """One item of a batch: a scan that is seen once. It reaches the device when its loss is computed."""
+
+    scan: RawData
+    size: int = 1
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> SimulatedScan:
+        return self
+
+
+class SimulationSource:
+    """Scans that are simulated as they are needed (a ``TrainingSource`` of the loop); an item is (epoch, step, number)."""
+
+    names = ("loss",)
+    has_validation = True
+
+    def __init__(self, config: PretrainingConfig, execution: ExecutionConfig) -> None:
+        self.config, self.training = config, config.training()
+        self.device = resolve_device(execution)
+        self.dtype = network_dtype(execution, self.device)
+        self.kept = list(scans_of(config, VALIDATION, number=config.validation_scans))
+        start = None
+        if config.initial_model is not None:
+            start = initial_network(replace(self.training, initial_model=config.initial_model))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = Scene.of(self.kept[0], self.training, start, self.device).model
+        self.model.network_dtype = self.dtype
+        self.models, self.module = [self.model], self.model.network
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: jsonable(value) for name, value in asdict(self.config).items() if name != "output_dir"}
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        scans = np.arange(self.config.batch_size // self.config.scene_patterns)
+        return [
+            np.stack(np.broadcast_arrays(epoch, step, scans), axis=1).astype(np.int64)
+            for step in range(self.config.steps)
+        ]
+
+    def read(self, items: NDArray[np.int64]) -> list[SimulatedScan]:
+        return [SimulatedScan(scan_of(self.config, TRAINING, *(int(part) for part in item))) for item in items]
+
+    def figures(self, piece: SimulatedScan, epoch: float) -> dict[str, Tensor]:
+        return {"loss": self._scene(piece.scan).network_error()}
+
+    def before_step(self, epoch: int) -> None:
+        """The physics of a simulated scan is known; nothing but the network moves."""
+
+    def after_step(self) -> None:
+        """And it may go anywhere."""
+
+    def validate(self, stream: Stream, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        return _measured([self._scene(scan) for scan in self.kept])
+
+    def state_figures(self) -> dict[str, float]:
+        return {}
+
+    def diagnose(self, history: Mapping[str, list[float]]) -> list[str]:
+        return []
+
+    def finish(self) -> None:
+        self.model.network_dtype = None
+
+    def _scene(self, scan: RawData) -> Scene:
+        return Scene.of(scan, self.training, self.module, self.device, self.dtype)
 
 
 def scans_of(config: PretrainingConfig, *stream: int, number: int) -> Iterator[RawData]:
     """The first ``number`` simulated scans of a stream of the seed."""
-    for index in range(number):
-        rng = np.random.default_rng((config.seed, *stream, index))
-        side = config.N if rng.random() < SHARE_OF_N else config.N * int(rng.choice((4, 6, 10, 12, 16))) // 64 * 8
-        patterns = max(2, round(config.scene_patterns * (config.N / side) ** 2))
-        yield random_scan(rng, max(32, side), patterns, config.photons)
+    return (scan_of(config, *stream, index) for index in range(number))
+
+
+def scan_of(config: PretrainingConfig, *place: int) -> RawData:
+    """The simulated scan at a place: a stream of the seed, and a number in it."""
+    rng = np.random.default_rng((config.seed, *place))
+    side = config.N if rng.random() < SHARE_OF_N else config.N * int(rng.choice((4, 6, 10, 12, 16))) // 64 * 8
+    patterns = max(2, round(config.scene_patterns * (config.N / side) ** 2))
+    return random_scan(rng, max(32, side), patterns, config.photons)
 
 
 @dataclass(frozen=True)
@@ -269,28 +321,5 @@ def _measured(scenes: Sequence[Scene]) -> dict[str, float]:
         some = (dose >= low) & (dose < high)
         if some.any():
             of_dose = "" if high - low == math.inf and low == 0 else f"/{low:.0e}"
-            figures[f"val_loss{of_dose}"], figures[f"val_retrieved_loss{of_dose}"] = errors[some].mean(axis=0).tolist()
+            figures[f"loss{of_dose}"], figures[f"retrieved_loss{of_dose}"] = errors[some].mean(axis=0).tolist()
     return figures
-
-
-def _scans_of_steps(config: PretrainingConfig, epoch: int, execution: ExecutionConfig) -> Iterator[list[RawData]]:
-    """The scans of each step of an epoch, simulated ahead by ``execution.num_workers`` threads."""
-
-    def read(step: np.ndarray) -> list[RawData]:
-        return list(scans_of(config, TRAINING, epoch, int(step[0]), number=config.batch_size // config.scene_patterns))
-
-    threads = execution.num_workers
-    return prefetched(read, np.arange(config.steps)[:, None], threads=threads, ahead=2 * threads)
-
-
-def _settings(config: PretrainingConfig) -> dict[str, Any]:
-    return {name: jsonable(value) for name, value in asdict(config).items() if name != "output_dir"}
-
-
-def _checked(progress: dict[str, Any], config: PretrainingConfig, file: Path) -> tuple[int, dict[str, list[float]]]:
-    """Epoch and history of a checkpoint; ConfigurationError if it is of a run with other settings."""
-    for name, value in _settings(config).items():
-        stored = progress["settings"].get(name)
-        if value != stored:
-            raise ConfigurationError("of another run", file=file, field=name, found=value, expected=stored)
-    return progress["epoch"], progress["history"]

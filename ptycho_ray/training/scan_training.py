@@ -5,7 +5,9 @@ Groups of all scans are numbered through: first those of the first scan, and so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +18,21 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
+from ptycho_ray.config import TrainingConfig
 from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.data.groups import create_ptycho_data_container
+from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.scan_positions import ScanPositions
+from ptycho_ray.models.transfer import physical_probe
+from ptycho_ray.training.initial import initial_network
+from ptycho_ray.training.split import split_groups
+
+log = logging.getLogger(__name__)
+
+#: A scan, or the groups of one.
+Scan = RawData | PtychoDataContainer
 
 #: Among so many nearest groups the partner of a group is drawn.
 MOST_OVERLAPS = 8
@@ -71,6 +85,11 @@ class ScanBatch(NamedTuple):
     labels: Tensor | None = None
     partners: Partners | None = None
 
+    @property
+    def size(self) -> int:
+        """How many groups there are."""
+        return len(self.photons)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> ScanBatch:
         """The piece with every tensor changed (pinned, or on another device)."""
         return ScanBatch(
@@ -81,6 +100,47 @@ class ScanBatch(NamedTuple):
             None if self.labels is None else change(self.labels),
             None if self.partners is None else Partners(*map(change, self.partners)),
         )
+
+
+def scans_to_train(
+    train_data: Scan | Sequence[Scan], config: TrainingConfig, initial: PhysicsInformedModel | None = None
+) -> list[ScanTraining]:
+    """Group every scan, hold out its validation groups, and build the network inside the physics of each."""
+    containers = [create_ptycho_data_container(data, config) for data in listed(train_data)]
+    names = distinct_names([container.raw.source for container in containers])
+    scans: list[ScanTraining] = []
+    for number, (name, container) in enumerate(zip(names, containers, strict=True)):
+        generator = np.random.default_rng((config.seed, 1, number) if number else (config.seed, 1))
+        learning, validation = split_groups(container, config.validation_fraction, generator)
+        if validation is None and config.validation_fraction:
+            log.warning(
+                "%s is too small to hold out groups for validation; training goes on without", name or "the scan"
+            )
+        if number == 0 and initial is not None:
+            model = initial
+        else:
+            network = scans[0].model.network if scans else None
+            if network is None and config.initial_model is not None:
+                network = initial_network(config)
+            with _seeded(config.seed):
+                model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+        if model.positions is None or not model.positions.knows(container.raw):
+            model.positions = ScanPositions.of(container.raw) if config.positions_trainable else None
+        scans.append(ScanTraining(name, model, container, learning, validation))
+    return scans
+
+
+def listed(data: Scan | Sequence[Scan]) -> list[Scan]:
+    """Several scans as they are, a single one as a list of one."""
+    return [data] if isinstance(data, RawData | PtychoDataContainer) else list(data)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw the first weights from ``seed`` and leave torch's own stream as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def whole_model(models: Sequence[PhysicsInformedModel]) -> nn.Module:

@@ -66,7 +66,7 @@ def test_two_ray_workers_refine_as_one_process(one_ray, small_scan, tmp_path):
     config = RefinementConfig(iterations=3, precision="double")
     alone = refine(small_scan, config)
     together = refine_on_cluster(
-        small_scan, config, storage_path=tmp_path, execution=ExecutionConfig(devices=2, accelerator="cpu")
+        small_scan, config, checkpoint=tmp_path / "state", execution=ExecutionConfig(devices=2, accelerator="cpu")
     )
     lit = alone.stitched.covered()
     np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
@@ -78,15 +78,16 @@ def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(one_ray, small_s
     killed = []
 
     def kill() -> None:
-        wait_for(lambda: list(tmp_path.glob("refine-*.safetensors")), "a checkpoint")
+        while not (tmp_path / "state").exists():
+            time.sleep(0.05)
         killed.extend(pids_of_workers()[-1:])
         os.kill(killed[0], signal.SIGKILL)
 
     execution = ExecutionConfig(devices=2, accelerator="cpu")
     threading.Thread(target=kill, daemon=True).start()
-    found = refine_on_cluster(small_scan, config, storage_path=tmp_path, execution=execution)
+    found = refine_on_cluster(small_scan, config, checkpoint=tmp_path / "state", execution=execution)
     assert killed
-    undisturbed = refine_on_cluster(small_scan, config, storage_path=tmp_path / "again", execution=execution)
+    undisturbed = refine_on_cluster(small_scan, config, checkpoint=tmp_path / "again", execution=execution)
     np.testing.assert_allclose(found.stitched.image, undisturbed.stitched.image, atol=1e-6)
     np.testing.assert_allclose(found.positions_px, undisturbed.positions_px, atol=1e-6)
     assert [progress.iteration for progress in found.history] == list(range(1, 201))

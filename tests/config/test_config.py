@@ -151,6 +151,9 @@ DEFAULTS: dict[type, dict[str, Any]] = {
 
 OURS: dict[type, dict[str, Any]] = {
     ModelConfig: {
+        "object_layout": None,
+        "training_canvas": None,
+        "training_patch_weighting": None,
         "merge": "weighted",
         "probe_conditioning": "none",
         "retrieval_steps": 30,

@@ -14,7 +14,7 @@ import torch
 from ptycho_ray.bundle import PRETRAINED_FILE, Bundle, load_bundle, save_bundle
 from ptycho_ray.commands.cli import main
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.simulation.probes import probe_diameter_px
 from ptycho_ray.simulation.variety import random_probe, random_scan
 from ptycho_ray.training.initial import initial_network
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(few: PretrainingConfig
     continued = pretrain(elsewhere, resume=True)
     for ours, theirs in zip(whole.model.network.parameters(), continued.model.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ConfigurationError, match="fno_width.*of another run.*found 6; expected 4"):
+    with pytest.raises(InputError, match="fno_width.*continued with the settings.*found 6; expected 4"):
         pretrain(replace(elsewhere, fno_width=6), resume=True)
 
 

@@ -1,0 +1,42 @@
+"""The files of a run in its output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptycho_ray.files import write_json
+
+
+def save_outputs(
+    amplitude: np.ndarray | None, phase: np.ndarray | None, results: dict[str, Any], output_prefix: str | Path
+) -> None:
+    """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
+    were learnt, ``positions.npz``; of an ensemble also ``uncertainty.png``.
+
+    Nothing is drawn when amplitude or phase is None.
+    """
+    from ptycho_ray.display.figures import plot_image, save_figure
+
+    folder = Path(output_prefix)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "history.json", results.get("history", {}))
+    if (positions := getattr(results.get("model_instance"), "positions", None)) is not None:
+        positions.save(folder / "positions.npz")
+    if amplitude is None or phase is None:
+        return
+    stitched: Any = results.get("stitched")  # a StitchedObject; none of an image that is stitched by "crop"
+    region = None if stitched is None else stitched.covered()
+    amplitude_figure = plot_image(np.squeeze(amplitude), kind="amplitude", title="Amplitude", region=region)
+    phase_figure = plot_image(np.squeeze(phase), kind="phase", title="Phase", region=region)
+    save_figure(amplitude_figure, folder / "reconstructed_amplitude.png")
+    save_figure(phase_figure, folder / "reconstructed_phase.png")
+    if stitched is not None:
+        stitched.save(folder / "reconstruction.npz")
+        if stitched.amplitude_std is not None and stitched.phase_std is not None:
+            from ptycho_ray.display.uncertainty_figures import plot_deviation
+
+            deviation = plot_deviation(stitched.amplitude_std, stitched.phase_std, region=stitched.covered())
+            save_figure(deviation, folder / "uncertainty.png")

@@ -1,0 +1,34 @@
+"""What the name of a starting image means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ptycho_ray.bundle import FILE_NAME, Bundle, load_bundle, names_only_a_model
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.reconstruction.images import find_image, read_image
+from ptycho_ray.reconstruction.stitching import StitchedObject
+
+FLAT = "flat"
+
+
+def named_start(name: str | Path) -> StitchedObject | Bundle | None:
+    """'flat' is None, a reconstruction (reconstruction.npz or its folder) its image, and a trained model its bundle:
+    'pretrained', a bundle, its folder or a model in MLflow. A folder that holds a model and an image names the model.
+
+    Raises:
+        ConfigurationError: there is nothing of that name.
+        BundleError: the file holds neither an image nor a model.
+    """
+    place = Path(name)
+    if str(name) == FLAT:
+        return None
+    if not names_only_a_model(name):
+        if not place.exists():
+            raise ConfigurationError(field="from", found=name, expected="'flat', a trained model or an image")
+        if find_image(place) is not None and not (place / FILE_NAME).exists():
+            image = read_image(place)
+            return StitchedObject(image.pixels, image.region.astype(np.float32), image.origin_px)
+    return load_bundle(name)

@@ -50,8 +50,8 @@ class Bundle:
     Attributes:
         model: weights, probe, scales and normalisation.
         config: the training configuration.
-        provenance: program versions, time, command, seed, data file and checksum: whatever the run recorded.
-        history: one list a figure, one number an epoch.
+        provenance: program versions, time, command, seed, data file and checksum: as recorded by the run.
+        history: one list per figure, one number per epoch.
         ensemble_members: the further members of an ensemble, after ``model``.
     """
 

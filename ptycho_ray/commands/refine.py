@@ -42,7 +42,7 @@ class Options(Common):
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of the refinement."""
     resume: bool = False
-    """Go on from the checkpoint in the output folder."""
+    """Resume from the checkpoint in the output folder."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Share every batch among N workers on a Ray cluster; 'auto' takes all there are. The output folder must be one that all
     machines reach."""

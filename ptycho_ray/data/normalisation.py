@@ -16,7 +16,7 @@ from ptycho_ray.errors import InputError
 if TYPE_CHECKING:
     from ptycho_ray.config import TrainingConfig
     from ptycho_ray.data.container import PtychoDataContainer
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 @dataclass(frozen=True)

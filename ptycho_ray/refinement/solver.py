@@ -391,10 +391,10 @@ def refine(
     """Refine to the end; see :class:`Refinement`.
 
     Args:
-        on_progress: told after every iteration.
+        on_progress: called after every iteration.
         on_image: given the present image every ``image_every`` iterations.
         checkpoint: written by the first process every ``config.check_every`` iterations and after the last one.
-        resume: go on from ``checkpoint`` if it exists.
+        resume: resume from ``checkpoint`` if it exists.
     """
     refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
     if checkpoint is not None and resume and checkpoint.exists():

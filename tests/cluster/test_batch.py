@@ -78,8 +78,7 @@ def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(one_ray, small_s
     killed = []
 
     def kill() -> None:
-        while not (tmp_path / "state").exists():
-            time.sleep(0.05)
+        wait_for((tmp_path / "state").exists, "a checkpoint")
         killed.extend(pids_of_workers()[-1:])
         os.kill(killed[0], signal.SIGKILL)
 

@@ -178,7 +178,7 @@ def pods_of(thing: Any) -> list[Any]:
 
 def kuberay_faults(thing: Any) -> list[str]:
     """Where the object leaves KubeRay's schema, and what the operator refuses beyond it."""
-    schema = read("tests/schemas/kuberay.yaml")
+    schema = read("tests/cluster/schemas/kuberay.yaml")
     chosen = {**schema, "oneOf": [{"$ref": f"#/definitions/{thing['kind']}"}]}
     faults = [
         deep.message

@@ -23,13 +23,16 @@ from helpers import free_port
 #: In the environment of every process that a run of the tests starts; its value names the run.
 RUN = "TEST_RUN_OF_PTYCHO_RAY"
 #: Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts answers
-#: to this process and its children alone, and nothing is written to the home folder. A busy machine may take a minute over
-#: what takes Ray Serve a second, and is not to be found dead.
+#: to this process and its children alone, and nothing is written to the home folder. A busy machine may take minutes over
+#: what takes seconds, and is not to be found dead.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_metrics_report_interval_ms": "500",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
 }

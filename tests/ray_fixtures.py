@@ -23,13 +23,15 @@ from helpers import free_port
 #: In the environment of every process that a run of the tests starts; its value names the run.
 RUN = "TEST_RUN_OF_PTYCHO_RAY"
 #: Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts answers
-#: to this process and its children alone, and nothing is written to the home folder. A busy machine may take a minute over
-#: what takes Ray Serve a second, and is not to be found dead.
+#: to this process and its children alone, and nothing is written to the home folder. A busy machine may take minutes over
+#: what takes seconds, and is not to be found dead.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_metrics_report_interval_ms": "500",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
 }
@@ -94,8 +96,15 @@ def local_ray(address: str = "local") -> Iterator[Any]:
     import ray
 
     own = {"num_cpus": CPUS, "object_store_memory": 256 * 2**20, "include_dashboard": False}
+    settings = {"log_to_driver": False, "logging_level": "ERROR"} | (own if address == "local" else {})
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **(own if address == "local" else {}))
+        try:
+            ray.init(address=address, **settings)
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray gives its own processes 30 s, on a busy machine too
+                raise
+            ray.shutdown()
+            ray.init(address=address, **settings)
         yield ray
     finally:
         ray.shutdown()

@@ -96,7 +96,7 @@ def test_licence() -> None:
 
 
 def test_template_is_in_the_package() -> None:
-    assert (Path(ptycho_ray.__file__).parent / "templates" / "report.html").is_file()
+    assert (Path(ptycho_ray.__file__).parent / "display" / "templates" / "report.html").is_file()
 
 
 def test_every_test_file_that_is_named_somewhere_exists() -> None:

@@ -24,6 +24,10 @@ APPLICATION = "ptycho_ray"
 #: proxy would keep what it has received in memory. The period is for load balancers in front, of which there is none.
 HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
 
+#: Ray Serve ends a proxy that is not ready after 5 s or does not answer for 10 s, and the start fails with it. A busy machine
+#: takes longer.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120"}
+
 
 def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
     """Refuse to start what would be unsafe or useless; the usable models as NAME@VERSION.
@@ -58,7 +62,7 @@ def run_service(
     settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, haproxy: bool
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop."""
-    for name, value in (HAPROXY if haproxy else {}).items():
+    for name, value in (PATIENCE | (HAPROXY if haproxy else {})).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):

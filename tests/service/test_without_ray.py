@@ -58,3 +58,12 @@ def test_a_page_has_all_it_needs_here(answers: Any, place: str) -> None:
             wanted = set(re.findall(r'\belement\("([\w-]+)"\)', script))
             assert len(wanted) > 10
             assert wanted <= set(re.findall(r'id="([\w-]+)"', page.text))
+
+
+def test_other_sites_and_names_are_refused_without_a_token(answers: Any) -> None:
+    with answers(False) as http:
+        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            refused = http.get("/v1/models", headers=headers)
+            assert refused.status_code == 403
+            assert refused.headers["content-type"] == "application/problem+json"
+        assert http.get("/v1/models", headers={"Origin": "http://127.0.0.1"}).status_code == 200

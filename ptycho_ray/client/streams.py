@@ -109,11 +109,11 @@ class AsyncStream:
         positions_n2 = np.ascontiguousarray(positions, dtype="<f8")
         most = max(1, min(MESSAGE_BYTES // max(1, frames_nNN[0].nbytes), self.window))
         for start in range(0, len(frames_nNN), most):
-            some = slice(start, start + most)
-            count = len(frames_nNN[some])
+            rows = slice(start, start + most)
+            count = len(frames_nNN[rows])
             while self.pushed + count - self.acknowledged > self.window:
                 await self._change()
-            self._waiting.append((self.pushed, positions_n2[some], frames_nNN[some]))
+            self._waiting.append((self.pushed, positions_n2[rows], frames_nNN[rows]))
             self.pushed += count
             self._changed.set()
 

@@ -65,11 +65,11 @@ def run(words: Sequence[str]) -> Result:
     middle = _middle(scan, options.truth, paths)
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}
-    told: dict[str, Result] = {}
+    extra_columns: dict[str, Result] = {}
     for name, path in zip(names, paths, strict=True):
-        images[name], told[name] = _read(path, scan, middle)
+        images[name], extra_columns[name] = _read(path, scan, middle)
         if scan is not None:
-            told[name]["r_factor"] = explained_diffraction(images[name], scan)["r_factor"]
+            extra_columns[name]["r_factor"] = explained_diffraction(images[name], scan)["r_factor"]
     if options.truth is not None:
         label, reference = label_of(options.truth), _read(options.truth, None, middle)[0]
     elif scan is not None and scan.object_truth is not None:
@@ -84,7 +84,7 @@ def run(words: Sequence[str]) -> Result:
     against = comparison.Placed(reference.pixels, reference.region, reference.origin_px)
     found = comparison.compare(placed, against, register=not options.exact)
     rows: list[dict[str, Any]] = [
-        {"image": name, **comparison.figures_of(each), **told[name]} for name, each in found.items()
+        {"image": name, **comparison.figures_of(compared), **extra_columns[name]} for name, compared in found.items()
     ]
     side_by_side = plot_comparison(found, against, label)
     rings = plot_ring_correlations(found)

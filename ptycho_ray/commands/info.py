@@ -88,8 +88,8 @@ def _scan(path: Path, options: Options) -> Result:
     if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
         return {**head, "kind": "part of a scan", **_parts(fields)}
     scan = load_data(path, companion=options.companion, pixel_size_m=options.pixel_size_m)
-    told = describe_scan(scan)
-    diameter = float(told["probe_diameter_px"])
+    facts = describe_scan(scan)
+    diameter = float(facts["probe_diameter_px"])
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = "photons" if scan.counts_are_photons else "units_of_the_file"
@@ -103,7 +103,7 @@ def _scan(path: Path, options: Options) -> Result:
     return {
         **head,
         "kind": "scan",
-        **told,
+        **facts,
         "geometry": geometry,
         "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
         "dose": {
@@ -112,7 +112,7 @@ def _scan(path: Path, options: Options) -> Result:
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
-        "suspected_problems": [asdict(each) for each in suspected_problems(scan, diameter)] or "none",
+        "suspected_problems": [asdict(problem) for problem in suspected_problems(scan, diameter)] or "none",
     }
 
 

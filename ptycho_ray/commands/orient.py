@@ -72,7 +72,9 @@ def run(words: Sequence[str]) -> Result:
         "standard_errors": [verdict.significance, verdict.turned_significance],
         "probe_is_its_own_mirror_image": verdict.probe_symmetry,
         "passes": verdict.passes,
-        "misfit_on_held_out_patterns": [{"orientation": each.options(), "r_factor": misfit} for each, misfit in ranked],
+        "misfit_on_held_out_patterns": [
+            {"orientation": orientation.options(), "r_factor": misfit} for orientation, misfit in ranked
+        ],
     }
     if options.output is not None:
         if verdict.undecided:

@@ -163,8 +163,8 @@ class TrainingEvents:
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: Any) -> None:
         self.losses = progress.history["loss"]
-        told = {name: figures[name] for name in ("loss", "val_loss", "learning_rate") if name in figures}
-        self.events.emit("epoch", epoch=progress.epoch, num_epochs=self.n_epochs, **told)
+        event = {name: figures[name] for name in ("loss", "val_loss", "learning_rate") if name in figures}
+        self.events.emit("epoch", epoch=progress.epoch, num_epochs=self.n_epochs, **event)
 
     def on_image(self, progress: Any, stitched: StitchedObject) -> None:
         if self.product is None:

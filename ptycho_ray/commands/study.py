@@ -121,5 +121,5 @@ def _rows(study: Study, runs: list[Run], *, on_cluster: bool) -> Iterator[Row]:
 
 
 def _line(row: Row, number: int, runs: int) -> str:
-    told = row.get("error") or f"amplitude MAE {row['amplitude_mae']:.4f}  phase MAE {row['phase_mae']:.4f}"
-    return f"run {number}/{runs}  {row['architecture']}  {row['size']} patterns  trial {row['trial'] + 1}  {told}"
+    outcome = row.get("error") or f"amplitude MAE {row['amplitude_mae']:.4f}  phase MAE {row['phase_mae']:.4f}"
+    return f"run {number}/{runs}  {row['architecture']}  {row['size']} patterns  trial {row['trial'] + 1}  {outcome}"

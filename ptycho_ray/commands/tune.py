@@ -108,7 +108,7 @@ def run(words: Sequence[str]) -> Result:
             for tracker in trackers:
                 tracker.on_trial(f"trial-{trial.number:04}", trial)
 
-    with recorded(trackers) as made:
+    with recorded(trackers) as outcome:
         try:
             run_sweep(scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch)
         finally:
@@ -137,9 +137,9 @@ def run(words: Sequence[str]) -> Result:
         result["report"] = results.write_sweep_report(record, base, space, title, origin)
         if not options.keep_all:
             results.drop_other_trials(record)
-        made.bundle = result.get("model")
-        made.files = [result["table"], result["report"], *([result["settings"]] if "settings" in result else [])]
-    result |= made.facts
+        outcome.bundle = result.get("model")
+        outcome.files = [result["table"], result["report"], *([result["settings"]] if "settings" in result else [])]
+    result |= outcome.facts
     write_json(folder / "result.json", jsonable(result))
     if best is None:
         failed = record.ended[0].error if record.ended else "no trial was run"

@@ -81,8 +81,8 @@ def run(words: Sequence[str]) -> Result:
     }
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         with client.stream(N=first.patterns.shape[-1], **start) as stream:
-            for some in itertools.chain([first], frames):
-                stream.push(some.positions / (options.pixel_size_m or 1.0), some.patterns)
+            for batch in itertools.chain([first], frames):
+                stream.push(batch.positions / (options.pixel_size_m or 1.0), batch.patterns)
                 if options.n_patterns is not None:
                     bar(stream.inner.pushed, options.n_patterns)
         job = stream.job

@@ -97,7 +97,11 @@ def plot_orientation(verdict: Verdict) -> Figure:
     """Misfit on held-out patterns under the eight orientations."""
     ranked = sorted(verdict.misfits.items(), key=lambda item: item[1])
     figure, axis = _figure(7.4, 4.2)
-    axis.barh([each.options() for each, _ in ranked], [misfit for _, misfit in ranked], color="0.6")
+    axis.barh(
+        [orientation.options() for orientation, _ in ranked],
+        [misfit for _, misfit in ranked],
+        color="0.6",
+    )
     axis.invert_yaxis()
     axis.set_xlabel("R-factor of held-out patterns")
     axis.set_title(f"orientation: {verdict.undecided + ' undecided' if verdict.undecided else ranked[0][0].options()}")

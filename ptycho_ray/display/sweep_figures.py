@@ -28,8 +28,8 @@ def plot_history(record: SweepRecord) -> Figure:
     figure = empty_figure(8, 4)
     axis = figure.subplots()
     for status, marker, colour in (("finished", "o", "C0"), ("stopped", "x", "0.6")):
-        some = [trial for trial in trials if trial.status == status]
-        axis.plot([t.number for t in some], [t.figures[name] for t in some], marker, color=colour, label=status)
+        selected = [trial for trial in trials if trial.status == status]
+        axis.plot([t.number for t in selected], [t.figures[name] for t in selected], marker, color=colour, label=status)
     finished = [trial for trial in trials if trial.status == "finished"]
     if finished:
         best = np.minimum if record.smaller_is_better(name) else np.maximum

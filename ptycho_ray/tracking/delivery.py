@@ -132,9 +132,9 @@ class Delivery:
 
     def _hand_on_metrics(self, client: MlflowClient, metrics: list[Metric], end: int) -> None:
         for start in range(0, len(metrics), MOST_METRICS):
-            some = metrics[start : start + MOST_METRICS]
-            with self._noting_refusal(f"figures of steps {some[0].step} to {some[-1].step}"):
-                client.log_batch(self.state.run_id, metrics=some)
+            batch = metrics[start : start + MOST_METRICS]
+            with self._noting_refusal(f"figures of steps {batch[0].step} to {batch[-1].step}"):
+                client.log_batch(self.state.run_id, metrics=batch)
         self._note(end)
 
     def _hand_on_record(self, client: MlflowClient, record: Record) -> None:

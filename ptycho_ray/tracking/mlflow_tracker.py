@@ -202,16 +202,16 @@ class MlflowTracker(Tracker):
         if self.delivery is None:
             return
         assert self.delivery.stdin is not None
-        self.delivery.stdin.close()  # tells it that nothing more comes
-        start, told = time.monotonic(), False
+        self.delivery.stdin.close()  # no more records follow
+        start, reported = time.monotonic(), False
         try:
             while self.delivery.poll() is None:
                 waited = time.monotonic() - start
                 if waited > (min(longest, SHORT_WAIT_S) if Delivered.read(self.run_folder).error else longest):
                     break
-                if waited > 2 and not told:
+                if waited > 2 and not reported:
                     print(f"sending the last records to MLflow, at most {longest:.0f} s ...", file=sys.stderr)
-                    told = True
+                    reported = True
                 time.sleep(0.05)
         finally:
             if self.delivery.poll() is None:

@@ -100,13 +100,13 @@ def _cancelled_by_signals(stream: EventStream) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield cancelled
         return
-    heard, told = socket.socketpair()
-    told.setblocking(False)
+    receiver, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
     handler_before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    told_before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    wakeup_before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
-        while number := heard.recv(1):
+        while number := receiver.recv(1):
             if number[0] in (signal.SIGTERM, signal.SIGINT):
                 cancelled.set()
                 stream.emit("cancelling", signal=signal.Signals(number[0]).name)
@@ -121,8 +121,8 @@ def _cancelled_by_signals(stream: EventStream) -> Iterator[threading.Event]:
         yield cancelled
     finally:
         ended.set()
-        signal.set_wakeup_fd(told_before)
+        signal.set_wakeup_fd(wakeup_before)
         signal.signal(signal.SIGTERM, handler_before)
-        told.close()
+        wakeup.close()
         watcher.join()
-        heard.close()
+        receiver.close()

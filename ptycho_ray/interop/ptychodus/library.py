@@ -131,12 +131,12 @@ class PtychoRayReconstructor(TrainableReconstructor):
                 f"{GROUP} {self._name} has no model: train one, load one, or put {MODEL} into the input folder"
             )
         with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as scratch:
-            given, made = Path(scratch) / "in", Path(scratch) / "out"
+            given, output_folder = Path(scratch) / "in", Path(scratch) / "out"
             write_input(given, parameters)
-            words = ["--input", str(given), "--output", str(made), "--model-path", str(self._model)]
+            words = ["--input", str(given), "--output", str(output_folder), "--model-path", str(self._model)]
             for _ in self._run("reconstruct", words, heartbeat_s=RECONSTRUCT_HEARTBEAT_S):
                 yield ReconstructOutput(parameters.product, progress=0)
-            result = read_product(made / PRODUCT_FILE)
+            result = read_product(output_folder / PRODUCT_FILE)
         yield ReconstructOutput(with_result(parameters.product, result), progress=self.get_progress_goal())
 
     def is_model_loaded(self) -> bool:
@@ -190,8 +190,8 @@ class PtychoRayReconstructor(TrainableReconstructor):
         training: list[LossValue] = []
         validation: list[LossValue] = []
         progress = 0
-        with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as made:
-            words = ["--input", str(input_path), "--output", made, "--model-type", self._model_type]
+        with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as output_folder:
+            words = ["--input", str(input_path), "--output", output_folder, "--model-type", self._model_type]
             for event in self._run("train", [*words, *self._settings.words()]):
                 if event is not None and event["event"] == "epoch":
                     progress = int(event["epoch"])
@@ -200,7 +200,7 @@ class PtychoRayReconstructor(TrainableReconstructor):
                         validation.append(LossValue(progress, float(event["val_loss"])))
                 yield TrainOutput(list(training), list(validation), progress=progress)
             output_path.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(made) / MODEL, output_path / MODEL)
+            shutil.copyfile(Path(output_folder) / MODEL, output_path / MODEL)
         self._model = output_path / MODEL
 
     def _run(self, action: str, words: list[str], heartbeat_s: float = 1.0) -> Iterator[dict[str, Any] | None]:

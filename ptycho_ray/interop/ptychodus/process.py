@@ -38,13 +38,13 @@ def run_program(
     Raises:
         ProgramFailed: it ended with an error, or without a ``finished`` event.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         try:
             program = subprocess.Popen(
                 [*(command or (sys.executable, "-m", "ptycho_ray")), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=output,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -63,8 +63,8 @@ def run_program(
         finally:
             _stop(program)
         if code != 0 or not finished:
-            said.seek(0)
-            raise ProgramFailed(f"ptycho-ray {_ending(code)}: {_last_lines(said)}")
+            output.seek(0)
+            raise ProgramFailed(f"ptycho-ray {_ending(code)}: {_last_lines(output)}")
 
 
 def _events(program: subprocess.Popen[str], heartbeat_s: float) -> Iterator[dict[str, Any] | None]:

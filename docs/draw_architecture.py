@@ -7,8 +7,6 @@ Imports inside functions count like those at the top of a file; those for type c
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ptycho_ray"

@@ -11,7 +11,7 @@ from ptycho_ray.physics.diffraction import diffract, diffraction_intensity, illu
 from ptycho_ray.physics.likelihood import poisson_deviance, poisson_negative_log_likelihood
 from ptycho_ray.physics.merging import canvas_side, extract_patches, merge_central_mask, merge_weighted
 from ptycho_ray.physics.probe import soft_disc_mask
-from ptycho_ray.physics.translation import cut_patches, place_patches, translate
+from ptycho_ray.physics.translation import cut_from_canvas, place_patches, translate
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_placing_and_cutting_are_adjoint(generator):
     canvases = complex_noise(5, 20, 20, generator=generator)
     where = shifts(5, 2, generator=generator)
     left = inner(place_patches(patches, where, 20), canvases)
-    right = inner(patches, cut_patches(canvases, where, 12))
+    right = inner(patches, cut_from_canvas(canvases, where, 12))
     assert left == pytest.approx(right, rel=1e-12)
 
 
@@ -64,7 +64,7 @@ def test_gradients_against_finite_differences(operator, generator):
     rate = torch.tensor([0.5, 4.0, 6.0], dtype=torch.float64, requires_grad=True)
     checks = {
         "place": (lambda p, w: place_patches(p, w, 10), (patches, where)),
-        "cut": (lambda p, w: cut_patches(p, w, 4), (patches, where)),
+        "cut": (lambda p, w: cut_from_canvas(p, w, 4), (patches, where)),
         "merge": (lambda p: merge_weighted(p, where.detach(), weight, 10), (patches,)),
         "diffract": (lambda p, q: diffraction_intensity(illuminate(p, q)), (patches, probe)),
         "deviance": (lambda r: poisson_deviance(r, counts), (rate,)),

@@ -60,7 +60,7 @@ def describe_scan(scan: RawData) -> Result:
     import numpy as np
     from scipy.spatial import cKDTree
 
-    from ptycho_ray.simulation.probes import probe_diameter_px
+    from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
     positions = scan.positions_px
     nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
@@ -76,7 +76,7 @@ def describe_scan(scan: RawData) -> Result:
         "probe_diameter_px": round(diameter, 1),
         "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
         "nearest_position_px": round(float(np.median(nearest)), 2),
-        "linear_overlap_of_neighbours": round(float(1 - np.median(nearest) / diameter), 3),
+        "linear_overlap_of_neighbours": round(linear_overlap(positions, diameter), 3),
         "pixel_size_m": scan.pixel_size_m,
         "energy_eV": scan.energy_eV,
         "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),

@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptycho_ray.physics.diffraction import amplitude
-
-#: Smallest rate in photons a pixel that the logarithm sees.
+#: Smallest rate in photons per pixel that the logarithm sees.
 RATE_EPSILON = 1e-12
+#: Added under the square root, in photons: below any count, but it keeps the gradient of the amplitude finite at zero.
+AMPLITUDE_EPSILON = 1e-12
+
+
+def amplitude(intensity: Tensor) -> Tensor:
+    """Square root of an intensity with a finite gradient at zero."""
+    return torch.sqrt(intensity + AMPLITUDE_EPSILON)
 
 
 def poisson_negative_log_likelihood(rate: Tensor, counts: Tensor) -> Tensor:

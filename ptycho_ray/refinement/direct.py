@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.diffraction import amplitude, diffraction_intensity
+from ptycho_ray.physics.diffraction import diffraction_intensity
 from ptycho_ray.physics.likelihood import (
+    amplitude,
     apply_pixel_mask,
     good_pixel_fraction,
     good_pixels_of,

@@ -26,10 +26,11 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
 from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.constraints import disc, limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.direct import held_out_patterns
 from ptycho_ray.refinement.methods import METHODS
 from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
@@ -170,7 +171,7 @@ class Refinement:
         self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
         if self.config.probe_support_px is not None:
-            self._support = disc(scan.N, self.config.probe_support_px, self.run.state.object.device)
+            self._support = soft_disc_mask(scan.N, self.config.probe_support_px, 0.0, self.run.state.object.device)
         self._begin_method()
         with torch.no_grad():
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))

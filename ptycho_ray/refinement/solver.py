@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
@@ -32,7 +33,7 @@ from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.direct import held_out_patterns
-from ptycho_ray.refinement.methods import METHODS
+from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
@@ -173,6 +174,7 @@ class Refinement:
         if self.config.probe_support_px is not None:
             self._support = soft_disc_mask(scan.N, self.config.probe_support_px, 0.0, self.run.state.object.device)
         self._begin_method()
+        self._proven = self._snapshot() if self.config.method in JUDGE_THEIR_START else None
         with torch.no_grad():
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))
         self._lowest, self._backoffs = self._first_loss, 0
@@ -288,12 +290,16 @@ class Refinement:
 
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
+        parts |= {} if self._proven is None else {"proven": self._proven}
         return parts | ({} if self.smooth is None else {"smooth": self.smooth})
 
     def _guarded_iteration(self) -> float:
-        """One iteration, taken back and done again with smaller steps while it diverges; the loss of a learnt pixel."""
-        before = checkpoint.snapshot(self.run.state)
-        positions = self.run.geometry.positions_px
+        """One iteration, taken back and done again with smaller steps while it diverges; the loss per learnt pixel.
+
+        Where the loss is that of the iteration's start, the step before is to blame, and what is put back is the estimate
+        before that step, whose loss was good: the same iteration again would see the same loss.
+        """
+        before = self._snapshot()
         while True:
             self.method.auxiliary.begin(self.run)
             total = self.method.iterate(self.run)
@@ -304,6 +310,8 @@ class Refinement:
             if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
                 self._lowest = min(loss, self._lowest)
                 self.run.iteration += 1
+                if self._proven is not None:
+                    self._proven = before
                 return loss
             self._backoffs += 1
             if self._backoffs > MOST_BACKOFFS:
@@ -319,9 +327,13 @@ class Refinement:
                 self._lowest,
                 self.run.backoff,
             )
+            before = before if self._proven is None else self._proven
             checkpoint.restore(self.run.state, before)
-            self.run.geometry.place(positions)
+            self.run.geometry.place(before["positions_px"].numpy())
             self._begin_method()
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}
 
     def _carry_on_smooth_phase(self, smooth: SmoothAcceleration) -> None:
         """Unless some patterns say that it went too far, as it may where the start is good and the phase hardly smooth."""

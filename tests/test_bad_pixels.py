@@ -70,7 +70,7 @@ def test_the_training_loss_ignores_them(weights: Any, match: bool, bad: np.ndarr
     assert gradients[1].abs().sum() > 0
     if weights["nll_weight"]:
         good = torch.from_numpy(~bad)
-        expected = poisson_deviance(rate[..., good], photons[..., good]).mean() / (1e4 / N**2)
+        expected = 0.5 * poisson_deviance(rate[..., good], photons[..., good]).mean() / (1e4 / N**2)
         assert values[0]["nll"] == pytest.approx(float(expected), rel=1e-4)
 
 

@@ -10,7 +10,8 @@ from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, tran
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
+from ptycho_ray.physics.likelihood import negative_log_density
+from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan
 
 
@@ -38,7 +39,7 @@ def solved(scan, epochs=40, positions=None, probe=None):
 def test_the_object_is_found_down_to_the_noise(scan):
     solver, losses, figures = solved(scan)
     assert losses[-1] < 0.2 * losses[0]
-    assert figures.deviance < 0.6
+    assert figures.deviance < 1.2
     stitched = solver.stitched()
     found = evaluate_reconstruction(
         stitched.image, scan.object_truth, origin_px=stitched.origin_px, region=stitched.covered(), register=False
@@ -78,7 +79,7 @@ def test_a_truth_that_is_put_in_stays(scan):
     truth[: inside.shape[0], : inside.shape[1]] = inside
     solver.object = solver._ahead = torch.from_numpy(truth)
     figures = solver.figures(np.arange(len(scan)))
-    assert figures.deviance < 0.55, "photon noise and nothing else"
+    assert figures.deviance < 1.1, "photon noise and nothing else"
     assert cut_patches(scan.object_truth, centre, 32).shape == (32, 32)
 
 

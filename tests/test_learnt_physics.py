@@ -133,7 +133,7 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
         where = measured + relative + centres[:, None]
         patches = cut_from_canvas(truth.expand(*where.shape[:2], *truth.shape), where, 32)
         optimizer.zero_grad()
-        poisson_deviance(model.diffract(patches), photons).mean().backward()
+        (0.5 * poisson_deviance(model.diffract(patches), photons)).mean().backward()
         optimizer.step()
     left = positions.shifts_px.detach().numpy() + error
     assert np.sqrt(np.mean(left**2)) < 0.25 * np.sqrt(np.mean(error**2))

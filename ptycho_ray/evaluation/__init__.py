@@ -7,12 +7,7 @@ PtychoPINN chain gives, conventions included, so that results can be compared. T
 from __future__ import annotations
 
 from ptycho_ray.evaluation.calibration import Calibration, calibration_of
-from ptycho_ray.evaluation.diffraction import (
-    diffraction_r_factor,
-    flat_object_r_factor,
-    poisson_deviance,
-    poisson_negative_log_likelihood,
-)
+from ptycho_ray.evaluation.diffraction import diffraction_r_factor, flat_object_r_factor
 from ptycho_ray.evaluation.frc import RingCorrelation, fourier_ring_correlation
 from ptycho_ray.evaluation.quality import (
     Evaluation,
@@ -67,8 +62,6 @@ __all__ = [
     "ms_ssim",
     "mse",
     "multiscale_ssim",
-    "poisson_deviance",
-    "poisson_negative_log_likelihood",
     "psnr",
     "register_and_align",
     "trim",

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, xlogy
 
 from ptycho_ray.errors import InputError
 
@@ -42,26 +41,6 @@ def flat_object_r_factor(
     keep = np.ones(probe.shape, dtype=bool) if valid is None else valid
     share = (measured * keep).sum(axis=(-2, -1), keepdims=True) / (probe * keep).sum()
     return diffraction_r_factor(measured, share * probe, valid=valid)
-
-
-def poisson_negative_log_likelihood(
-    measured_counts: NDArray[Any], predicted_counts: NDArray[Any], *, valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    """-log of the Poisson probability of each pattern's counts: sum P - k log P + log k!; infinite where P = 0 < k."""
-    measured, predicted = _select(measured_counts, predicted_counts, valid)
-    with np.errstate(divide="ignore"):
-        return (predicted - xlogy(measured, predicted) + gammaln(measured + 1)).sum(axis=-1)
-
-
-def poisson_deviance(
-    measured_counts: NDArray[Any], predicted_counts: NDArray[Any], *, valid: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    """Poisson deviance of each pattern, 2 sum (k log(k / P) - k + P): 0 for a perfect fit, about one a well-lit pixel
-    for a prediction that is right up to the noise.
-    """
-    measured, predicted = _select(measured_counts, predicted_counts, valid)
-    with np.errstate(divide="ignore"):
-        return 2 * (xlogy(measured, measured) - xlogy(measured, predicted) - measured + predicted).sum(axis=-1)
 
 
 def _select(

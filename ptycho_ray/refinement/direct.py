@@ -29,6 +29,7 @@ from ptycho_ray.physics.likelihood import (
     apply_pixel_mask,
     good_pixel_fraction,
     good_pixels_of,
+    negative_log_density,
     poisson_deviance,
     r_factor,
 )
@@ -46,8 +47,8 @@ class DirectFigures:
 
     Attributes:
         likelihood: negative logarithm of the probability density of a pixel of the data in the units of the file. Unlike
-            the deviance it can compare different photon counts (see :func:`negative_log_density`).
-        deviance: Poisson deviance a pixel (:func:`ptycho_ray.physics.likelihood.poisson_deviance`); about one half a
+            the deviance it can compare different photon counts (see :func:`.likelihood.negative_log_density`).
+        deviance: Poisson deviance per pixel (:func:`ptycho_ray.physics.likelihood.poisson_deviance`); about one per
             well-lit pixel at the noise limit.
         r_factor: diffraction R-factor.
     """
@@ -193,19 +194,6 @@ class DirectSolver:
             places = self._first[some][:, None, None] + self._window
             total.index_add_(0, places.reshape(-1), self._probes(some).abs().square().sum(dim=1).reshape(-1))
         return total.reshape(self.object.shape)
-
-
-def negative_log_density(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> Tensor:
-    """Negative logarithm of the probability density of each pixel's value in file units, element by element.
-
-    ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, with the gamma function between
-    whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability
-    is not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that
-    makes the scatter of the data that of photons.
-    """
-    rate = rate.clamp_min(1e-12)
-    surprise = rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)
-    return surprise - math.log(photon_scale) * (counts > 0)
 
 
 def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:

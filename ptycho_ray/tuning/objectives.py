@@ -30,7 +30,7 @@ OBJECTIVES = {
         "min", "negative log-likelihood a lit pixel of held-out patterns, in the units of the file"
     ),
     "deviance": Objective(
-        "min", "Poisson deviance a pixel of held-out patterns; not for a sweep over the photon count"
+        "min", "Poisson deviance per pixel of held-out patterns; not for a sweep over the photon count"
     ),
     "r_factor": Objective("min", "diffraction R-factor of held-out patterns"),
     "overlap": Objective(

@@ -23,13 +23,14 @@ from ptycho_ray.physics.likelihood import (
     apply_pixel_mask,
     good_pixel_fraction,
     good_pixels_of,
+    negative_log_density,
     poisson_deviance,
     r_factor,
 )
 from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
+from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
 from ptycho_ray.tuning.objectives import OBJECTIVES
@@ -277,7 +278,7 @@ def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
     """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
 
     The likelihood is taken there. In a pixel that rarely sees a photon, the scatter of the data says little about how many
-    photons there were, and the formula of :func:`ptycho_ray.refinement.direct.negative_log_density`, which interpolates
+    photons there were, and the formula of :func:`ptycho_ray.physics.likelihood.negative_log_density`, which interpolates
     between whole numbers, does not hold. Nothing but the file decides which pixels these are.
     """
     total = np.zeros((raw.N, raw.N))

@@ -14,11 +14,9 @@ from scipy.ndimage import gaussian_filter
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import (
     crop_truth,
-    diffraction_r_factor,
     evaluate_reconstruction,
     find_translation_offset,
     fit_ambiguities,
-    flat_object_r_factor,
     fourier_ring_correlation,
     largest_rectangle,
     multiscale_ssim,
@@ -249,35 +247,3 @@ def test_bad_comparisons_are_refused(rng: np.random.Generator) -> None:
     thin[:5] = True
     with pytest.raises(InputError, match="at least 16 pixels"):
         evaluate_reconstruction(truth, truth, region=thin)
-
-
-# --- without truth -------------------------------------------------------------------------------------------------
-
-
-def test_r_factor_by_hand() -> None:
-    measured = np.array([[[4.0, 9.0], [0.0, 1.0]]])
-    predicted = np.array([[[1.0, 16.0], [4.0, 1.0]]])
-    assert diffraction_r_factor(measured, predicted) == pytest.approx((1 + 1 + 2 + 0) / 6)
-    valid = np.array([[True, True], [False, True]])
-    assert diffraction_r_factor(measured, predicted, valid=valid) == pytest.approx(2 / 6)
-    assert diffraction_r_factor(measured, measured) == 0.0
-
-
-def test_flat_object_r_factor_ignores_the_exposure(rng: np.random.Generator) -> None:
-    probe = rng.random((8, 8)) + 0.1
-    measured = np.array([3.0, 0.5])[:, None, None] * probe
-    assert flat_object_r_factor(measured, 7 * probe) == pytest.approx(0.0, abs=1e-12)
-    structured = measured * rng.random((2, 8, 8))
-    assert 0.05 < flat_object_r_factor(structured, probe) < 1
-
-
-def test_diffraction_metrics_refuse_nonsense() -> None:
-    ones = np.ones((2, 4, 4))
-    with pytest.raises(InputError, match="negative"):
-        diffraction_r_factor(ones, -ones)
-    with pytest.raises(InputError, match="predicted intensity"):
-        diffraction_r_factor(ones, ones[:1])
-    with pytest.raises(InputError, match="zero everywhere"):
-        diffraction_r_factor(0 * ones, ones)
-    with pytest.raises(InputError, match="valid"):
-        diffraction_r_factor(ones, ones, valid=np.ones((3, 3), dtype=bool))

@@ -1,4 +1,4 @@
-"""Which patterns are updated together."""
+"""Which patterns are updated together, and which take no part."""
 
 from __future__ import annotations
 
@@ -56,3 +56,11 @@ def compact_pieces(rows: NDArray[np.int64], positions_px: NDArray[np.float64], s
     order = rows[np.argsort(inside[:, axis], kind="stable")]
     middle = len(order) // 2
     return [*compact_pieces(order[:middle], positions_px, size), *compact_pieces(order[middle:], positions_px, size)]
+
+
+def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """A random ``fraction`` of n patterns, scattered over the scan; at least one, unless it is 0. bool [n], True = held out."""
+    held_out = np.zeros(n, dtype=bool)
+    if fraction > 0:
+        held_out[generator.choice(n, size=max(1, round(fraction * n)), replace=False)] = True
+    return held_out

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
+from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
 from ptycho_ray.evaluation.frc import RingCorrelation
-from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.evaluation.half_data import half_data_correlation
 from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
+from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
-from ptycho_ray.refinement.direct import held_out_patterns
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
 from ptycho_ray.refinement.setup import build_run
@@ -195,7 +195,8 @@ class Refinement:
             done = self.run.iteration
             if len(self.held_out) and (done % self.config.check_every == 0 or done == self.config.iterations):
                 with torch.no_grad():
-                    r_of, deviance = self.judge(self.held_out)
+                    judged = self.judge(self.held_out)
+                r_of, deviance = judged.r_factor, judged.deviance
                 self._consider_stopping(deviance)
             self.history.append(
                 Progress(
@@ -206,22 +207,17 @@ class Refinement:
         self.stopped = self.stopped or "all iterations done"
 
     @torch.no_grad()
-    def judge(self, rows: NDArray[np.int64]) -> tuple[float, float]:
-        """Diffraction R-factor and Poisson deviance a pixel of the patterns ``rows``, means over them."""
-        kernel, state = self.run.kernel, self.run.state
-        sums = np.zeros(2)
+    def judge(self, rows: NDArray[np.int64]) -> Figures:
+        """How well the present estimate explains the patterns ``rows``, means over them."""
+        return mean_figures(self.explained(rows))
+
+    def explained(self, rows: NDArray[np.int64]) -> Iterator[Explained]:
+        """The patterns ``rows`` as they are predicted, in the detector order of the propagator, some at a time."""
+        kernel = self.run.kernel
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
-            waves = kernel.forward(state, self.run.tensor(piece))
+            waves = kernel.forward(self.run.state, self.run.tensor(piece))
             counts = kernel.amplitude[waves.rows].square()
-            intensity = waves.intensity
-            if kernel.good is not None:
-                intensity, counts = intensity * kernel.good, counts * kernel.good
-            sums += [
-                float(r_factor(intensity, counts).sum()),
-                float(poisson_deviance(intensity, counts).mean(dim=(-2, -1)).sum()),
-            ]
-        r_of, deviance = sums / len(rows)
-        return float(r_of), float(deviance)
+            yield Explained(waves.intensity, counts if kernel.good is None else counts * kernel.good, kernel.good)
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -432,7 +428,5 @@ def half_data_agreement(
         for _ in half:
             pass
         halves.append(half.stitched())
-    window = largest_rectangle(halves[0].covered() & halves[1].covered())
-    first, second = (half.image[window] for half in halves)
-    turn = np.vdot(second, first)
-    return fourier_ring_correlation(first, second * (turn / abs(turn) if turn else 1.0))
+    first, second = halves
+    return half_data_correlation(first.image, second.image, first.covered() & second.covered())

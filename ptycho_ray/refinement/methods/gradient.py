@@ -131,6 +131,11 @@ class Accelerated:
         self.object, self.probe = run.state.object.clone(), run.state.probe_spectrum.clone()
         self.momentum, self.previous = 1.0, math.inf
 
+    @property
+    def light(self) -> Tensor:
+        """Photons that fell on each pixel of the canvas, real [H, W]; zero before the first step."""
+        return self._light
+
     def iterate(self, run: Run) -> float:
         """One step; the loss of the point that it starts from."""
         config, state = run.config, run.state

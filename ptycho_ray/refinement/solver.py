@@ -27,14 +27,14 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
 from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.evaluation.half_data import half_data_correlation
-from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
-from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
+from ptycho_ray.refinement.probe import effective_diameter_px
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.training.parallel import DataParallel
@@ -237,7 +237,7 @@ class Refinement:
         return RefinementResult(
             stitched=self.stitched(),
             slices=state.object.cpu().numpy().astype(np.complex64),
-            probe=(orthogonalised(state.probe) / unit).cpu().numpy().astype(np.complex64),
+            probe=(orthogonal_modes(state.probe) / unit).cpu().numpy().astype(np.complex64),
             positions_px=self.run.geometry.positions_px,
             intensity=state.scale.square().cpu().numpy().astype(np.float32),
             background=background,

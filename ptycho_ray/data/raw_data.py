@@ -17,7 +17,7 @@ from ptycho_ray.data.normalisation import normalize_data
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.diffraction import centred, far_field, illuminate
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 
 SMALLEST_SPAN_PX = 1e-2
 """A scan narrower than this many object pixels is taken for one whose positions are in metres."""
@@ -120,7 +120,7 @@ class RawData:
         probe = probe_modes(probeGuess)
         positions = np.stack([np.asarray(ycoords, float), np.asarray(xcoords, float)], axis=-1)
         patches = cut_patches(objectGuess, positions, probe.shape[-1])
-        intensity = centred(np.sum(np.abs(far_field(illuminate(patches, probe))) ** 2, axis=1))
+        intensity = diffraction_intensity(illuminate(patches, probe))
         if nphotons is not None:
             scale = nphotons / intensity.sum(axis=(1, 2)).mean()
             intensity, probe = intensity * scale, probe * np.float32(np.sqrt(scale))

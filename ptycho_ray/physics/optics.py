@@ -25,7 +25,7 @@ PLANCK_TIMES_LIGHT_EV_M = 1.2398419843320026e-6
 
 def wavelength_m(energy_eV: float) -> float:
     """Wavelength of a photon: h c / E."""
-    return 1.239841984e-6 / energy_eV
+    return PLANCK_TIMES_LIGHT_EV_M / energy_eV
 
 
 def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:

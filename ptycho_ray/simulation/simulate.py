@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.diffraction import centred, far_field, illuminate
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.simulation.probes import with_photons
 
 SubPixel = Literal["fourier", "bilinear", "integer"]
@@ -52,7 +52,7 @@ def simulate_patterns(
     for start in range(0, len(positions_n2), PATTERNS_AT_ONCE):
         some = slice(start, start + PATTERNS_AT_ONCE)
         exit_waves = _exit_waves(object_HW, probe.astype(np.complex128), positions_n2[some], sub_pixel)
-        intensity = centred(np.sum(np.abs(far_field(exit_waves)) ** 2, axis=1))
+        intensity = diffraction_intensity(exit_waves)
         if noise and rng is not None:
             if intensity.max() > 4e9:
                 raise InputError(field="photons", found=f"{intensity.max():.3g} in one pixel", expected="at most 4e9")

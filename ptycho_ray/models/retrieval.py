@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_ray.physics.diffraction import far_field, illuminate
+from ptycho_ray.physics.diffraction import far_field, illuminate, measure
 
 #: Pixels with less light than this part of the brightest's, to the power of the step's number, are held back.
 DECAY = 0.85
@@ -45,7 +45,7 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
 
     def descent(patches: Tensor, step: int) -> Tensor:
         waves = far_field(illuminate(patches, probe))
-        predicted = waves.abs() if len(probe) == 1 else waves.abs().square().sum(dim=-3, keepdim=True).sqrt()
+        predicted = measure(waves).sqrt()[..., None, :, :]
         waves *= amplitudes / (predicted + smallest) - 1
         change = (torch.fft.ifft2(waves, norm="ortho") * probe.conj()).sum(dim=-3) - towards_level * (patches - level)
         for axis in (-2, -1):

@@ -1,5 +1,5 @@
-# make demo | test | test-all | lint | bench
-# PYTHON is the interpreter that makes the virtual environment; VENV is where it lies.
+# make demo | test | test-all | test-durations | lint | bench
+# PYTHON is the interpreter that makes the virtual environment (make test PYTHON=python3.13); VENV is where it lies.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -8,7 +8,7 @@ CORE := $(VENV)/.core
 EVERYTHING := $(VENV)/.everything
 DEMO := outputs/demo
 
-.PHONY: demo test test-all lint bench venv
+.PHONY: demo test test-all test-durations lint bench venv
 
 venv: $(EVERYTHING)
 
@@ -29,14 +29,19 @@ lint: $(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes share the two cores better than one with two threads does.
-test test-all: export OMP_NUM_THREADS = 1
+# Two processes share the two cores better than one with two threads does. The order of tests/conftest.py is kept.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+test test-all test-durations: export OMP_NUM_THREADS = 1
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
-test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test-durations: $(EVERYTHING)
+	$(PYTEST) -m 'not slow' --durations=10
+
+# What `test` leaves out; and the tests with made-up examples once more, with ten times as many.
+test-all: test
+	TEN_TIMES_THE_EXAMPLES=1 $(PYTEST) -m 'slow or hypothesis' --durations=10
 
 bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -6,7 +6,7 @@
 
 Every cell is a training from nothing on a few simulated patterns of a soft object of strong phase, with a narrow network. It
 tells whether a network leaves the flat object that it starts with, not how well it generalises. "Flat" is what the
-detector of the training says at its end (``ptycho_ray.training.health.complaint``). Contrast and spread are parts of
+detector of the training says at its end (``ptycho_ray.training.health.diagnose``). Contrast and spread are parts of
 those of the true patches. The lines are in outputs/collapse_grid.jsonl.
 """
 

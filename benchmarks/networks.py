@@ -2,7 +2,8 @@
 
     python benchmarks/networks.py
 
-The fit is the one of tests/test_networks.py: side 32, n_filters_scale 1 or fno_width 8, a soft random object of strong phase,
+The fit is the one of tests/models/test_networks.py: side 32, n_filters_scale 1 or fno_width 8, a soft random object of strong
+phase,
 1e7 photons a pattern. It tells whether a network learns at all and ends with a structured object, not how well it
 generalises.
 """

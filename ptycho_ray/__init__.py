@@ -28,7 +28,7 @@ _HOME = {
     "parse_arguments": "config.command_line",
     "RawData": "data.raw_data",
     "PtychoDataContainer": "data.container",
-    "load_data": "data.loading",
+    "load_data": "data.raw_data",
     "load": "interactive",
     "probe": "interactive",
     "reconstruct": "interactive",

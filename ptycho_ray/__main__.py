@@ -1,14 +1,7 @@
-"""``python -m ptycho_ray`` and the program ``ptycho-ray``."""
+"""``python -m ptycho_ray`` is the program ``ptycho-ray``."""
 
 import sys
 
+from ptycho_ray.commands.cli import main
 
-def main() -> int:
-    """Run the command line; the exit code."""
-    from ptycho_ray.commands.cli import main as run
-
-    return run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -1,6 +1,6 @@
 """``wts.h5.zip``: a trained model with everything that is needed to use it, in JSON and safetensors.
 
-See ``docs/decisions/0003-bundle-format.md``. Reading one can run no code, whoever made it.
+See ``docs/decisions/0003-bundle-format.md``. Reading a bundle never executes code from it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class Bundle:
     Attributes:
         model: weights, probe, scales and normalisation.
         config: the training configuration.
-        provenance: program versions, time, command, seed, data file and checksum: whatever the run recorded.
-        history: one list a figure, one number an epoch.
-        others: the further members of an ensemble.
+        provenance: program versions, time, command, seed, data file and checksum, as recorded by the run. history: one
+            list per metric, with one number per epoch. others: the other members of an ensemble.
     """
 
     model: PhysicsInformedModel
@@ -68,13 +67,13 @@ class Bundle:
 
 
 def is_shipped(place: Path) -> bool:
-    """Whether ``place`` is the word for the model that comes with the program; a file or folder of that name is taken first."""
+    """Whether ``place`` names the model shipped with the package; a file or folder of that name takes precedence."""
     return place == Path(PRETRAINED) and not place.exists()
 
 
 def bundle_path(place: str | Path) -> Path:
-    """The bundle that ``place`` means: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder, or, for
-    ``pretrained``, the one that comes with the program; MissingFileError if none of them."""
+    """The bundle that ``place`` refers to: the file itself, or ``wts.h5.zip`` (``model.wts.h5.zip``) in that folder,
+    or, for ``pretrained``, the one shipped with the package; MissingFileError if there is none."""
     place = Path(place)
     if is_shipped(place):
         return PRETRAINED_FILE
@@ -148,7 +147,7 @@ def load_bundle(place: str | Path, model_name: str = "diffraction_to_obj") -> Bu
             config = _stored_config(manifest, path)
             models = [_read_model(archive, names, manifest, config.model, path) for names in listed]
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise BundleError(file=path, found=str(error), expected="a whole zip archive") from None
+        raise BundleError(file=path, found=str(error), expected="a complete zip archive") from None
     return Bundle(models[0], config, manifest["provenance"], manifest["history"], tuple(models[1:]))
 
 
@@ -189,7 +188,7 @@ def read_manifest(place: str | Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             return _read_manifest(archive, path)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise BundleError(file=path, found=str(error), expected="a whole zip archive") from None
+        raise BundleError(file=path, found=str(error), expected="a complete zip archive") from None
 
 
 def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
             raise BundleError(
                 file=path,
                 field=MANIFEST,
-                found="pickled members, which could run any code",
+                found="pickled members, which can execute code",
                 expected="a bundle of ptycho_ray",
                 hint="Bundles of PtychoPINN cannot be loaded; train the model again",
             )

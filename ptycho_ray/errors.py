@@ -1,4 +1,4 @@
-"""Errors that tell a user what was found, where, and what was expected instead."""
+"""Errors that state what was found, where, and what was expected instead."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something that the user handed over cannot be used.
-
-    The text names the file, the field, what was found and what was expected, in that order, as far as they are given.
+    """Input from the user cannot be used. The message names the file, the field, what was found and what was
+    expected, in that order, as far as known.
     """
 
     def __init__(

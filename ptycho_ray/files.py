@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files atomically, so that a reader never sees a partial one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ptycho_ray.errors import MissingFileError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name when the block ends without an error.
+    """Yield a temporary path next to ``path`` that is renamed to it when the block ends without an error.
 
     The temporary file keeps the suffix of ``path``. On any error (a full disk included) it is removed and whatever
     ``path`` held before stays untouched.

@@ -1,15 +1,14 @@
-"""The program in a few words, for notebooks and scripts: ``import ptycho_ray as pr``.
+"""The interface for notebooks and scripts: ``import ptycho_ray as pr``.
 
     scan = pr.load("scan.npz")
     image = pr.reconstruct(scan, nepochs=30)          # trains on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
-Each function calls the workflow and nothing else. In Jupyter, scans, probes and images show themselves.
+Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.files import short_text
+from ptycho_ray.display.notebook import card, scan_html
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ptycho_ray.bundle import Bundle
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
@@ -52,7 +49,7 @@ class Probe:
 
 
 def probe(scan: RawData) -> Probe:
-    """The probe of a scan, in a form that shows itself."""
+    """The probe of a scan, in a form that Jupyter displays."""
     return Probe(scan.probe, scan.pixel_size_m)
 
 
@@ -62,11 +59,11 @@ class Reconstruction:
 
     Attributes:
         image: complex transmission [H, W]; zero where nothing was measured.
-        weight: how well each pixel is covered.
+        weight: illumination of each pixel.
         origin_px: position of pixel (0, 0) in the coordinates of the scan.
         scan: what was reconstructed.
         bundle: the trained network.
-        history: one list a figure, one value an epoch; empty if nothing was trained.
+        history: one list per metric, with one value per epoch; empty if nothing was trained.
     """
 
     stitched: StitchedObject
@@ -104,8 +101,8 @@ class Reconstruction:
         """Write the image: ``reconstruction.npz`` into a folder, or a file .npz or .h5 (a product of Ptychodus)."""
         path = Path(path)
         if path.suffix.lower() in (".h5", ".hdf5"):
+            from ptycho_ray.data.formats.ptychodus_folder import product_of_scan
             from ptycho_ray.data.formats.ptychodus_product import write_product
-            from ptycho_ray.interop.ptychodus.standard_files import product_of_scan
 
             write_product(path, product_of_scan(self.scan, self.image, self.origin_px, "Reconstructed by ptycho_ray."))
             return path
@@ -120,7 +117,7 @@ class Reconstruction:
         return save_bundle(place, self.bundle)
 
     def figures_of_merit(self) -> dict[str, float]:
-        """How well the image explains the diffraction (R-factor, a flat object for comparison), and with a known object the
+        """Consistency with the diffraction data (R-factor, and that of a flat object), and with a known object the
         mean errors of amplitude and phase after registration."""
         from ptycho_ray.evaluation import evaluate_reconstruction
         from ptycho_ray.reconstruction.images import Image, explained_diffraction
@@ -163,27 +160,29 @@ def reconstruct(
     Args:
         scan: a scan or its file.
         model: an earlier reconstruction, or a bundle or its folder.
-        config: YAML file with settings of the training; ``settings`` are stronger: ``nepochs=30``, ``gridsize=2``,
+        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
             ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
-        progress: tell of every epoch.
+        progress: report every epoch.
 
     Raises:
         InputError, ConfigurationError: the scan or a setting cannot be used.
     """
     from ptycho_ray import workflow
     from ptycho_ray.bundle import Bundle, load_bundle
-    from ptycho_ray.commands.train import fitted_to_scans
     from ptycho_ray.config import TrainingConfig
     from ptycho_ray.config.sources import resolve_config, setting_names
     from ptycho_ray.display.progress import TrainingProgress
     from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
+    from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     raw = scan if isinstance(scan, RawData) else load(scan)
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
-                field=next(iter(settings), "config"), found="given beside a model", expected="settings of a training"
+                field=next(iter(settings), "config"),
+                found="given together with a model",
+                expected="settings of a training",
             )
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
         _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)
@@ -203,27 +202,5 @@ def reconstruct(
     return Reconstruction(results["stitched"], raw, bundle, results["history"])
 
 
-def scan_html(scan: RawData) -> str:
-    """A scan as HTML: what it is, some patterns, its positions and its probe."""
-    from ptycho_ray.commands.common import describe_scan
-    from ptycho_ray.display.figures import plot_patterns, plot_positions, plot_probe
-
-    facts = {name.replace("_", " "): value for name, value in describe_scan(scan).items()}
-    pictures = [
-        plot_patterns(scan.patterns.intensity(np.linspace(0, len(scan) - 1, min(4, len(scan))).astype(int))),
-        plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m),
-        plot_probe(scan.probe, pixel_size_m=scan.pixel_size_m),
-    ]
-    return card(f"Scan {Path(scan.source).name}".strip(), facts, pictures)
-
-
-def card(title: str, facts: Mapping[str, Any], pictures: list[Figure]) -> str:
-    """A title, a table and pictures as one piece of HTML without anything from outside."""
-    from ptycho_ray.display.report import data_url
-
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(str(name))}</th><td>{html.escape(short_text(value))}</td></tr>"
-        for name, value in facts.items()
-    )
-    images = "".join(f"<img style='max-width:100%' alt='' src='{data_url(picture, dpi=80)}'>" for picture in pictures)
-    return f"<div><b>{html.escape(title)}</b><table>{rows}</table>{images}</div>"
+# Jupyter asks the class itself how to show a scan; pictures are above the data in the order of rooms.
+RawData._repr_html_ = scan_html  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@
                         -> reassemble_cdi_image -> save_outputs
     run_cdi_example = train_cdi_model + reassemble_cdi_image
 
-``docs/callchain.md`` sets every function beside its TensorFlow counterpart. What we add to the reference's arguments is
+``docs/callchain.md`` lists every function with its TensorFlow counterpart. What we add to the reference's arguments is
 keyword-only. Nothing here keeps state between calls.
 """
 
@@ -93,7 +93,7 @@ def create_ptycho_data_container(
 ) -> PtychoDataContainer:
     """Group a scan as the configuration says; a container passes through untouched.
 
-    The scan is first put right as the configuration says (``ptycho_ray.data.corrections``). Without ``normalisation`` this is a
+    The scan is first corrected as the configuration says (``ptycho_ray.data.corrections``). Without ``normalisation`` this is a
     training set: at most ``config.n_groups`` groups, and the scales are measured on
     them. With the normalisation of a training set it is a set to reconstruct: every pattern is the seed of a group.
 
@@ -159,12 +159,12 @@ def train_cdi_model(
             by a network that sees the probe with the test set's own probe and normalisation.
         execution: device, precision, learning rate, checkpoints.
         initial: a model to start from instead of random weights; it is trained in place.
-        resume_from: a checkpoint of this very run, of an ensemble the folder of its checkpoints; training goes on as if it
-            had never stopped.
+        resume_from: a checkpoint of this very run, of an ensemble the folder of its checkpoints; training continues as
+            if it had never stopped.
         checkpoint_dir: folder for ``last`` and ``best``; none are written without.
         checkpoints: keeps the state in another way than in that folder.
         parallel: the place of this process among those that train together (``ptycho_ray.cluster.train``).
-        callbacks: told of every step and every epoch; those that have ``on_image`` get the image of the (first) scan every
+        callbacks: called after every step and every epoch; those that have ``on_image`` get the image of the (first) scan every
             ``execution.recon_log_every_n_epochs`` epochs.
         keep_patches: put the predicted patches of the whole test set into the results. Without them, memory does not grow
             with the scan.
@@ -223,7 +223,8 @@ def scans_to_train(
         learning, validation = split_groups(container, config.validation_fraction, generator)
         if validation is None and config.validation_fraction:
             log.warning(
-                "%s is too small to hold out groups for validation; training goes on without", name or "the scan"
+                "%s is too small to hold out groups for validation; training continues without validation",
+                name or "the scan",
             )
         if number == 0 and initial is not None:
             model = initial
@@ -245,8 +246,8 @@ def model_for_scan(model: PhysicsInformedModel, data: RawData, config: TrainingC
 
 
 def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -> PhysicsInformedModel:
-    """A network that sees the probe has one idea of amplitude 1 for all probes: what training made of the scale of the
-    object, relative to the measured one, then holds for the other scan too."""
+    """A network that sees the probe has the same amplitude scale for all probes: the correction of the object scale
+    learnt in training then applies to the other scan too."""
     config = for_side(model.config, container.N)
     other = PhysicsInformedModel(config, container.normalisation, physical_probe(container), model.network)
     other.network_dtype = model.network_dtype
@@ -316,11 +317,11 @@ def reassemble_cdi_image(
         M: with ``stitch="crop"``, side of the central piece of each object that is used.
         coord_scale: factor on the positions.
         model: the trained model (in the reference a module-level object), or those of an ensemble: then the image is their
-            mean, with the standard deviations beside it (``docs/uncertainty.md``).
+            mean, and standard deviations are added (``docs/uncertainty.md``).
         stitch: "probe" puts every pattern's patch at its own position, weighted by the illumination, on a canvas of the
             scan's shape; "crop" is the reference's :func:`reassemble_position`.
         keep_patches: put the patches of all groups into the results (needed by "crop").
-        on_batch, on_refinement: told of every batch of the network, and of every iteration of the refinement.
+        on_batch, on_refinement: called after every batch of the network, and after every iteration of the refinement.
 
     A scan whose positions the model has learnt is reconstructed at the learnt positions.
 
@@ -499,7 +500,7 @@ def load_inference_bundle_with_backend(
 def save_outputs(
     amplitude: np.ndarray | None, phase: np.ndarray | None, results: Results, output_prefix: str | Path
 ) -> None:
-    """Write the two pictures of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
+    """Write the two images of the reference, the arrays (``reconstruction.npz``), ``history.json`` and, if the positions
     were learnt, ``positions.npz``; of an ensemble also ``uncertainty.png``.
 
     Nothing is drawn when amplitude or phase is None.
@@ -544,12 +545,14 @@ def _reference_history(history: dict[str, list[float]]) -> dict[str, list[float]
 
 
 def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, parallel: DataParallel | None) -> None:
-    """ConfigurationError for a setting that could have no effect here."""
+    """ConfigurationError for a setting that would have no effect here."""
     if not config.positions_provided:
-        raise ConfigurationError("not part of this version", field="positions_provided", found="False", expected="True")
+        raise ConfigurationError(
+            "not supported in this version", field="positions_provided", found="False", expected="True"
+        )
     if execution.devices not in (1, "auto") and parallel is None:
         raise ConfigurationError(
-            "one process trains on one device",
+            "a single process trains on one device",
             field="execution.devices",
             found=execution.devices,
             expected="1",
@@ -559,7 +562,7 @@ def _refuse_unavailable(config: TrainingConfig, execution: ExecutionConfig, para
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw the first weights from ``seed`` and leave torch's own stream as it was."""
+    """Draw the initial weights from ``seed`` without changing torch's global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,26 +1,48 @@
-"""Fixtures shared by the whole suite."""
+"""Fixtures shared by the whole suite, and how its tests are dealt out to processes."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import make_scan, make_tiny_config
 
-# Ray reads these when it is imported, and keeps to them. With a token of this run every cluster that a test starts
-# answers to this process and its children alone, and nothing is written to the home folder.
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+pytest_plugins = ["ray_fixtures"]
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+#: What takes longest comes first, so that no process is left alone with one of them at the end.
+FIRST = (
+    "ray",
+    "tracking/test_server.py",
+    "training/test_loop.py",
+    "interop/test_ptychodus_files.py",
+    "training/test_losses.py",
+    "commands/test_cli.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the short tests on the one cluster run in one process, first; those of any other file stay together."""
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+
+
+def _group(item: pytest.Item) -> str:
+    if "one_ray" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow"):
+        return "ray"
+    return str(item.path.relative_to(HERE))
 
 
 def _shared_file(folder: str, name: str) -> Path:
     if not SHARED.is_dir():
-        pytest.skip("the folder shared/ is not beside the project, so its reference data cannot be read")
+        pytest.skip(f"shared/{folder}/{name} is not beside the project")
     path = SHARED / folder / name
     assert path.is_file(), f"shared/{folder}/{name} is missing although shared/ is present"
     return path
@@ -28,10 +50,13 @@ def _shared_file(folder: str, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Any:
-    """``golden("b_normalisation.npz")`` opens numbers made by running the reference; ``.json`` files are parsed."""
+    """``golden("b_normalisation.npz")`` opens numbers made by running the reference; ``.json`` files are parsed.
 
-    def open_golden(name: str) -> Any:
-        path = _shared_file("golden", name)
+    They lie in tests/golden; with ``large=True`` they are those of the full set, in shared/golden beside the project.
+    """
+
+    def open_golden(name: str, large: bool = False) -> Any:
+        path = _shared_file("golden", name) if large else HERE / "golden" / name
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         return np.load(path, allow_pickle=False)
@@ -50,19 +75,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
 
 
-def make_scan(n_patterns: int = 60, seed: int = 3) -> Any:
-    """A simulated scan of patterns of side 32: smooth lines, a small disc-shaped probe, 1e5 photons a pattern."""
-    from ptycho_ray.simulation.objects import make_object
-    from ptycho_ray.simulation.probes import make_probe
-    from ptycho_ray.simulation.simulate import simulate_scan
-
-    rng = np.random.default_rng(seed)
-    image = make_object("lines", (80, 80), rng)
-    probe = make_probe("disc", 32, rng, photons=1e5)
-    positions = rng.uniform(17, 63, (n_patterns, 2))
-    return simulate_scan(image, probe, positions, rng=rng)
-
-
 @pytest.fixture(scope="session")
 def small_scan() -> Any:
     return make_scan()
@@ -73,9 +85,13 @@ def other_scan() -> Any:
     return make_scan(40, seed=4)
 
 
+@pytest.fixture(scope="session")
+def scan_file(small_scan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("scans") / "scan.npz"
+    small_scan.to_file(path)
+    return path
+
+
 @pytest.fixture
 def tiny_config() -> Any:
-    """Two epochs of the smallest network on patterns of side 32: seconds, not quality."""
-    from ptycho_ray.config import ModelConfig, TrainingConfig
-
-    return TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, validation_fraction=0.2)
+    return make_tiny_config()

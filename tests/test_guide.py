@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from ptycho_ray.commands.cli import main
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def commands() -> list[list[str]]:

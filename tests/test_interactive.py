@@ -110,7 +110,10 @@ def test_a_notebook_has_what_it_shows(name):
     assert (NOTEBOOKS / name).stat().st_size < 700_000
 
 
-@pytest.mark.parametrize("name", ["quick_start.ipynb", "own_data.ipynb", "sweep.ipynb"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("own_data.ipynb", "sweep.ipynb")]
+
+
+@pytest.mark.parametrize("name", ["quick_start.ipynb", *LONG])
 def test_a_notebook_runs(name, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")

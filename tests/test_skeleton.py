@@ -10,10 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import ptycho_ray
 
-ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "matplotlib", "numpy", "scipy", "h5py", "skimage", "mlflow"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETTINGS = "import ptycho_ray.config, ptycho_ray.config.sources, ptycho_ray.errors, ptycho_ray.commands.cli"
@@ -63,7 +63,7 @@ def test_python_and_console_script() -> None:
     project = PROJECT["project"]
     assert project["name"] == "ptycho-ray"
     assert project["requires-python"] == ">=3.11"
-    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.commands.cli:main"}
+    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.__main__:main"}
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "ptycho_ray/__init__.py"
 
 
@@ -81,7 +81,7 @@ def test_constraints_pin_every_dependency() -> None:
 
 def test_makefile_and_ci() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in ("demo", "test", "test-all", "lint", "bench", "venv"):
+    for target in ("demo", "test", "test-all", "test-durations", "lint", "bench", "venv"):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
@@ -97,3 +97,13 @@ def test_licence() -> None:
 
 def test_template_is_in_the_package() -> None:
     assert (Path(ptycho_ray.__file__).parent / "templates" / "report.html").is_file()
+
+
+def test_every_test_file_that_is_named_somewhere_exists() -> None:
+    named = {}
+    for folder, pattern in (("docs", "*.md"), ("benchmarks", "*.py"), ("configs", "*.yaml"), ("ptycho_ray", "*.py")):
+        for path in (ROOT / folder).rglob(pattern):
+            for file in re.findall(r"tests/[\w/]+\.py", path.read_text(encoding="utf-8")):
+                named[file] = path.name
+    assert len(named) > 10
+    assert {file: where for file, where in named.items() if not (ROOT / file).is_file()} == {}

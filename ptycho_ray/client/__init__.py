@@ -1,4 +1,4 @@
-"""Using the reconstruction service from Python: ``Client``, and ``AsyncClient`` for asyncio.
+"""Python client of the reconstruction service: ``Client``, and ``AsyncClient`` for asyncio.
 
     with Client("http://127.0.0.1:8000") as client:
         image = client.reconstruct("scan.h5", model="lines64").arrays()["object"]
@@ -8,8 +8,8 @@
             stream.push(positions, frames)
     image = client.result(stream.job["id"])
 
-Needs ``pip install 'ptycho-ray[client]'``; loads neither torch nor Ray. What is tried again (a lost connection, a busy or
-restarting service) is done only once by the service, since every submission carries a key of its own.
+Needs ``pip install 'ptycho-ray[client]'``; loads neither torch nor Ray. A request that is retried (after a lost
+connection, or a busy or restarting service) is carried out only once, since every submission has a unique key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Requests to the service, plain and for asyncio.
+"""Requests to the service, synchronous and for asyncio.
 
-Both clients share one description of what is to be done: generators that yield requests and pauses. They differ only in
-who carries these out.
+Both clients share generators that yield requests and pauses, and differ only in how these are carried out.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ class Image:
     content: bytes
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a result that was asked for as NPZ: object, weight, origin_px, probe, ..."""
+        """The arrays of a result in NPZ format: object, weight, origin_px, probe, ..."""
         with np.load(io.BytesIO(self.content), allow_pickle=False) as result:
             return {name: result[name] for name in result.files}
 
     def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         with atomic_path(path) as temporary:
             temporary.write_bytes(self.content)
         return Path(path)
@@ -62,7 +61,7 @@ class Image:
 
 @dataclass(frozen=True)
 class _Ask:
-    """A request to be made. A file is sent from the disk, piece by piece."""
+    """A request to be made. A file is streamed from disk."""
 
     method: str
     path: str
@@ -81,7 +80,7 @@ _Steps = Generator[_Ask | _Pause, Any, T]
 
 
 class _Plan:
-    """What both clients do, as generators of steps. A lost connection is sent in as None."""
+    """The logic of both clients, as generators of steps. A lost connection is sent in as None."""
 
     def __init__(self, url: str, token: str | None, timeout_s: float, patience_s: float) -> None:
         self.url, self.patience_s = url.rstrip("/"), patience_s
@@ -89,7 +88,7 @@ class _Plan:
         self.timeout = httpx.Timeout(timeout_s, read=max(timeout_s, 2 * POLL_S))
 
     def ask(self, ask: _Ask) -> _Steps[httpx.Response]:
-        """Make a request until it is answered for good, for at most ``patience_s``."""
+        """Repeat a request until there is a final answer, for at most ``patience_s``."""
         until, wait = time.monotonic() + self.patience_s, 0.25
         while True:
             answer: httpx.Response | None = yield ask
@@ -127,7 +126,7 @@ class _Plan:
         headers = {"Idempotency-Key": uuid.uuid4().hex} | ({} if wait else {"Prefer": "respond-async"})
         params = {name: value for name, value in choices.items() if value is not None}
         if sum(given is not None for given in (scan, path, demo)) != 1:
-            raise InputError(field="scan", found="none or several", expected="one of scan, path and demo")
+            raise InputError(field="scan", found="none or several", expected="exactly one of scan, path and demo")
         if scan is None:
             reference = {"path": path} if path is not None else {"demo": demo}
             return (yield from self.ask(_Ask("POST", "/v1/reconstructions", params, headers, json=reference)))
@@ -162,7 +161,7 @@ class _Plan:
         on_progress: OnProgress | None,
         choices: dict[str, Any],
     ) -> _Steps[Image]:
-        """Submit, wait, fetch; one request if the service answers at once and nobody watches."""
+        """Submit, wait, fetch; a single request if the service answers at once and progress is not watched."""
         answer = yield from self.submit(scan, path, demo, on_progress is None, choices | {"output": output})
         if answer.status_code == 200 and "X-Reconstruction" in answer.headers:
             return Image(answer.headers["X-Reconstruction"], answer.content)
@@ -172,13 +171,12 @@ class _Plan:
 
 
 class Client:
-    """The service, for ordinary programs.
+    """The service, for synchronous programs.
 
     Args:
-        url: where it is, for instance ``http://127.0.0.1:8000``.
-        token: bearer token, if it asks for one.
-        timeout_s: longest silence of a connection.
-        patience_s: how long a request is tried again before ServiceError.
+        url: its address, for instance ``http://127.0.0.1:8000``.
+        token: bearer token, if it requires one. timeout_s: longest silence of a connection. patience_s: how long a
+            request is retried before ServiceError.
     """
 
     def __init__(
@@ -202,7 +200,7 @@ class Client:
         return self._do(self._plan.get("/v1/models"))
 
     def model(self, name: str, version: str | None = None) -> dict[str, Any]:
-        """What a model is: architecture, training, figures."""
+        """Description of a model: architecture, training, metrics."""
         params = {} if version is None else {"version": version}
         return self._do(self._plan.get(f"/v1/models/{name}", **params))
 
@@ -224,14 +222,14 @@ class Client:
 
         Raises:
             ServiceError: the service refused, failed, or could not be reached for ``patience_s``.
-            MissingFileError: there is no such file to send.
+            MissingFileError: the file to send does not exist.
         """
         return self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
 
     def submit(
         self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
     ) -> dict[str, Any]:
-        """Hand in a scan and return its job without waiting."""
+        """Submit a scan and return its job without waiting."""
         document: dict[str, Any] = self._do(self._plan.submit(scan, path, demo, False, choices)).json()
         return document
 
@@ -305,7 +303,7 @@ class AsyncClient:
         return await self._do(self._plan.get("/v1/models"))
 
     async def model(self, name: str, version: str | None = None) -> dict[str, Any]:
-        """What a model is."""
+        """Description of a model."""
         params = {} if version is None else {"version": version}
         return await self._do(self._plan.get(f"/v1/models/{name}", **params))
 
@@ -325,7 +323,7 @@ class AsyncClient:
     async def submit(
         self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
     ) -> dict[str, Any]:
-        """Hand in a scan and return its job without waiting."""
+        """Submit a scan and return its job without waiting."""
         document: dict[str, Any] = (await self._do(self._plan.submit(scan, path, demo, False, choices))).json()
         return document
 
@@ -346,10 +344,10 @@ class AsyncClient:
         await self._do(self._plan.ask(_Ask("DELETE", f"/v1/reconstructions/{job_id}")))
 
     def stream(self, *, N: int, on_preview: Callable[[Preview], None] | None = None, **start: Any) -> AsyncStream:
-        """A stream of patterns of side N, to be used in a ``with`` block whose end is the end of the scan.
+        """A stream of patterns of side N, to be used in a ``with`` block; the end of the block ends the scan.
 
         Args:
-            on_preview: told of every live image.
+            on_preview: called with every live image.
             start: model, dtype, domain, counts_are_photons, pixel_size_m, preview_interval_s: fields of the interface.
         """
         return self._plan.stream(N, on_preview, start)

@@ -1,4 +1,4 @@
-"""Sending a scan while it is measured, and seeing its image grow."""
+"""Sending a scan during its measurement, and receiving live images."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Preview:
 
     Attributes:
         image: complex64 [H, W]; zero where nothing is covered yet.
-        patterns: so many are in it.
-        next: all patterns before this number had their chance to be in it (some are skipped when it falls behind).
-        origin_px: position of its first pixel; ``step`` is the distance of its pixels.
+        patterns: how many patterns it contains. next: all patterns before this number have been considered (some are
+            skipped when it falls behind).
+        origin_px: position of its first pixel; ``step`` is the spacing of its pixels.
     """
 
     image: NDArray[np.complex64]
@@ -61,8 +61,8 @@ class StreamError(RuntimeError):
 class AsyncStream:
     """A stream for asyncio; made by ``AsyncClient.stream`` and used with ``async with``.
 
-    Patterns that were not acknowledged are kept, and sent again after a broken connection. ``push`` waits while more of
-    them are on the way than the service wants.
+    Patterns that were not acknowledged are kept, and sent again after a broken connection. ``push`` waits while more
+    patterns are in flight than the service accepts.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class AsyncStream:
             self._changed.set()
 
     async def finish(self) -> dict[str, Any]:
-        """Say that this was all, and wait for the reconstruction of the whole; its job."""
+        """End the scan and wait for its final reconstruction; returns the job."""
         self._ending = True
         self._changed.set()
         while self.job is None:
@@ -128,13 +128,13 @@ class AsyncStream:
         return self.job
 
     def abandon(self) -> None:
-        """Leave the stream as it is: nothing is reconstructed, and what was sent is deleted in time."""
+        """Abandon the stream: nothing is reconstructed, and what was sent is deleted after some time."""
         if self._task is not None:
             self._task.cancel()
         self._abandoned = True
 
     async def _change(self) -> None:
-        """Wait until something has changed since the caller looked."""
+        """Wait until something has changed since the last call."""
         if self._error is not None:
             raise self._error
         self._changed.clear()
@@ -226,7 +226,7 @@ class AsyncStream:
 
 
 class Stream:
-    """The same for ordinary programs: an asyncio loop in a thread of its own does the talking."""
+    """The same for synchronous programs: an asyncio loop in a separate thread handles the connection."""
 
     def __init__(self, make: Callable[[], AsyncStream]) -> None:
         self._loop = asyncio.new_event_loop()
@@ -265,15 +265,15 @@ class Stream:
         return self.inner.job
 
     def push(self, positions: ArrayLike, frames: ArrayLike) -> None:
-        """Send patterns [n, N, N] at positions [n, 2] (row, column; object pixels); waits if too many are on the way."""
+        """Send patterns [n, N, N] at positions [n, 2] (row, column; object pixels); waits if too many are in flight."""
         self._run(self.inner.push(positions, frames))
 
     def finish(self) -> dict[str, Any]:
-        """Say that this was all, and wait for the reconstruction of the whole; its job."""
+        """End the scan and wait for its final reconstruction; returns the job."""
         return self._run(self.inner.finish())
 
     def abandon(self) -> None:
-        """Leave the stream as it is: nothing is reconstructed, and what was sent is deleted in time."""
+        """Abandon the stream: nothing is reconstructed, and what was sent is deleted after some time."""
         self._loop.call_soon_threadsafe(self.inner.abandon)
 
     def _run(self, what: Coroutine[Any, Any, T]) -> T:

@@ -1,8 +1,8 @@
-"""Inference for a set of scans, or for one that is huge: shards of patterns through a pool of actors, partial images summed.
+"""Inference for a set of scans, or for one very large scan: shards of patterns through a pool of actors, partial images summed.
 
 A shard is a compact piece of a scan. An actor holds the model, reads the patterns of its shard only, stitches them and writes
-the partial image; its memory does not depend on the scan. A shard whose partial image lies in the output folder already is not
-done again, so the same command goes on after any loss. This process adds the partial images up, one at a time.
+the partial image; its memory does not depend on the scan. A shard whose partial image is already in the output folder
+is not repeated, so the same command resumes after any loss. This process sums the partial images, one at a time.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def reconstruct_on_cluster(
     """Reconstruct every scan into a folder of its own in ``output_dir``; a line about each.
 
     ``execution.devices`` is the number of actors ('auto': one for each processor core of the cluster divided by
-    ``execution.cpus_per_device``). Patches meet at the borders of shards: the phase of a shard, which diffraction leaves open,
-    is turned to that of its neighbours before it is added.
+    ``execution.cpus_per_device``). Shards overlap at their borders: the global phase of a shard, which diffraction
+    leaves undetermined, is aligned with its neighbours before it is added.
 
     Raises:
         InputError: a scan or the model cannot be used, or a machine of the cluster does not see it.
@@ -174,7 +174,7 @@ def _turns(
 ) -> NDArray[np.complex128]:
     """The phase factor of each partial image [k] that makes neighbours agree where they have most in common.
 
-    Phases are handed on along the spanning tree with the strongest overlaps; of the images two lie in memory at a time.
+    Phases are propagated along the spanning tree with the strongest overlaps; of the images two lie in memory at a time.
     """
     common: dict[tuple[int, int], complex] = {}
     for i, (corner, end) in enumerate(boxes):

@@ -29,8 +29,8 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
     """Be connected to a Ray cluster inside the block.
 
     A connection that exists is used and left open. Otherwise the cluster is ``execution.address``, else that of the
-    environment variable RAY_ADDRESS, else one of this machine alone that ends with the block and that only this process
-    holds the token of.
+    environment variable RAY_ADDRESS, else a new one on this machine that ends with the block and whose token only this
+    process has.
 
     Raises:
         ConfigurationError: Ray is not installed, or nothing answers at the address.
@@ -65,7 +65,7 @@ def _join(address: str) -> None:
 
     if address.startswith(("ray://", "http://", "https://")):
         raise ConfigurationError(
-            "work reaches a distant cluster as a job",
+            "work is submitted to a remote cluster as a job",
             field="execution.address",
             found=address,
             expected="host:port of the cluster, or 'auto'",
@@ -85,7 +85,7 @@ def _join(address: str) -> None:
 
 def _unreachable(address: str, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        "no Ray cluster answers there",
+        "no Ray cluster responds there",
         field="execution.address",
         found=f"{address} ({reason})",
         expected="host:port of a running cluster, or 'auto' on one of its machines",

@@ -1,4 +1,4 @@
-"""The figures of a training among the metrics of the Ray dashboard (and of any Prometheus that reads them)."""
+"""The metrics of a training in the Ray dashboard (and in any Prometheus that reads them)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray.util.metrics import Gauge
 
 
 class DashboardMetrics:
-    """Shows the figures of every step and epoch as gauges ``ptycho_ray_...`` (a ``Callback`` of the training loop)."""
+    """Exports the metrics of every step and epoch as gauges ``ptycho_ray_...`` (a ``Callback`` of the training loop)."""
 
     def __init__(self, run_name: str) -> None:
         self.run_name = run_name
@@ -26,5 +26,5 @@ class DashboardMetrics:
     def _set(self, name: str, value: float) -> None:
         name = "ptycho_ray_" + re.sub(r"\W", "_", name)
         if name not in self.gauges:
-            self.gauges[name] = Gauge(name, description="Figure of a ptycho_ray training", tag_keys=("run",))
+            self.gauges[name] = Gauge(name, description="Metric of a ptycho_ray training", tag_keys=("run",))
         self.gauges[name].set(value, {"run": self.run_name})

@@ -21,7 +21,7 @@ def evaluate_on_cluster(
 ) -> list[Figures]:
     """Reconstruct every scan into a folder of its own in ``output_dir`` and measure the image.
 
-    What goes wrong with one scan stands in its line under ``error`` and leaves the others alone.
+    An error with one scan is recorded in its row under ``error`` and does not affect the others.
 
     Raises:
         InputError: a machine of the cluster does not see a scan, or has other packages.

@@ -1,4 +1,4 @@
-"""What is checked before anything starts on a cluster: does it fit, do all machines match, do they see the files."""
+"""Checks before anything starts on a cluster: does the run fit, do package versions agree, can all machines read the files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: flo
             field="execution.devices",
             found=workers,
             expected=f"at most {room} ({have})",
-            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no GPU, only "
+            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no "
+            "GPU, only "
             "execution.accelerator gpu asks for one",
         )
 

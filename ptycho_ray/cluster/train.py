@@ -82,8 +82,8 @@ def train_on_cluster(
 
     Args:
         callbacks: called in this process, with None for the model.
-        resume: None goes on with an unfinished run of that name; True with a finished one too, and there must be one;
-            False starts anew.
+        resume: None resumes an unfinished run of that name; True also a finished one, and there must be one; False
+            starts a new run.
         run_name: folder of the run in the storage.
 
     Raises:
@@ -151,13 +151,13 @@ def _prepare_run(system: FileSystem, folder: str, resume: bool | None) -> None:
     """Leave the folder of a run that is to be continued, clear that of one that is not."""
     files = _files_in(system, folder)
     if resume and SNAPSHOT not in files:
-        raise InputError(file=folder, field="--resume", found="no run", expected="a run that has begun there")
+        raise InputError(file=folder, field="--resume", found="no run", expected="a run that was started there")
     if resume is False or (resume is None and FINISHED in files):
         system.delete_dir_contents(folder, missing_dir_ok=True)
     elif FINISHED in files:
         system.delete_file(f"{folder}/{FINISHED}")
     elif SNAPSHOT in files:
-        log.warning("going on with the unfinished run in %s", folder)
+        log.warning("resuming the unfinished run in %s", folder)
 
 
 def _finish(system: FileSystem, folder: str, history: Mapping[str, list[float]]) -> None:
@@ -217,7 +217,7 @@ def _fit(
             _raise_failure(board)
             raise TrainingLost(
                 f"the training was lost more often than execution.max_failures = {execution.max_failures} allows; the "
-                f"last time: {last_line(error)}. The same call goes on from the last checkpoint in {storage_path}"
+                f"last time: {last_line(error)}. The same call resumes from the last checkpoint in {storage_path}"
             ) from error
         _raise_failure(board)
     return result.return_value
@@ -251,7 +251,7 @@ def _raise_failure(board: Any) -> None:
 
 def _say_workers(workers: int, epochs_done: int) -> None:
     if epochs_done:
-        log.warning("going on after epoch %d with %d worker%s", epochs_done, workers, "" if workers == 1 else "s")
+        log.warning("resuming after epoch %d with %d worker%s", epochs_done, workers, "" if workers == 1 else "s")
 
 
 # -- on each worker ---------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def _newest_whole_checkpoint() -> Iterator[Path | None]:
             try:
                 read_checkpoint(path)
             except InputError as error:
-                log.warning("a checkpoint cannot be read and is passed over: %s", error)
+                log.warning("a checkpoint cannot be read and is skipped: %s", error)
                 continue
             yield path
             return

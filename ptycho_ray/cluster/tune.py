@@ -32,8 +32,8 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
-from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
 from ptycho_ray.tuning.trial import run_trial, trial_config
@@ -224,7 +224,7 @@ def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
         return FIFOScheduler()
     if whole:
         raise ConfigurationError(
-            "with several objectives, or one that is known only at the end, nothing can be stopped early",
+            "with several objectives, or one that is known only at the end, trials cannot be stopped early",
             field="scheduler",
             found=repr(kind),
             expected="'none'",

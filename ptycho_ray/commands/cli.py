@@ -23,34 +23,37 @@ from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.files import jsonable, short_text
 
 COMMANDS = {
-    "simulate": "make a scan of an invented object with a known truth",
+    "simulate": "simulate a scan of a known object",
     "train": "train a network on a scan; no images of the sample are needed",
-    "pretrain": "train a network for any scan on simulated ones",
-    "tune": "find settings of the experiment, the physics or the network by trying; no truth is needed",
-    "reconstruct": "turn a scan into an image with a trained network",
-    "refine": "refine an image of a scan, or begin without one, with an iterative solver",
-    "reconstruct-scans": "reconstruct many scans, or a huge one, in shards on a Ray cluster",
-    "evaluate-scans": "reconstruct and measure many scans side by side on a Ray cluster",
-    "evaluate": "measure how good an image is, against the truth or against the data",
-    "compare": "put several images side by side, in figures and in pictures",
-    "study": "see how good networks are on an unseen scan, over the number of patterns trained on",
-    "info": "tell what is in a file, and what may be wrong with it",
+    "pretrain": "train a general network on simulated scans",
+    "tune": "search for settings of the experiment, the physics or the network; no ground truth is needed",
+    "reconstruct": "reconstruct a scan with a trained network",
+    "refine": "refine an image with an iterative solver, or solve from scratch",
+    "reconstruct-scans": "reconstruct many scans, or a very large one, in shards on a Ray cluster",
+    "evaluate-scans": "reconstruct and evaluate many scans in parallel on a Ray cluster",
+    "evaluate": "measure image quality against the ground truth or the data",
+    "compare": "compare several images: figures of merit and plots",
+    "study": "measure quality on an unseen scan against the number of training patterns",
+    "info": "show the contents of a file and any suspected problems",
     "convert": "write a scan in another format",
-    "prepare": "make a scan of raw detector frames: crop, bin, mask, centre, orient",
-    "orient": "find the order and signs of the scan's axes among eight",
-    "deliver": "send to MLflow what a run has recorded and could not deliver",
+    "prepare": "turn raw detector frames into a scan: crop, bin, mask, centre, orient",
+    "orient": "determine the order and signs of the scan axes",
+    "mlflow-sync": "send the records of a run to MLflow that have not been sent yet",
     "serve": "run the reconstruction service",
-    "submit": "let a service reconstruct a scan",
-    "watch": "let a service reconstruct a scan while it is measured",
-    "token": "say who may use a service",
+    "submit": "send a scan to a service for reconstruction",
+    "watch": "send a scan to a service while it is being measured",
+    "token": "manage access to a service",
 }
+
+#: Former names of commands, which still work.
+ALIASES = {"deliver": "mlflow-sync"}
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """commands:
 {commands}
 
-'ptycho-ray COMMAND --help' explains a command. A first run, some three minutes:
+'ptycho-ray COMMAND --help' explains a command. A first run, about three minutes:
   ptycho-ray simulate scan.npz --object test_image --object-size 192 --n-patterns 600
   ptycho-ray train scan.npz --n-filters-scale 1 --nepochs 20 --output-dir model
   ptycho-ray reconstruct scan.npz --model-path model --output-dir image
@@ -77,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         parser.print_help(sys.stderr)
         return BAD_INPUT
+    command = ALIASES.get(command, command)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
         return _fail(f"there is no command {command!r}; {hint}", BAD_INPUT, as_json="--json" in words)
     return _run(command, words[1:])
 
@@ -95,7 +99,7 @@ def _run(command: str, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt as interruption:
-        again = "; add --resume to go on from there" if isinstance(interruption, TrainingInterrupted) else ""
+        again = "; add --resume to continue from there" if isinstance(interruption, TrainingInterrupted) else ""
         return _fail(f"{str(interruption) or 'interrupted'}{again}", INTERRUPTED, as_json)
     except InputError as error:
         return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
@@ -116,7 +120,7 @@ def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = Fa
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line each on standard error, without the place in the source."""
+    """Warnings as one line each on standard error, without their place in the source code."""
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)

@@ -27,61 +27,32 @@ class Common:
     json: bool = False
     """Print one JSON object on standard output and nothing else there."""
     debug: bool = False
-    """When something fails, show where in the program it happened."""
+    """Show the traceback of an error."""
 
 
 @dataclass(kw_only=True)
 class ProductOptions:
-    """Options of commands that can write a product of Ptychodus."""
+    """Options of commands that can write a Ptychodus product."""
 
     product: Annotated[Path | None, FILE] = None
-    """Also write the image as a product of Ptychodus, which needs the geometry of the experiment."""
+    """Also write the image as a Ptychodus product, which needs the geometry of the experiment."""
     energy_eV: float | None = None
-    """Photon energy, if the scan does not tell it; for --product."""
+    """Photon energy, if the scan does not state it; for --product."""
     detector_distance_m: float | None = None
-    """Distance of the detector; for --product."""
+    """Distance from sample to detector; for --product."""
     detector_pixel_m: float | None = None
     """Detector pixel, far field; for --product."""
 
     def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
-        """Write ``image`` with the geometry of the scan or of these options; InputError if neither tells it."""
+        """Write ``image`` with the geometry of the scan or of these options; InputError if neither has it."""
         if self.product is None:
             return None
+        from ptycho_ray.data.formats.ptychodus_folder import product_of_scan, with_geometry
         from ptycho_ray.data.formats.ptychodus_product import write_product
-        from ptycho_ray.interop.ptychodus.standard_files import product_of_scan, with_geometry
 
         scan = with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
         write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))
         return self.product
-
-
-def describe_scan(scan: RawData) -> Result:
-    """The facts about a scan that decide how it is reconstructed."""
-    import numpy as np
-    from scipy.spatial import cKDTree
-
-    from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
-
-    positions = scan.positions_px
-    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
-    energies = scan.pattern_energies()
-    diameter = probe_diameter_px(scan.probe)
-    return {
-        "patterns": len(scan),
-        "N": scan.N,
-        "stored_as": scan.patterns.domain,
-        "counts_are_photons": scan.counts_are_photons,
-        "mean_intensity_of_a_pattern": float(energies.mean()),
-        "probe_modes": len(scan.probe),
-        "probe_diameter_px": round(diameter, 1),
-        "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
-        "nearest_position_px": round(float(np.median(nearest)), 2),
-        "linear_overlap_of_neighbours": round(linear_overlap(positions, diameter), 3),
-        "pixel_size_m": scan.pixel_size_m,
-        "energy_eV": scan.energy_eV,
-        "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),
-        "truth": None if scan.object_truth is None else list(scan.object_truth.shape),
-    }
 
 
 def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:

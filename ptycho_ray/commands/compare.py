@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Put images of the same sample side by side, on common colour scales, with their figures in one table.
+    """Compare images of the same sample: figures of merit in one table, pictures on common colour scales.
 
-    They are compared with the true object of --truth or, without one, with that of --scan or, if it holds none, with the first
-    image. Images of other programs are found by registration; they must be oriented as the scan is.
+    The reference is the true object of --truth, else that of --scan, else the first image. Images of other programs are
+    aligned by registration; they must have the orientation of the scan.
 
     Example: ptycho-ray compare image1 theirs.ptyr --truth scan.npz --output-dir comparison
     """
@@ -34,17 +34,17 @@ class Options(Common):
     """Reconstructions: folders or reconstruction.npz files, results of other programs in any format of docs/formats.md and,
     with --scan, trained models (wts.h5.zip or its folder)."""
     truth: Annotated[Path | None, SCAN] = None
-    """A scan that holds the true object, or a reconstruction to be taken for the truth."""
+    """A scan that holds the true object, or a reconstruction to be used as ground truth."""
     scan: Annotated[Path | None, SCAN] = None
-    """The scan: trained models are applied to it, and it is told how well each image explains its patterns."""
+    """The scan: trained models are applied to it, and the R-factor of its patterns is reported for each image."""
     n_subsample: int | None = None
-    """Use that many patterns of --scan, drawn at random."""
+    """Use only this many patterns of --scan, drawn at random."""
     subsample_seed: int | None = None
-    """Seed of that draw."""
+    """Seed of this random selection."""
     output_dir: Annotated[Path, FOLDER] = Path("comparison")
-    """Where comparison.json, metrics.csv, pictures and report go."""
+    """Folder for comparison.json, metrics.csv, pictures and report."""
     exact: bool = False
-    """The geometry is known exactly: do not fit a shift."""
+    """The geometry is known exactly: fit no shift."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -53,6 +53,7 @@ def run(words: Sequence[str]) -> Result:
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
         raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
     from ptycho_ray import workflow
+    from ptycho_ray.display.comparison_figures import plot_comparison, plot_ring_correlations
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
@@ -85,8 +86,8 @@ def run(words: Sequence[str]) -> Result:
     rows: list[dict[str, Any]] = [
         {"image": name, **comparison.figures_of(each), **told[name]} for name, each in found.items()
     ]
-    side_by_side = comparison.picture(found, against, label)
-    rings = comparison.ring_correlations(found)
+    side_by_side = plot_comparison(found, against, label)
+    rings = plot_ring_correlations(found)
     folder = options.output_dir
     save_figure(side_by_side, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")
@@ -101,7 +102,7 @@ def run(words: Sequence[str]) -> Result:
             Section("Figures", rows=rows, text="Phase in radians; FRC50 in cycles per pixel, at most 0.5."),
             Section("Images", pictures=[("On common colour scales, each aligned with the first.", side_by_side)]),
             Section("Fourier ring correlation", pictures=[("", rings)]),
-            Section("Where it came from", facts=provenance(data_files=files), folded=True),
+            Section("Provenance", facts=provenance(data_files=files), folded=True),
         ],
     )
     result: Result = {"reference": label, "images": rows, "table": folder / "metrics.csv", "report": report}

@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Read a scan in any format that is known and write it in another; tells what the other cannot hold.
+    """Read a scan in any supported format and write it in another; reports what the output format cannot store.
 
-    Formats are listed in docs/formats.md. The input's is found from its content.
+    Formats are listed in docs/formats.md. That of the input is recognised from its content.
 
     Example: ptycho-ray convert measured.cxi scan.h5 --pixel-size-m 2e-8
     """
@@ -30,9 +30,9 @@ class Options(Common):
     """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, ptyd, ptychodus, ptychodus-training,
     ptychovit, tike."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A second file with what the first does not hold: positions, probe, object or patterns."""
+    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
     domain: Literal["auto", "amplitude", "intensity"] = "auto"
-    """What the patterns of the input are; 'auto' goes by the format and the values."""
+    """Quantity stored in the patterns of the input; 'auto' decides by the format and the values."""
     transpose: bool = False
     """Exchange rows and columns of every pattern."""
     flip_x: bool = False
@@ -42,27 +42,29 @@ class Options(Common):
     swap_xy: bool = False
     """Exchange rows and columns of all positions."""
     coord_scale: float = 1.0
-    """Multiply all positions."""
+    """Factor on all positions."""
     pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for positions in metres in a file that does not tell it."""
+    """Size of an object pixel in metres, for positions in metres in a file that does not state it."""
     energy_eV: float | None = None
-    """Photon energy in electronvolts, where the file does not tell it."""
+    """Photon energy in electronvolts, if the file does not state it."""
     detector_distance_m: float | None = None
-    """Distance from sample to detector in metres, where the file does not tell it."""
+    """Distance from sample to detector in metres, if the file does not state it."""
     detector_pixel_m: float | None = None
-    """Size of a detector pixel in metres, where the file does not tell it."""
+    """Size of a detector pixel in metres, if the file does not state it."""
     near_field_px2: float | None = None
-    """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); ptycho-ray info says it."""
+    """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); 'ptycho-ray info'
+    computes it."""
     n_subsample: int | None = None
-    """Keep only that many patterns, drawn at random."""
+    """Keep only this many patterns, drawn at random."""
     subsample_seed: int | None = None
-    """Seed of that draw."""
+    """Seed of this random selection."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
     from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.inspection import describe_scan
 
     scan = load_data(
         options.input,

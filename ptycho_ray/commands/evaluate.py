@@ -16,12 +16,11 @@ from ptycho_ray.files import jsonable, write_json
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Measure how good an image is.
+    """Measure the quality of an image.
 
-    Always: how well it explains the diffraction patterns of the scan. If the scan holds the true object: errors of
-    amplitude and phase, SSIM and Fourier ring correlation, after a global scale, a phase ramp and a sub-pixel shift
-    (which diffraction cannot know) are fitted. If the image is that of an ensemble: whether its standard deviations are as
-    large as the errors.
+    Always: consistency with the diffraction patterns of the scan. If the scan holds the true object: errors of
+    amplitude and phase, SSIM and Fourier ring correlation, after fitting a global scale, a phase ramp and a sub-pixel
+    shift (ambiguities of diffraction). For the image of an ensemble: whether its standard deviations match the errors.
 
     Example: ptycho-ray evaluate image scan.npz
     """
@@ -29,11 +28,11 @@ class Options(Common):
     image: Annotated[Path, tyro.conf.Positional, IMAGE]
     """The reconstruction: a folder that train or reconstruct wrote to, or its reconstruction.npz."""
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan that was reconstructed, with or without its truth."""
+    """The scan that was reconstructed, with or without ground truth."""
     output_dir: Annotated[Path | None, FOLDER] = None
-    """Where evaluation.json, pictures and report go; beside the image if not given."""
+    """Folder for evaluation.json, pictures and report; that of the image if not given."""
     exact: bool = False
-    """The geometry is known exactly: do not fit a shift."""
+    """The geometry is known exactly: fit no shift."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -50,7 +49,7 @@ def run(words: Sequence[str]) -> Result:
     pixel = scan.pixel_size_m
     diffraction = explained_diffraction(image, scan)
     result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
-    sections = [Section("Does it explain the data?", facts=diffraction)]
+    sections = [Section("Consistency with the data", facts=diffraction)]
     if scan.object_truth is not None:
         import numpy as np
 
@@ -84,13 +83,17 @@ def run(words: Sequence[str]) -> Result:
             for kind, of in (("amplitude", found.amplitude), ("phase", found.phase))
         ]
         sections += [
-            Section("Against the truth", "Phase in radians; frc50 in cycles per pixel, at most 0.5.", rows=rows),
-            Section("Truth and image", "Aligned, on common colour scales.", pictures=[("", pictures)]),
+            Section(
+                "Agreement with the ground truth",
+                "Phase in radians; frc50 in cycles per pixel, at most 0.5.",
+                rows=rows,
+            ),
+            Section("Ground truth and image", "Aligned, on common colour scales.", pictures=[("", pictures)]),
             Section("Fourier ring correlation", pictures=[("", curves)]),
             *calibration_sections(image, found, result, folder),
             Section("All figures", facts=result["truth"], folded=True),
         ]
-    sections.append(Section("Where it came from", facts=provenance(data_files=[options.scan]), folded=True))
+    sections.append(Section("Provenance", facts=provenance(data_files=[options.scan]), folded=True))
     result["report"] = write_report(
         folder / "evaluation.html", title=f"Evaluation of {options.image}", sections=sections
     )

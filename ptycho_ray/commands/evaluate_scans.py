@@ -16,7 +16,7 @@ from ptycho_ray.files import jsonable, write_json
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Reconstruct many scans with one trained network and measure the images, side by side on a Ray cluster.
+    """Reconstruct many scans with one trained network and evaluate the images, in parallel on a Ray cluster.
 
     Example: ptycho-ray evaluate-scans a.npz b.npz --model-path model --output-dir images
     """
@@ -24,11 +24,11 @@ class Options(Common):
     scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
     """The scans: NPZ, HDF5 or CXI."""
     model_path: Annotated[str, FILE]
-    """The trained model: wts.h5.zip, the folder that train wrote to, or a model of MLflow (models:/... or runs:/...)."""
+    """The trained model: wts.h5.zip, the folder that train wrote to, or an MLflow model (models:/... or runs:/...)."""
     output_dir: Annotated[Path, FOLDER]
-    """Every scan gets a folder in it; the figures of all are in its evaluation.json."""
+    """Output folder, with a sub-folder for each scan and the figures of all scans in evaluation.json."""
     address: str | None = None
-    """Ray cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
+    """Ray cluster, as host:port or 'auto'; by default RAY_ADDRESS or, if unset, a cluster on this machine only."""
     cpus_per_device: int = 1
     """Processor cores for each scan."""
 

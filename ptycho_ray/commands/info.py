@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, Common, Result, describe_scan, summary_of_history
+from ptycho_ray.commands.common import FILE, Common, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Tell what is in a file: a scan in any format that is known, a trained model or a reconstructed image.
+    """Show the contents of a file: a scan in any supported format, a trained model or a reconstructed image.
 
-    Of a scan: its format, geometry, overlap and dose, and what looks wrong with it.
+    For a scan: its format, geometry, overlap and dose, and suspected problems.
 
     Example: ptycho-ray info scan.h5
     """
 
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
-    """A file, the folder that train or reconstruct wrote to, a model in MLflow (models:/NAME/VERSION), or 'pretrained', the
-    network that comes with the program."""
+    """A file, the folder that train or reconstruct wrote to, a model in MLflow (models:/NAME/VERSION), or
+    'pretrained', the network shipped with the package."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A second file with what the first does not hold: positions, probe, object or patterns."""
+    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
     pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for a file that does not tell it."""
+    """Size of an object pixel in metres, for a file that does not state it."""
     gridsize: int = 1
-    """Also tell the overlap inside groups of gridsize x gridsize patterns; with architectures, the size of their groups."""
+    """Also show the overlap within groups of gridsize x gridsize patterns; with --architectures, the gridsize to assume."""
     architectures: bool = False
-    """Instead of a file: every network there is, with its parameters and operations."""
+    """Instead of a file: list all networks with their parameters and operations."""
     N: int = 64
-    """With architectures: side of a pattern."""
+    """With --architectures: side of a pattern."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -77,7 +77,7 @@ def _scan(path: Path, options: Options) -> Result:
     from ptycho_ray.data import load_data
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import format_named
-    from ptycho_ray.data.inspection import suspected_problems
+    from ptycho_ray.data.inspection import describe_scan, suspected_problems
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.overlap import overlap_metrics
     from ptycho_ray.files import require_file
@@ -117,7 +117,7 @@ def _scan(path: Path, options: Options) -> Result:
 
 
 def _dose(positions: Any, total: float, diameter: float) -> float | None:
-    """All that was detected, spread over the scanned field and half a probe around it."""
+    """All detected photons, spread over the scanned field and a margin of half a probe."""
     import numpy as np
 
     area = float(np.prod(np.ptp(positions, axis=0) + diameter))
@@ -125,7 +125,7 @@ def _dose(positions: Any, total: float, diameter: float) -> float | None:
 
 
 def _parts(fields: FileContents) -> dict[str, Any]:
-    """What one file of several holds, or a detector that was not cropped yet."""
+    """Contents of one of several files, or of a detector that is not cropped yet."""
     frames, positions = fields.frames, fields.positions
     missing = []
     if frames is None:

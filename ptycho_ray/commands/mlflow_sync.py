@@ -1,4 +1,4 @@
-"""``ptycho-ray deliver``."""
+"""``ptycho-ray mlflow-sync`` (formerly ``deliver``)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ptycho_ray.errors import InputError, MissingFileError
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Send to MLflow what a run has recorded and could not deliver.
+    """Send the records of a run to MLflow that have not been sent yet.
 
-    The records go to the server or database that MLFLOW_TRACKING_URI names, else to the one that the run used. What has
-    arrived already is not sent again.
+    The records go to the server or database that MLFLOW_TRACKING_URI names, else to the one that the run used. Records
+    that have arrived are not sent again.
 
-    Example: ptycho-ray deliver model
+    Example: ptycho-ray mlflow-sync model
     """
 
     folder: Annotated[Path, tyro.conf.Positional, FOLDER]
@@ -30,7 +30,7 @@ class Options(Common):
 
 
 def run(words: Sequence[str]) -> Result:
-    options = parse(Options, words, prog="ptycho-ray deliver").options
+    options = parse(Options, words, prog="ptycho-ray mlflow-sync").options
     from ptycho_ray.tracking import delivery, stores
     from ptycho_ray.tracking.fetch import INSTALL
     from ptycho_ray.tracking.journal import Delivered, read_journal, run_folders, undelivered

@@ -15,10 +15,10 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Find the order and signs of the scan's axes among the eight that are possible.
+    """Determine which of the eight possible orders and signs the scan axes have.
 
-    The object is solved for under each of them, with the probe of the file, and judged by patterns that were held out. The
-    answer may be "undecided": a probe that is its own mirror image cannot tell a scan from the same one turned by 180
+    The object is solved for under each of them, with the probe of the file, and judged by held-out patterns. The result
+    may be "undecided": with a mirror-symmetric probe a scan cannot be distinguished from the same scan rotated by 180
     degrees.
 
     Example: ptycho-ray orient scan.h5
@@ -27,17 +27,17 @@ class Options(Common):
     file: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A second file with what the first does not hold, such as the probe of an earlier result."""
+    """An auxiliary file with what the first does not hold, such as the probe of an earlier result."""
     pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for a file that does not tell it."""
+    """Size of an object pixel in metres, for a file that does not state it."""
     most_patterns: Annotated[int, tyro.conf.arg(metavar="INT")] = 160
-    """Patterns that are used, around the middle of the scan."""
+    """Number of patterns to use, around the middle of the scan."""
     most_passes: Annotated[int, tyro.conf.arg(metavar="INT")] = 48
-    """Passes over them after which an answer is given in any case."""
+    """Maximum number of passes over them."""
     seed: int = 0
-    """Seed of the choice of patterns to hold out."""
+    """Seed for the choice of held-out patterns."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the scan, oriented this way, to this file (.npz, .h5, .cxi, .ptyd); refused if undecided."""
+    """Also write the scan with this orientation to this file (.npz, .h5, .cxi, .ptyd); refused if undecided."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> Result:
     if verdict.undecided == "axes":
         answer = "undecided"
     elif verdict.undecided:
-        answer = f"undecided between '{best.options()}' and '{best.turned().options()}' (turned by 180 degrees)"
+        answer = f"undecided between '{best.options()}' and '{best.turned().options()}' (rotated by 180 degrees)"
     else:
         answer = best.options()
     ranked = sorted(verdict.misfits.items(), key=lambda item: item[1])

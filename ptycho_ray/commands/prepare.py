@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Make a scan of raw detector frames: mask, background, beam centre, window, binning, orientation, rotation.
+    """Turn raw detector frames into a scan: mask, background, beam centre, window, binning, orientation, rotation.
 
-    A picture of each step is left in a folder beside the output, and what was done in the file itself.
+    A figure of each step is written to a folder next to the output; the steps are recorded in the file.
 
     Example: ptycho-ray prepare fly_master.h5 scan.h5 --companion fly.csv --size 128 --find-orientation
     """
 
     input: Annotated[Path, tyro.conf.Positional, SCAN]
-    """Detector frames in any format that is known."""
+    """Detector frames in any supported format."""
     output: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan to write: .h5 or .npz, which keep the record of what was done."""
+    """The scan to write: .h5 or .npz, which also record the preparation."""
     companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A second file with what the first does not hold: positions, probe."""
+    """An auxiliary file with what the first does not hold: positions, probe."""
     size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Side N of the patterns; without it the largest of 256, 128, 64, 32, 16 that fits on the detector."""
+    """Side N of the patterns; by default the largest of 256, 128, 64, 32, 16 that fits on the detector."""
     binning: int = 1
-    """Add up so many detector pixels in each direction."""
+    """Number of detector pixels to bin in each direction."""
     centre: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="ROW COLUMN")] = None
-    """Place of the direct beam on the detector; without it the centre of symmetry of the mean frame."""
+    """Position of the direct beam on the detector; by default the centre of symmetry of the mean frame."""
     background: Annotated[str, tyro.conf.arg(metavar="none|auto|COUNTS")] = "none"
-    """Counts to take off every detector pixel; 'auto' takes the median at the detector's edge."""
+    """Counts to subtract from every detector pixel; 'auto' uses the median at the edge of the detector."""
     keep_suspects: bool = False
-    """Do not mask pixels that look hot or dead; those that the file marks are masked in any case."""
+    """Do not mask pixels that look hot or dead; pixels marked in the file are always masked."""
     transpose: bool = False
     """Exchange rows and columns of the frames."""
     flip_rows: bool = False
-    """Turn the frames upside down."""
+    """Flip the frames vertically."""
     flip_columns: bool = False
-    """Mirror the frames left to right."""
+    """Flip the frames horizontally."""
     flip_x: bool = False
     """Change the sign of the columns of all positions."""
     flip_y: bool = False
@@ -54,21 +54,21 @@ class Options(Common):
     swap_xy: bool = False
     """Exchange rows and columns of all positions."""
     rotate_deg: float = 0.0
-    """Turn the positions about their middle, rows towards columns."""
+    """Rotate the positions about their centre, rows towards columns."""
     find_orientation: bool = False
-    """Find order and signs of the scan's axes from the data (see ptycho-ray orient); left alone where undecided."""
+    """Determine the order and signs of the scan axes from the data (see 'ptycho-ray orient'); unchanged if undecided."""
     find_rotation: bool = False
-    """Find the angle between the axes of scan and detector from the data; left alone where undecided."""
+    """Determine the angle between the axes of scan and detector from the data; unchanged if undecided."""
     pixel_size_m: float | None = None
-    """Size of an object pixel of the prepared scan in metres; without it from energy, distance and detector pixel."""
+    """Size of an object pixel of the prepared scan in metres; by default from energy, distance and detector pixel."""
     energy_eV: float | None = None
-    """Photon energy in electronvolts, where the file does not tell it."""
+    """Photon energy in electronvolts, if the file does not state it."""
     detector_distance_m: float | None = None
-    """Distance from sample to detector in metres, where the file does not tell it."""
+    """Distance from sample to detector in metres, if the file does not state it."""
     detector_pixel_m: float | None = None
-    """Size of a detector pixel in metres (before binning), where the file does not tell it."""
+    """Size of a detector pixel in metres (before binning), if the file does not state it."""
     seed: int = 0
-    """Seed of the choice of patterns to hold out, for what is found from the data."""
+    """Seed for the choice of held-out patterns in --find-orientation and --find-rotation."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -80,6 +80,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import __version__
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.data.loading import read_both
     from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
     from ptycho_ray.data.prepared import as_source
@@ -158,7 +159,7 @@ def _background(word: str) -> float | None:
 
 
 def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any]) -> dict[str, Any]:
-    """Find what was asked for, change the positions of ``scan``, and say what was done."""
+    """Determine what was requested, change the positions of ``scan``, and report what was done."""
     import numpy as np
 
     from ptycho_ray.refinement.orientation import find_orientation

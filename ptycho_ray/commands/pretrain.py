@@ -14,17 +14,17 @@ from ptycho_ray.files import jsonable, write_json
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Train a network for any scan on simulated ones, which are made as they are needed.
+    """Train a general network on simulated scans, which are generated during the training.
 
-    The result is a bundle that reconstructs scans with any probe and any side of the patterns
-    ('ptycho-ray reconstruct SCAN --model-path FOLDER'), and from which a training on a scan can start
+    The result is a bundle that reconstructs scans with any probe and any pattern size
+    ('ptycho-ray reconstruct SCAN --model-path FOLDER'), and from which training on a scan can start
     ('ptycho-ray train SCAN --init FOLDER').
 
     Example: ptycho-ray pretrain --nepochs 40 --output-dir pretrained
     """
 
     resume: bool = False
-    """Go on with a run that was interrupted, from the checkpoint in --output-dir."""
+    """Resume an interrupted run from the checkpoint in --output-dir."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> Result:
         title="Pretraining",
         sections=[
             Section("Training", pictures=[("Errors of patches of unseen scans.", plot_history(pretrained.history))]),
-            Section("Where it came from", facts=origin, folded=True),
+            Section("Provenance", facts=origin, folded=True),
         ],
     )
     write_json(folder / "result.json", jsonable(result))

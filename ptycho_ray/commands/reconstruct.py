@@ -23,7 +23,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 @dataclass(kw_only=True)
 class Options(Common, ProductOptions):
-    """Turn a scan into an image with a trained network: one forward pass, then stitching.
+    """Reconstruct a scan with a trained network: one forward pass, then stitching.
 
     Example: ptycho-ray reconstruct scan.npz --model-path model --refine 30 --output-dir image
     """
@@ -31,19 +31,19 @@ class Options(Common, ProductOptions):
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
     """The scan: NPZ, HDF5 or CXI."""
     model_path: Annotated[Path | None, FILE] = None
-    """The trained model: wts.h5.zip, or the folder that train wrote to. If not given, the one that comes with the program:
-    a network for any probe, trained on simulated scans (docs/networks.md)."""
+    """The trained model: wts.h5.zip, or the folder that train wrote to. If not given, the pretrained network shipped
+    with the package, for any probe, trained on simulated scans (docs/networks.md)."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
     refine: int | None = None
     """Short for --refinement-iterations."""
     input: Annotated[Path | None, FOLDER] = None
-    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini, model.wts.h5.zip). See
+    """Instead of SCAN: a Ptychodus folder (diffraction.h5, product.h5, settings.ini, model.wts.h5.zip). See
     docs/ptychodus.md."""
     output: Annotated[Path | None, FOLDER] = None
-    """Folder for the product; goes with --input."""
+    """Folder for the product; used with --input."""
     event_file: Annotated[Path | None, FILE] = None
-    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
+    """Write events, one JSON object per line, to this file instead of standard output; used with --input."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -123,7 +123,7 @@ def run(words: Sequence[str]) -> Result:
             Section(
                 "Scan", pictures=[("Positions.", plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m))]
             ),
-            Section("Where it came from", facts=origin, folded=True),
+            Section("Provenance", facts=origin, folded=True),
             Section("Training of the model", facts=bundle.provenance, folded=True),
         ],
     )

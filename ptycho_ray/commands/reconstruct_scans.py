@@ -15,27 +15,27 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Reconstruct many scans, or a huge one, with one trained network on a Ray cluster, in shards.
+    """Reconstruct many scans, or a very large one, with one trained network on a Ray cluster, in shards.
 
-    The same command goes on where it was stopped: shards that are done are not done again.
+    The same command resumes an interrupted run: finished shards are not repeated.
 
     Example: ptycho-ray reconstruct-scans a.h5 b.h5 --model-path model --output-dir images
     """
 
     scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
-    """The scans: NPZ, HDF5 or CXI. HDF5 is read in pieces."""
+    """The scans: NPZ, HDF5 or CXI. HDF5 is read in parts."""
     model_path: Annotated[Path, FILE]
     """The trained model: wts.h5.zip, or the folder that train wrote to."""
     output_dir: Annotated[Path, FOLDER]
-    """Every scan gets a folder in it, which every machine must reach."""
+    """Output folder, with a sub-folder for each scan; every machine must have access to it."""
     shard_patterns: int = 2048
-    """Patterns of a shard."""
+    """Patterns per shard."""
     workers: int | None = None
-    """Actors that share the work; as many as the cluster has cores for if not given."""
+    """Number of actors; by default as many as the cluster has cores for."""
     address: str | None = None
-    """Ray cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
+    """Ray cluster, as host:port or 'auto'; by default RAY_ADDRESS or, if unset, a cluster on this machine only."""
     cpus_per_device: int = 1
-    """Processor cores of each actor."""
+    """Processor cores per actor."""
 
 
 def run(words: Sequence[str]) -> Result:

@@ -26,7 +26,7 @@ CHECKPOINT = "refinement.safetensors"
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Refine an image of a scan with an iterative solver: object, probe, positions and what else may be wrong.
+    """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
     """
@@ -34,17 +34,17 @@ class Options(Common):
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan: NPZ, HDF5 or CXI."""
     begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat")] = FLAT
-    """What to begin with: a trained model (its bundle or folder), an image (a reconstruction.npz or its folder), or 'flat'."""
+    """Initial image: a trained model (its bundle or folder), an image (a reconstruction.npz or its folder), or 'flat'."""
     output_dir: Annotated[Path, FOLDER] = Path("refinement_outputs")
-    """Folder for everything that is written."""
+    """Output folder."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of the refinement."""
     resume: bool = False
-    """Go on from the checkpoint in the output folder."""
+    """Resume from the checkpoint in the output folder."""
     picture_every: int = 0
-    """Draw the image every so many iterations into the output folder; 0 for never."""
+    """Write a figure of the image to the output folder every N iterations; 0 for never."""
     half_data: bool = False
-    """Refine two halves of the data too, and put their Fourier ring correlation into the report (twice the time)."""
+    """Also refine two halves of the data and report their Fourier ring correlation (takes twice the time)."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -131,7 +131,7 @@ def run(words: Sequence[str]) -> Result:
                     ("Positions.", plot_positions(found.positions_px, pixel_size_m=scan.pixel_size_m)),
                 ],
             ),
-            Section("Where it came from", facts=origin, folded=True),
+            Section("Provenance", facts=origin, folded=True),
         ],
     )
     write_json(folder / "result.json", jsonable({**result, "provenance": origin}))

@@ -21,33 +21,33 @@ class Options(Common):
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ()
-    """Trained models: PATH or NAME=PATH of a bundle, its folder, or a folder with one sub-folder a version."""
+    """Trained models: PATH or NAME=PATH of a bundle, its folder, or a folder with one sub-folder per version."""
     model_root: Annotated[Path | None, FOLDER] = None
-    """A folder NAME/VERSION/wts.h5.zip; what is put there later is found."""
+    """A folder with models as NAME/VERSION/wts.h5.zip; models added later are found without a restart."""
     data_dir: Annotated[Path, FOLDER] = Path("service")
-    """Where uploads, results, the record of jobs and tokens are kept."""
+    """Folder for uploads, results, the job database and tokens."""
     allow: Annotated[tuple[Path, ...], FOLDER] = ()
-    """Folders from which a request may name a scan instead of sending it."""
+    """Folders whose scans a request may name instead of uploading them."""
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but this machine needs tokens (ptycho-ray token add)."""
+    """Address to listen on. Any but a local one requires tokens (ptycho-ray token add)."""
     port: int = 8000
     """Port to listen on."""
     require_token: bool = False
-    """Ask for tokens on this machine, too."""
+    """Require tokens on this machine, too."""
     max_replicas: int = 1
-    """Most processes that hold models; each adds one when the others are busy."""
+    """Maximum number of processes that hold models; one is added when the others are busy."""
     threads: int = 0
-    """Processor threads of each of them; 0 leaves it to torch."""
+    """Processor threads per process; 0 leaves it to torch."""
     accelerator: str = "auto"
     """cpu, cuda or auto."""
     max_body_mib: int = 4096
     """Largest upload in MiB."""
     database_url: str | None = None
-    """SQLAlchemy URL of the record of jobs; a SQLite file in data_dir if not given."""
+    """SQLAlchemy URL of the job database; a SQLite file in --data-dir if not given."""
     haproxy: bool = True
-    """Let HAProxy, which comes with Ray Serve, take the connections; Ray's own proxy keeps uploads in memory."""
+    """Use HAProxy, which is part of Ray Serve, for connections; Ray's own proxy keeps uploads in memory."""
     address: str | None = None
-    """A running Ray cluster (host:port, or auto); one of its own if not given."""
+    """A running Ray cluster (host:port, or auto); by default a new one."""
 
 
 def run(words: Sequence[str]) -> Result:

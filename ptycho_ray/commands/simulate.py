@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result, describe_scan
+from ptycho_ray.commands.common import SCAN, Common, Result
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Make a scan of an invented object, with photon noise, and with the truth in the file.
+    """Simulate a scan with photon noise, and store the true object in the file.
 
     Example: ptycho-ray simulate scan.npz --object siemens --n-patterns 400 --photons 1e6
     """
@@ -25,6 +25,7 @@ class Options(Common):
 
 
 def run(words: Sequence[str]) -> Result:
+    from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.simulation import SimulationSpec, simulate
 
     typed = parse(

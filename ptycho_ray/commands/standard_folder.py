@@ -1,4 +1,4 @@
-"""``ptycho-ray train|reconstruct --input DIR --output DIR``: a folder of Ptychodus in, a folder of Ptychodus out.
+"""``ptycho-ray train|reconstruct --input DIR --output DIR``: a Ptychodus folder in, a Ptychodus folder out.
 
 A training folder may hold ``train_data.npz`` instead, or one NPZ file of another name, as our Ptychodus library exports
 it.
@@ -18,8 +18,10 @@ import numpy as np
 from ptycho_ray import __version__
 from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
+from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
@@ -31,7 +33,6 @@ from ptycho_ray.interop.ptychodus.options import (
     SETTINGS_FILE,
     read_ini,
 )
-from ptycho_ray.interop.ptychodus.standard_files import read_standard_folder, reconstructed
 
 if TYPE_CHECKING:
     from ptycho_ray.commands import reconstruct, train
@@ -45,7 +46,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
     """Train on the scan of a folder; writes the model and, from the standard layout, the product and its checkpoints."""
     with event_stream(options.event_file) as events:
         folder, output = _folders(options.input, options.output)
-        from ptycho_ray.commands.train import fitted_to_scans, settings_of, way_of_training
+        from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
         scan, product = _training_scan(folder)
         given = {**settings_of(options), **typed, "output_dir": output, "train_data_file": Path(scan.source)}
@@ -149,7 +150,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
 
 
 class TrainingEvents:
-    """Tells of epochs and writes the images on the way as ``product.NNNNNN.h5`` (a ``Callback`` of the training loop)."""
+    """Reports epochs and writes intermediate images as ``product.NNNNNN.h5`` (a ``Callback`` of the training loop)."""
 
     def __init__(
         self, events: EventStream, n_epochs: int, output: Path, product: Product | None, scan: RawData
@@ -158,7 +159,7 @@ class TrainingEvents:
         self.losses: list[float] = []
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
-        """Nothing: epochs are told."""
+        """Does nothing: only epochs are reported."""
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: Any) -> None:
         self.losses = progress.history["loss"]
@@ -177,10 +178,10 @@ class TrainingEvents:
 def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
     assert folder is not None
     if not folder.is_dir():
-        raise MissingFileError(file=folder, field="--input", found="no folder", expected="a folder of Ptychodus")
+        raise MissingFileError(file=folder, field="--input", found="no folder", expected="a Ptychodus folder")
     if output is None or output.resolve() == folder.resolve():
         raise ConfigurationError(
-            field="--output", found=output or "nothing", expected="a folder for the results, another than --input"
+            field="--output", found=output or "nothing", expected="a folder for the results other than --input"
         )
     output.mkdir(parents=True, exist_ok=True)
     return folder, output
@@ -222,7 +223,7 @@ def _resolved(cls: Any, folder: Path, yaml_path: Path | None, typed: Mapping[str
 
 
 def _of_others(setting: str, training: bool) -> bool:
-    """Settings that only mean something in a training."""
+    """Settings that only apply to training."""
     return not training and setting.startswith(("model.", "execution.devices", "execution.recon_log"))
 
 
@@ -231,7 +232,7 @@ def _identity(action: str, scan: RawData) -> dict[str, Any]:
 
 
 class ProgressEvents:
-    """Tells, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
+    """Reports, at most twice a second, how many groups are done (the ``on_batch`` of a reconstruction)."""
 
     def __init__(self, events: EventStream) -> None:
         self.events, self.told = events, 0.0

@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Train networks on ever more patterns of one scan, several times each, and see how good they are on an unseen one.
+    """Train networks on increasing numbers of patterns of one scan, several times each, and evaluate them on an unseen scan.
 
-    Every run is kept: the same command goes on where it was stopped, and with more sizes or trials adds to what is there.
-    Settings of the training are typed, or stand in the --config file; they hold for all runs.
+    Every run is kept: the same command resumes an interrupted study, and with more sizes or trials extends it. Training
+    settings are given as options or in the --config file and apply to all runs.
 
     Example: ptycho-ray study train.npz unseen.npz --sizes 128 512 --trials 3 --nepochs 20 --output-dir study
     """
 
     train_scan: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan of which parts are trained on."""
+    """The scan to train on, in parts."""
     test_scan: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan that is reconstructed; it holds its true object."""
+    """The scan to reconstruct; it must hold its true object."""
     sizes: tuple[int, ...] = (128, 256, 512)
     """Numbers of patterns to train on."""
     trials: int = 3
-    """Trainings of each size and architecture, with other seeds and other patterns."""
+    """Training runs for each size and architecture, with different seeds and patterns."""
     architectures: tuple[Architecture, ...] = ("cnn",)
     """Which networks."""
     steps: int | None = None
-    """About so many steps of the optimiser in every run, in place of --nepochs."""
+    """Approximate number of optimiser steps in every run, instead of --nepochs."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of all runs."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Do N runs at a time on a Ray cluster, 'auto' for as many as it has room for; one after the other if not given."""
+    """Do N runs at a time on a Ray cluster, 'auto' for as many as fit; one after the other if not given."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -61,6 +61,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data import load_data
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.study_figures import plot_study
     from ptycho_ray.evaluation.comparison import write_table
     from ptycho_ray.tuning import generalisation_study as core
 
@@ -83,18 +84,18 @@ def run(words: Sequence[str]) -> Result:
     lines = core.summary(rows)
     write_table(folder / "runs.csv", rows)
     write_table(folder / "study.csv", lines)
-    picture = core.plot_study(lines)
+    picture = plot_study(lines, core.FIGURES, tuple(core.PERCENTILES))
     save_figure(picture, folder / "study.png")
     failed = [row for row in rows if "error" in row]
     report = write_report(
         folder / "study.html",
         title=f"Generalisation from {options.train_scan} to {options.test_scan}",
         sections=[
-            Section("Over the training size", "Median, and the quartiles as a band.", pictures=[("", picture)]),
+            Section("Quality against training size", "Median, and the quartiles as a band.", pictures=[("", picture)]),
             Section("Table", rows=lines),
             *([Section("Runs that failed", rows=failed)] if failed else []),
             Section("Settings", facts=dataclasses.asdict(config), folded=True),
-            Section("Where it came from", facts=provenance(seed=config.seed, data_files=files), folded=True),
+            Section("Provenance", facts=provenance(seed=config.seed, data_files=files), folded=True),
         ],
     )
     result: Result = {

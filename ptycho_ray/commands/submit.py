@@ -19,23 +19,23 @@ class Options(Common, ProductOptions):
     """Send a scan to a reconstruction service and save the image.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
-    The token, if the service asks for one, is taken from the environment variable PTYCHO_RAY_TOKEN.
+    The token, if the service requires one, is taken from the environment variable PTYCHO_RAY_TOKEN.
     """
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan: NPZ, HDF5 or CXI."""
     url: str = "http://127.0.0.1:8000"
-    """Where the service is."""
+    """Address of the service."""
     model: str | None = None
-    """NAME or NAME@VERSION; may be left out if the service has one."""
+    """NAME or NAME@VERSION; may be omitted if the service has only one."""
     output: Path = Path("reconstruction.npz")
     """File to write; .npz, .h5 (Ptychodus) or .png."""
     stitch: Literal["probe", "crop"] = "probe"
-    """How patches become one image."""
+    """How patches are combined into one image."""
     n_subsample: int | None = None
-    """Use only that many patterns, drawn at random."""
+    """Use only this many patterns, drawn at random."""
     no_wait: bool = False
-    """Hand it in and return at once with the id of the job."""
+    """Submit the scan and return at once with the id of the job."""
 
 
 FORMATS = {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".png": "png"}

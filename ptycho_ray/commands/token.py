@@ -15,23 +15,23 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Say who may use a reconstruction service. A token is shown once, when it is made; only its hash is kept.
+    """Manage access to a reconstruction service. A token is shown once, when it is created; only its hash is stored.
 
     Example: ptycho-ray token add beamline-7 --role submit --days 90
     """
 
     action: Annotated[Literal["add", "list", "rotate", "remove"], tyro.conf.Positional]
-    """add NAME; list; rotate ID: a new one, the old one works an hour longer; remove ID: at once."""
+    """add NAME; list; rotate ID: issue a new token, the old one works for another hour; remove ID: revoke at once."""
     subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|ID")] = ""
-    """Name of a new token, or id of an old one."""
+    """Name of a new token, or id of an existing one."""
     role: Literal["read", "submit", "admin"] = "submit"
-    """What the token may do: read results; hand in scans, too; or everything."""
+    """What the token permits: read results; also submit scans; or everything."""
     days: float | None = None
-    """The token is valid for so long; for ever if not given."""
+    """How long the token is valid; without limit if not given."""
     data_dir: Annotated[Path, FOLDER] = Path("service")
-    """Where the service keeps its data."""
+    """Data folder of the service."""
     database_url: str | None = None
-    """SQLAlchemy URL of its record of jobs, if that is not a SQLite file in data_dir."""
+    """SQLAlchemy URL of its job database, if that is not a SQLite file in --data-dir."""
 
 
 def run(words: Sequence[str]) -> Result:

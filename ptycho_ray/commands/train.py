@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,74 +12,59 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.config.sources import Resolved, resolve_config
+from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.errors import ConfigurationError, MissingFileError
-from ptycho_ray.files import jsonable, require_file, write_json
+from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ptycho_ray.data import RawData
+    from ptycho_ray.display.training_report import TrainedScan
 
-#: Set by Ray in the program that `ray job submit` starts.
-RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
-
-
-@dataclass(frozen=True)
-class Image:
-    """What became of one scan; ``name`` is its folder inside the output folder, empty if it is the only one."""
-
-    name: str
-    scan: RawData
-    amplitude: np.ndarray | None
-    phase: np.ndarray | None
-    results: Result
 
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it.
+    """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
+    is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
+    --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take
+    precedence. If none of these gives N or n_groups, N is taken from the file and all positions are used.
 
-    No image of the sample is needed: the network learns to explain the measured diffraction. Values come from the
-    built-in defaults, the --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the options typed here;
-    later ones win. Where none of these gives N or n_groups, N is that of the file and all positions are used.
-
-    Several scans, or a folder of scans, train one network together; each scan keeps its own probe and scales.
+    With several scans, or a folder of scans, one network is trained on all of them; each scan keeps its own probe and scales.
 
     Example: ptycho-ray train scan.npz --nepochs 30 --workers 2 --output-dir model
     """
 
     scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN] = ()
-    """The scan to train on (NPZ, HDF5 or CXI), several, or a folder of them. They may also stand in the --config file."""
+    """The scan to train on (NPZ, HDF5 or CXI), several, or a folder of them. They may also be given in the --config file."""
     test_data_file: Annotated[Path | None, SCAN] = None
-    """Scan to reconstruct after training, if it is not the one trained on."""
+    """Scan to reconstruct after training, if not the one trained on."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings; configs/train/ has examples."""
     init: Annotated[Path | None, FILE] = None
     """Short for --initial-model: 'pretrained', or the bundle of an earlier training."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Train with N workers on a Ray cluster: that of this machine unless execution.address or RAY_ADDRESS name another.
-    'auto' takes all there are; 1:4 goes on with what is left of 4 workers when some are lost."""
+    """Train with N workers on a Ray cluster: on this machine unless execution.address or RAY_ADDRESS name another.
+    'auto' uses all available devices; 1:4 continues with the remaining ones of 4 workers when some are lost."""
     ray: bool = False
     """Train on a Ray cluster even with a single worker."""
     ensemble: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    """Short for --ensemble-members: train K networks, side by side with --workers; their spread is the uncertainty of the
-    image."""
+    """Short for --ensemble-members: train K networks, in parallel with --workers; their spread is the uncertainty of
+    the image."""
     resume: bool = False
-    """Go on with a run that was interrupted, from the checkpoint in --output-dir. On a cluster the same command does that
-    by itself."""
+    """Resume an interrupted run from the checkpoint in --output-dir. On a cluster the same command resumes by itself."""
     start_anew: bool = False
-    """On a cluster: do not go on with an unfinished run that is found there."""
+    """On a cluster: do not resume an unfinished run that is found there."""
     input: Annotated[Path | None, FOLDER] = None
-    """In place of SCAN: a folder of Ptychodus (diffraction.h5, product.h5, settings.ini), or one with train_data.npz.
+    """Instead of SCAN: a Ptychodus folder (diffraction.h5, product.h5, settings.ini), or one with train_data.npz.
     See docs/ptychodus.md."""
     output: Annotated[Path | None, FOLDER] = None
-    """Folder for model, product and checkpoints; goes with --input."""
+    """Folder for model, product and checkpoints; used with --input."""
     event_file: Annotated[Path | None, FILE] = None
-    """Write what happens, one JSON object a line, to that file and not to standard output; goes with --input."""
+    """Write events, one JSON object per line, to this file instead of standard output; used with --input."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -97,8 +80,9 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.display.progress import TrainingProgress
     from ptycho_ray.display.report import provenance
-    from ptycho_ray.display.training_report import write_training_report
+    from ptycho_ray.display.training_report import TrainedScan, write_training_report
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
+    from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     scans = [
         workflow.load_data(file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed)
@@ -121,7 +105,7 @@ def run(words: Sequence[str]) -> Result:
             amplitude, phase, results = workflow.run_cdi_example(
                 scans[0], seen, config, do_stitching=True, train=train, **how
             )
-            images = [Image("", seen, amplitude, phase, results)]
+            images = [TrainedScan("", seen, amplitude, phase, results)]
         else:
             results = train(scans, None, config, **how)
             images = list(_image_of_each(results, scans, test_scan, config, execution))
@@ -163,77 +147,16 @@ def training_files(config: TrainingConfig) -> list[Path]:
     return files
 
 
-def fitted_to_scans(resolved: Resolved[TrainingConfig], scans: Sequence[RawData]) -> TrainingConfig:
-    """The configuration with the N of the first scan and all positions, and the network of ``initial_model`` if there is one,
-    where no source said otherwise."""
-    config = resolved.config
-    if config.initial_model is not None:
-        from ptycho_ray.bundle import read_manifest
-
-        theirs = read_manifest(config.initial_model)["config"]["model"]
-        taken = {name: value for name, value in theirs.items() if not resolved.was_given(f"model.{name}")}
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **taken))
-    if not resolved.was_given("model.N"):
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=scans[0].N))
-    if not (resolved.was_given("n_groups") or resolved.was_given("n_images")):
-        config = dataclasses.replace(config, n_groups=max(len(scan) for scan in scans))
-    return config
-
-
-def settings_of(options: Options) -> dict[str, Any]:
-    """The settings that the command's own options stand for."""
-    settings: dict[str, Any] = {}
-    if options.ensemble is not None:
-        settings["ensemble_members"] = options.ensemble
-    if options.scans:
-        settings |= {"train_data_file": options.scans[0], "further_train_data_files": options.scans[1:]}
-    if options.init is not None:
-        settings["initial_model"] = options.init
-    if options.workers is not None:
-        fewest, colon, most = options.workers.rpartition(":")
-        settings["execution.devices"] = most
-        if colon:
-            settings["execution.min_devices"] = fewest
-    return settings
-
-
-def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tuple[Callable[..., Result], bool]:
-    """``train_cdi_model`` in this process or on a cluster, and whether it goes on with a run that was interrupted."""
-    folder, execution = resolved.config.output_dir, resolved.execution
-    if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):
-        from ptycho_ray.training.ensemble import member_folder
-        from ptycho_ray.workflow import train_cdi_model
-
-        checkpoints = folder / "checkpoints"
-        several = resolved.config.ensemble_members > 1
-        last = (member_folder(checkpoints, 0) if several else checkpoints) / "last.safetensors"
-        if options.resume:
-            require_file(last, "--resume")
-        resume_from = None if not options.resume else checkpoints if several else last
-        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from), options.resume
-    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
-        raise ConfigurationError(
-            "the working folder of a Ray job is a copy that is thrown away",
-            field="output_dir",
-            found=folder,
-            expected="an absolute path that all nodes share",
-        )
-    from ptycho_ray.cluster.train import train_on_cluster, unfinished
-
-    goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))
-    resume = False if options.start_anew else options.resume or None
-    return functools.partial(train_on_cluster, resume=resume), goes_on
-
-
 def _image_of_each(
     results: Result,
     scans: Sequence[RawData],
     test_scan: RawData | None,
     config: TrainingConfig,
     execution: ExecutionConfig,
-) -> Iterator[Image]:
+) -> Iterator[TrainedScan]:
     """Every scan reconstructed with the shared network inside its own physics; last the test scan, if there is one."""
     from ptycho_ray import workflow
+    from ptycho_ray.display.training_report import TrainedScan
 
     ensembles = results.get("ensembles") or {name: [model] for name, model in results["models"].items()}
     triples = [(name, models, scan) for (name, models), scan in zip(ensembles.items(), scans, strict=True)]
@@ -246,7 +169,7 @@ def _image_of_each(
             scan, config, model=models, execution=execution, keep_patches=False
         )
         of_scan = {**stitched, "model_instance": models[0], "ensemble": models}
-        yield Image(name, scan, amplitude, phase, results | of_scan)
+        yield TrainedScan(name, scan, amplitude, phase, results | of_scan)
 
 
 def _warnings(results: Result) -> Result:

@@ -24,34 +24,34 @@ NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Find settings by trying: of the experiment (defocus, positions, photons), the physics or the network.
+    """Search for settings of the experiment (defocus, positions, photons), the physics or the network.
 
-    The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by how
-    well they explain patterns that are held out. Settings that are typed, or stand in the --config file, hold for all trials.
+    The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by
+    how well they predict held-out patterns. Settings given as options or in the --config file apply to all trials.
 
     Example: ptycho-ray tune scan.npz --space configs/tune/probe.yaml --trials 40 --output-dir sweep
     """
 
     scan: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
-    """The scan (NPZ, HDF5 or CXI). It may also stand in the --config file, as train_data_file."""
+    """The scan (NPZ, HDF5 or CXI). It may also be given in the --config file, as train_data_file."""
     space: Annotated[Path, FILE]
     """YAML file with the search space."""
     trials: int = 40
-    """How many trials there are in all, failed ones included."""
+    """Total number of trials, failed ones included."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of all trials."""
     objective: tuple[str, ...] = ()
-    """By which figures trials are judged, in place of those of the space; several give a Pareto front."""
+    """Objectives of the search, instead of those in the space; several give a Pareto front."""
     search: Literal["auto", "tpe", "gp", "random", "grid"] | None = None
-    """How the next trial is chosen, in place of what the space says."""
+    """Search algorithm, instead of the one in the space."""
     stopping: Literal["auto", "asha", "median", "pbt", "none"] | None = None
-    """How trials are stopped early, in place of the scheduler of the space."""
+    """Early stopping of trials, instead of the scheduler in the space."""
     learn_from: Annotated[tuple[Path, ...], FOLDER] = ()
-    """Output folders of finished sweeps over the same parameters, whose trials count as known."""
+    """Output folders of finished sweeps over the same parameters, whose results are made known to the search."""
     resume: bool = False
-    """Go on with the sweep in --output-dir: after it was killed, or with more --trials."""
+    """Continue the sweep in --output-dir: after an interruption, or with more --trials."""
     keep_all: bool = False
-    """Keep the model or image of every trial, not only of those that no other beats."""
+    """Keep the model or image of every trial, not only of the best (or Pareto-optimal) ones."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -142,13 +142,13 @@ def run(words: Sequence[str]) -> Result:
     result |= made.facts
     write_json(folder / "result.json", jsonable(result))
     if best is None:
-        failed = record.ended[0].error if record.ended else "nothing was tried"
-        raise RuntimeError(f"no trial ran to its end; see {folder / 'results.csv'}. The first one: {failed}")
+        failed = record.ended[0].error if record.ended else "no trial was run"
+        raise RuntimeError(f"no trial finished; see {folder / 'results.csv'}. The first one: {failed}")
     return result
 
 
 def base_settings(resolved: Resolved[TrainingConfig], N: int, n_patterns: int) -> dict[str, Any]:
-    """The settings that somebody gave, by name, with the N of the scan and all its positions where nobody did."""
+    """The settings that were given, by name, with the N of the scan and all its positions by default."""
     config, base = resolved.config, {}
     for name in resolved.provenance:
         if resolved.was_given(name):

@@ -15,26 +15,26 @@ from ptycho_ray.commands.common import FILE, Common, Result
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
-    from ptycho_ray.client.sources import Frames
+    from ptycho_ray.client.frame_sources import Frames
 
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Send a scan to a reconstruction service while it is measured, and save the image.
+    """Send a scan to a reconstruction service while it is being measured, and save the image.
 
-    SOURCE is a folder that fills with files (NPZ, HDF5), an HDF5 file that grows (SWMR), or a ZeroMQ address such as
-    tcp://detector:5555. The image grows on the service's page meanwhile. See docs/live.md.
+    SOURCE is a folder to which files (NPZ, HDF5) are added, a growing HDF5 file (SWMR), or a ZeroMQ address such as
+    tcp://detector:5555. The service's page shows the image as it grows. See docs/live.md.
 
     Example: ptycho-ray watch /data/scan_0042 --url http://127.0.0.1:8000 --n-patterns 600 --output image.npz
-    The token, if the service asks for one, is taken from the environment variable PTYCHO_RAY_TOKEN.
+    The token, if the service requires one, is taken from the environment variable PTYCHO_RAY_TOKEN.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A folder, a file or an address."""
     url: str = "http://127.0.0.1:8000"
-    """Where the service is."""
+    """Address of the service."""
     model: str | None = None
-    """NAME or NAME@VERSION; may be left out if the service has one."""
+    """NAME or NAME@VERSION; may be omitted if the service has only one."""
     output: Annotated[Path, FILE] = Path("reconstruction.npz")
     """File to write; .npz, .h5 (Ptychodus) or .png."""
     patterns: str = "patterns"
@@ -42,21 +42,21 @@ class Options(Common):
     positions: str = "positions"
     """Name of the positions: an array [k, 2] of rows and columns, or the names of two [k], row first: y,x."""
     pixel_size_m: float | None = None
-    """Positions are in metres, and this is the object pixel. Without it they are in object pixels."""
+    """Object pixel size, for positions in metres; without it they are in object pixels."""
     domain: Literal["intensity", "amplitude"] = "intensity"
-    """What the patterns hold."""
+    """Quantity stored in the patterns."""
     n_patterns: int | None = None
-    """The scan is complete after so many."""
+    """Number of patterns after which the scan is complete."""
     idle_s: float = 30.0
-    """The scan is complete when nothing has come for so long."""
+    """Time without new patterns after which the scan is complete."""
     subscribe: bool = False
-    """ZeroMQ: listen along (SUB) and do not take messages away from others (PULL)."""
+    """ZeroMQ: subscribe (SUB), leaving the messages to other receivers as well, instead of pulling (PULL)."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray watch").options
     from ptycho_ray.client import Client
-    from ptycho_ray.client.sources import wire_type
+    from ptycho_ray.client.frame_sources import wire_type
     from ptycho_ray.commands.submit import FORMATS
     from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
@@ -92,8 +92,8 @@ def run(words: Sequence[str]) -> Result:
 
 
 def _frames(options: Options) -> Iterator[Frames]:
-    """The source that the word means."""
-    from ptycho_ray.client.sources import Ending, Names, folder_frames, growing_frames, zmq_frames
+    """The source that ``word`` names."""
+    from ptycho_ray.client.frame_sources import Ending, Names, folder_frames, growing_frames, zmq_frames
 
     ending, names = Ending(options.n_patterns, options.idle_s), Names(options.patterns, options.positions)
     if "://" in options.source:

@@ -1,7 +1,7 @@
 """The command line of a settings class, generated from its fields by tyro.
 
-Only what was typed leaves this module; merging it with the YAML file, the environment and the defaults is the business
-of ``ptycho_ray.config.sources``. The help of an option is the docstring below its field.
+This module returns only what was typed; ``ptycho_ray.config.sources`` merges it with the YAML file, the environment and
+the defaults. The help of an option is the docstring below its field.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_USED = frozenset(
 
 @dataclass(frozen=True)
 class Typed(Generic[T]):
-    """A parsed command line: the command's own options, and the settings that were typed, by setting name."""
+    """A parsed command line: the command's own options, and the settings given on it, by setting name."""
 
     options: T
     settings: dict[str, Any]
@@ -79,7 +79,7 @@ def parse(
     command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
     description = inspect.cleandoc(options_class.__doc__ or "")
     if sections and with_execution:
-        description += f"\n\n{'Every setting is shown.' if everything else 'More settings: --help-all.'}"
+        description += f"\n\n{'All settings are shown.' if everything else 'More settings: --help-all.'}"
     words = ["--help" if word == "--help-all" else word for word in argv]
     words = _one_word_flags(words, [options_class, *drafts.values()])
     options: Any = tyro.cli(command, args=words, prog=prog, description=description)
@@ -101,7 +101,8 @@ def parse(
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The training settings that were typed, one attribute each, None for the others (PtychoPINN chain, callchain 1.1).
+    """The training settings given on the command line, one attribute each, None for the others (PtychoPINN chain,
+    callchain 1.1).
 
     Together with its attribute ``config`` (a YAML file) it is what ``setup_configuration`` takes.
     """
@@ -146,13 +147,13 @@ def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | No
 
 
 def _metavar(kind: Any) -> str:
-    """INT for ``int | None``: that None can be typed too need not stand in every line of the help."""
+    """INT for ``int | None``, so that None does not clutter every line of the help."""
     text = str(kind)
     return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
 
 
 def _docstrings_of_fields(cls: type) -> dict[str, str]:
-    """The string that stands below each field in the source of ``cls``."""
+    """The string below each field in the source of ``cls``."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     helps = {}
@@ -163,7 +164,7 @@ def _docstrings_of_fields(cls: type) -> dict[str, str]:
 
 
 def _one_word_flags(words: list[str], classes: Sequence[type]) -> list[str]:
-    """Turn ``--object-big False`` into ``--no-object-big``, the one form that the parser knows; True likewise."""
+    """Turn ``--object-big False`` into ``--no-object-big``, the only form that the parser knows; True likewise."""
     flags = {
         ("execution." if cls.__name__ == "ExecutionConfig" else "") + name
         for cls in classes

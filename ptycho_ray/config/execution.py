@@ -23,29 +23,29 @@ ClipAlgorithm = Literal["norm", "value", "agc"]
 
 @settings
 class ExecutionConfig:
-    """How the computation runs: device, precision, batches, checkpoints. Nothing here changes the physics."""
+    """How the computation runs: device, precision, batches, checkpoints. These settings do not affect the physics."""
 
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], BeforeValidator(without_tpu)] = "auto"
-    """Device; 'auto' takes a GPU if there is one."""
+    """Device; 'auto' uses a GPU if there is one."""
     devices: DeviceCount = 1
-    """Number of devices, each with a worker of its own on a Ray cluster; 'auto' takes all that the cluster has."""
+    """Number of devices, one per worker on a Ray cluster; 'auto' uses all that the cluster has."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """How several devices share the work: each takes a part of every batch, and the gradients are added up."""
+    """How several devices share the work: each processes a part of every batch, and the gradients are summed."""
     deterministic: bool | Literal["warn"] = True
-    """Only algorithms that give the same numbers every time; 'warn' reports the others and goes on."""
+    """Use only deterministic algorithms; 'warn' reports the others and uses them."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    """Number format of the network; the physics is always computed with 32 bits. On a processor without bfloat16 arithmetic
-    'bf16-mixed' is '32-true'."""
+    """Number format of the network; the physics is always computed in 32 bits. On a processor without bfloat16
+    arithmetic 'bf16-mixed' means '32-true'."""
     gradient_clip_val: PositiveFloat | None = None
     """Overrides the training setting of that name."""
     gradient_clip_algorithm: ClipAlgorithm = "norm"
-    """Used together with gradient_clip_val of this section."""
+    """Used with the gradient_clip_val of this section."""
     accum_steps: PositiveInt = 1
-    """Batches whose gradients are added before the optimiser steps."""
+    """Number of batches over which gradients are accumulated before each optimiser step."""
     num_workers: NonNegativeInt = 0
     """Processes that load data beside the training process."""
     pin_memory: bool = False
-    """Page-locked host memory, for a faster copy to a GPU."""
+    """Use page-locked host memory, for faster copies to a GPU."""
     persistent_workers: bool = False
     """Keep the loading processes between epochs."""
     prefetch_factor: PositiveInt | None = None
@@ -55,21 +55,21 @@ class ExecutionConfig:
     scheduler: Schedule = "Default"
     """Overrides the training setting of that name unless it is 'Default'."""
     enable_progress_bar: bool = False
-    """Show a progress bar even where the output is no terminal."""
+    """Show a progress bar even if the output is not a terminal."""
     enable_checkpointing: bool = True
-    """Write checkpoints while training."""
+    """Write checkpoints during training."""
     checkpoint_save_top_k: NonNegativeInt = 1
-    """How many of the best checkpoints are kept, beside the last; on a cluster one more, in case that is damaged."""
+    """How many of the best checkpoints are kept in addition to the last; on a cluster one more, in case the last is damaged."""
     checkpoint_monitor_metric: str = "val_loss"
-    """By which figure checkpoints and early stopping judge."""
+    """Quantity by which checkpoints are ranked and training is stopped early."""
     checkpoint_mode: Literal["min", "max"] = "min"
-    """Whether less or more of it is better."""
+    """Whether a lower or a higher value is better."""
     early_stop_patience: PositiveInt = 100
     """Epochs without improvement after which training stops."""
     logger_backend: Literal["csv", "tensorboard", "mlflow", "none"] = "csv"
-    """Where the figures of each epoch are recorded."""
+    """Where the metrics of each epoch are recorded."""
     recon_log_every_n_epochs: PositiveInt | None = None
-    """Record the reconstructed image every so many epochs, with a logger that keeps pictures; never if not given."""
+    """Record the reconstructed image every N epochs, if the logger stores pictures; never if not given."""
     recon_log_num_patches: PositiveInt = 4
     """Accepted for compatibility, without effect: the whole image is recorded and not example patches."""
     recon_log_fixed_indices: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(split_list)] = None
@@ -77,25 +77,26 @@ class ExecutionConfig:
     recon_log_stitch: bool = False
     """Accepted for compatibility, without effect: the recorded image is always stitched."""
     recon_log_max_stitch_samples: PositiveInt | None = None
-    """Make the recorded image of at most that many groups."""
+    """Maximum number of groups used for the recorded image."""
     inference_batch_size: PositiveInt | None = None
-    """Groups in one batch of a reconstruction; batch_size if not given."""
+    """Groups per batch during reconstruction; batch_size if not given."""
     middle_trim: NonNegativeInt = 0
     """Accepted for compatibility, without effect (as in PtychoPINN)."""
     pad_eval: bool = False
     """Accepted for compatibility, without effect (as in PtychoPINN)."""
     # What PtychoPINN does not have:
     min_devices: PositiveInt | None = None
-    """Go on with as few devices as that when others are lost, and grow again to 'devices' when they come back."""
+    """Minimum number of devices with which a run continues when others are lost; it grows again to 'devices' when
+    they return."""
     cpus_per_device: PositiveInt = 1
-    """Processor cores of each worker."""
+    """Processor cores per worker."""
     max_failures: NonNegativeInt = 3
-    """How many losses of a worker a run survives; it goes on from its last checkpoint."""
+    """How many losses of a worker a run survives; each time it resumes from its last checkpoint."""
     address: str | None = None
-    """Ray cluster to run on, as host:port or 'auto'; the environment variable RAY_ADDRESS if not given, and without
-    either a cluster of this machine alone."""
+    """Ray cluster to run on, as host:port or 'auto'; by default the environment variable RAY_ADDRESS or, if unset, a
+    cluster on this machine only."""
     storage_path: str | None = None
-    """Folder or URI (s3://..., gs://...) for the checkpoints of a run on a cluster; every node must reach it. 'ray' in the
-    output folder if not given."""
+    """Folder or URI (s3://..., gs://...) for the checkpoints of a run on a cluster; every node must have access to
+    it. 'ray' in the output folder if not given."""
     wait_for_nodes_s: NonNegativeFloat = 0.0
-    """How long to wait for an autoscaling cluster to start enough nodes; 0 refuses at once what does not fit."""
+    """How long to wait for an autoscaling cluster to start enough nodes; with 0, a run that does not fit is refused at once."""

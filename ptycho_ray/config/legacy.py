@@ -1,8 +1,8 @@
 """The flat dictionary of PtychoPINN, as a view of the typed configuration.
 
-It exists for code that still reads ``params.cfg``; nothing in ptycho_ray does. The flow is one way: configuration
-objects are the truth, the dictionary is derived. Keys and values are those of the reference (PtychoPINN chain, callchain
-2.6 and 2.7); the settings that ptycho_ray added do not appear.
+It exists for code that still reads ``params.cfg``; nothing in ptycho_ray does. The dictionary is derived from the
+configuration objects, never the reverse. Keys and values are those of the reference (PtychoPINN chain, callchain 2.6
+and 2.7); the settings that ptycho_ray added do not appear.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def default_legacy_dict() -> dict[str, Any]:
-    """A fresh copy of the values that ``params.cfg`` holds before any configuration is written to it."""
+    """A new copy of the values that ``params.cfg`` holds before any configuration is written to it."""
     return dict(_DEFAULTS)
 
 

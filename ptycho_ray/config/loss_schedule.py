@@ -27,7 +27,8 @@ def parse_schedules(lines: Sequence[str]) -> dict[str, Knots]:
     """``["tv=0:0/10:1"]``: for each term the knots of its factor, epoch:factor, linear between, constant outside.
 
     Raises:
-        ConfigurationError: not of that form, an unknown term, a term twice, epochs that do not rise, a negative factor.
+        ConfigurationError: not of this form, an unknown term, a term given twice, epochs that do not increase, a
+        negative factor.
     """
     schedules: dict[str, Knots] = {}
     for line in lines:
@@ -42,9 +43,9 @@ def parse_schedules(lines: Sequence[str]) -> dict[str, Knots]:
             raise schedule_refusal(line, "term=epoch:factor/epoch:factor/..., as tv=0:0/10:1") from None
         epochs = [epoch for epoch, _ in knots]
         if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
-            raise schedule_refusal(line, "epochs that rise from knot to knot")
+            raise schedule_refusal(line, "epochs that increase from knot to knot")
         if not all(math.isfinite(epoch) and 0 <= factor < math.inf for epoch, factor in knots):
-            raise schedule_refusal(line, "finite numbers, factors from 0 up")
+            raise schedule_refusal(line, "finite numbers, factors not below 0")
         schedules[name] = knots
     return schedules
 

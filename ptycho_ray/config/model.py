@@ -40,15 +40,15 @@ class ModelConfig:
     """The network and the physics around it."""
 
     N: PatternSide = 64
-    """Side of a diffraction pattern in pixels: a multiple of 8, at least 32. It must be that of the file."""
+    """Side of a diffraction pattern in pixels: a multiple of 8, at least 32. It must match the file."""
     gridsize: PositiveInt = 1
-    """Patterns are handed to the network in groups of gridsize x gridsize overlapping neighbours."""
+    """The network receives patterns in groups of gridsize x gridsize overlapping neighbours."""
     n_filters_scale: PositiveInt = 2
     """Width of the network: every layer's number of filters is multiplied by it."""
     model_type: Literal["pinn", "supervised"] = "pinn"
-    """'pinn' learns from diffraction; 'supervised' from the true object in the scan's file, and from no diffraction."""
+    """'pinn' learns from diffraction; 'supervised' from the true object in the scan's file only, not from diffraction."""
     architecture: Architecture = "cnn"
-    """Which network turns diffraction into an object patch."""
+    """The network that turns diffraction patterns into object patches."""
     fno_modes: PositiveInt = 12
     """Fourier modes kept in each direction by the spectral layers (all networks but 'cnn')."""
     fno_width: PositiveInt = 32
@@ -58,31 +58,31 @@ class ModelConfig:
     fno_cnn_blocks: NonNegativeInt = 2
     """Number of convolutional blocks after the spectral ones (fno, ffno)."""
     learned_input_channels: PositiveInt = 1
-    """Kept from PtychoPINN; only 1 is possible. Further input channels come from probe_conditioning."""
+    """Kept from PtychoPINN; must be 1. Further input channels come from probe_conditioning."""
     max_hidden_channels: PositiveInt | None = None
-    """Upper limit of the channels of the hybrid architectures; none if not given."""
+    """Maximum number of channels of the hybrid architectures; unlimited if not given."""
     resnet_width: PositiveInt | None = None
     """Channels of the bottleneck of the hybrid_resnet family, a multiple of 4; those of its encoder if not given."""
     fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = "none"
-    """What is applied to the input before the first layer (all networks but 'cnn')."""
+    """Transformation of the input before the first layer (all networks but 'cnn')."""
     generator_output_mode: Literal["real_imag", "amp_phase_logits", "amp_phase"] = "real_imag"
-    """How the networks other than 'cnn' express the object; the two that say amp_phase are the same here."""
+    """Representation of the object in the networks other than 'cnn'; both amp_phase variants are equivalent here."""
     amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = "sigmoid"
-    """Last function of the amplitude branch."""
+    """Final activation of the amplitude branch."""
     object_big: bool = True
     """Merge the overlapping patches of a group into one object before the diffraction is computed."""
     probe_big: bool = True
-    """Let 'cnn' fill the whole N x N patch and not only its central half; the other networks always do."""
+    """Let 'cnn' predict the whole N x N patch, not only its central half; the other networks always do."""
     probe_mask: bool = False
     """Multiply the probe by a disc of diameter N/2."""
     probe_mask_sigma: NonNegativeFloat = 1.0
-    """Softness of the edge of that disc in pixels."""
+    """Softness of the edge of this disc in pixels."""
     probe_mask_diameter: PositiveFloat | None = None
-    """Diameter of that disc in pixels; N/2 if not given."""
+    """Diameter of this disc in pixels; N/2 if not given."""
     pad_object: bool = True
-    """Confine the object of 'cnn' to the central half of the patch (the rest comes from probe_big)."""
+    """Restrict the object of 'cnn' to the central half of the patch (probe_big provides the rest)."""
     probe_scale: PositiveFloat = 4.0
-    """Mean probe amplitude inside the network's units is 1 / probe_scale."""
+    """In the units of the network the mean probe amplitude is 1 / probe_scale."""
     gaussian_smoothing_sigma: NonNegativeFloat = 0.0
     """Standard deviation in pixels of a Gaussian that smooths the exit wave; 0 for none."""
     # What PtychoPINN does not have:
@@ -90,32 +90,32 @@ class ModelConfig:
     """How overlapping patches of a group are averaged: 'weighted' divides by the sum of the weights, 'central_mask'
     is the formula of PtychoPINN, kept for comparison."""
     probe_conditioning: Literal["none", "channels", "retrieval"] = "none"
-    """Whether the network sees the probe: 'channels' adds its wave and its diffraction to the input; 'retrieval' shows the
-    object that probe and pattern yield by themselves, for the network to improve. A network that sees the probe can
-    reconstruct scans with other probes than those it was trained on."""
+    """Whether the probe is an input of the network: 'channels' adds its wave and its diffraction pattern as
+    channels; 'retrieval' adds a phase retrieval of each pattern with the probe, which the network improves. Such a
+    network can reconstruct scans with probes other than those it was trained on."""
     retrieval_steps: PositiveInt = 30
-    """Steps of that retrieval."""
+    """Number of steps of this phase retrieval."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
-    """How 'cnn' expresses the object."""
+    """Representation of the object in 'cnn'."""
     hybrid_downsample: Literal["stride_conv", "avgpool", "blurpool"] = "stride_conv"
-    """How the hybrid architectures halve the resolution: a 2 x 2 convolution, or a mean or blur and a 1 x 1 convolution."""
+    """Downsampling in the hybrid architectures: a 2 x 2 convolution, or a mean or blur followed by a 1 x 1 convolution."""
     hybrid_downsample_steps: DownsamplingSteps = 2
     """How often the hybrid_resnet family halves the resolution, 1 or 2."""
     hybrid_skip: Literal["none", "add", "concat", "gated_add"] = "none"
-    """How the decoder of the hybrid_resnet family takes in the encoder's maps."""
+    """How the decoder of the hybrid_resnet family merges the feature maps of the encoder."""
     hybrid_fusion: Literal["baseline", "layerscale", "branch_gated", "branch_gated_layerscale"] = "baseline"
-    """Learned factors in the spectral blocks of the hybrid architectures: on their whole step for each channel (layerscale), on
-    the spectral and the local branch (branch_gated)."""
+    """Learnt factors in the spectral blocks of the hybrid architectures: one per channel on the whole residual
+    (layerscale), or one each on the spectral and the local branch (branch_gated)."""
     hybrid_branches: Literal["both", "conv_only", "spectral_only"] = "both"
-    """Which branches the spectral blocks of the hybrid architectures have."""
+    """Branches of the spectral blocks in the hybrid architectures."""
     hybrid_layerscale: PositiveFloat = 0.1
-    """First value of the factors of layerscale."""
+    """Initial value of the layerscale factors."""
     resnet_blocks: PositiveInt = 6
     """Residual blocks of the bottleneck of the hybrid_resnet family."""
     resnet_scale: PositiveFloat = 0.1
-    """First value of the one factor that those blocks share."""
+    """Initial value of the residual factor shared by these blocks."""
     resnet_scale_trainable: bool = True
-    """Let training change that factor."""
+    """Make this factor trainable."""
     # PtychoPINN has these among the execution settings, but a stored network cannot be built again without them.
     ffno_encoder_blocks: PositiveInt = 24
     """Blocks of the factorised Fourier stack of the hybrid architectures that have one."""
@@ -124,11 +124,11 @@ class ModelConfig:
     ffno_encoder_share_weights: bool = True
     """Whether its blocks share their spectral weights."""
     ffno_encoder_gate_init: PositiveFloat = 0.1
-    """First value of the gate that its blocks share."""
+    """Initial value of the gate shared by its blocks."""
     ffno_encoder_norm: Literal["instance", "none"] = "instance"
     """Its normalisation."""
     ffno_encoder_mlp_ratio: PositiveFloat = 2.0
-    """Widening of its pointwise layers."""
+    """Expansion factor of its pointwise layers."""
     spectral_bottleneck_blocks: PositiveInt = 6
     """Blocks of the spectral bottleneck of the architectures that have one."""
     spectral_bottleneck_modes: PositiveInt = 12
@@ -136,7 +136,7 @@ class ModelConfig:
     spectral_bottleneck_share_weights: bool = True
     """Whether its blocks share their spectral weights."""
     spectral_bottleneck_gate_init: FiniteFloat = 0.1
-    """First value of its gates."""
+    """Initial value of its gates."""
     spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
     """One gate for all blocks, or one each (the spectral_resnet architectures)."""
 

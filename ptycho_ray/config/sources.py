@@ -1,6 +1,6 @@
-"""Where the values of a configuration come from: defaults < YAML file < environment < what was typed.
+"""Where the values of a configuration come from: defaults < YAML file < environment < command line.
 
-A value counts only if somebody gave it, so a default never beats a YAML value. A setting is named by its field
+Only values that were given explicitly count, so a default never overrides a YAML value. A setting is named by its field
 (``gridsize``, ``batch_size``); the network's fields may be written under ``model`` as well (``model.gridsize``), the
 execution fields always stand under ``execution``. In the environment: ``PTYCHO_RAY_GRIDSIZE``,
 ``PTYCHO_RAY_MODEL__GRIDSIZE``, ``PTYCHO_RAY_EXECUTION__PRECISION``.
@@ -66,12 +66,12 @@ def resolve_config(
 ) -> Resolved[C]:
     """Merge all sources into one checked configuration.
 
-    ``environment`` defaults to the process's own. ``typed`` holds the values that somebody gave explicitly, by setting
-    name. ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML file,
-    weaker than the rest. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings are
-    unknown here and ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown setting (with
-    the nearest known one), for one that is given twice in the same source, and for a value out of range, each time naming
-    the source.
+    ``environment`` defaults to the process's own. ``typed`` holds the values that were given explicitly, by setting
+    name. ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML
+    file, weaker than the rest. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings
+    are unknown here and ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown
+    setting (with the nearest known one), for one that is given twice in the same source, and for a value out of range,
+    each time naming the source.
     """
     known = [name for name in setting_names(config_class) if with_model or not name.startswith("model.")]
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}
@@ -104,7 +104,7 @@ def load_yaml_config(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"this is no YAML: {' '.join(str(error).split())}", file=path) from error
+        raise ConfigurationError(f"invalid YAML: {' '.join(str(error).split())}", file=path) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -199,14 +199,14 @@ def _construct(cls: type[Any], section: str, values: Mapping[str, Any], given: M
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML, but a key that stands twice in a mapping is an error and not a silent choice."""
+    """Plain YAML in which a duplicate key in a mapping is an error."""
 
 
 def _mapping_without_twins(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     twins = [key for index, key in enumerate(keys) if key in keys[:index]]
     if twins:
-        raise yaml.constructor.ConstructorError(None, None, f"the key {twins[0]!r} stands twice", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f"the key {twins[0]!r} is given twice", node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 

@@ -43,51 +43,51 @@ class TrainingConfig:
     test_data_file: Path | None = None
     """A second scan, to be reconstructed after training."""
     batch_size: PowerOfTwo = 16
-    """Groups in one batch: a power of two."""
+    """Groups per batch: a power of two."""
     nepochs: PositiveInt = 50
-    """How many times the training data are gone through."""
+    """Number of passes over the training data."""
     mae_weight: Fraction = 0.0
     """Weight of the amplitude loss (mean absolute difference of diffraction amplitudes), 0 to 1."""
     nll_weight: Fraction = 1.0
     """Weight of the Poisson likelihood of the photon counts, 0 to 1."""
     realspace_mae_weight: NonNegativeFloat = 0.0
-    """Weight of the difference to the true object in the scan's file, among the real-space losses (realspace_weight)."""
+    """Weight of the difference from the true object in the scan's file, among the real-space losses (realspace_weight)."""
     realspace_weight: NonNegativeFloat = 0.0
     """Weight of all real-space losses."""
     nphotons: PositiveFloat = 1e9
-    """Mean photons of a pattern. A file of photon counts, or one that states the number, takes precedence."""
+    """Mean photons per pattern. A file that holds photon counts or states this number takes precedence."""
     n_groups: PositiveInt | None = None
-    """How many groups of patterns are used. 512 if not given."""
+    """Number of groups of patterns. 512 if not given."""
     n_images: PositiveInt | None = None
     """Deprecated name of n_groups."""
     n_subsample: PositiveInt | None = None
-    """Use only that many patterns, drawn at random; all if not given."""
+    """Use only this many patterns, drawn at random; all if not given."""
     subsample_seed: NonNegativeInt | None = None
-    """Seed of that draw."""
+    """Seed of this random selection."""
     neighbor_count: PositiveInt = 4
-    """From how many nearest neighbours the members of a group are drawn."""
+    """Number of nearest neighbours from which the members of a group are drawn."""
     enable_oversampling: bool = False
-    """Allow more groups than there are patterns, by other choices of neighbours."""
+    """Allow more groups than patterns, with different choices of neighbours."""
     neighbor_pool_size: PositiveInt | None = None
-    """From how many neighbours oversampling draws; neighbor_count if not given."""
+    """Number of neighbours from which oversampling draws; neighbor_count if not given."""
     positions_provided: bool = True
     """Whether the file holds measured positions."""
     probe_trainable: bool = False
-    """Let training improve the probe."""
+    """Refine the probe during training."""
     intensity_scale_trainable: bool = True
-    """Let training improve the overall intensity scale."""
+    """Refine the overall intensity scale during training."""
     output_dir: Path = Path("training_outputs")
-    """Folder for everything that is written."""
+    """Output folder."""
     sequential_sampling: bool = False
-    """Take the first patterns of the scan and not random ones."""
+    """Use the first patterns of the scan instead of random ones."""
     backend: Backend = "tensorflow"
-    """Whose calling conventions are followed. It computes nothing else: ptycho_ray always computes with PyTorch."""
+    """Whose calling conventions are followed. The computation is the same: ptycho_ray always uses PyTorch."""
     torch_loss_mode: Literal["poisson", "mae"] = "poisson"
-    """Kept from PtychoPINN, where it chose the loss of one backend. Here mae_weight and nll_weight decide."""
+    """Accepted for compatibility, without effect: mae_weight and nll_weight choose the loss."""
     torch_mae_pred_l2_match_target: bool = False
-    """In the amplitude loss, first scale the prediction to the energy of the measurement."""
+    """In the amplitude loss, first scale the prediction to the total intensity of the measurement."""
     gradient_clip_val: PositiveFloat | None = None
-    """Gradients are clipped at this value; not clipped if not given."""
+    """Gradient clipping threshold; no clipping if not given."""
     gradient_clip_algorithm: ClipAlgorithm = "norm"
     """Clip the total norm, each value, or adaptively by the norm of each parameter ('agc')."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -101,11 +101,11 @@ class TrainingConfig:
     adam_beta2: Fraction = 0.999
     """Second decay rate of adam and adamw."""
     scheduler: Schedule = "Default"
-    """How the learning rate changes over the epochs; 'Default' keeps it constant."""
+    """Learning-rate schedule over the epochs; 'Default' keeps the rate constant."""
     lr_warmup_epochs: NonNegativeInt = 0
     """WarmupCosine: epochs of linear increase."""
     lr_min_ratio: Fraction = 0.1
-    """WarmupCosine: last learning rate as a part of the first."""
+    """WarmupCosine: final learning rate as a fraction of the initial one."""
     plateau_factor: Fraction = 0.5
     """ReduceLROnPlateau: factor by which the learning rate is lowered."""
     plateau_patience: NonNegativeInt = 2
@@ -116,20 +116,20 @@ class TrainingConfig:
     """ReduceLROnPlateau: what counts as an improvement."""
     # What PtychoPINN does not have:
     initial_model: Path | None = None
-    """Start from the network of this bundle and not from random weights; 'pretrained' is the one that comes with the
-    program. The settings of the network are then those of the bundle."""
+    """Start from the network of this bundle instead of random weights; 'pretrained' is the network shipped with the
+    package. The network settings are then those of the bundle."""
     seed: NonNegativeInt = 0
     """Seed of grouping, weights and shuffling: the same seed gives the same image."""
     validation_fraction: ValidationShare = 0.05
-    """Part of the scan that is kept out of training, 0 to 0.5; it overlaps no training group."""
+    """Fraction of the scan held out of training, 0 to 0.5; it overlaps no training group."""
     gaussian_amplitude_weight: NonNegativeFloat = 0.0
     """Weight of the Gaussian likelihood of diffraction amplitudes (docs/losses.md)."""
     gaussian_intensity_weight: NonNegativeFloat = 0.0
     """Weight of the Gaussian likelihood of photon counts."""
     readout_noise_photons: NonNegativeFloat = 0.0
-    """Standard deviation of the detector's own noise in a pixel, in photons, for all likelihoods."""
+    """Standard deviation of the detector's readout noise per pixel, in photons, for all likelihoods."""
     tv_kind: Literal["squared", "isotropic"] = "squared"
-    """Total variation: sum of squared steps, which blurs edges, or of the lengths of the gradient, which keeps them."""
+    """Total variation: sum of squared differences, which blurs edges, or of gradient magnitudes, which preserves them."""
     consistency_weight: NonNegativeFloat = 0.0
     """Weight of the disagreement with an overlapping group, among the real-space losses (realspace_weight)."""
     label_amplitude_weight: NonNegativeFloat = 1.0
@@ -137,51 +137,53 @@ class TrainingConfig:
     label_phase_weight: NonNegativeFloat = 1.0
     """Supervised training: weight of the mean absolute error of its phase in radians."""
     loss_schedule: Annotated[tuple[str, ...], BeforeValidator(split_list)] = ()
-    """Factors on weights over the epochs, term=epoch:factor/epoch:factor, linear between: tv=0:0/10:1 (docs/losses.md)."""
+    """Factors on the loss weights over the epochs, term=epoch:factor/epoch:factor, linear in between: tv=0:0/10:1
+    (docs/losses.md)."""
     intensity_scale_learning_rate: PositiveFloat | None = None
     """Learning rate of the intensity scale's logarithm; that of the network if not given."""
     intensity_scale_start_epoch: NonNegativeInt = 0
-    """Epoch at which a trainable intensity scale starts to move."""
+    """Epoch from which a trainable intensity scale is updated."""
     positions_trainable: bool = False
-    """Let training improve the scan positions."""
+    """Refine the scan positions during training."""
     position_learning_rate: PositiveFloat = 1e-2
     """Learning rate of the positions in object pixels."""
     position_start_epoch: NonNegativeInt = 0
-    """Epoch at which trainable positions start to move."""
+    """Epoch from which trainable positions are updated."""
     position_limit_px: PositiveFloat = 2.0
-    """A trainable position stays within so many object pixels of the measured one, along each axis."""
+    """Maximum distance of a trainable position from the measured one along each axis, in object pixels."""
     tv_weight: NonNegativeFloat = 0.0
     """Weight of the total variation of the object among the real-space losses (realspace_weight must be above 0)."""
     include_seed_point: bool = True
-    """Every pattern is a member of its own group (in PtychoPINN it is not)."""
+    """Include each pattern in its own group (PtychoPINN does not)."""
     group_random_stream: Literal["generator", "numpy_legacy"] = "generator"
     """'numpy_legacy' draws the groups exactly as PtychoPINN does with the same seed."""
     probe_learning_rate: PositiveFloat = 1e-2
     """Learning rate of a trainable probe, relative to its largest amplitude."""
     probe_start_epoch: NonNegativeInt = 0
-    """Epoch at which a trainable probe starts to move."""
+    """Epoch from which a trainable probe is updated."""
     further_train_data_files: Annotated[tuple[Path, ...], BeforeValidator(split_list)] = ()
     """More scans, or folders of scans, to train one network on; each scan keeps its own probe and scales."""
     scan_sampling: Literal["proportional", "even"] = "proportional"
-    """Training on several scans: an epoch visits every group once, or every scan equally often."""
+    """Training on several scans: an epoch visits every group once (proportional), or every scan equally often (even)."""
     probe_defocus_m: FiniteFloat = 0.0
-    """The file's probe is carried this far in free space, metres; needs its energy and pixel size (docs/tune.md)."""
+    """Propagate the file's probe over this distance in free space, in metres; needs energy and pixel size (docs/tune.md)."""
     probe_defocus_px2: FiniteFloat = 0.0
-    """The same without units: wavelength * distance / pixel size**2."""
+    """The same in dimensionless form: wavelength * distance / pixel size**2."""
     probe_modes: PositiveInt | None = None
-    """Incoherent modes of the probe: the first ones of the file's, or more made from its first; its own if not given."""
+    """Number of incoherent probe modes: the first ones in the file, or further ones generated from its first; as in
+    the file if not given."""
     position_scale: PositiveFloat = 1.0
-    """Factor on the distances of the scan positions from their mean."""
+    """Factor on the scan positions about their mean."""
     position_rotation_rad: FiniteFloat = 0.0
     """Rotation of the scan positions about their mean, rows towards columns."""
     position_shear: FiniteFloat = 0.0
-    """Share of a position's column that is added to its row, about the mean."""
+    """Shear of the scan positions about their mean: fraction of the column coordinate added to the row."""
     object_pixel_size_m: PositiveFloat | None = None
-    """Size of an object pixel in place of the file's; scan positions are measured again with it."""
+    """Object pixel size, overriding that of the file; scan positions are converted accordingly."""
     refinement_iterations: NonNegativeInt = 0
-    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
+    """Refine the stitched image with this many iterations of the solver (docs/refinement.md); 0 for none."""
     ensemble_members: PositiveInt = 1
-    """Train so many networks that differ in their seeds; their spread is the uncertainty of the image (docs/uncertainty.md)."""
+    """Number of networks to train, with different seeds; their spread is the uncertainty of the image (docs/uncertainty.md)."""
 
     def __post_init__(self) -> None:
         replace_deprecated_n_images(self)
@@ -190,7 +192,7 @@ class TrainingConfig:
         check_terms(self)
         if self.positions_trainable and self.model.gridsize == 1 and not self.consistency_weight:
             raise ConfigurationError(
-                "a single pattern does not tell where it was taken",
+                "a single pattern does not determine where it was taken",
                 field="positions_trainable",
                 found="gridsize 1 without consistency_weight",
                 expected="gridsize 2 or more, or consistency_weight (with realspace_weight) above 0",
@@ -207,31 +209,31 @@ class InferenceConfig:
     test_data_file: Path
     """The scan to reconstruct."""
     model_path: Path = Path(PRETRAINED)
-    """The trained model: a bundle (wts.h5.zip) or the folder that holds it; if not given, the one that comes with the
-    program."""
+    """The trained model: a bundle (wts.h5.zip) or the folder that holds it; if not given, the pretrained network
+    shipped with the package."""
     n_groups: PositiveInt | None = None
-    """How many groups of patterns are used; every pattern if not given."""
+    """Number of groups of patterns; every pattern is used if not given."""
     n_images: PositiveInt | None = None
     """Deprecated name of n_groups."""
     n_subsample: PositiveInt | None = None
-    """Use only that many patterns, drawn at random; all if not given."""
+    """Use only this many patterns, drawn at random; all if not given."""
     subsample_seed: NonNegativeInt | None = None
-    """Seed of that draw."""
+    """Seed of this random selection."""
     neighbor_count: PositiveInt = 4
-    """From how many nearest neighbours the members of a group are drawn."""
+    """Number of nearest neighbours from which the members of a group are drawn."""
     enable_oversampling: bool = False
-    """Allow more groups than there are patterns, by other choices of neighbours."""
+    """Allow more groups than patterns, with different choices of neighbours."""
     neighbor_pool_size: PositiveInt | None = None
-    """From how many neighbours oversampling draws; neighbor_count if not given."""
+    """Number of neighbours from which oversampling draws; neighbor_count if not given."""
     debug: bool = False
-    """Write the merged patch of every group beside the image (patches.npz)."""
+    """Also write the merged patch of every group (patches.npz)."""
     output_dir: Path = Path("inference_outputs")
-    """Folder for everything that is written."""
+    """Output folder."""
     backend: Backend = "tensorflow"
-    """Whose calling conventions are followed. It computes nothing else: ptycho_ray always computes with PyTorch."""
+    """Whose calling conventions are followed. The computation is the same: ptycho_ray always uses PyTorch."""
     # What PtychoPINN does not have:
     refinement_iterations: NonNegativeInt = 0
-    """Refine the stitched image by that many iterations of the solver (docs/refinement.md); 0 for none."""
+    """Refine the stitched image with this many iterations of the solver (docs/refinement.md); 0 for none."""
 
     def __post_init__(self) -> None:
         replace_deprecated_n_images(self)

@@ -44,8 +44,8 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def unknown_setting(name: str, known: Iterable[str], file: str | Path | None = None) -> ConfigurationError:
-    """The error for a setting that does not exist, with the nearest one that does."""
-    return ConfigurationError("there is no such setting", file=file, field=name, hint=did_you_mean(name, known))
+    """The error for an unknown setting, with the nearest known one."""
+    return ConfigurationError("unknown setting", file=file, field=name, hint=did_you_mean(name, known))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
@@ -85,7 +85,7 @@ def _found(item: Any) -> str:
 
 def _expected(item: Any) -> str:
     if item["type"] == "missing":
-        return "a value, there is no default"
+        return "a value; it has no default"
     if item["type"].startswith("bool"):
         return "true or false"
     if item["type"].startswith("path"):
@@ -94,7 +94,8 @@ def _expected(item: Any) -> str:
 
 
 def allowed(is_allowed: Callable[[Any], bool], text: str) -> WrapValidator:
-    """A check for a number: whatever is no number, a truth value or outside the range gets the same ``text``."""
+    """A check for a number: anything that is not a number, is a truth value or lies outside the range gives the same
+    ``text``."""
 
     def check(value: Any, convert: Callable[[Any], Any]) -> Any:
         try:
@@ -108,28 +109,28 @@ def allowed(is_allowed: Callable[[Any], bool], text: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-PositiveInt = Annotated[int, allowed(lambda n: n >= 1, "a whole number from 1 up")]
-NonNegativeInt = Annotated[int, allowed(lambda n: n >= 0, "a whole number from 0 up")]
+PositiveInt = Annotated[int, allowed(lambda n: n >= 1, "an integer of at least 1")]
+NonNegativeInt = Annotated[int, allowed(lambda n: n >= 0, "an integer of at least 0")]
 PowerOfTwo = Annotated[int, allowed(lambda n: n >= 1 and n & (n - 1) == 0, "a power of two (1, 2, 4, 8, 16, ...)")]
-PatternSide = Annotated[int, allowed(lambda n: n >= 32 and n % 8 == 0, "a multiple of 8 from 32 up")]
+PatternSide = Annotated[int, allowed(lambda n: n >= 32 and n % 8 == 0, "a multiple of 8, at least 32")]
 FiniteFloat = Annotated[float, allowed(math.isfinite, "a finite number")]
 PositiveFloat = Annotated[float, allowed(lambda x: 0 < x < math.inf, "a number above 0")]
-NonNegativeFloat = Annotated[float, allowed(lambda x: 0 <= x < math.inf, "a number from 0 up")]
+NonNegativeFloat = Annotated[float, allowed(lambda x: 0 <= x < math.inf, "a number of at least 0")]
 Fraction = Annotated[float, allowed(lambda x: 0 <= x <= 1, "a number from 0 to 1")]
 ValidationShare = Annotated[float, allowed(lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5")]
 DownsamplingSteps = Annotated[int, allowed(lambda n: n in (1, 2), "1 or 2")]
 DeviceCount = Annotated[
-    int | Literal["auto"], allowed(lambda n: n == "auto" or n >= 1, "a whole number from 1 up, or 'auto'")
+    int | Literal["auto"], allowed(lambda n: n == "auto" or n >= 1, "an integer of at least 1, or 'auto'")
 ]
 
 
 def without_tpu(value: Any) -> Any:
-    """Refuse 'tpu' with words of its own, since other frameworks allow it."""
+    """Refuse 'tpu' with a message of its own, since other frameworks allow it."""
     if value == "tpu":
         raise ValueError("'auto', 'cpu', 'gpu', 'cuda' or 'mps'; a TPU is not supported")
     return value
 
 
 def split_list(value: Any) -> Any:
-    """Let an environment variable say "1,2,3" where a list of numbers is expected."""
+    """Accept "1,2,3" from an environment variable where a list of numbers is expected."""
     return value.replace(",", " ").split() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Two files that make one scan: the gaps of the first are filled from the second."""
+"""Two files that make one scan: what the first lacks is taken from the auxiliary file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WITH_PROBE = ("probe", "probe_scale_known")
 
 
 def combined(first: FileContents, second: FileContents, path: Path) -> FileContents:
-    """What both hold together; where both hold something, the first counts.
+    """The contents of both files; where both hold something, the first takes precedence.
 
-    Things that belong together come from one file: frames with their scan numbers and mask, positions with the object
-    that they are counted on, a probe with what is known about its scale. Frames and positions with scan numbers are
+    What belongs together is taken from one file: frames with their scan numbers and mask, positions with the object
+        whose coordinates they use, a probe with its scale. Frames and positions with scan numbers are
     matched by them: positions of one number are averaged, missing ones interpolated between neighbours, and frames
     before the first and after the last position dropped.
 
@@ -68,7 +68,7 @@ def matched(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Which frames have a position, and their positions [k, 2], by the rules of Ptychodus.
 
-    The frame's number counts. Positions of the same number are averaged, missing ones interpolated between their
+    Matching is by the number of the frame. Positions with the same number are averaged, missing ones interpolated between their
     neighbours, and frames outside the range of the positions left out. InputError where none is left.
     """
     numbers, places = averaged(position_index, positions)

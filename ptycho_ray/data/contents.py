@@ -1,4 +1,4 @@
-"""What a reader hands over, whatever the file format, and small helpers shared by the readers."""
+"""What a reader returns, whatever the file format, and small helpers shared by the readers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ JOULE_PER_EV = 1.602176634e-19
 
 @dataclass
 class FileContents:
-    """The content of one scan file, or what there is of it: ``frames``, ``positions`` or both may be missing.
+    """The content of one scan file, as far as present: ``frames``, ``positions`` or both may be missing.
 
     ``positions`` and ``nominal`` are [n, 2] (row, column), in metres if ``positions_in_metres``, else in object pixels
-    with patch pixel N//2 on the position. ``domain`` is None where the format leaves it to the values.
+    with patch pixel N//2 on the position. ``domain`` is None where it must be inferred from the values.
     ``frame_index`` and ``position_index`` are scan numbers by which frames and positions of two files are matched.
     ``far_field`` is None where the file does not say. ``probe_scale_known`` is False where the probe's photons cannot be
     trusted, ``column_scale`` a factor for the columns of positions that come from another file, ``beam_centre_px`` the
@@ -64,7 +64,7 @@ def default_max_bytes() -> int:
 
 
 def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:
-    """The first of ``names`` among ``keys``; otherwise InputError that lists the keys and guesses what was meant."""
+    """The first of ``names`` among ``keys``; otherwise InputError that lists the keys and suggests the nearest ones."""
     present = [str(key) for key in keys]
     for name in names:
         if name in present:

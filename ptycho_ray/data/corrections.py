@@ -1,4 +1,4 @@
-"""What the file may say wrongly about the experiment, put right: defocus of the probe, scan positions, pixel size, photons.
+"""Corrections of what a file may state wrongly about the experiment: defocus of the probe, positions, pixel size, photons.
 
 Pure functions, and :func:`apply_corrections`, which applies the settings of a configuration to a scan before it is
 grouped. A trained
@@ -47,7 +47,7 @@ def with_modes(probe: NDArray, n_modes: int, generator: np.random.Generator) -> 
 
 
 def apply_corrections(raw: RawData, config: TrainingConfig) -> RawData:
-    """The scan as the configuration says it was measured; ``raw`` itself if it says nothing.
+    """The scan with the corrections of the configuration; ``raw`` itself if there are none.
 
     Raises:
         ConfigurationError: a length in metres for a scan that states no pixel size or no energy.
@@ -89,6 +89,6 @@ def _require(raw: RawData, field: str, found: float, *facts: str) -> None:
             f"{raw.source or 'the scan'} states no {' and no '.join(missing)}",
             field=field,
             found=found,
-            expected="a scan that does",
-            hint="probe_defocus_px2 and position_scale need neither" if "pixel_size_m" in missing else None,
+            expected="a scan that states them",
+            hint="probe_defocus_px2 and position_scale need neither of them" if "pixel_size_m" in missing else None,
         )

@@ -35,7 +35,7 @@ def group_indices(
     False, as in PtychoPINN), the other members are drawn without repetition from its K nearest neighbours and ordered
     by distance. K is ``neighbor_pool_size`` if given, else ``neighbor_count``, and must be at least C.
 
-    * ``n_groups`` < n: as many different seeds at random (the first ones if ``sequential``), ascending.
+    * ``n_groups`` < n: n_groups different seeds at random (the first ones if ``sequential``), ascending.
     * ``n_groups`` = n: every scan point is a seed once.
     * ``n_groups`` > n: with gridsize 1, n groups. Otherwise ``enable_oversampling`` must be set; every point is the
       seed of n_groups // n groups, a random choice of points of one more, and the groups of one seed differ as long as

@@ -1,7 +1,7 @@
 """HDF5 files: checked access to their datasets, and frames that stay on disk until they are asked for.
 
 Compression filters of detectors (bitshuffle, LZ4, ...) come from hdf5plugin. Links to other files are followed only
-where they stay in the folder of the file: nobody's file may point this program at another one's.
+within the folder of the file, so that a file cannot make this program read files elsewhere.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
 
 
 def check_heaps(path: Path) -> None:
-    """Refuse a file whose heap of texts would send the HDF5 library round in a circle: an entry of no length.
+    """Refuse a file whose string heap would send the HDF5 library into an endless loop: an entry of zero length.
 
-    Looks through files up to SCANNED_BYTES only; larger ones are not what a stranger uploads.
+    Looks through files up to SCANNED_BYTES only; larger ones are not expected as uploads.
     """
     size = path.stat().st_size
     if not 0 < size <= SCANNED_BYTES:
@@ -63,7 +63,7 @@ def check_heaps(path: Path) -> None:
                 held = int.from_bytes(content[place + 8 : place + 16], "little")
                 step = held if number == 0 else 16 + -(-held // 8) * 8
                 if step < 16 or step > end - place:
-                    raise InputError(file=path, found="damaged texts (global heap)", expected="a complete HDF5 file")
+                    raise InputError(file=path, found="damaged strings (global heap)", expected="a complete HDF5 file")
                 place += step
             start = content.find(_HEAP, start + 4)
 

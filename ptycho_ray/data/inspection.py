@@ -1,6 +1,5 @@
-"""What may be wrong with a scan: suspicions from the numbers alone, each with what can be done about it.
-
-Nothing here is a proof, and nothing is refused because of it.
+"""Suspected problems of a scan, judged from the numbers alone, each with a remedy. None is proof, and no scan is
+refused because of them.
 """
 
 from __future__ import annotations
@@ -8,15 +7,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
+from scipy.spatial import cKDTree
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
 LOOKED_AT = 64
 PREPARE = "ptycho-ray prepare"
@@ -24,7 +26,7 @@ PREPARE = "ptycho-ray prepare"
 
 @dataclass(frozen=True)
 class Problem:
-    """A suspicion and a remedy."""
+    """A suspected problem and its remedy."""
 
     problem: str
     what_to_do: str
@@ -67,14 +69,14 @@ def hot_pixels(frames: NDArray, *, factor: float = 20.0, floor: float = 3.0) -> 
 
 
 def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]:
-    """Pixels [H, W] that are zero in all frames [n, H, W] though around them at least ``expected`` counts were seen."""
+    """Pixels [H, W] that are zero in all frames [n, H, W] although at least ``expected`` counts were seen around them."""
     total = frames.sum(axis=0, dtype=np.float64)
     dead: NDArray[np.bool_] = (total == 0) & (median_filter(total, size=3, mode="nearest") >= expected)
     return dead
 
 
 def suspected_problems(scan: RawData, probe_diameter_px: float) -> list[Problem]:
-    """All suspicions about a scan, the gravest first. Up to LOOKED_AT patterns are looked at."""
+    """All suspected problems of a scan, the most serious first. Up to LOOKED_AT patterns are examined."""
     return [*_of_patterns(scan), *_of_probe(scan), *_of_positions(scan, probe_diameter_px), *_of_geometry(scan)]
 
 
@@ -86,18 +88,20 @@ def _of_patterns(scan: RawData) -> Iterator[Problem]:
     middle = np.s_[N // 4 : N - N // 4, N // 4 : N - N // 4]
     inside, if_shifted = mean[middle].sum(), np.fft.fftshift(mean)[middle].sum()
     if if_shifted > 3 * inside:
-        yield Problem("the zero frequency seems to lie in a corner of the patterns", "fftshift them before use")
+        yield Problem(
+            "the zero frequency seems to lie in a corner of the patterns", "apply fftshift to the patterns before use"
+        )
     else:
         offset = np.array(symmetry_centre(mean)) - N // 2
         if np.hypot(*offset) > max(2.0, N / 16):
-            yield Problem(f"the beam is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle", PREPARE)
+            yield Problem(f"the beam is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the centre", PREPARE)
     hot, dead = int(hot_pixels(frames).sum()), int(dead_pixels(frames).sum())
     if scan.bad_pixels is not None:
         dead = int((dead_pixels(frames) & ~scan.bad_pixels).sum())
     if hot:
-        yield Problem(f"{hot} pixels look hot: bright, alone and steady", f"{PREPARE} masks them")
+        yield Problem(f"{hot} pixels look hot: bright, isolated and constant", f"{PREPARE} masks them")
     if dead:
-        yield Problem(f"{dead} pixels look dead: zero in all patterns amid light", f"{PREPARE} masks them")
+        yield Problem(f"{dead} pixels look dead: zero in all patterns, surrounded by signal", f"{PREPARE} masks them")
     edge = np.concatenate([mean[0], mean[-1], mean[1:-1, 0], mean[1:-1, -1]])
     if edge.mean() > 0.1 * mean.mean() and if_shifted <= 3 * inside:
         yield Problem(
@@ -107,36 +111,38 @@ def _of_patterns(scan: RawData) -> Iterator[Problem]:
     energies = scan.pattern_energies()
     dark = int((energies < 0.1 * np.median(energies)).sum())
     if dark:
-        yield Problem(f"{dark} patterns hold less than a tenth of the median intensity", "leave them out")
+        yield Problem(f"{dark} patterns hold less than a tenth of the median intensity", "exclude them")
 
 
 def _of_probe(scan: RawData) -> Iterator[Problem]:
     ratio = float(np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2) / scan.pattern_energies().mean())
     if not 0.8 <= ratio <= 10:
         yield Problem(
-            f"the probe holds {ratio:.3g} of the intensity of a mean pattern, which a sample cannot explain",
-            "its scale is wrong; training and refinement that scale the object make up for it",
+            f"the probe holds {ratio:.3g} of the intensity of a mean pattern, more or less than a sample can "
+            "account for",
+            "its scale is wrong; training and refinement compensate by scaling the object",
         )
     weight = np.sum(np.abs(scan.probe) ** 2, axis=0).astype(np.float64)
     offset = np.array(beam_centre(weight)) - scan.N // 2
     if np.hypot(*offset) > scan.N / 8:
-        yield Problem(f"the probe is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the middle of its window", "-")
+        yield Problem(f"the probe is {offset[0]:+.1f} rows, {offset[1]:+.1f} columns off the centre of its window", "-")
     turn = turned_against_probe(scan) if scan.far_field is not False else ""
     if turn:
         yield Problem(
-            f"the mean pattern looks like the probe's own diffraction turned: {turn}",
+            f"the mean pattern matches the diffraction pattern of the probe if that is turned: {turn}",
             "frames and probe have different axes: --transpose of ptycho-ray convert, or a probe of this detector",
         )
     edge = np.concatenate([weight[0], weight[-1], weight[1:-1, 0], weight[1:-1, -1]])
     if edge.max() > 0.05 * weight.max():
-        yield Problem("the probe does not fade towards the edge of its window", "finer detector pixels, less binning")
+        yield Problem(
+            "the probe does not fall off towards the edge of its window", "use finer detector pixels or less binning"
+        )
 
 
 def turned_against_probe(scan: RawData) -> str:
-    """How the probe's own diffraction has to be turned to look like the mean pattern, in words; empty if not, or if it cannot
-    be told: many probes look the same from all sides, and one that is only guessed is not like the mean pattern at all.
-
-    Frames that are turned against positions are another matter, which ``ptycho-ray orient`` finds.
+    """How the probe's diffraction pattern has to be turned to match the mean pattern, in words; empty if it need not
+    be, or if this is undetermined: many probes are symmetric, and an estimated probe does not match the mean pattern
+    at all. (The orientation of frames relative to positions is determined by ``ptycho-ray orient``.)
     """
     rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), LOOKED_AT)).astype(np.int64))
     mean = np.sqrt(scan.patterns.intensity(rows).mean(axis=0, dtype=np.float64))
@@ -165,12 +171,12 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
     if step > scan.N / 2:
         yield Problem(
             f"neighbouring positions are {step:.3g} px apart in a window of {scan.N}",
-            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m); the near field wants its "
-            "effective pixel: ptycho-ray info --pixel-size-m ... says how to go on",
+            "another unit, a near-field scan, or a wrong pixel size (--coord-scale, --pixel-size-m); a near-field "
+            "scan needs its effective pixel size: see ptycho-ray info --pixel-size-m ...",
         )
     elif step < 0.05:
         yield Problem(
-            f"neighbouring positions are {step:.2g} px apart, which is next to nothing",
+            f"neighbouring positions are {step:.2g} px apart, which is implausibly little",
             "another unit, or a wrong pixel size (--coord-scale, --pixel-size-m)",
         )
     elif step > 0.5 * diameter:
@@ -179,37 +185,40 @@ def _of_positions(scan: RawData, diameter: float) -> Iterator[Problem]:
             "the linear overlap should be above 60 %; is the pixel size right?",
         )
     if span < 0.25 * diameter:
-        yield Problem(f"the whole scan is {span:.3g} px wide, a fraction of the probe", "is the pixel size right?")
+        yield Problem(f"the whole scan is {span:.3g} px wide, less than the probe", "is the pixel size right?")
     repeated = len(positions) - len(np.unique(positions, axis=0))
     if repeated:
-        yield Problem(f"{repeated} positions are duplicates", "fine if measured twice; else the wrong column was read")
+        yield Problem(
+            f"{repeated} positions are duplicates", "harmless if measured twice; otherwise the wrong column was read"
+        )
     if scan.object_truth is not None:
         low, high = scan.N // 2, np.array(scan.object_truth.shape) - (scan.N - scan.N // 2)
         outside = int(np.any((positions < low - 1) | (positions > high + 1), axis=1).sum())
         if outside:
             yield Problem(
                 f"the patches of {outside} positions leave the object of {scan.object_truth.shape}",
-                "object and positions do not belong together, or rows and columns are exchanged (ptycho-ray orient)",
+                "object and positions are from different scans, or rows and columns are exchanged (ptycho-ray orient)",
             )
 
 
 def _of_geometry(scan: RawData) -> Iterator[Problem]:
     if scan.far_field is False:
         yield Problem(
-            "the detector was in the near field", f"{near_field_command(scan)}; networks know the far field only"
+            "the detector was in the near field", f"{near_field_command(scan)}; networks support the far field only"
         )
     energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
     if scan.pixel_size_m and energy and distance and detector:
         expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
         if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > 0.02:
             yield Problem(
-                f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say {expected:.4g} m",
+                f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say "
+                f"{expected:.4g} m",
                 f"a cropped or binned detector, one wrong number, or a near-field scan, for {near_field_command(scan)}",
             )
 
 
 def near_field_command(scan: RawData) -> str:
-    """What solves a near-field scan, with wavelength * effective distance / pixel**2 where the scan tells it.
+    """The commands that solve a near-field scan, with wavelength * effective distance / pixel**2 where the scan states it.
 
     A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M.
     """
@@ -218,3 +227,27 @@ def near_field_command(scan: RawData) -> str:
         wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
         value = f"{wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m):.4g}"
     return f"ptycho-ray convert and refine --from flat, both with --near-field-px2 {value}"
+
+
+def describe_scan(scan: RawData) -> dict[str, Any]:
+    """The facts about a scan that decide how it is reconstructed."""
+    positions = scan.positions_px
+    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
+    energies = scan.pattern_energies()
+    diameter = probe_diameter_px(scan.probe)
+    return {
+        "patterns": len(scan),
+        "N": scan.N,
+        "stored_as": scan.patterns.domain,
+        "counts_are_photons": scan.counts_are_photons,
+        "mean_intensity_of_a_pattern": float(energies.mean()),
+        "probe_modes": len(scan.probe),
+        "probe_diameter_px": round(diameter, 1),
+        "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
+        "nearest_position_px": round(float(np.median(nearest)), 2),
+        "linear_overlap_of_neighbours": round(linear_overlap(positions, diameter), 3),
+        "pixel_size_m": scan.pixel_size_m,
+        "energy_eV": scan.energy_eV,
+        "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),
+        "truth": None if scan.object_truth is None else list(scan.object_truth.shape),
+    }

@@ -1,4 +1,4 @@
-"""The few constants that connect file units, photons, network input and network output.
+"""The constants that relate file units, photons, network input and network output.
 
 Legend: n patterns, B groups, C = gridsize**2 patterns a group, N pattern side.
 """
@@ -15,18 +15,18 @@ from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import TrainingConfig
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Scales of one training set, stored with the model and used unchanged ever after.
+    """Scales of one training set, stored with the model and used unchanged from then on.
 
     photon_scale   photons per unit of file intensity (1 where the file holds counts)
     input_scale    network input = input_scale * sqrt(photons); its mean energy over the training groups is (N/2)**2
     object_scale   object transmission = object_scale * network output (kappa)
     mean_photons   mean photons in a pattern
-    probe_photons  photons that the scaled probe carries, sum |P|**2 with P = probe * sqrt(photon_scale)
+    probe_photons  photons in the scaled probe, sum |P|**2 with P = probe * sqrt(photon_scale)
 
     The physical model is  photons = sum over modes |F(P * object_scale * output)|**2  with an orthonormal F.
     object_scale is the product of PtychoPINN's separate scales (callchain 3.4, 4.5, 4.7).
@@ -44,7 +44,7 @@ class Normalisation:
                 raise InputError(field=f"normalisation.{name}", found=value, expected="a finite number above 0")
 
     @classmethod
-    def from_groups(cls, raw: RawData, nn_indices: NDArray[np.int64], config: TrainingConfig) -> Normalisation:
+    def from_groups(cls, raw: Scan, nn_indices: NDArray[np.int64], config: TrainingConfig) -> Normalisation:
         """Measure the scales on the groups ``nn_indices`` [B, C] of ``raw``, streaming over its patterns."""
         N = raw.N
         energies = raw.pattern_energies()

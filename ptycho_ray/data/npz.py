@@ -24,7 +24,7 @@ class NpzFile:
     """Arrays of an NPZ file by name, each checked before it is read.
 
     Raises InputError for an archive that is damaged or truncated, an array that would need pickle, and arrays that
-    would inflate to more than ``max_bytes`` together. ``stream`` is where the bytes come from, if not from ``path``.
+    would inflate to more than ``max_bytes`` together. ``stream`` provides the bytes, if they do not come from ``path``.
     """
 
     kind = "npz"
@@ -121,7 +121,7 @@ class NpzFile:
                 field=name,
                 found=f"{size / 2**20:.4g} MiB when inflated",
                 expected=f"at most {self.budget / 2**20:.4g} MiB more from this file (max_bytes)",
-                hint="store a scan of this size as HDF5, which is read piece by piece",
+                hint="store a scan of this size as HDF5, which is read in parts",
             )
         if size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * max(info.compress_size, 1):
             raise InputError(

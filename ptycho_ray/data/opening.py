@@ -1,4 +1,4 @@
-"""Opening a file as what it is: NPZ, HDF5, MATLAB or a table of numbers, told by its first bytes and never by its name."""
+"""Opening a file as NPZ, HDF5, MATLAB or a table of numbers, recognised by its first bytes and never by its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PIECE = 2**20
 
 
 class Content(Protocol):
-    """What a format needs of an open file: arrays, numbers and texts by name. ``kind`` is npz, hdf5, mat or table."""
+    """What a format needs from an open file: arrays, numbers and strings by name. ``kind`` is npz, hdf5, mat or table."""
 
     kind: str
     path: Path
@@ -78,7 +78,7 @@ class TableFile:
 
 @contextmanager
 def opened(path: Path, max_bytes: int) -> Iterator[Content]:
-    """Open a file for reading. InputError for one that is none of the kinds, or damaged."""
+    """Open a file for reading. InputError if it is of another kind, or damaged."""
     with path.open("rb") as stream:
         start = stream.read(128)
     unpack = next((function for magic, function in COMPRESSED.items() if start.startswith(magic)), None)

@@ -1,7 +1,6 @@
-"""How much the illuminated discs of a scan overlap: pure geometry, reported and never a reason to stop.
-
-The illumination is taken for a disc of diameter D; two discs whose centres are d apart share the fraction
-``(2 R^2 acos(d / 2R) - d / 2 sqrt(4 R^2 - d^2)) / (pi R^2)`` of their area, with R = D / 2, and nothing from d = D on.
+"""How much the illuminated discs of a scan overlap: pure geometry, only reported. The illumination is approximated
+by a disc of diameter D; two discs whose centres are d apart share the fraction ``(2 R^2 acos(d / 2R) - d / 2 sqrt(4
+R^2 - d^2)) / (pi R^2)`` of their area, with R = D / 2, and nothing for d >= D.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def overlap_metrics(
     ``overlap_of_groups``      of the centres of groups with all others closer than the diameter, 0 where there is none
 
     ``used_fraction`` of the positions are used, chosen with ``seed``. The same arguments give the same numbers.
-    Raises InputError where there is no geometry to speak of: fewer than 2 positions, no diameter.
+    Raises InputError for fewer than 2 positions or no diameter.
     """
     if not (np.isfinite(probe_diameter_px) and probe_diameter_px > 0):
         raise InputError(field="probe_diameter_px", found=probe_diameter_px, expected="a number above 0")

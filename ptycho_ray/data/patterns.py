@@ -58,8 +58,8 @@ class PatternStack:
     ``domain`` says what the stored numbers are: ``'amplitude'`` (their squares are intensities) or ``'intensity'``.
     ``bad_pixels`` (bool [N, N], True = bad) are read as zero. Every read is checked: a value that is not finite or is
     negative, or a pattern that is zero everywhere, raises InputError with the number of the frame in its file.
-    The largest number of an unsigned type counts as not finite, because detectors mark bad pixels with it.
-    Frames on disk stay there; only what is asked for is read.
+    The maximum of an unsigned type counts as not finite, because detectors mark bad pixels with it. Frames on disk are
+    read only as needed.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class PatternStack:
         return sums
 
     def sample(self, count: int = 32) -> NDArray:
-        """Up to ``count`` frames spread over the scan, as stored (bad pixels zeroed), for looking at their values."""
+        """Up to ``count`` frames spread over the scan, as stored (bad pixels zeroed), for inspecting their values."""
         picked = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
         frames = self._oriented(self.source.read(picked))
         return frames if self.bad_pixels is None else np.where(self.bad_pixels, frames.dtype.type(0), frames)
@@ -202,7 +202,7 @@ class PatternStack:
                     field=self.field,
                     found=f"{what} in {_named(labels)}",
                     expected=expected,
-                    hint="mask the pixels or leave these frames out",
+                    hint="mask the pixels or exclude these frames",
                 )
 
     def _as_mask(self, bad_pixels: ArrayLike | None) -> NDArray[np.bool_] | None:
@@ -233,7 +233,7 @@ def as_patterns(
 
 
 def holds_counts(patterns: PatternStack) -> bool:
-    """True where the patterns are whole photon counts or square roots of such, judged on a few of them."""
+    """True where the patterns are integer photon counts or their square roots, judged on a few of them."""
     if len(patterns) == 0:
         return False
     frames = patterns.sample()
@@ -241,16 +241,16 @@ def holds_counts(patterns: PatternStack) -> bool:
 
 
 def is_integral(frames: NDArray) -> bool:
-    """True where all values are whole numbers and at least one is above 1: numbers that a counting detector gives."""
+    """True where all values are integers and at least one is above 1, as from a counting detector."""
     if frames.dtype.kind in "iu":
         return True
     return bool(frames.max() > 1 and np.array_equal(frames, np.rint(frames)))
 
 
 def squares_are_integral(frames: NDArray) -> bool:
-    """True where the squares are whole numbers within float32 precision: square roots of counts.
+    """True where the squares are integers within float32 precision: square roots of counts.
 
-    Squares above 1e5 say nothing, because float32 no longer resolves a count's square root there.
+    Squares above 1e5 are not considered, because float32 no longer resolves a count's square root there.
     """
     squares = np.square(frames.astype(np.float64))
     telling = squares[(squares > 0) & (squares < 1e5)]

@@ -1,7 +1,7 @@
-"""``ptycho-ray prepare``: what is found in raw frames, and the scan that they make.
+"""``ptycho-ray prepare``: analysis of raw frames, and the scan prepared from them.
 
-The steps: look at all frames once (mean, marked pixels, intensity of each), find hot and dead pixels, the beam's centre and
-the background, choose the window, drop dark frames, and read the rest of the file on the new pixels.
+The steps: read all frames once (mean, marked pixels, intensity of each), find hot and dead pixels, the beam centre and
+    the background, choose the window, drop dark frames, and convert the rest of the file to the new pixels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from scipy.ndimage import median_filter
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
-from ptycho_ray.data.loading import scan_from_fields
 from ptycho_ray.data.patterns import FrameSource, is_integral
 from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, marked, narrowed_probe
-from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError
 
 AT_ONCE_BYTES = 64 * 2**20
@@ -29,11 +28,11 @@ SIDES = (256, 128, 64, 32, 16)
 
 @dataclass(frozen=True)
 class Survey:
-    """What one look at all raw frames [n, H, W] found, in the orientation of the file.
+    """Results of one pass over all raw frames [n, H, W], in the orientation of the file.
 
     mean          mean frame [H, W], without the marks of bad pixels
     bad           pixels that are marked in a frame or masked in the file, bool [H, W]
-    hot, dead     pixels that look it, bool [H, W]
+    hot, dead     suspected hot and dead pixels, bool [H, W]
     intensities   sum of each frame over the good pixels [n]
     """
 
@@ -45,7 +44,7 @@ class Survey:
 
 
 def is_amplitude(fields: FileContents) -> bool:
-    """Whether the frames of a file hold amplitudes: by the format, or where it leaves that to the values, by those."""
+    """Whether the frames of a file hold amplitudes: by the format or, where it does not say, by the values."""
     assert fields.frames is not None
     if fields.domain is not None:
         return fields.domain == "amplitude"
@@ -54,7 +53,7 @@ def is_amplitude(fields: FileContents) -> bool:
 
 
 def survey(source: FrameSource, amplitude: bool, masked: NDArray[np.bool_] | None) -> Survey:
-    """Look at all frames, piece by piece. InputError if there is nothing to see."""
+    """Analyse all frames, in parts. InputError if they hold no signal."""
     n, height, width = source.shape
     step = max(1, AT_ONCE_BYTES // (4 * height * width))
     total, bad = np.zeros((height, width)), np.zeros((height, width), dtype=bool)
@@ -85,7 +84,7 @@ def filled(mean: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray[np.floa
 
 
 def background_level(mean: NDArray[np.float64], bad: NDArray[np.bool_]) -> float:
-    """Median of the mean frame along its edge (the outermost tenth), where little but background falls."""
+    """Median of the mean frame along its edge (the outermost tenth), which contains little but background."""
     border = np.ones(mean.shape, dtype=bool)
     margins = [max(1, side // 20) for side in mean.shape]
     border[margins[0] : -margins[0], margins[1] : -margins[1]] = False
@@ -94,10 +93,10 @@ def background_level(mean: NDArray[np.float64], bad: NDArray[np.bool_]) -> float
 
 
 def largest_side(shape: tuple[int, ...], binning: int) -> int:
-    """The largest of SIDES that fits on the detector when ``binning`` pixels are added up."""
+    """The largest of SIDES that fits on the detector when ``binning`` pixels are summed."""
     fitting = [side for side in SIDES if side * binning <= min(shape)]
     if not fitting:
-        raise InputError(field="binning", found=binning, expected=f"less, for a detector of {shape} pixels")
+        raise InputError(field="binning", found=binning, expected=f"fewer, for a detector of {shape} pixels")
     return fitting[0]
 
 
@@ -134,7 +133,7 @@ def plan(
 def prepared_fields(
     fields: FileContents, found: Survey, steps: FrameSteps, amplitude: bool, path: Path
 ) -> FileContents:
-    """The content of a file with its frames prepared and all that depends on the detector's pixels put right.
+    """The content of a file with its frames prepared and everything that depends on the detector pixels converted.
 
     Frames without any signal are dropped. A window other than the whole detector changes the object pixel: positions in
     pixels are rescaled and a stored object is dropped.
@@ -192,7 +191,7 @@ def _probe(probe: NDArray, steps: FrameSteps, side: int) -> NDArray | None:
 def prepared_scan(
     fields: FileContents, found: Survey, steps: FrameSteps, amplitude: bool, path: Path, **options: Any
 ) -> RawData:
-    """The scan, with what was done in its metadata under 'prepared'; ``options`` as in ``scan_from_fields``."""
+    """The scan, with a record of the preparation in its metadata under 'prepared'; ``options`` as in ``scan_from_fields``."""
     scan = scan_from_fields(prepared_fields(fields, found, steps, amplitude, path), path, **options)
     record = {
         "input": path.name,

@@ -20,10 +20,10 @@ class FrameSteps:
     """What is done to each detector frame, in this order.
 
     transpose, flip_rows, flip_columns   orientation of the detector
-    centre       (row, column) of the direct beam after that; it comes to lie on pixel N//2
+    centre       (row, column) of the direct beam after that; it is moved to pixel N//2
     side         side of the window that is cut out, in detector pixels; where it leaves the detector, pixels are bad
-    binning      so many pixels are added up in each direction; N = side / binning
-    background   counts that are taken off every detector pixel; results below zero are set to zero
+    binning      number of pixels summed in each direction; N = side / binning
+    background   counts subtracted from every detector pixel; results below zero are set to zero
     """
 
     transpose: bool = False
@@ -35,7 +35,7 @@ class FrameSteps:
     background: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """For the provenance of a file."""
+        """As a dictionary, for the provenance of a file."""
         return asdict(self)
 
     @property
@@ -76,19 +76,19 @@ class FrameSteps:
         return made
 
     def binned(self, frames: NDArray) -> NDArray:
-        """Frames [..., side, side] with ``binning`` pixels added up in each direction, float32."""
+        """Frames [..., side, side] with ``binning`` pixels summed in each direction, float32."""
         b, N = self.binning, self.N
         return frames.reshape(*frames.shape[:-2], N, b, N, b).sum(axis=(-3, -1), dtype=np.float32)
 
     def apply(self, frames: NDArray, bad: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Patterns [..., N, N] of raw frames [..., H, W]; pixels that are ``bad`` [H, W] (as stored) add nothing."""
+        """Patterns [..., N, N] of raw frames [..., H, W]; pixels that are ``bad`` [H, W] (as stored) do not contribute."""
         values = self.window(self.oriented(np.where(bad, 0, frames).astype(np.float32)))
         if self.background:
             values = np.maximum(values - np.float32(self.background), 0)
         return self.binned(values)
 
     def mask(self, bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Bad pixels [N, N] of the patterns: those that any bad or missing detector pixel went into."""
+        """Bad pixels [N, N] of the patterns: those to which any bad or missing detector pixel contributes."""
         window = self.window(self.oriented(bad), outside=True)
         return self.binned(window) > 0
 
@@ -117,7 +117,7 @@ def as_source(frames: NDArray | FrameSource) -> FrameSource:
 
 
 def clean(frames: NDArray, amplitude: bool = False) -> NDArray[np.float32]:
-    """Intensities as float32, with the marks that detectors put into bad pixels (negative, NaN, largest number) as zero."""
+    """Intensities as float32, with the values by which detectors mark bad pixels (negative, NaN, maximum) set to zero."""
     values = frames.astype(np.float32)
     if frames.dtype.kind == "u":
         values[frames == np.iinfo(frames.dtype).max] = 0
@@ -126,7 +126,7 @@ def clean(frames: NDArray, amplitude: bool = False) -> NDArray[np.float32]:
 
 
 def marked(frames: NDArray) -> NDArray[np.bool_]:
-    """Pixels [H, W] that carry a detector's mark in any frame [n, H, W]."""
+    """Pixels [H, W] that the detector marks as bad in any frame [n, H, W]."""
     if frames.dtype.kind == "u":
         return np.asarray((frames == np.iinfo(frames.dtype).max).any(axis=0))
     return np.asarray((~(np.isfinite(frames) & (frames >= 0))).any(axis=0))

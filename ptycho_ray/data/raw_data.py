@@ -1,4 +1,4 @@
-"""One ptychographic scan: patterns, positions, probe and what is known about the experiment.
+"""A scan under the names of PtychoPINN, and reading it from a file of any format.
 
 Legend: n patterns, N pattern side, P incoherent probe modes, B groups, C = gridsize**2 members a group.
 """
@@ -12,78 +12,29 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ptycho_ray.data.contents import FileContents, default_max_bytes
+from ptycho_ray.data.formats import write_scan
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
+from ptycho_ray.data.loading import (
+    all_frames,
+    estimate_probe,
+    patterns_of,
+    positions_px,
+    read_both,
+    warn_of_wide_steps,
+    with_mean_photons,
+)
 from ptycho_ray.data.normalisation import normalize_data
 from ptycho_ray.data.patches import cut_patches
-from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
+from ptycho_ray.data.patterns import Domain, PatternStack
+from ptycho_ray.data.scan import Scan, probe_modes
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import require_file
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 
-SMALLEST_SPAN_PX = 1e-2
-"""A scan narrower than this many object pixels is taken for one whose positions are in metres."""
 
-
-class RawData:
-    """A scan of ``n`` patterns at ``n`` positions.
-
-    The positional arguments are those of PtychoPINN's RawData: coordinates in object pixels (x = column, y = row; patch
-    pixel N//2 lies on the position), ``diff3d`` [n, N, N] with the zero frequency at N//2, probe [N, N] or [P, N, N].
-    ``*_start`` are the nominal positions; None means the measured ones.
-
-    ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
-    whole numbers, which are counts. ``counts_are_photons`` is found from the values when it is None. A ``diff3d`` that
-    is a PatternStack brings its own domain and bad pixels.
-
-    Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
-    square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
-    """
-
-    def __init__(
-        self,
-        xcoords: ArrayLike,
-        ycoords: ArrayLike,
-        xcoords_start: ArrayLike | None,
-        ycoords_start: ArrayLike | None,
-        diff3d: NDArray | PatternStack,
-        probeGuess: ArrayLike,
-        scan_index: ArrayLike | None = None,
-        objectGuess: ArrayLike | None = None,
-        Y: ArrayLike | None = None,
-        norm_Y_I: Any = None,
-        metadata: dict[str, Any] | None = None,
-        *,
-        domain: Domain | Literal["auto"] = "auto",
-        counts_are_photons: bool | None = None,
-        bad_pixels: ArrayLike | None = None,
-        pixel_size_m: float | None = None,
-        energy_eV: float | None = None,
-        detector_distance_m: float | None = None,
-        detector_pixel_m: float | None = None,
-        far_field: bool | None = None,
-        source: str = "",
-    ) -> None:
-        self.source = source
-        self.patterns = as_patterns(diff3d, domain, bad_pixels, source or None)
-        self.counts_are_photons = (
-            holds_counts(self.patterns) if counts_are_photons is None else bool(counts_are_photons)
-        )
-        self.positions_px = self._as_positions(xcoords, ycoords, "")
-        if xcoords_start is None and ycoords_start is None:
-            self.nominal_positions_px = self.positions_px
-        else:
-            self.nominal_positions_px = self._as_positions(xcoords_start, ycoords_start, "_start")
-        self.probe = self._as_probe(probeGuess)
-        self.object_truth = self._as_object(objectGuess)
-        self.scan_index = self._as_scan_index(scan_index)
-        self.Y = self._as_truth_patches(Y)
-        self.norm_Y_I = norm_Y_I
-        self.metadata = metadata
-        self.pixel_size_m, self.energy_eV, self.detector_distance_m = pixel_size_m, energy_eV, detector_distance_m
-        self.detector_pixel_m, self.far_field = detector_pixel_m, far_field
-        self.sample_indices: NDArray[np.int64] | None = None
-        self.subsample_seed: int | None = None
-        self._energies: NDArray[np.float64] | None = None
-        self._check_scan()
+class RawData(Scan):
+    """A scan with PtychoPINN's constructors and grouping; see :class:`ptycho_ray.data.scan.Scan` for what it holds."""
 
     @classmethod
     def from_coords_without_pc(
@@ -115,7 +66,7 @@ class RawData:
 
         The intensity is sum over modes |F(probe * patch)|**2 with an orthonormal F. With ``nphotons`` it is scaled so
         that the mean pattern holds that many photons (the stored probe with it); with ``generator`` photons are drawn
-        from the Poisson distribution. ``ptycho_ray.simulation`` offers much more.
+        from the Poisson distribution. ``ptycho_ray.simulation`` has more options.
         """
         probe = probe_modes(probeGuess)
         positions = np.stack([np.asarray(ycoords, float), np.asarray(xcoords, float)], axis=-1)
@@ -141,8 +92,6 @@ class RawData:
     @classmethod
     def from_file(cls, train_data_file_path: str | Path, **options: Any) -> RawData:
         """Read a scan of any supported format; ``options`` are those of ``load_data``."""
-        from ptycho_ray.data.loading import load_data
-
         return load_data(train_data_file_path, **options)
 
     @classmethod
@@ -153,91 +102,10 @@ class RawData:
     def to_file(self, file_path: str | Path, form: str | None = None) -> None:
         """Write the scan in the format called ``form`` (docs/formats.md).
 
-        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd what they say, anything
-        else is a PtychoPINN NPZ. ``diff3d`` is amplitude.
+        None goes by the suffix: .h5 and .hdf5 are HDF5 with the PtychoPINN keys, .cxi and .ptyd the formats of these
+            names, anything else a PtychoPINN NPZ. ``diff3d`` is amplitude.
         """
-        from ptycho_ray.data.formats import write_scan
-
         write_scan(self, file_path, form)
-
-    @property
-    def N(self) -> int:
-        """Side of a pattern in pixels."""
-        return self.patterns.N
-
-    @property
-    def xcoords(self) -> NDArray[np.float64]:
-        return self.positions_px[:, 1]
-
-    @property
-    def ycoords(self) -> NDArray[np.float64]:
-        return self.positions_px[:, 0]
-
-    @property
-    def xcoords_start(self) -> NDArray[np.float64]:
-        return self.nominal_positions_px[:, 1]
-
-    @property
-    def ycoords_start(self) -> NDArray[np.float64]:
-        return self.nominal_positions_px[:, 0]
-
-    @property
-    def diff3d(self) -> NDArray[np.float32]:
-        """Diffraction amplitude [n, N, N] in file units. Reads all patterns."""
-        return self.patterns.amplitude()
-
-    @property
-    def probeGuess(self) -> NDArray[np.complex64]:
-        """The probe [N, N], or [P, N, N] if it has several modes."""
-        return self.probe[0] if len(self.probe) == 1 else self.probe
-
-    @property
-    def objectGuess(self) -> NDArray[np.complex64] | None:
-        return self.object_truth
-
-    @property
-    def bad_pixels(self) -> NDArray[np.bool_] | None:
-        """True where a detector pixel is bad [N, N], or None. Bad pixels are read as zero."""
-        return self.patterns.bad_pixels
-
-    def __len__(self) -> int:
-        return len(self.patterns)
-
-    def __repr__(self) -> str:
-        place = "in memory" if self.patterns.in_memory else "on disk"
-        return f"RawData({len(self)} patterns of {self.N}x{self.N} {place}, {self.patterns.domain}, {self.source!r})"
-
-    def _repr_html_(self) -> str:
-        """How Jupyter shows a scan."""
-        from ptycho_ray.interactive import scan_html
-
-        return scan_html(self)
-
-    def select(self, indices: ArrayLike) -> RawData:
-        """The scan of the patterns ``indices`` [k], in that order; ``sample_indices`` keeps the numbers in the file."""
-        rows = np.flatnonzero(indices) if np.asarray(indices).dtype == bool else np.asarray(indices, dtype=np.int64)
-        chosen = object.__new__(type(self))
-        chosen.__dict__.update(self.__dict__)
-        chosen.patterns = self.patterns.take(rows)
-        for name in ("positions_px", "nominal_positions_px", "scan_index", "Y", "_energies"):
-            value = getattr(self, name)
-            setattr(chosen, name, None if value is None else value[rows])
-        chosen.sample_indices = rows if self.sample_indices is None else self.sample_indices[rows]
-        return chosen
-
-    def pattern_energies(self) -> NDArray[np.float64]:
-        """Sum of each pattern's intensity in file units [n]; streamed over the patterns once, then remembered."""
-        if self._energies is None:
-            self._energies = self.patterns.energies()
-        return self._energies
-
-    def truth_patches(self, nn_indices: NDArray[np.int64]) -> NDArray[np.complex64] | None:
-        """Truth patches [..., N, N] of the patterns ``nn_indices`` [...], from ``Y`` or the truth object, else None."""
-        if self.Y is not None:
-            return self.Y[nn_indices]
-        if self.object_truth is not None:
-            return cut_patches(self.object_truth, self.positions_px[nn_indices], self.N)
-        return None
 
     def generate_grouped_data(
         self,
@@ -305,96 +173,161 @@ class RawData:
         result["X_full"] = normalize_data(amplitude, self.N)
         return result
 
-    def _as_positions(self, x: ArrayLike | None, y: ArrayLike | None, suffix: str) -> NDArray[np.float64]:
-        columns = []
-        for name, values in ((f"xcoords{suffix}", x), (f"ycoords{suffix}", y)):
-            array = np.asarray(values)
-            if array.dtype.kind not in "fiu" or array.ndim != 1:
-                self._refuse(name, f"{array.dtype} array of shape {array.shape}", "one number per pattern, shape (n,)")
-            if len(array) != len(self):
-                self._refuse(name, f"{len(array)} positions for {len(self)} patterns", "one position per pattern")
-            if not np.isfinite(array).all():
-                where = np.flatnonzero(~np.isfinite(array))
-                self._refuse(name, f"{len(where)} values that are not finite (index {where[0]})", "finite numbers")
-            columns.append(array.astype(np.float64))
-        return np.stack([columns[1], columns[0]], axis=1)
 
-    def _as_probe(self, probe: ArrayLike) -> NDArray[np.complex64]:
-        array = np.asarray(probe)
-        if array.dtype.kind not in "cfiu" or array.ndim not in (2, 3, 4):
-            self._refuse("probeGuess", f"{array.dtype} array of shape {array.shape}", "complex numbers (P, N, N)")
-        modes = probe_modes(array)
-        if modes.shape[1:] != (self.N, self.N):
-            self._refuse(
-                "probeGuess",
-                f"a probe of {modes.shape[1]} x {modes.shape[2]} pixels",
-                f"{self.N} x {self.N} like the patterns",
-            )
-        if not np.isfinite(modes).all():
-            self._refuse("probeGuess", "values that are not finite", "finite complex numbers")
-        if not modes.any():
-            self._refuse("probeGuess", "zeros only", "a probe with some amplitude")
-        return modes
+def load_data(
+    file_path: str | Path,
+    n_images: int | None = None,
+    n_subsample: int | None = None,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    n_samples: int = 1,
+    coord_scale: float = 1.0,
+    subsample_seed: int | None = None,
+    *,
+    domain: Domain | Literal["auto"] = "auto",
+    transpose: bool = False,
+    pixel_size_m: float | None = None,
+    energy_eV: float | None = None,
+    detector_distance_m: float | None = None,
+    detector_pixel_m: float | None = None,
+    near_field_px2: float | None = None,
+    companion: str | Path | None = None,
+    probe: NDArray | None = None,
+    bad_pixels: NDArray | None = None,
+    in_memory: bool = False,
+    max_bytes: int | None = None,
+) -> RawData:
+    """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, recognised by content, not by name.
 
-    def _as_object(self, image: ArrayLike | None) -> NDArray[np.complex64] | None:
-        if image is None:
-            return None
-        array = np.asarray(image)
-        array = array[0] if array.ndim == 3 and len(array) == 1 else array
-        if array.dtype.kind not in "cfiu" or array.ndim != 2:
-            self._refuse("objectGuess", f"{array.dtype} array of shape {array.shape}", "complex numbers (H, W)")
-        return array.astype(np.complex64)
+    n_subsample, n_images  use this many patterns (the first of the two that is given), chosen at random, in file order
+    subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
+    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
+    n_samples              accepted for compatibility, without effect
+    domain                 quantity stored in the patterns; 'auto' decides by the format and the values
+    transpose              exchange rows and columns of every pattern
+    pixel_size_m           object pixel size; needed where positions are in metres and the file does not state it
+    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not state, or states wrongly
+    near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
+    companion              an auxiliary file with what the first does not hold (positions, probe, object, patterns); for
+                           formats that consist of two files it is found by its name
+    probe                  [N, N] or [P, N, N], replaces the probe of the file
+    bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
+    in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
+    max_bytes              refuse a file whose arrays would take more memory, 0.8 of the machine's by default
 
-    def _as_scan_index(self, scan_index: ArrayLike | None) -> NDArray[np.int64]:
-        if scan_index is None:
-            return np.zeros(len(self), dtype=np.int64)
-        array = np.asarray(scan_index)
-        if array.shape != (len(self),):
-            self._refuse("scan_index", f"shape {array.shape}", f"({len(self)},)")
-        return array.astype(np.int64)
-
-    def _as_truth_patches(self, Y: ArrayLike | None) -> NDArray[np.complex64] | None:
-        if Y is None:
-            return None
-        array = np.asarray(Y)
-        array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
-        if array.shape != self.patterns.shape:
-            self._refuse("Y", f"shape {array.shape}", f"{self.patterns.shape}")
-        return array.astype(np.complex64)
-
-    def _check_scan(self) -> None:
-        if len(self) < 2:
-            self._refuse(
-                self.patterns.field, f"{len(self)} pattern", "a scan of at least 2: one cannot be stitched or split"
-            )
-        if self.patterns.in_memory:
-            self.pattern_energies()
-        distinct = len(np.unique(self.positions_px, axis=0))
-        if distinct == 1:
-            self._refuse("xcoords, ycoords", f"all {len(self)} positions identical", "a scan over several positions")
-        span = float(np.ptp(self.positions_px, axis=0).max())
-        if span < SMALLEST_SPAN_PX:
-            self._refuse(
-                "xcoords, ycoords",
-                f"a scan {span:.3g} wide, which looks like metres",
-                "object pixels, or metres together with pixel_size_m",
-            )
-        if distinct < len(self):
-            repeated = len(self) - distinct
-            warnings.warn(f"{self.source or 'scan'}: {repeated} of {len(self)} positions are duplicates", stacklevel=3)
-
-    def _refuse(self, field: str, found: object, expected: object) -> None:
-        raise InputError(file=self.source or None, field=field, found=found, expected=expected)
+    A file without a probe gets one estimated from the mean pattern, with a warning; a probe of unknown scale is given
+    the mean photons of a pattern. Patterns of HDF5 files stay on
+    disk unless ``in_memory`` is set.
+    Raises InputError (MissingFileError for a missing file) naming file, field, what was found and what was expected.
+    """
+    path = require_file(file_path)
+    limit = default_max_bytes() if max_bytes is None else max_bytes
+    fields = read_both(path, companion, limit)
+    for name, value in (
+        ("pixel_size_m", pixel_size_m),
+        ("energy_eV", energy_eV),
+        ("detector_distance_m", detector_distance_m),
+        ("detector_pixel_m", detector_pixel_m),
+        ("bad_pixels", bad_pixels),
+    ):
+        if value is not None:
+            setattr(fields, name, value)
+    if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
+        fields.frames = all_frames(fields.frames, limit, path, fields.frames_field)
+    raw = scan_from_fields(
+        fields,
+        path,
+        domain=domain,
+        transpose=transpose,
+        flip_x=flip_x,
+        flip_y=flip_y,
+        swap_xy=swap_xy,
+        coord_scale=coord_scale,
+        probe=probe,
+        near_field_px2=near_field_px2,
+        source=str(file_path),
+    )
+    return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
 
 
-def probe_modes(probe: ArrayLike) -> NDArray[np.complex64]:
-    """Incoherent modes [P, N, N] of a probe given as (N, N), (N, N, 1), (P, N, N) or (coherent, P, N, N)."""
-    array = np.asarray(probe)
-    if array.ndim == 3 and array.shape[2] == 1 and array.shape[0] == array.shape[1]:
-        array = array[:, :, 0]
-    if array.ndim == 4:
-        array = array[0]
-    return np.ascontiguousarray(array.reshape(-1, *array.shape[-2:]), dtype=np.complex64)
+def scan_from_fields(
+    fields: FileContents,
+    path: Path,
+    *,
+    domain: Domain | Literal["auto"] = "auto",
+    transpose: bool = False,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    coord_scale: float = 1.0,
+    probe: NDArray | None = None,
+    near_field_px2: float | None = None,
+    source: str | None = None,
+) -> RawData:
+    """The scan described by a file's content, with positions in object pixels; arguments as in ``load_data``."""
+    if fields.frames is None:
+        raise InputError(
+            file=path,
+            field="patterns",
+            found=f"a file of the format {fields.format}, which holds no diffraction patterns",
+            expected="a scan",
+            hint="give the file with the patterns, and this one as its auxiliary file (--companion)",
+        )
+    patterns = patterns_of(fields, domain, transpose, path)
+    if near_field_px2 is not None:
+        fields.far_field = False
+    far_field_assumed = fields.pixel_size_m is None
+    positions, nominal = positions_px(fields, patterns.N, path)
+    if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
+        assert fields.pixel_size_m is not None
+        warn_of_wide_steps(positions, patterns.N, fields.pixel_size_m, path)
+    for coordinates in [positions] if nominal is None else [positions, nominal]:
+        if flip_x:
+            coordinates[:, 1] *= -1
+        if flip_y:
+            coordinates[:, 0] *= -1
+        if swap_xy:
+            coordinates[:] = coordinates[:, ::-1].copy()
+        coordinates *= coord_scale
+    given = fields.probe if probe is None else probe
+    if given is not None and probe is None and not fields.probe_scale_known:
+        given = with_mean_photons(given, patterns)
+    raw = RawData(
+        positions[:, 1],
+        positions[:, 0],
+        None if nominal is None else nominal[:, 1],
+        None if nominal is None else nominal[:, 0],
+        patterns,
+        estimate_probe(patterns, near_field_px2) if given is None else given,
+        fields.scan_index,
+        fields.object_truth,
+        fields.Y,
+        metadata=fields.metadata,
+        counts_are_photons=fields.counts_are_photons,
+        pixel_size_m=fields.pixel_size_m,
+        energy_eV=fields.energy_eV,
+        detector_distance_m=fields.detector_distance_m,
+        detector_pixel_m=fields.detector_pixel_m,
+        far_field=fields.far_field,
+        source=str(path) if source is None else source,
+    )
+    if given is None:
+        warnings.warn(f"{path}: no probe found, it was estimated from the mean pattern", stacklevel=3)
+    return raw
+
+
+def _subsampled(raw: RawData, wanted: int | None, seed: int | None) -> RawData:
+    """Choose patterns as the reference does: numpy's legacy choice without replacement, then sorted."""
+    n = len(raw)
+    if wanted is not None and wanted < 2:
+        raise InputError(file=raw.source, field="n_subsample", found=wanted, expected="at least 2 patterns")
+    if wanted is None or wanted >= n:
+        raw.sample_indices = np.arange(n)
+    else:
+        raw = raw.select(np.sort(np.random.RandomState(seed or 0).choice(n, wanted, replace=False)))
+    raw.subsample_seed = seed
+    return raw
 
 
 def channels_xy(positions_BC2: NDArray[np.float64]) -> NDArray[np.float64]:

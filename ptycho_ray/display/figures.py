@@ -33,8 +33,8 @@ def plot_object(
 ) -> Figure:
     """Amplitude and phase of a complex image [H, W].
 
-    ``region`` marks the pixels that hold something; the picture is cropped to them, the others are left blank and do
-    not influence the colours. The scale bar is in metres if ``pixel_size_m`` is given, in pixels otherwise.
+    ``region`` marks the valid pixels; the picture is cropped to them, the others are left blank and do not affect the
+    colour scale. The scale bar is in metres if ``pixel_size_m`` is given, in pixels otherwise.
     """
     return plot_objects({title: image}, region=region, pixel_size_m=pixel_size_m)
 
@@ -42,7 +42,7 @@ def plot_object(
 def plot_objects(
     images: Mapping[str, NDArray[Any]], *, region: NDArray[np.bool_] | None = None, pixel_size_m: float | None = None
 ) -> Figure:
-    """Amplitude (above) and phase (below) of several complex images beside each other, on common colour scales.
+    """Amplitude (above) and phase (below) of several complex images side by side, on common colour scales.
 
     A single image gets amplitude and phase side by side. NaN is left blank like what lies outside ``region``, which
     applies to the images of its shape.
@@ -186,7 +186,7 @@ def plot_positions(positions_px: NDArray[Any], *, pixel_size_m: float | None = N
 
 
 def plot_patterns(intensity: NDArray[Any]) -> Figure:
-    """Some diffraction patterns [k, N, N] beside each other, on a common logarithmic scale."""
+    """Some diffraction patterns [k, N, N] side by side, on a common logarithmic scale."""
     level = np.log10(np.maximum(intensity, 0) + 1)
     figure = empty_figure(2.4 * len(level), 2.6)
     for axis, image in zip(np.atleast_1d(figure.subplots(1, len(level))), level, strict=True):
@@ -197,7 +197,7 @@ def plot_patterns(intensity: NDArray[Any]) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write a figure (format by suffix: png, svg, pdf); the file appears whole or not at all."""
+    """Write a figure (format by suffix: png, svg, pdf); atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
     return Path(path)
@@ -244,7 +244,7 @@ def _level_phase(image: np.ma.MaskedArray[Any, Any]) -> NDArray[np.float64]:
 
 
 def _colour_range(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """Limits that leave out the outermost half percent, which is often a hot border."""
+    """Limits that exclude the outermost half percent, which is often a bright border."""
     values = np.concatenate([part.ravel() for part in parts])
     if not values.size:
         return 0.0, 1.0

@@ -1,8 +1,8 @@
-"""A picture of each step of ``ptycho-ray prepare``; arrays in, Figures out, as in ``plotting``."""
+"""A picture of each step of ``ptycho-ray prepare``; functions from arrays to Figures, as in ``ptycho_ray.display.figures``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,24 +14,26 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.preparation import Survey, background_level, filled
 from ptycho_ray.data.prepared import FrameSteps
-from ptycho_ray.refinement.orientation import Verdict
-from ptycho_ray.refinement.rotation import Rotation
+
+if TYPE_CHECKING:
+    from ptycho_ray.refinement.orientation import Verdict
+    from ptycho_ray.refinement.rotation import Rotation
 
 
 def plot_bad_pixels(found: Survey) -> Figure:
-    """The mean frame as it is stored, with the pixels that are left out."""
+    """The mean frame as stored, with the excluded pixels."""
     figure, axis = _figure(6.4, 5.4)
     _log_image(figure, axis, found.mean)
     for name, colour in (("bad", "red"), ("hot", "orange"), ("dead", "cyan")):
         rows, columns = np.nonzero(getattr(found, name))
         axis.plot(columns, rows, "s", mfc="none", mec=colour, ms=5, label=f"{len(rows)} {name}")
-    axis.set_title("mean frame, and the pixels that are left out", fontsize=11)
+    axis.set_title("mean frame and excluded pixels", fontsize=11)
     axis.legend(loc="upper right", fontsize=8)
     return figure
 
 
 def plot_background(found: Survey, steps: FrameSteps) -> Figure:
-    """Mean intensity against the distance from the beam, and what is taken off."""
+    """Mean intensity against the distance from the beam, and the background that is subtracted."""
     bad = found.bad | found.hot | found.dead
     mean = steps.oriented(filled(found.mean, bad))
     rows, columns = np.indices(mean.shape)
@@ -40,11 +42,11 @@ def plot_background(found: Survey, steps: FrameSteps) -> Figure:
     sums = np.bincount(distance[good], mean[good])
     profile = sums / np.maximum(np.bincount(distance[good], minlength=len(sums)), 1)
     figure, axis = _figure(6.4, 4.2)
-    axis.semilogy(np.maximum(profile, 1e-3 * max(float(profile.max()), 1e-12)), label="mean at that distance")
+    axis.semilogy(np.maximum(profile, 1e-3 * max(float(profile.max()), 1e-12)), label="radial mean")
     axis.axhline(max(background_level(found.mean, bad), 1e-12), color="0.5", ls="--", lw=1, label="level at the edge")
     if steps.background > 0:
-        axis.axhline(steps.background, color="C3", lw=1, label=f"{steps.background:.4g} taken off every pixel")
-    axis.set(xlabel="distance from the beam / pixels", ylabel="mean intensity of a pixel", title="background")
+        axis.axhline(steps.background, color="C3", lw=1, label=f"{steps.background:.4g} subtracted from every pixel")
+    axis.set(xlabel="distance from the beam / pixels", ylabel="mean intensity per pixel", title="background")
     axis.legend(frameon=False, fontsize=9)
     return figure
 
@@ -60,8 +62,8 @@ def plot_window(found: Survey, steps: FrameSteps, stated: tuple[float, float] | 
     axis.add_patch(Rectangle((column, row), steps.side, steps.side, fill=False, edgecolor="red"))
     axis.plot(steps.centre[1], steps.centre[0], "r+", ms=12, label="beam")
     if stated is not None:
-        axis.plot(stated[1], stated[0], "wx", ms=9, label="beam as the file states it")
-    axis.set_title(f"window of {steps.side} px, {steps.binning} x {steps.binning} added up", fontsize=11)
+        axis.plot(stated[1], stated[0], "wx", ms=9, label="beam centre stated in the file")
+    axis.set_title(f"window of {steps.side} px, {steps.binning} x {steps.binning} binned", fontsize=11)
     axis.legend(loc="upper right", fontsize=8)
     return figure
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar where a person watches (a terminal), plain lines in a log."""
+"""Progress of long computations: a bar in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrainingProgress:
         tqdm.write("  ".join(words), file=sys.stderr)
 
     def close(self) -> None:
-        """Take the bar off the terminal, so that what is printed next begins on a line of its own."""
+        """Remove the bar from the terminal, so that the next output starts on a new line."""
         if self.bar is not None:
             self.bar.close()
 
@@ -85,11 +85,11 @@ class RefinementProgress:
             self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self.bar is not None:
             self.bar.close()
 
 
 def _bar(total: int, unit: str, done: int, force: bool) -> tqdm:
-    """A bar on standard error, which shows itself only on a terminal unless it is forced to."""
+    """A bar on standard error, shown only on a terminal unless forced."""
     return tqdm(total=total, unit=unit, initial=done, disable=False if force else None, file=sys.stderr, leave=False)

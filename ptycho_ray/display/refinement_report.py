@@ -1,4 +1,4 @@
-"""What a page and a result say about a refinement."""
+"""The report and the results of a refinement."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def refinement_facts(result: RefinementResult) -> dict[str, Any]:
 
 
 def refinement_section(result: RefinementResult, halves: RingCorrelation | None = None) -> Section:
-    """Loss and held-out error over the iterations; how well the images of two halves of the data agree."""
+    """Loss and held-out error over the iterations; agreement of the images from two halves of the data."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
-    axes.semilogy([p.iteration for p in result.history], [p.loss for p in result.history], label="loss a pixel")
+    axes.semilogy([p.iteration for p in result.history], [p.loss for p in result.history], label="loss per pixel")
     judged = [(p.iteration, p.r_factor) for p in result.history if p.r_factor is not None]
     if judged:
         axes.semilogy(*np.array(judged).T, "o-", label="held-out R-factor")

@@ -1,4 +1,4 @@
-"""One HTML page for a run: figures, pictures, settings and where everything came from, in a single file."""
+"""The HTML report of a run: metrics, pictures, settings and provenance, in a single file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Section:
 
 
 def write_report(path: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
-    """Write the page, whole or not at all. Pictures are embedded, so it can be moved and mailed."""
+    """Write the page atomically. Pictures are embedded, so the file is self-contained."""
     environment = Environment(loader=PackageLoader("ptycho_ray.display"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"png": data_url, "value": format_value, "columns": _columns}
     page = environment.get_template("report.html").render(
@@ -55,7 +55,7 @@ def write_report(path: str | Path, *, title: str, sections: Sequence[Section]) -
 
 
 def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """What is needed to make a result again: program versions, command line, seed and SHA-256 of the data files."""
+    """What is needed to reproduce a result: program versions, command line, seed and SHA-256 of the data files."""
     return {
         "ptycho_ray": __version__,
         "python": platform.python_version(),
@@ -85,7 +85,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def data_url(figure: Figure, dpi: int = 130) -> str:
-    """A figure as a PNG inside a URL, for a page that needs nothing from elsewhere."""
+    """A figure as a PNG data URL, for a self-contained page."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from scipy.interpolate import griddata
 
 from ptycho_ray.display.figures import empty_figure
-from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
-from ptycho_ray.tuning.objectives import OBJECTIVES
-from ptycho_ray.tuning.space import Parameter, Space
+
+if TYPE_CHECKING:
+    from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
+    from ptycho_ray.tuning.space import Parameter, Space
 
 COLOURS = "viridis_r"
 
 
 def plot_history(record: SweepRecord) -> Figure:
-    """The first objective of every trial in the order in which they began, and the best so far; very bad ones lie outside."""
+    """The first objective of every trial in the order of their starts, and the best so far; very bad values are
+    outside the plot."""
     name = record.objectives[0]
     trials = [trial for trial in record.ended if name in trial.figures]
     figure = empty_figure(8, 4)
@@ -30,11 +32,11 @@ def plot_history(record: SweepRecord) -> Figure:
         axis.plot([t.number for t in some], [t.figures[name] for t in some], marker, color=colour, label=status)
     finished = [trial for trial in trials if trial.status == "finished"]
     if finished:
-        best = np.minimum if OBJECTIVES[name].mode == "min" else np.maximum
+        best = np.minimum if record.smaller_is_better(name) else np.maximum
         values = best.accumulate([trial.figures[name] for trial in finished])
         axis.step([trial.number for trial in finished], values, where="post", color="C3", label="best so far")
     if trials:
-        low, high = _limits(np.array([trial.figures[name] for trial in trials]), name)
+        low, high = _limits(np.array([trial.figures[name] for trial in trials]), record.smaller_is_better(name))
         margin = 0.05 * (high - low) or 1.0
         axis.set_ylim(low - margin, high + margin)
     axis.set(xlabel="trial", ylabel=name)
@@ -52,11 +54,12 @@ def plot_parallel(record: SweepRecord, space: Space) -> Figure:
     figure = empty_figure(max(6.0, 2.0 * len(names) + 2), 4.4)
     axis = figure.subplots()
     order = np.argsort([-record.loss(trial) for trial in trials])  # the best ones on top
-    norm = _limits(values, record.objectives[0])
+    smaller = record.smaller_is_better(record.objectives[0])
+    norm = _limits(values, smaller)
     for index in order:
         share = (values[index] - norm[0]) / ((norm[1] - norm[0]) or 1.0)
         axis.plot([*range(len(names)), len(names)], [*(column[index] for column in columns), np.clip(share, 0, 1)],
-                  color=_colour(share, record.objectives[0]), alpha=0.8)  # fmt: skip
+                  color=_colour(share, smaller), alpha=0.8)  # fmt: skip
     labels = [f"{p.name}\n{_ends(p)}" for p in space.parameters] + [
         f"{record.objectives[0]}\n{norm[0]:.4g} ... {norm[1]:.4g}"
     ]
@@ -82,10 +85,11 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
     trials = [t for t in record.judged() if all(p.name in t.parameters for p in parameters)]
     x, y = (_places(parameter, trials) for parameter in parameters)
     values = np.array([trial.figures[name] for trial in trials])
-    low, high = _limits(values, name)
+    smaller = record.smaller_is_better(name)
+    low, high = _limits(values, smaller)
     figure = empty_figure(6.4, 5)
     axis = figure.subplots()
-    colours = COLOURS if OBJECTIVES[name].mode == "min" else COLOURS.removesuffix("_r")
+    colours = _colours(smaller)
     if len(trials) >= 4 and np.ptp(x) > 0 and np.ptp(y) > 0:
         across, up = np.meshgrid(np.linspace(0, 1, 80), np.linspace(0, 1, 80))
         surface = griddata((x, y), np.clip(values, low, high), (across, up), method="linear")
@@ -93,7 +97,7 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
     dots = axis.scatter(x, y, c=values, vmin=low, vmax=high, cmap=colours, edgecolors="0.2", linewidths=0.6)
     best = int(np.argmin([record.loss(trial) for trial in trials]))
     axis.plot(x[best], y[best], "*", color="C3", markersize=14, clip_on=False)
-    axis.set_title(f"the star is the best: trial {trials[best].number}", fontsize=10)
+    axis.set_title(f"star: the best, trial {trials[best].number}", fontsize=10)
     for parameter, set_ticks, set_label in (
         (parameters[0], axis.set_xticks, axis.set_xlabel), (parameters[1], axis.set_yticks, axis.set_ylabel),
     ):  # fmt: skip
@@ -104,7 +108,7 @@ def plot_contour(record: SweepRecord, parameters: Sequence[Parameter]) -> Figure
 
 
 def plot_front(record: SweepRecord) -> Figure:
-    """The first two objectives of all finished trials; those that no other beats are joined."""
+    """The first two objectives of all finished trials; the Pareto front is drawn as a line."""
     first, second = record.objectives[:2]
     figure = empty_figure(6.4, 4.6)
     axis: Axes = figure.subplots()
@@ -153,17 +157,19 @@ def _ends(parameter: Parameter) -> str:
     )
 
 
-def _limits(values: NDArray[np.float64], objective: str) -> tuple[float, float]:
-    """A range that a few very bad trials do not decide."""
-    sign = 1 if OBJECTIVES[objective].mode == "min" else -1
+def _limits(values: NDArray[np.float64], smaller_is_better: bool) -> tuple[float, float]:
+    """A range that is robust against a few very bad trials."""
+    sign = 1 if smaller_is_better else -1
     best, middle, worst = np.percentile(sign * values, [0, 50, 100])
     end = min(worst, middle + 2 * (middle - best)) if middle > best else worst
     return (float(best), float(end)) if sign > 0 else (float(-end), float(-best))
 
 
-def _colour(share: float, objective: str) -> Any:
+def _colours(smaller_is_better: bool) -> str:
+    return COLOURS if smaller_is_better else COLOURS.removesuffix("_r")
+
+
+def _colour(share: float, smaller_is_better: bool) -> Any:
     from matplotlib import colormaps
 
-    return colormaps[COLOURS if OBJECTIVES[objective].mode == "min" else COLOURS.removesuffix("_r")](
-        np.clip(share, 0, 1)
-    )
+    return colormaps[_colours(smaller_is_better)](np.clip(share, 0, 1))

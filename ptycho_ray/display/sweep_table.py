@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ptycho_ray.files import short_text
-from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
 
 REDRAW_S = 0.5
 BEST_SHOWN = 8
 
 
 class LiveTable:
-    """The best trials and those that run, drawn again and again on a terminal; elsewhere a line for each trial that ends."""
+    """The best trials and those in progress, redrawn continually on a terminal; elsewhere a line for each trial that ends."""
 
     def __init__(self, trials: int, stream: TextIO | None = None) -> None:
         self.trials, self.stream = trials, stream or sys.stderr

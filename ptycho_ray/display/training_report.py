@@ -1,25 +1,42 @@
-"""The page that ``ptycho-ray train`` writes."""
+"""The report of ``ptycho-ray train``."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.commands.common import Result
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.display.figures import plot_history, plot_object, plot_positions, plot_probe
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.display.uncertainty_report import uncertainty_section
 
 if TYPE_CHECKING:
-    from ptycho_ray.commands.train import Image
+    import numpy as np
+
+    from ptycho_ray.data import RawData
+
+
+@dataclass(frozen=True)
+class TrainedScan:
+    """What became of one scan; ``name`` is its folder inside the output folder, empty if it is the only one."""
+
+    name: str
+    scan: RawData
+    amplitude: np.ndarray | None
+    phase: np.ndarray | None
+    results: dict[str, Any]
 
 
 def write_training_report(
-    result: Result, images: Sequence[Image], results: dict[str, Any], config: TrainingConfig, origin: Result
+    result: dict[str, Any],
+    images: Sequence[TrainedScan],
+    results: dict[str, Any],
+    config: TrainingConfig,
+    origin: dict[str, Any],
 ) -> None:
-    """Write ``result["report"]``: images, curves, scans, settings and origin of a training."""
+    """Write ``result["report"]``: images, curves, scans, settings and provenance of a training."""
     settings = dataclasses.asdict(config)
     figures = {name: result[name] for name in ("held_out_diffraction",) if name in result}
     sections = [
@@ -32,12 +49,12 @@ def write_training_report(
         ),
         *(_scan_section(image) for image in images),
         Section("Settings", facts={**settings.pop("model"), **settings}, folded=True),
-        Section("Where it came from", facts=origin, folded=True),
+        Section("Provenance", facts=origin, folded=True),
     ]
     write_report(result["report"], title=f"Training on {config.train_data_file}", sections=sections)
 
 
-def _image_sections(image: Image) -> list[Section]:
+def _image_sections(image: TrainedScan) -> list[Section]:
     stitched = image.results["stitched"]
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=image.scan.pixel_size_m)
     section = Section(
@@ -51,7 +68,7 @@ def _image_sections(image: Image) -> list[Section]:
     return [section, uncertainty_section(stitched, members, image.scan.pixel_size_m)]
 
 
-def _scan_section(image: Image) -> Section:
+def _scan_section(image: TrainedScan) -> Section:
     probe = image.results["model_instance"].probe.detach().cpu().numpy()
     pixel = image.scan.pixel_size_m
     return Section(

@@ -1,4 +1,4 @@
-"""Pictures of an ensemble: the standard deviation at each pixel, and whether it is as large as the errors."""
+"""Pictures of an ensemble: the standard deviation at each pixel, and its calibration against the errors."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def plot_deviation(
 
 
 def plot_calibration(curves: Mapping[str, Calibration]) -> Figure:
-    """Share of the pixels within z standard deviations over the share of a normal distribution that is."""
+    """Fraction of the pixels within z standard deviations against the fraction of a normal distribution."""
     figure = empty_figure(5.6, 5.0)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="calibrated")
     for name, curve in curves.items():
         axis.plot(curve.expected, curve.observed, marker="o", markersize=3, label=name)
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axis.set_xlabel("share expected within z standard deviations")
-    axis.set_ylabel("share of the pixels that is")
+    axis.set_xlabel("expected fraction within z standard deviations")
+    axis.set_ylabel("observed fraction of the pixels")
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
     return figure

@@ -1,13 +1,12 @@
-"""What the commands say of the uncertainty of an image."""
+"""How the commands report the uncertainty of an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho_ray.commands.common import Result
 from ptycho_ray.display.figures import save_figure
 from ptycho_ray.display.report import Section
 from ptycho_ray.display.uncertainty_figures import plot_calibration, plot_deviation
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
 
-def uncertainty_facts(image: StitchedObject, members: int) -> Result:
+def uncertainty_facts(image: StitchedObject, members: int) -> dict[str, Any]:
     """Median and 95th percentile of the standard deviations over the covered pixels."""
     assert image.amplitude_std is not None
     assert image.phase_std is not None
     covered = image.covered()
-    facts: Result = {"members": members}
+    facts: dict[str, Any] = {"members": members}
     for name, std in (("amplitude_std", image.amplitude_std), ("phase_std_rad", image.phase_std)):
         middle, high = np.percentile(std[covered], [50, 95])
         facts |= {f"{name}_median": float(middle), f"{name}_95_percent": float(high)}
@@ -37,14 +36,14 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     picture = plot_deviation(image.amplitude_std, image.phase_std, region=image.covered(), pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
-        f"How much {members} networks that differ in their seeds alone disagree at each pixel. What all of them get wrong "
-        "alike does not show.",
+        f"Disagreement at each pixel of {members} networks that differ only in their seeds. Errors common to all of "
+        "them do not show.",
         facts=uncertainty_facts(image, members),
         pictures=[("", picture)],
     )
 
 
-def calibration_sections(image: Image, found: Evaluation, result: Result, folder: Path) -> list[Section]:
+def calibration_sections(image: Image, found: Evaluation, result: dict[str, Any], folder: Path) -> list[Section]:
     """Puts the calibration of an ensemble's image into ``result`` and its picture into ``folder``; nothing for the image of
     one network."""
     curves = calibration_curves(image, found)
@@ -63,7 +62,7 @@ def calibration_sections(image: Image, found: Evaluation, result: Result, folder
         }
         for name, curve in curves.items()
     ]
-    return [Section("Is the uncertainty right?", rows=rows, pictures=[("", picture)])]
+    return [Section("Calibration of the uncertainty", rows=rows, pictures=[("", picture)])]
 
 
 def calibration_curves(image: Image, found: Evaluation) -> dict[str, Calibration]:

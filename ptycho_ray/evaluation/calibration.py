@@ -1,4 +1,4 @@
-"""Whether a stated standard deviation is as large as the errors are.
+"""Calibration of standard deviations against errors.
 
 C. Guo et al., arXiv:1706.04599, and V. Kuleshov et al., arXiv:1807.00263 (calibration of a regression).
 """
@@ -28,12 +28,12 @@ class Calibration:
 
     Attributes:
         z: how many standard deviations, [k].
-        expected: share of a normal distribution within z standard deviations, [k].
-        observed: share of the pixels whose error is, [k].
+        expected: fraction of a normal distribution within z standard deviations, [k]. observed: fraction of the pixels
+            whose error is within z standard deviations, [k].
         expected_calibration_error: mean of abs(observed - expected), 0 to 1/2.
-        scale: factor that the deviations would have to be multiplied by so that half of the errors are within what half of
-            a normal distribution is; above 1 for an ensemble that is too sure.
-        rank_correlation: Spearman's, between deviation and size of the error: whether errors are where they are expected.
+        scale: factor by which the deviations must be multiplied for half of the errors to lie within the quartile range
+            of a normal distribution; above 1 for an overconfident ensemble. rank_correlation: Spearman's, between
+            deviation and magnitude of the error: whether errors occur where they are expected.
         median_std: median of the deviations, in the unit of the image.
     """
 
@@ -54,7 +54,7 @@ def calibration_of(error: NDArray[Any], std: NDArray[Any]) -> Calibration:
     """Compare errors with the standard deviations stated for them, pixel by pixel; any shape.
 
     Raises:
-        InputError: other shapes, no pixel, or what is no finite number of 0 or more.
+        InputError: the shapes differ, there is no pixel, or a value is negative or not finite.
     """
     error, std = (np.asarray(values, dtype=np.float64).ravel() for values in (error, std))
     if error.shape != std.shape or not error.size:

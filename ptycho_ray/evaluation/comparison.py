@@ -1,4 +1,4 @@
-"""Images of one sample beside each other: registration, one table of figures, one picture. No file is read here.
+"""Comparison of images of one sample: registration, a table of metrics, a picture. No file is read here.
 
 The images may come from any program: each is brought to the reference by a complex factor, a phase ramp and a shift of up to 16
 pixels beyond its stated place (``ptycho_ray.evaluation``), and judged where it is covered.
@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ptycho_ray.display.figures import plot_frc, plot_objects
 from ptycho_ray.errors import InputError
-from ptycho_ray.evaluation import Evaluation, evaluate_reconstruction
+from ptycho_ray.evaluation.quality import Evaluation, evaluate_reconstruction
 from ptycho_ray.files import atomic_path
 
 METRICS = ("mae", "mse", "psnr", "ssim", "ms_ssim", "frc50")
@@ -57,7 +55,7 @@ def compare(images: Mapping[str, Placed], reference: Placed, *, register: bool =
 
 
 def _seen(region: NDArray[np.bool_], origin_px: tuple[float, float], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Where the reference counts, on the canvas of an image."""
+    """The valid pixels of the reference, on the canvas of an image."""
     rows, columns = (
         np.round(np.arange(side) + start).astype(int) for side, start in zip(shape, origin_px, strict=True)
     )
@@ -81,21 +79,6 @@ def figures_of(found: Evaluation) -> dict[str, float]:
         "shift_column_px": shift[1],
         "pixels": found.n_pixels,
     }
-
-
-def picture(found: Mapping[str, Evaluation], reference: Placed, name: str) -> Figure:
-    """The reference and all images, aligned, on common colour scales."""
-    shown = {name: np.where(reference.region, reference.pixels, np.nan)}
-    for label, each in found.items():
-        shown[label] = np.where(each.mask, each.aligned, np.nan)
-    return plot_objects(shown)
-
-
-def ring_correlations(found: Mapping[str, Evaluation]) -> Figure:
-    """The ring correlation of each complex image with the reference."""
-    frequencies = next(iter(found.values())).frc.frequency
-    curves = {name: np.interp(frequencies, of.frc.frequency, of.frc.correlation) for name, of in found.items()}
-    return plot_frc(frequencies, curves)
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -108,7 +108,7 @@ def fourier_ring_correlation(
     """Fourier ring correlation of two real or complex images [H, W] of one shape, H and W at least 8.
 
     The mean of each image is removed; ``window`` ('hann', 'tukey' with a quarter of the side tapered, None)
-    suppresses what the jump between opposite edges would add. Rings are one Fourier pixel of the shorter side wide
+    suppresses the artefact of the jump between opposite edges. Rings are one Fourier pixel of the shorter side wide
     and end at Nyquist.
     """
     if first.ndim != 2 or first.shape != second.shape or min(first.shape) < 8:

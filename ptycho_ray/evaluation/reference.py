@@ -1,6 +1,6 @@
 """The PtychoPINN chain's metrics with its conventions, so that numbers can be compared with published ones.
 
-Conventions that one should know before quoting them: two pixels are cut from every edge; the predicted amplitude is
+Conventions to know before quoting them: two pixels are cut from every edge; the predicted amplitude is
 scaled to the truth's mean; the phase is not unwrapped before its plane or mean is removed; PSNR has the peak 255
 whatever the data; phase SSIM maps the phase to (phi + pi) / 2 pi and uses data range 1, so a flat phase scores high;
 MS-SSIM multiplies full SSIMs and decimates without a filter; the ring correlation takes |C|, so anticorrelation

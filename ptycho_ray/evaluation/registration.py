@@ -1,8 +1,8 @@
 """Bringing a reconstruction and the truth onto the same pixels.
 
 Positions and shifts are (row, column) in pixels. A reconstruction carries ``origin_px``, the place of its first pixel
-in the truth's pixels, possibly fractional. What ptychography cannot know (a complex scale, a linear phase ramp, a
-translation) is fitted by ``fit_ambiguities``.
+in the truth's pixels, possibly fractional. The ambiguities of ptychography (a complex scale, a linear phase ramp, a
+translation) are fitted by ``fit_ambiguities``.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def fit_ambiguities(
 
     Least squares over ``mask`` [H, W]. The start comes from the spectrum of truth * conj(reconstruction), whose peak
     is the ramp (no unwrapping), and from a cross-correlation; a Gauss-Newton iteration refines all together. A coarse
-    shift above ``max_shift_px`` is taken for a mistake of the correlation and dropped. ``truth`` may be larger than
+    shift above ``max_shift_px`` is considered a failure of the correlation and ignored. ``truth`` may be larger than
     the reconstruction.
     """
     keep = np.ones(reconstruction.shape, dtype=bool) if mask is None else mask

@@ -1,4 +1,4 @@
-"""Import paths of version 0.1, which notebooks and configuration files still name: each leads to the module of today."""
+"""Import paths of version 0.1, still used in notebooks and configuration files, mapped to the current modules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import ModuleType
 #: Below ``ptycho_ray``: path of version 0.1 -> path of today.
 OLD_PATHS = {
     "cli": "commands.cli",
+    "client.sources": "client.frame_sources",
     "cluster.serve": "service",
     "cluster.serve.deployments": "service.deployments",
     "command_line": "config.command_line",
@@ -37,7 +38,7 @@ class _Finder:
 
 
 class _Alias:
-    """Hands out the very module of today, not a copy of it."""
+    """Returns the current module itself, not a copy of it."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"ptycho_ray.{OLD_PATHS[spec.name.partition('.')[2]]}")
@@ -50,6 +51,9 @@ class _Alias:
 
 
 def install() -> None:
-    """Let Python find the modules under their old paths. Nothing is imported by it."""
+    """Make the modules available under their old paths. This imports nothing.
+
+    The finder comes first: the others would load a second copy of what lies in a room that has moved as a whole.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

@@ -1,4 +1,4 @@
-"""The functions at the end of a network, and where they start."""
+"""The activation functions at the end of a network, and their initial values."""
 
 from __future__ import annotations
 

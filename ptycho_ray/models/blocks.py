@@ -1,4 +1,4 @@
-"""What the networks are built of: convolutions, residual blocks, changes of resolution.
+"""Building blocks of the networks: convolutions, residual blocks, changes of resolution.
 
 Every block maps [B, C, H, W] to a map of the same or of half or twice the side.
 """
@@ -35,7 +35,7 @@ def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, gr
 
 
 def mirrored_convolution(inputs: int, outputs: int, size: int = 3, *, groups: int = 1) -> nn.Sequential:
-    """A convolution that sees the mirrored map beyond the edge and not zeros."""
+    """A convolution with mirrored instead of zero padding."""
     layer = nn.Conv2d(inputs, outputs, size, groups=groups)
     return nn.Sequential(Reflection(size // 2), _started(layer))
 
@@ -273,8 +273,8 @@ def doubled(kind: str, inputs: int, outputs: int) -> nn.Module:
 def smoothly_started(layer: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     """Let a transposed convolution start as an interpolation (constant for 2 x 2, linear for 4 x 4) with random channels.
 
-    With independent random weights it draws a pattern of single pixels over the object; training gets rid of it by
-    switching the head off, and the object stays flat (docs/networks.md has the figures).
+    With independent random weights it produces pixel-scale artefacts in the object; training removes them by
+    suppressing the head, and the object stays flat (see docs/networks.md).
     """
     line = torch.tensor({2: [1.0, 1.0], 4: [0.25, 0.75, 0.75, 0.25]}[layer.kernel_size[0]])
     mixing = torch.randn(*layer.weight.shape[:2], 1, 1) * (2 / layer.weight.shape[0]) ** 0.5
@@ -286,7 +286,7 @@ def smoothly_started(layer: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
 
 
 class Merge(nn.Module):
-    """How a decoder takes in the encoder's map of the same side: 'none', 'add', 'gated_add' (with a learned factor that
+    """How a decoder merges the encoder's map of the same side: 'none', 'add', 'gated_add' (with a learned factor that
     starts at SKIP_START) or 'concat' (with a 1 x 1 convolution whose weights on that map start smaller by SKIP_START)."""
 
     def __init__(self, kind: str, channels: int, skip_channels: int) -> None:

@@ -1,10 +1,10 @@
-"""What a network is told of the probe, so that one network serves several.
+"""Conditioning of a network on the probe, so that one network serves several.
 
-The pattern alone does not tell which part of it is probe. ``probe_conditioning: channels`` puts the probe beside the
-pattern as further input channels: its wave, pixel by pixel where the object will be, and its own diffraction, pixel by
-pixel where the pattern is and in the same units. ``retrieval`` goes further: in place of the pattern the network sees the
-object that the probe and the pattern yield by themselves (:mod:`ptycho_ray.models.retrieval`), the step that would come
-next, the probe's wave, and how many photons a pixel gets; all of them lie where the object will be.
+The pattern alone does not show which part of it is due to the probe. ``probe_conditioning: channels`` adds the probe to
+the pattern as further input channels: its wave, on the pixels of the object, and its diffraction pattern, on those of
+the measured pattern and in the same units. ``retrieval`` goes further: instead of the pattern, the network sees a phase
+retrieval of the single pattern (:mod:`ptycho_ray.models.retrieval`), the next step of that retrieval, the wave of the
+probe, and the photons per pixel; all of them on the pixels of the object.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def retrieval_channels(retrieved: Tensor, step: Tensor, probe: Tensor, level: fl
 
 
 def probe_wave(probe: Tensor) -> Tensor:
-    """The strongest mode [N, N] divided by its largest amplitude, turned so that its intensity-weighted mean is real:
-    neither the photons nor the phase of a probe, which diffraction leaves open, says anything on its shape."""
+    """The strongest mode [N, N] divided by its largest amplitude, with its phase chosen so that its
+    intensity-weighted mean is real: neither the photons nor the global phase of a probe carry information on its
+    shape."""
     strongest = probe[probe.abs().square().sum(dim=(-2, -1)).argmax()]
     amplitude = strongest.abs()
     mean = (strongest * amplitude).sum()

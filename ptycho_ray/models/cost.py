@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and floating-point operations of a forward pass."""
+"""Cost of a network: parameters, and floating-point operations of a forward pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cost:
 
 
 def network_cost(config: ModelConfig) -> Cost:
-    """The cost of the network of a configuration. Nothing is computed and no memory taken: shapes suffice."""
+    """The cost of the network of a configuration. Only shapes are propagated: nothing is computed and no memory allocated."""
     with torch.device("meta"):
         network = build_network(config).eval().requires_grad_(False)
         x = torch.empty(1, input_channels(config), config.N, config.N)

@@ -44,8 +44,8 @@ def _spectral_blocks(config: ModelConfig) -> list[nn.Module]:
 def neuralop_uno(config: ModelConfig) -> nn.Module:
     """A U-shaped neural operator: spectral layers of width 1, 2, 2, 1 times ``fno_width`` at the sides N, N/2, N/2, N.
 
-    M. A. Rahman et al., arXiv:2204.11127. In place of the package neuraloperator, whose model exists for N = 128 and single
-    patterns in PtychoPINN; decision 0015.
+    M. A. Rahman et al., arXiv:2204.11127. Replaces the package neuraloperator, whose model exists in PtychoPINN only
+    for N = 128 and single patterns; decision 0015.
     """
     width = config.fno_width
     return ObjectNetwork(config, UShapedOperator(config), width, lift=_with_grid(config))

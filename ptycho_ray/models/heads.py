@@ -28,7 +28,7 @@ class ObjectHead(nn.Module):
     the channels as amplitude and pi * tanh of the other as phase.
 
     An untrained network yields a nearly flat object of amplitude START_AMPLITUDE and phase 0, where no function is
-    saturated, whatever comes out of its body: the weights start small, and :func:`bounded` tames the features. All outputs
+    saturated, whatever its body returns: the weights start small, and :func:`bounded` limits the features. All outputs
     have the gain pi of the phase, so that the amplitude, and real and imaginary part, do not learn three times slower.
     """
 
@@ -55,8 +55,8 @@ class ObjectNetwork(nn.Module):
     Args:
         body: maps ``config.fno_width`` channels to ``features`` at the same side.
         lift: the first layers; conv3, GELU, conv3 if None.
-        bounded_lift: tame what the body sees (:func:`bounded`). A body that adds to its input at full resolution would else
-            carry the bright centre of the pattern past all that it learns.
+        bounded_lift: bound the input of the body (:func:`bounded`). A body that adds to its input at full resolution
+            would otherwise pass the bright centre of the pattern through, whatever it learns.
     """
 
     def __init__(

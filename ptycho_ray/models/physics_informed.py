@@ -28,7 +28,7 @@ DARK_WEIGHT = 1e-3
 
 @dataclass
 class Prediction:
-    """What one forward pass yields.
+    """Result of one forward pass.
 
     Attributes:
         canvas: the patches of each group merged, complex [B, S, S]; its centre is the centre of the group.
@@ -55,8 +55,8 @@ class PhysicsInformedModel(nn.Module):
         network: complex patches, or amplitude and phase, from normalised diffraction amplitudes.
         log_object_scale: logarithm of the factor between the network's object and a transmission; a parameter.
         probe_parts: real and imaginary part of the probe, [P, N, N, 2]; a parameter.
-        positions: learnt corrections of the scan's positions, or None. Who hands positions over applies them.
-        network_dtype: number format of the network's convolutions, None for 32 bits. The physics has 32 bits always.
+        positions: learnt corrections of the scan's positions, or None. The caller applies them to the positions it passes.
+        network_dtype: number format of the network's convolutions, None for 32 bits. The physics always uses 32 bits.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class PhysicsInformedModel(nn.Module):
 
     @torch.no_grad()
     def orthogonalise_probe(self) -> None:
-        """Give the modes of the probe their orthogonal form, the strongest first; the diffraction stays the same."""
+        """Orthogonalise the modes of the probe, the strongest first; the diffraction stays the same."""
         if len(self.probe_parts) > 1:
             modes = orthogonal_modes(torch.view_as_complex(self.probe_parts))
             self.probe_parts.copy_(torch.view_as_real(modes))
 
     def overlap_weight(self) -> Tensor:
-        """Trust in each pixel of a patch: the probe's amplitude relative to its maximum, never quite zero; [N, N]."""
+        """Weight of each pixel of a patch: the probe's amplitude relative to its maximum, never exactly zero; [N, N]."""
         illumination = self.probe.detach().abs().square().sum(dim=0).sqrt()
         return illumination / illumination.max() + DARK_WEIGHT
 
@@ -119,8 +119,8 @@ class PhysicsInformedModel(nn.Module):
         return self._network_output(inputs)
 
     def retrieved(self, photons: Tensor) -> tuple[Tensor, Tensor]:
-        """What the physics makes of each pattern by itself, complex transmission [B, C, N, N], and the step that would come
-        next (``models/retrieval.py``)."""
+        """Phase retrieval of each single pattern, complex transmission [B, C, N, N], and its next step
+        (``models/retrieval.py``)."""
         return single_shot_retrieval(photons, self.probe.detach(), self._level, self.config.retrieval_steps)
 
     @property
@@ -129,10 +129,9 @@ class PhysicsInformedModel(nn.Module):
         return math.sqrt(self.normalisation.mean_photons / self.normalisation.probe_photons)
 
     def _improved_patches(self, photons: Tensor) -> Tensor:
-        """What was retrieved, improved by the network; untrained it changes nothing.
-
-        Of its maps, relative to where they start, the first is added. The second says pixel by pixel how far to go on: with
-        the real part away from the mean (or back to it), with the imaginary part along the step that would come next.
+        """The retrieved object, improved by the network; an untrained network changes nothing. Of its output maps,
+        relative to their initial values, the first is added. The second extrapolates pixel by pixel: its real part
+        away from the mean (or back to it), its imaginary part along the next step of the retrieval.
         """
         level = self._level
         retrieved, step = self.retrieved(photons)
@@ -170,7 +169,7 @@ class PhysicsInformedModel(nn.Module):
         return canvas[:, None] if alone else extract_patches(canvas, relative, n)
 
     def diffract(self, patches: Tensor) -> Tensor:
-        """Photons [B, C, N, N] that transmission patches [B, C, N, N] diffract under the probe."""
+        """Photons [B, C, N, N] diffracted by transmission patches [B, C, N, N] under the probe."""
         exit_waves = illuminate(patches, self.probe)
         if self.config.gaussian_smoothing_sigma:
             exit_waves = smooth_exit_wave(exit_waves, self.config.gaussian_smoothing_sigma)
@@ -187,7 +186,7 @@ class PhysicsInformedModel(nn.Module):
         return place_patches(weight.expand(*relative.shape[:2], *weight.shape), relative, side).sum(dim=1)
 
     def flat_diffraction(self) -> Tensor:
-        """Photons [N, N] that the probe diffracts through an empty object."""
+        """Diffraction pattern of the probe without an object, in photons [N, N]."""
         return diffraction_intensity(self.probe)
 
     def forward(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Prediction:
@@ -203,7 +202,7 @@ class PhysicsInformedModel(nn.Module):
         return Prediction(self.object_scale * canvas, self.diffract(patches), patches)
 
     def transmission_patches(self, photons: Tensor) -> Tensor:
-        """What the network sees at each pattern, complex transmission [B, O, N, N]; no position enters."""
+        """The network's prediction for each pattern, complex transmission [B, O, N, N]; independent of positions."""
         return self.object_scale * self.network_patches(photons)
 
     def reconstruct(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Network architectures by name.
 
 A new one is a function from the configuration to a module that maps [B, input channels, N, N] to complex patches
-[B, O, N, N], made of what ``blocks.py`` and ``heads.py`` hold, and one line here; docs/networks.md shows an example.
+[B, O, N, N], built from ``blocks.py`` and ``heads.py``, and one line here; docs/networks.md shows an example.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def build_network(config: ModelConfig) -> nn.Module:
         )
     if config.architecture == "cnn" and config.probe_conditioning == "retrieval":
         raise ConfigurationError(
-            "'cnn' draws the border of a patch apart and cannot leave a retrieved object as it is",
+            "'cnn' predicts the border of a patch separately and cannot preserve a retrieved object",
             field="model.architecture",
             found="'cnn' with probe_conditioning 'retrieval'",
-            expected="'unet', or another one",
+            expected="'unet', or any other network",
         )
     return ARCHITECTURES[config.architecture](config)

@@ -1,13 +1,11 @@
-"""What the physics alone makes of one pattern: the object that a network improves, with ``probe_conditioning: retrieval``.
+"""Phase retrieval of a single pattern, which a network improves with ``probe_conditioning: retrieval``.
 
-A known probe with some structure leaves one pattern's object almost determined where the light is. A few steps of
-accelerated gradient descent (Nesterov) bring the pattern to where the object is. What descends is the negative logarithm
-of the posterior: diffraction amplitudes have the variance 1/4 whatever their size, and a transmission is expected to be near
-its mean and smooth, so that at a low dose the pattern's noise is not drawn into the object.
-
-The light of a pixel bounds how strongly the misfit bends there, so each pixel has a step length of its own. In the first
-steps dim pixels are held back: their share of a pattern that is still unexplained is mostly error of the bright ones. What
-this leaves open (ambiguities, strong phases, dark pixels, edges) is the network's part.
+With a known, structured probe, a single pattern almost determines the object in the illuminated area. A few steps of
+accelerated gradient descent (Nesterov) solve for it. They minimise the negative log-posterior: diffraction amplitudes
+have the variance 1/4 whatever their size, and the prior expects a smooth transmission near its mean, so that at low
+dose the noise is not fitted. The illumination of a pixel bounds the curvature of the misfit there, so each pixel has
+its own step length. In the first steps dim pixels are damped: their gradient is then dominated by the remaining error
+of the bright ones. The network deals with the rest (ambiguities, strong phases, dark pixels, edges).
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ SPREAD, ROUGHNESS = 0.3, 0.1
 
 @torch.no_grad()
 def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: int) -> tuple[Tensor, Tensor]:
-    """The object of each pattern by itself, and the step that would come next: where the pattern is still unexplained.
+    """The object retrieved from each single pattern, and the next step, which shows where the pattern is not yet fitted.
 
     Both are complex transmissions, complex64 of the shape of ``photons``.
 
     Args:
         photons: measured photons, float32 [..., N, N], zero frequency at N//2.
         probe: modes in sqrt(photons), complex [P, N, N].
-        level: mean amplitude of the transmission; the descent starts from it, and stays there where there is no light.
+        level: mean amplitude of the transmission; the descent starts from it, and stays there in dark pixels.
         steps: number of steps, each two Fourier transforms a mode.
     """
     probe = torch.fft.ifftshift(probe, dim=(-2, -1))

@@ -22,7 +22,7 @@ SAME_PX, SAME_PART = 1e-2, 1e-3
 
 
 class ScanPositions(nn.Module):
-    """Shifts of the positions of one scan, and what is needed to know that scan again.
+    """Shifts of the positions of one scan, and what identifies this scan.
 
     Attributes:
         shifts_px: what is added to each measured position, float32 [n, 2] (row, column); a parameter.
@@ -40,7 +40,7 @@ class ScanPositions(nn.Module):
 
     @classmethod
     def of(cls, raw: RawData) -> ScanPositions:
-        """Positions of ``raw`` before anything is learnt about them."""
+        """Positions of ``raw`` with zero shifts."""
         marks = _marks(raw)
         made = cls(len(raw), len(marks))
         made.measured_px.copy_(torch.from_numpy(raw.positions_px))
@@ -55,8 +55,8 @@ class ScanPositions(nn.Module):
         return cls(len(weights["positions.shifts_px"]), len(weights["positions.marks"]))
 
     def of_groups(self, members: Tensor) -> tuple[Tensor, Tensor]:
-        """What the shifts do to groups of patterns ``members`` [b, C]: to the positions relative to the group's centre
-        [b, C, 2], and to the centre [b, 2]."""
+        """The effect of the shifts on groups of patterns ``members`` [b, C]: on the positions relative to the
+        group's centre [b, C, 2], and on the centre [b, 2]."""
         shifts = self.shifts_px[members]
         centres = shifts.mean(dim=1)
         return shifts - centres[:, None], centres
@@ -68,7 +68,7 @@ class ScanPositions(nn.Module):
 
     @torch.no_grad()
     def centred_px(self) -> NDArray[np.float64]:
-        """The shifts [n, 2] without the mean of those that moved, which no pattern can tell."""
+        """The shifts [n, 2] minus the mean of those that moved, which is undetermined."""
         shifts = self.shifts_px.detach().cpu().numpy().astype(np.float64)
         moved = shifts.any(axis=1)
         if moved.any():
@@ -82,7 +82,7 @@ class ScanPositions(nn.Module):
         return float(np.sqrt(squares.mean())) if squares.size else 0.0
 
     def knows(self, raw: RawData) -> bool:
-        """Whether ``raw`` is the scan whose positions these are: as many patterns, the same positions and energies."""
+        """Whether ``raw`` is the scan whose positions these are: the same number of patterns, positions and energies."""
         if raw.positions_px.shape != tuple(self.measured_px.shape):
             return False
         near = np.abs(raw.positions_px - self.measured_px.cpu().numpy()) < SAME_PX

@@ -32,7 +32,7 @@ class SpectralConvolution(nn.Module):
     """A learned matrix between the channels for each low frequency; all other frequencies become zero.
 
     The transform of a real map is kept for columns 0 ... W/2 only, so its low frequencies lie in *two* corners: rows from 0 up
-    and rows from -1 down. Both have weights; with the first alone no wave that falls along the rows could pass.
+    and rows from -1 down. Both have weights; with the first alone, waves with negative row frequency could not pass.
 
     Args:
         channels: I; ``outputs``: O, as many if None.

@@ -1,7 +1,7 @@
-"""The images of several networks as one: their mean, and how much they differ at each pixel.
+"""The images of several networks combined: their mean, and how much they differ at each pixel.
 
-B. Lakshminarayanan et al., deep ensembles, arXiv:1612.01474: networks that were trained alike from other first weights differ
-most where the data do not say what the answer is.
+B. Lakshminarayanan et al., deep ensembles, arXiv:1612.01474: networks trained in the same way from different initial
+weights differ most where the data do not determine the answer.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ROUNDS = 3
 def combine(images: Sequence[StitchedObject]) -> StitchedObject:
     """The mean of images of one scan with their standard deviation at each pixel.
 
-    Diffraction leaves the phase of an image open, and a learnt intensity scale its amplitude: each image is first brought to
-    the mean of all by a complex number, the one of the least squares weighted by the coverage.
+    Diffraction leaves the phase of an image open, and a learnt intensity scale its amplitude: each image is first
+        scaled to the mean of all by a complex factor, fitted by least squares weighted by the illumination.
 
     Returns:
-        Amplitudes are averaged as such and phases on the circle (a complex mean would be dim where phases disagree).
-        Deviations are those of a sample, with one degree of freedom less than there are images. The weight is that of the
-        first image.
+        Amplitudes are averaged as such and phases on the circle (a complex mean would have too low an amplitude where
+        phases disagree). Deviations are those of a sample, with one degree of freedom less than there are images. The
+        weight is that of the first image.
 
     Raises:
         InputError: fewer than two images, or of different shapes or places.
@@ -38,10 +38,12 @@ def combine(images: Sequence[StitchedObject]) -> StitchedObject:
         raise InputError(
             field="images",
             found=[other.image.shape for other in images],
-            expected="at least two images of one shape",
+            expected="at least two images of the same shape",
         )
     if any(other.origin_px != first.origin_px for other in images):
-        raise InputError(field="origin_px", found=[other.origin_px for other in images], expected="images at one place")
+        raise InputError(
+            field="origin_px", found=[other.origin_px for other in images], expected="images at the same position"
+        )
     aligned = _aligned(np.stack([each.image for each in images]).astype(np.complex128), first.weight)
     amplitudes = np.abs(aligned)
     directions = np.divide(aligned, amplitudes, out=np.zeros_like(aligned), where=amplitudes > 0)
@@ -58,7 +60,7 @@ def combine(images: Sequence[StitchedObject]) -> StitchedObject:
 
 
 def _aligned(images_KHW: NDArray[np.complex128], weight_HW: NDArray[Any]) -> NDArray[np.complex128]:
-    """The images times a complex number each, so that they agree; their mean amplitude and mean phase are kept."""
+    """Each image times a complex factor, so that they agree; their mean amplitude and mean phase are kept."""
     target = images_KHW[0]
     level = np.sqrt(_power(images_KHW, weight_HW).mean())
     factors = np.ones(len(images_KHW), dtype=np.complex128)
@@ -76,7 +78,7 @@ def _power(images_KHW: NDArray[np.complex128], weight_HW: NDArray[Any]) -> NDArr
 
 
 def on_one_canvas(images: Sequence[StitchedObject]) -> list[StitchedObject]:
-    """The images with margins of zeros, so that all have one shape and place; members that learnt their positions differ."""
+    """The images padded with zeros to a common shape and position; these differ if the members have learnt positions."""
     origins = np.array([image.origin_px for image in images])
     low = origins.min(axis=0)
     corners = np.round(origins - low).astype(int)

@@ -1,4 +1,4 @@
-"""Reading and judging complex images, for ``evaluate``, ``compare`` and ``info``."""
+"""Reading and evaluating complex images, for ``evaluate``, ``compare`` and ``info``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MOST_PATTERNS = 1024
 
 @dataclass(frozen=True)
 class Image:
-    """A complex image [H, W], where it is well covered, and the place of its pixel (0, 0) in scan coordinates; of an ensemble
-    also the standard deviations of amplitude and phase."""
+    """A complex image [H, W], its well-covered pixels, and the position of its pixel (0, 0) in scan coordinates; for
+    an ensemble also the standard deviations of amplitude and phase."""
 
     pixels: NDArray[np.complex64]
     region: NDArray[np.bool_]
@@ -36,7 +36,7 @@ class Image:
 
 
 def find_image(path: Path) -> Path | None:
-    """The reconstruction that a file or folder is or holds, or None."""
+    """The reconstruction in a file or folder, or None."""
     file = path / RECONSTRUCTION if path.is_dir() else path
     if not file.is_file() or not zipfile.is_zipfile(file):
         return None
@@ -60,7 +60,7 @@ def read_image(path: Path) -> Image:
     truth = load_data(path).object_truth
     if truth is None:
         raise InputError(
-            file=path, found="a scan without a true object", expected="a reconstruction, or a scan with its truth"
+            file=path, found="a scan without a true object", expected="a reconstruction, or a scan with its true object"
         )
     return Image(truth, np.ones(truth.shape, dtype=bool))
 
@@ -73,8 +73,8 @@ def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
     """:func:`read_image`, and results of other programs: any format of docs/formats.md that holds an object, or an NPZ file
     with a complex array under one of OBJECT_KEYS.
 
-    Another program has pixel (0, 0) where it likes. The middle of the positions in its file, or of its image where there are
-    none, is taken to lie at ``middle_px`` of the scan's coordinates; registration has to find what is left of a shift.
+    Programs differ in the position of pixel (0, 0). The centre of the positions in the file, or of the image if there
+    are none, is placed at ``middle_px`` of the scan's coordinates; registration has to find the remaining shift.
 
     Raises:
         InputError: the file holds no complex image, or one that is empty.
@@ -123,8 +123,9 @@ def _bare_object(path: Path) -> FileContents | None:
 
 
 def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
-    """How well an image explains the patterns of a scan: the diffraction R-factor, that of an object without structure
-    beside it. Needs no truth. The scale between image and data is fitted; of a long scan, evenly spread patterns count.
+    """Consistency of an image with the patterns of a scan: the diffraction R-factor, and that of an object without
+    structure. Needs no ground truth. The scale between image and data is fitted; for a long scan, evenly spread
+    patterns are used.
     """
     picked = np.unique(np.linspace(0, len(scan) - 1, MOST_PATTERNS).astype(int))
     positions = scan.positions_px[picked] - np.array(image.origin_px)
@@ -153,5 +154,5 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
 
 
 def label_of(path: Path) -> str:
-    """A short name for a picture: the folder of a reconstruction or a model, the stem of another file."""
+    """A short label: the folder of a reconstruction or a model, the stem of any other file."""
     return path.parent.name if path.name in (RECONSTRUCTION, FILE_NAME) else path.stem if path.is_file() else path.name

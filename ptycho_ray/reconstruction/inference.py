@@ -49,13 +49,13 @@ def reconstruct(
     The phase of the image, which diffraction leaves open, is set so that its mean is zero.
 
     With a merged network (``object_big``) each pattern's patch is used, as often as it occurs in groups; otherwise the one
-    patch of each group. Large sets of patches wait in a temporary file, so memory does not grow with the scan.
+    patch of each group. Large sets of patches are kept in a temporary file, so memory does not grow with the scan.
 
     Args:
         direction_yx: factors (row, column) on the positions, -1 to mirror an axis; ones if None.
         transpose: swap rows and columns of every patch.
         synchronise: first give all patches one common phase, see ``ptycho_ray.reconstruction.phases``.
-        on_batch: ``on_batch(done, all)`` is told of the progress in groups.
+        on_batch: ``on_batch(done, all)`` is called with the progress in groups.
     """
     positions_BC2 = container.raw.positions_px[container.nn_indices]
     if not model.config.object_big:
@@ -88,7 +88,7 @@ def reconstruct(
 
 
 class PatchStore:
-    """Predicted patches of a scan in the order they came: in a file without a name once they are many.
+    """Predicted patches of a scan in the order they were added: in an unnamed temporary file once there are many.
 
     They are needed twice, for their phases and for the image. A plain file and not a memory map, since mapped pages count
     as resident memory.
@@ -122,7 +122,7 @@ class PatchStore:
 def predict_diffraction(
     model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int
 ) -> Iterator[tuple[Tensor, Prediction]]:
-    """Measured photons [b, C, N, N] and what the model makes of them, batch by batch, on the device the model is on."""
+    """Measured photons [b, C, N, N] and the model's predictions for them, batch by batch, on the device the model is on."""
     model.eval()
     device, largest_shift_px = model.probe_parts.device, container.largest_shift_px
     for rows in batches(len(container), batch_size):
@@ -183,7 +183,7 @@ def diffraction_r_factors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Diffraction R-factor of every pattern, [B * C], predicted by the network and by a flat object.
 
-    The flat object is an empty beam, scaled to the photons of each pattern: what a reconstruction has to beat.
+    The flat object is an empty beam, scaled to the photons of each pattern: the baseline that a reconstruction has to beat.
     """
     good = good_pixels_of(container.raw.bad_pixels, model.probe_parts.device)
     flat = apply_pixel_mask(model.flat_diffraction(), good)

@@ -1,9 +1,9 @@
-"""One phase for a whole scan.
+"""One global phase for a whole scan.
 
-A diffraction pattern does not tell the global phase of its patch, so a network is free to choose another one for every
-pattern, and an average of such patches is blurred. Where patches overlap, though, the phase between two of them is
-measured; from all pairs of neighbours the phase of every patch follows up to one constant ("angular synchronisation",
-A. Singer, Appl. Comput. Harmon. Anal. 30, 20 (2011); here solved as a sparse least-squares problem).
+A diffraction pattern does not determine the global phase of its patch, so a network is free to choose a different one
+for every pattern, and an average of such patches is blurred. Where patches overlap, however, their relative phase can
+be measured; from all pairs of neighbours the phase of every patch follows up to one constant ("angular
+synchronisation", A. Singer, Appl. Comput. Harmon. Anal. 30, 20 (2011); here solved as a sparse least-squares problem).
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class PhaseWindow:
 
     Attributes:
         crop: the central square of the patch that is used, pixels.
-        binning: so many pixels are added in each direction.
-        weight: trust in each pixel of the patch, float32 [N, N].
+        binning: number of pixels summed in each direction. weight: weight of each pixel of the patch, float32 [N, N].
     """
 
     crop: int
@@ -89,7 +88,8 @@ def synchronised_phases(
 def _along_spanning_tree(
     first: NDArray[np.int64], second: NDArray[np.int64], products: NDArray[np.complex128], n: int
 ) -> NDArray[np.complex128]:
-    """Phases that make each patch agree with its neighbour on the tree of the best overlaps; right from any start."""
+    """Phases that make each patch agree with its neighbour on the tree of the best overlaps; independent of the
+    initial phases."""
     products_of = sparse.coo_array((products, (first, second)), shape=(n, n)).tocsr()
     turn = (products_of + products_of.conj().T).todok()  # (i, j): conj(i) * j
     cost = sparse.coo_array((1.0 + 1.0 / (1e-30 + np.abs(products)), (first, second)), shape=(n, n)).tocsr()

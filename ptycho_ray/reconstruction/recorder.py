@@ -16,7 +16,7 @@ from ptycho_ray.reconstruction.inference import reconstruct
 class ImageRecorder:
     """Reconstructs a scan every ``execution.recon_log_every_n_epochs`` epochs (a ``Callback`` of the training loop).
 
-    Each of ``consumers`` is told by ``on_image(progress, stitched)``, as trackers are.
+    Each of ``consumers`` is called as ``on_image(progress, stitched)``, like the trackers.
     With ``execution.recon_log_max_stitch_samples`` only that many groups, evenly spread over the scan's order.
     """
 
@@ -35,7 +35,7 @@ class ImageRecorder:
         self.consumers = consumers
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
-        """Nothing: images are made at the end of epochs."""
+        """Does nothing: images are made at the end of epochs."""
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
         if model is not None and self.every and progress.epoch % self.every == 0:

@@ -1,7 +1,7 @@
-"""Putting patches at sub-pixel positions on one canvas and averaging where they overlap.
+"""Placing patches at sub-pixel positions on one canvas and averaging where they overlap.
 
-The cost is linear in the pixels of the patches and of the canvas, for any scan geometry, and the accumulator can be fed
-piece by piece, so that a scan of any size needs memory for its canvas only.
+The cost is linear in the pixels of the patches and of the canvas, for any scan geometry, and patches can be added in
+parts, so that a scan of any size needs memory for its canvas only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StitchedObject:
         return replace(self, image=(self.image * np.exp(-1j * np.angle(mean))).astype(np.complex64))
 
     def save(self, path: Path) -> None:
-        """Write image, weight, origin and, of an ensemble, the standard deviations as a compressed NPZ, atomically."""
+        """Write image, weight, origin and, for an ensemble, the standard deviations as a compressed NPZ, atomically."""
         arrays: dict[str, Any] = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **(arrays | self.deviations()))
@@ -87,7 +87,7 @@ class StitchAccumulator:
         self._sums = torch.zeros(3, height, width, device=device)
 
     def add(self, patches: Tensor, positions_px: np.ndarray) -> None:
-        """Add complex patches [b, n, n] at positions [b, 2]; patch pixel n//2 comes to lie on the position."""
+        """Add complex patches [b, n, n] at positions [b, 2]; patch pixel n//2 is placed on the position."""
         offsets = np.asarray(positions_px, dtype=np.float64) - self.n // 2 - self.corner
         whole = np.floor(offsets)
         fraction = torch.as_tensor(offsets - whole, dtype=torch.float32, device=self._sums.device)

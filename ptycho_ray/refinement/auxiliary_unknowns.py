@@ -1,6 +1,6 @@
-"""What stands beside object and probe: positions, intensities, background, eigenmodes. The same for every method.
+"""Unknowns besides object and probe: positions, intensities, background, eigenmodes. The same for every method.
 
-Each pattern is visited once an iteration by one process; after it, what the processes changed is added up.
+Each pattern is visited once per iteration by one process; then the changes of all processes are summed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKGROUND_STEP = 0.02
 
 
 class AuxiliaryUnknowns:
-    """Moves them by the derivatives that a method hands over."""
+    """Updates them with the derivatives that a method provides."""
 
     def __init__(self, run: Run) -> None:
         state, geometry = run.state, run.geometry
@@ -41,7 +41,7 @@ class AuxiliaryUnknowns:
         self._before: dict[str, Tensor] = {}
 
     def per_pattern(self, run: Run) -> dict[str, Tensor]:
-        """Tensors with one row a pattern that an iteration changes."""
+        """Tensors with one row per pattern that an iteration changes."""
         return {
             "fraction": run.geometry.fraction,
             "position_mean": self.position["mean"],
@@ -59,7 +59,7 @@ class AuxiliaryUnknowns:
             self._before = {name: value.clone() for name, value in self.per_pattern(run).items()}
 
     def intensity(self, run: Run, waves: Waves) -> None:
-        """Let the intensity of the patterns follow the data; before the comparison at the detector."""
+        """Fit the intensity of the patterns to the data, before the comparison at the detector."""
         if not run.moves(run.config.intensity_start):
             return
         factor = (1 + INTENSITY_SHARE * (run.kernel.best_scale(waves) - 1)).clamp(0.5, 2.0)
@@ -68,7 +68,7 @@ class AuxiliaryUnknowns:
         waves.intensity.mul_(factor.square()[:, None, None])
 
     def own_rows(self, run: Run, rows: Tensor, by_probe: ByProbe, share: float) -> None:
-        """Move what belongs to single patterns."""
+        """Update the unknowns of single patterns."""
         config = run.config
         if run.moves(config.position_start) and config.position_method == "gradient":
             visits = self.visits.index_select(0, rows) + 1
@@ -81,7 +81,7 @@ class AuxiliaryUnknowns:
             run.state.eigen_weight.index_add_(0, rows, step, alpha=-WEIGHT_STEP * share)
 
     def common(self, run: Run, by_background: Tensor | None, by_eigen: Tensor | None, share: float) -> None:
-        """Move what all patterns share by derivatives that are summed over the batch and over all processes."""
+        """Update the unknowns that all patterns share, with derivatives summed over the batch and over all processes."""
         state = run.state
         if by_background is not None and self.background is not None and state.background is not None:
             self.background.step(state.background, by_background, BACKGROUND_STEP * self.mean_pixel * share)
@@ -92,7 +92,7 @@ class AuxiliaryUnknowns:
             self.eigen.step(torch.view_as_real(state.eigen_spectrum), gradient, EIGEN_STEP * size * share)
 
     def settle(self, run: Run) -> None:
-        """An iteration is over: agree among processes, hold positions to their model, keep eigenmodes orthogonal."""
+        """End of an iteration: synchronise processes, impose the model of the positions, keep eigenmodes orthogonal."""
         if run.moves(run.config.position_start) and run.config.position_method == "cross_correlation":
             for rows in run.chunks(run.rows):
                 run.geometry.shift(rows, correlation_steps(run, rows))

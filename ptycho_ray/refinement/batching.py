@@ -16,12 +16,12 @@ LEAST_BATCH, MOST_BATCH = 16, 32
 
 
 def default_batch_size(side: int, modes: int, n: int) -> int:
-    """Patterns of an update: what fills the cache within limits, and no more than an eighth of a small scan."""
+    """Patterns per update: as many as fit into the cache, within limits, and at most an eighth of a small scan."""
     return max(1, min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH, max(4, n // 8)))
 
 
 def chunk_size(side: int, modes: int) -> int:
-    """Patterns that are transformed at a time: complex64 waves that fill the cache; at least 4."""
+    """Patterns transformed at a time: as many complex64 waves as fit into the cache; at least 4."""
     return max(4, CACHE_BYTES // (8 * modes * side**2))
 
 

@@ -84,14 +84,14 @@ def load(path: Path, parts: Mapping[str, object], config: Mapping[str, Any]) -> 
                     field=name,
                     found=None if found is None else tuple(found.shape),
                     expected=tuple(target.shape),
-                    hint="Is it of another scan?",
+                    hint="Is it from another scan?",
                 )
             target.copy_(found)
     return header, tensors["positions_px"].numpy()
 
 
 def _leaves(thing: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """(name, owner, attribute) of every tensor and number that ``thing`` remembers, at any depth."""
+    """(name, owner, attribute) of every tensor and number in the state of ``thing``, at any depth."""
     pairs = thing.items() if isinstance(thing, dict) else vars(thing).items()
     for attribute, value in list(pairs):
         place = f"{name}/{attribute}"

@@ -1,4 +1,4 @@
-"""What is known of object and probe beforehand, imposed after every iteration."""
+"""Prior knowledge of object and probe, imposed after every iteration."""
 
 from __future__ import annotations
 

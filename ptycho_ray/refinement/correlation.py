@@ -1,10 +1,10 @@
-"""Scan positions by cross-correlation: where on the object the exit wave that the measurement asks for fits best.
+"""Scan positions by cross-correlation: where on the object the exit wave required by the measurement fits best.
 
-The exit wave of a pattern is given the measured amplitudes at the detector. Its part that the illumination ``P`` lit,
-``sum conj(P) psi``, is correlated with the object around the present position; at the displacement ``d`` the object explains
-the share ``|sum conj(P) psi conj(O(u + d))|**2 / sum |P|**2 |O(u + d)|**2`` of it, and the position moves to where that is
-largest. Since the wave keeps the phases of the present position, one move goes a part of the way (after Zhang et al., Opt.
-Express 21, 13592, 2013, who correlate successive objects).
+The exit wave of a pattern is given the measured amplitudes at the detector. Its illuminated part,
+``sum conj(P) psi``, is correlated with the object around the present position; at the displacement ``d`` the object
+accounts for the fraction ``|sum conj(P) psi conj(O(u + d))|**2 / sum |P|**2 |O(u + d)|**2`` of it, and the position
+moves to where that is largest. Since the wave keeps the phases of the present position, one update covers only a part
+of the displacement (after Zhang et al., Opt. Express 21, 13592, 2013, who correlate successive objects).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Solving for the object alone, with the probe and the positions as they are: Nesterov's method, a few passes over a scan.
+"""Solving for the object alone, without a network: Nesterov's method through the forward model, a few passes over a scan.
 
-It takes seconds and tells how well the assumed experiment (defocus, positions, photons) can explain the data, which a
-half-trained network does not. Patterns that are held out measure that: they take no part in the fit, but their neighbours
-illuminate the same object. Nothing is checked, warned of, or tuned: a wrong experiment simply explains less.
+The probe and the positions are fixed; the object starts flat. It takes seconds and shows how well the assumed experiment
+(defocus, positions, photons) can explain the data, which a half-trained network does not. This is measured on held-out
+patterns: they are not fitted, but their neighbours illuminate the same object. No checks are made and no warnings given: a
+wrong experiment simply explains less.
 
 The step is that of :class:`ptycho_ray.refinement.methods.gradient.Accelerated`; ``ptycho-ray refine`` does the same and more.
 

@@ -4,7 +4,7 @@ The forward model is that of ``physics/diffraction.py``, which a test holds it t
 needs what lies between.
 
 The loss of a pattern is ``sum (sqrt(I) - sqrt(counts))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``;
-for photon counts this is the Poisson likelihood with its variance made equal everywhere. Derivatives by complex unknowns are
+for photon counts this is the variance-stabilised Poisson likelihood. Derivatives by complex unknowns are
 Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no conjugation
 but one at the detector. Those by real unknowns are the ordinary ones.
 

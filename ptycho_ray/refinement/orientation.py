@@ -1,12 +1,12 @@
-"""Which way do the scan's axes run? Eight answers are tried, and the data may say that it does not know.
+"""Determination of the orientation of the scan axes. Eight orientations are tried; the data may leave it undecided.
 
 Under each of the eight orientations of the positions (rows and columns exchanged or not, each with either sign) the object
-is solved for directly with the probe that the file brings, and patterns that were held out are predicted. The probe is
-not fitted: several free probe modes would hide a wrong sign.
+is solved for directly with the probe of the file, and held-out patterns are predicted. The probe is not fitted: several
+free probe modes would hide a wrong sign.
 
-Turning all positions by 180 degrees is a special case. The data are the same for the object turned and conjugated, under a
-probe turned and conjugated: if the probe is (nearly) its own turned conjugate, no data can tell, and only what was
-known about the probe can. So the answer is "undecided" there, however good the fit.
+Rotating all positions by 180 degrees is a special case. The rotated and conjugated object under the rotated and
+conjugated probe gives the same data: if the probe is (nearly) its own rotated conjugate, the data cannot distinguish
+the two, and only prior knowledge of the probe can. The result is then "undecided", however good the fit.
 
 Legend: n patterns, N pattern side, k patterns held out.
 """
@@ -32,7 +32,7 @@ HELD_OUT = 0.2
 PASSES_AT_A_TIME = 8
 MOST_PASSES = 48
 SMALLEST_MARGIN = 0.02
-"""Share by which the misfit of the next best answer must be larger."""
+"""Fraction by which the misfit of the next best orientation must be larger."""
 SMALLEST_SIGNIFICANCE = 3.0
 """Mean difference of the held-out misfits in units of its standard error."""
 CLEAR_MARGIN, CLEAR_SIGNIFICANCE = 0.15, 6.0
@@ -40,7 +40,7 @@ CLEAR_MARGIN, CLEAR_SIGNIFICANCE = 0.15, 6.0
 
 @dataclass(frozen=True)
 class Orientation:
-    """What is done to the positions of a scan, in the order of ``load_data``: signs first, then the exchange."""
+    """A transformation of the positions of a scan, in the order of ``load_data``: signs first, then the exchange."""
 
     flip_x: bool = False
     flip_y: bool = False
@@ -97,9 +97,8 @@ def find_orientation(
     most_passes: int = MOST_PASSES,
     report: Callable[[int, Verdict], None] | None = None,
 ) -> Verdict:
-    """Solve under all eight orientations until the answer is clear or ``most_passes`` are made.
-
-    Of a long scan, the ``most_patterns`` around its middle are used, and the middle ``MOST_PIXELS`` of large detectors.
+    """Solve under all eight orientations until the result is clear or after ``most_passes`` passes. Of a long scan,
+    the ``most_patterns`` around its middle are used, and the middle ``MOST_PIXELS`` of large detectors.
 
     Raises:
         InputError: fewer than 8 patterns.

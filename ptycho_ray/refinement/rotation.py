@@ -1,6 +1,6 @@
-"""The angle between the axes of the scan and those of the detector, found from the data.
+"""The angle between the axes of the scan and those of the detector, determined from the data.
 
-The object is solved for with the positions turned by several angles; the one that predicts held-out patterns best wins.
+The object is solved for with the positions rotated by several angles; the one that best predicts held-out patterns is chosen.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
         iteration: how many are done.
-        backoff: factor on all steps, lowered when a step diverged.
+        backoff: factor on all steps, reduced when a step has diverged.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Run:
         return self.backoff * max(0.5 * (1 + math.cos(math.pi * passed)), 1e-3)
 
     def moves(self, start: int | None) -> bool:
-        """Whether an unknown with that start moves in the present iteration."""
+        """Whether an unknown with this start is updated in the present iteration."""
         return start is not None and self.iteration >= start
 
     @property

@@ -1,4 +1,4 @@
-"""From a scan and settings to a run: what is checked, how the unknowns begin."""
+"""From a scan and settings to a run: checks and initial values of the unknowns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def check_probe(probe: Tensor, source: str) -> None:
             field="probeGuess",
             found=f"{1 - inside:.0%} of its photons within {border} pixels of the edge",
             expected=f"less than {MOST_IN_BORDER:.0%}",
-            hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer sampling",
+            hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer "
+            "sampling",
         )
 
 
@@ -100,7 +101,7 @@ def build_run(
     overlap = linear_overlap(scan.positions_px, probe_diameter_px(first.cpu().numpy()))
     if overlap < LEAST_OVERLAP:
         log.warning(
-            "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is not determined well",
+            "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is poorly determined",
             overlap,
             LEAST_OVERLAP,
         )

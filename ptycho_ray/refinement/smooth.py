@@ -1,9 +1,9 @@
-"""Making the smooth part of the phase converge as fast as the rest.
+"""Preconditioning of low spatial frequencies of the phase, so that they converge as fast as the rest.
 
-A phase that varies slowly over the probe shows in a pattern as a shift of it, in proportion to its slope: the curvature of
-the loss falls with the square of the spatial frequency below ``1 / probe diameter``. Any gradient method therefore takes
-longest for the smoothest part. Once an iteration, the change of the phase is taken apart by frequency and its smooth part
-is carried on by the factor that the curvature lacks, ``k0**2 / k**2``, up to a limit.
+A phase that varies slowly over the probe shifts the pattern in proportion to its slope: the curvature of
+the loss falls with the square of the spatial frequency below ``1 / probe diameter``. Any gradient method therefore
+converges slowest there. Once per iteration, the low frequencies of the change of the phase are over-relaxed by the
+missing curvature factor, ``k0**2 / k**2``, up to a limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHARE_OF_DIAMETER = 0.7
 
 
 class SmoothAcceleration:
-    """Carries on the smooth phase change of every slice.
+    """Over-relaxes the low-frequency phase change of every slice.
 
     Args:
         image: the object, complex [S, H, W].
@@ -33,7 +33,7 @@ class SmoothAcceleration:
         self.last = image.clone()
 
     def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: float) -> None:
-        """Carry on what has changed since the last call, in place."""
+        """Over-relax the change since the last call, in place."""
         turning = (SHARE_OF_DIAMETER / probe_diameter_px) ** 2
         factor = turning / (self._squared + turning / self._gain)
         weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)

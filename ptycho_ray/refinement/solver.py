@@ -1,11 +1,12 @@
-"""Refining an image of a scan with an iterative solver: from a network's image, a file, or nothing.
+"""Refining an image of a scan with an iterative solver: from a network's image, a file, or a flat object.
 
     for progress in Refinement(scan, RefinementConfig(iterations=30), start=stitched):
         print(progress.iteration, progress.loss)
     result = refinement.result()
 
-or, in one call, ``refine(scan, config, start=stitched)``. Everything that the patterns depend on may move: object, probe
-modes, positions, intensities, background (``RefinementConfig``). ``docs/refinement.md`` says what is solved and how.
+or, in one call, ``refine(scan, config, start=stitched)``. Everything that the patterns depend on can be refined:
+object, probe modes, positions, intensities, background (``RefinementConfig``). ``docs/refinement.md`` describes the
+method.
 """
 
 from __future__ import annotations
@@ -72,21 +73,20 @@ def _some(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 class Diverged(ArithmeticError):
-    """The loss grows however small the steps are."""
+    """The loss grows even with the smallest steps."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a refinement stands.
+    """Progress of a refinement.
 
     Attributes:
         iteration, iterations: how many are done, of how many.
         loss: mean over the learnt pixels of the squared difference of amplitudes, seen during the iteration; about a quarter
             a lit pixel at the noise limit of photon counts.
-        step: factor on the first steps.
-        backoffs: how often a step diverged and was taken back with half the step.
-        seconds: since the refinement began (or was resumed).
-        r_factor, deviance: diffraction R-factor and Poisson deviance of the held-out patterns, when they were looked at.
+        step: factor on the initial steps. backoffs: how often an iteration diverged and was repeated with half the
+            step. seconds: since the refinement was started (or resumed).
+        r_factor, deviance: diffraction R-factor and Poisson deviance of the held-out patterns, in iterations with a check.
     """
 
     iteration: int
@@ -101,7 +101,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RefinementResult:
-    """What was found.
+    """Result of a refinement.
 
     Attributes:
         stitched: the object (of several slices their product) with the illumination as its weight.
@@ -134,7 +134,7 @@ class Refinement:
         probe: modes [P, N, N] to begin with, in any scale; those of the scan if None.
         learn: numbers of the patterns that are fitted; if None all but a random ``config.held_out_fraction``.
         held_out: numbers of the patterns that judge.
-        support: where on the canvas (that of ``stitched()``) the sample is, bool [H, W]; outside, the object is one.
+        support: support of the sample on the canvas (that of ``stitched()``), bool [H, W]; outside, the object is one.
         parallel: the place of this process among those that share every batch.
         device: where tensors live.
 
@@ -181,7 +181,7 @@ class Refinement:
         self._best_judged, self._since_best = math.inf, 0
 
     def __iter__(self) -> Iterator[Progress]:
-        """Iterate until all iterations are done or the held-out patterns have been explained no better for long enough.
+        """Iterate until all iterations are done or the held-out patterns have not improved for long enough.
 
         Raises:
             Diverged: steps were halved MOST_BACKOFFS times and the loss still grows.
@@ -228,7 +228,7 @@ class Refinement:
 
     @torch.no_grad()
     def result(self) -> RefinementResult:
-        """What has been found so far."""
+        """The present result."""
         state, unit = self.run.state, math.sqrt(self._photons)
         background = None
         if state.background is not None:
@@ -246,7 +246,7 @@ class Refinement:
         )
 
     def save(self, path: Path) -> None:
-        """Write everything that is needed to go on, atomically."""
+        """Write everything that is needed to resume, atomically."""
         header = {
             "config": dataclasses.asdict(self.config),
             "iteration": self.run.iteration,
@@ -261,7 +261,7 @@ class Refinement:
         checkpoint.save(path, self._parts(), header, self.run.geometry.positions_px)
 
     def resume(self, path: Path) -> None:
-        """Go on from a file of :meth:`save`, made of the same scan with the same settings; more iterations are allowed.
+        """Resume from a file of :meth:`save`, made from the same scan with the same settings; more iterations are allowed.
 
         Raises:
             InputError: the file is no such file, is damaged, or was made with other settings.
@@ -312,12 +312,12 @@ class Refinement:
             self._backoffs += 1
             if self._backoffs > MOST_BACKOFFS:
                 raise Diverged(
-                    f"the refinement diverges: loss {loss:.4g} a pixel in iteration {self.run.iteration + 1}, "
+                    f"the refinement diverges: loss {loss:.4g} per pixel in iteration {self.run.iteration + 1}, "
                     f"{self._first_loss:.4g} at the start, although steps were halved {MOST_BACKOFFS} times"
                 )
             self.run.backoff /= 2
             log.warning(
-                "iteration %d diverged (loss %.4g a pixel, lowest %.4g); it is done again with steps of %g",
+                "iteration %d diverged (loss %.4g per pixel, lowest %.4g); it is repeated with steps of %g",
                 self.run.iteration + 1,
                 loss,
                 self._lowest,
@@ -332,7 +332,7 @@ class Refinement:
         return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}
 
     def _carry_on_smooth_phase(self, smooth: SmoothAcceleration) -> None:
-        """Unless some patterns say that it went too far, as it may where the start is good and the phase hardly smooth."""
+        """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
         state, some = self.run.state, _some(self.run.rows, SMOOTH_JUDGES)
         before, loss = state.object.clone(), self._loss_of(some)
         diameter = max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4)
@@ -381,7 +381,7 @@ class Refinement:
         self._since_best = 0 if deviance < self._best_judged else self._since_best + 1
         self._best_judged = min(deviance, self._best_judged)
         if self.config.patience is not None and self._since_best >= self.config.patience:
-            self.stopped = f"the held-out patterns were explained no better in {self._since_best} checks"
+            self.stopped = f"no improvement on the held-out patterns in {self._since_best} checks"
 
 
 def refine(
@@ -394,9 +394,9 @@ def refine(
     device: torch.device | None = None,
     checkpoint: Path | None = None,
 ) -> RefinementResult:
-    """Refine to the end; see :class:`Refinement`. ``on_progress`` is told after every iteration.
+    """Refine to the end; see :class:`Refinement`. ``on_progress`` is called after every iteration.
 
-    ``checkpoint`` is written every ``config.check_every`` iterations, by the first process; if it exists, all go on from it.
+    ``checkpoint`` is written every ``config.check_every`` iterations, by the first process; if it exists, all resume from it.
     """
     refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
     if checkpoint is not None and checkpoint.exists():
@@ -415,8 +415,8 @@ def half_data_agreement(
 ) -> RingCorrelation:
     """Fourier ring correlation of two refinements, each of half of the patterns, where both are well lit.
 
-    Probe and positions are those of ``result`` and rest, so that both halves live in the same coordinates: the uncertainty
-    of the object given them. Halves are drawn at random; each begins at ``start``.
+    Probe and positions are those of ``result`` and fixed, so that both halves share the same coordinates: the agreement
+    measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``.
     """
     rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
     fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)

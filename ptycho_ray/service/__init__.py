@@ -5,5 +5,5 @@
     work.py, engine.py, live.py    what a job does, with the core; they know no HTTP and no Ray
     deployments.py                 the only module that imports Ray: who runs where
 
-``docs/serve.md`` tells how to use it, ``docs/decisions/0010-service.md`` why it is built like this.
+``docs/serve.md`` explains its use, ``docs/decisions/0010-service.md`` its design.
 """

@@ -90,7 +90,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         tags=["reconstructions"],
         responses={
             200: {"content": {media: {} for _, media in FORMATS.values()}, "description": "The image."},
-            202: {"model": Reconstruction, "description": "A job; ask for it at its link."},
+            202: {"model": Reconstruction, "description": "A job; poll it at its link."},
             **problems(400, 408, 409, 410, 413, 415, 422, 500, 503, 507),
         },
         openapi_extra={
@@ -124,7 +124,7 @@ def _add_reconstructions(app: FastAPI) -> None:
 
         A small scan is answered with the image. `Prefer: respond-async`, a large scan, or a long wait give 202 and a
         job instead. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
-        `Idempotency-Key` when you try again, and nothing is done twice.
+        `Idempotency-Key` with a retry, and the work is done only once.
         """
         wait = "respond-async" not in prefer.lower()
         base = request.scope.get("root_path", "")
@@ -180,7 +180,7 @@ def _add_reconstructions(app: FastAPI) -> None:
     async def list_reconstructions(
         request: Request, service: Here, caller: Reader, limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> list[Reconstruction]:
-        """The newest reconstructions of this token's name; of everybody for an admin."""
+        """The newest reconstructions of this token's name; of all users for an admin."""
         owner = None if caller.may("admin") else caller.name
         found = await asyncio.to_thread(service.jobs.recent, owner, limit)
         return [Reconstruction.of(job, request.scope.get("root_path", "")) for job in found]
@@ -189,7 +189,7 @@ def _add_reconstructions(app: FastAPI) -> None:
     async def show(
         request: Request, id: str, service: Here, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=60)] = 0
     ) -> Reconstruction:
-        """State, progress and links; with `wait_s` not before the end of the job or of that time."""
+        """State, progress and links; with `wait_s` the answer is delayed until the job ends or this time has passed."""
         job = await _own_job(service, caller, id)
         if wait_s:
             job = await service.dispatcher.ended(job.id, wait_s)
@@ -210,7 +210,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         caller: Reader,
         output: Literal["npz", "hdf5", "png", "raw", "probe"] = "npz",
     ) -> Response:
-        """The image: NPZ, HDF5 (a product of Ptychodus), PNG, or raw pixels (also of the probe) for programs."""
+        """The image: NPZ, HDF5 (a Ptychodus product), PNG, or raw pixels (also of the probe) for programs."""
         job = await _own_job(service, caller, id)
         if job.state == FAILED and job.problem is not None:
             raise Problem.from_document(job.problem)
@@ -221,7 +221,7 @@ def _add_reconstructions(app: FastAPI) -> None:
 
     @app.delete("/v1/reconstructions/{id}", tags=["reconstructions"], status_code=204, responses=problems(404, 422))
     async def cancel(id: str, service: Here, caller: Submitter) -> Response:
-        """Cancel what has not ended; delete the files of what has."""
+        """Cancel a job, or delete the files of one that has ended."""
         job = await _own_job(service, caller, id)
         if not await service.dispatcher.cancel(job.id):
             await asyncio.to_thread(shutil.rmtree, service.settings.job_folder(job.id), True)
@@ -256,12 +256,12 @@ def _add_tokens(app: FastAPI) -> None:
 
     @app.post("/v1/tokens", tags=["tokens"], status_code=201, responses=problems(400, 422))
     async def add_token(wish: schemas.NewToken, service: Here, caller: Admin) -> schemas.TokenView:
-        """A new token. Its text is in the answer and nowhere else."""
+        """A new token. Its text appears only in this answer."""
         return _token_view(*await asyncio.to_thread(service.tokens.add, wish.name, wish.role, wish.days))
 
     @app.delete("/v1/tokens/{id}", tags=["tokens"], status_code=204, responses=problems(404, 422))
     async def remove_token(id: str, service: Here, caller: Admin) -> Response:
-        """End a token at once."""
+        """Revoke a token at once."""
         if not await asyncio.to_thread(service.tokens.remove, id):
             raise Problem(404, "not-found", "There is no such token.", {"field": "id"})
         return Response(status_code=204)
@@ -275,7 +275,7 @@ def _add_operations(app: FastAPI) -> None:
 
     @app.get("/readyz", tags=["operations"], responses=problems(503, 507))
     async def ready(service: Here) -> dict[str, Any]:
-        """The record of jobs can be reached, the disk has space and a model can be loaded."""
+        """The job database is reachable, the disk has space and a model can be loaded."""
         service.check_space()
         await asyncio.to_thread(service.jobs.counts)
         usable = await asyncio.to_thread(service.models.usable)
@@ -285,7 +285,7 @@ def _add_operations(app: FastAPI) -> None:
 
     @app.get("/metrics", tags=["operations"], response_class=Response, responses=problems())
     async def metrics(service: Here, caller: Reader) -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         service.metrics.streams.set(service.open_streams)
         counts = await asyncio.to_thread(service.jobs.counts)
         return Response(service.metrics.text(counts), media_type="text/plain; version=0.0.4")
@@ -313,7 +313,7 @@ async def _take(
     else:
         expected = [*uploads.RAW_TYPES, uploads.FORM_TYPE, uploads.JSON_TYPE]
         more = {"field": "Content-Type", "found": kind or None, "expected": expected}
-        raise Problem(415, "unsupported-media-type", "Say what the body is.", more)
+        raise Problem(415, "unsupported-media-type", "State what the body contains.", more)
     if not (size := path.stat().st_size):
         raise Problem(400, "bad-request", "The body is empty.", {"field": "body", "expected": "a scan"})
     return choices, str(path), _plain(name), size
@@ -326,13 +326,13 @@ def _check_choices(service: Service, choices: Choices, model: Model) -> None:
         raise Problem(
             422,
             "invalid",
-            f"Model {model.name} works on groups of gridsize {gridsize}.",
+            f"Model {model.name} works with groups of gridsize {gridsize}.",
             {"field": "gridsize", "found": choices.gridsize, "expected": gridsize, "hint": "Choose another model."},
         )
 
 
 async def _own_job(service: Service, caller: Token, job_id: str) -> Job:
-    """A job of the caller; others' jobs do not exist for him."""
+    """A job of the caller; jobs of others are not found."""
     job = await asyncio.to_thread(service.jobs.get, job_id)
     if job.owner != caller.name and not caller.may("admin"):
         raise Problem(404, "not-found", "There is no such reconstruction (any more).", {"field": "id"})
@@ -422,7 +422,7 @@ def _details(service: Service, name: str, version: str | None) -> ModelDetails:
 
 
 def _without_folders(value: Any) -> Any:
-    """Absolute paths shortened to their last part: where a model was trained is nobody's business."""
+    """Absolute paths shortened to their last part, so as not to reveal the server's folders."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -50,7 +50,7 @@ tokens = sa.Table(
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine with the tables made. A SQLite file is readable by its owner only, and can be used by many processes."""
+    """An engine with the tables created. A SQLite file is readable by its owner only, and can be used by many processes."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         engine = sa.create_engine(url, pool_pre_ping=True)

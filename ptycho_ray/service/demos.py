@@ -1,4 +1,4 @@
-"""Demo scans: invented objects, measured with the probe of the model that shall reconstruct them."""
+"""Demo scans: simulated objects, with the probe of the model that will reconstruct them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ptycho_ray.simulation.scan_patterns import SCANS
 from ptycho_ray.simulation.simulate import simulate_scan
 
 DEMOS = {
-    "lines": "crossing lines, as the reference trains on",
+    "lines": "crossing lines, as in the training data of the reference",
     "siemens": "a Siemens star",
     "dead_leaves": "overlapping discs",
-    "test_image": "the picture of a cameraman",
+    "test_image": "the cameraman test image",
 }
 #: Distance of neighbouring positions as a share of the pattern's side; the field in the same unit.
 STEP, FIELD = 1 / 10, 3.0
@@ -24,7 +24,7 @@ PIXEL_SIZE_M = 20e-9
 
 
 def write_demo(name: str, loaded: LoadedModel, path: Path) -> Path:
-    """Simulate a demo scan for a model, with its truth, and write it as NPZ; the same one every time."""
+    """Simulate a demo scan for a model, with its true object, and write it as NPZ; always the same one."""
     rng = np.random.default_rng(7)
     model = loaded.bundle.model
     n = model.config.N

@@ -1,4 +1,4 @@
-"""Who runs where: the two deployments of the service on Ray Serve, and the function that configuration files name."""
+"""The two deployments of the service on Ray Serve, and the function that configuration files refer to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Models:
 
     @serve.multiplexed(max_num_models_per_replica=MODELS_IN_MEMORY)
     async def loaded(self, key: str) -> Any:
-        """The model of this key; the one that was not used for longest is forgotten, once its last job has ended."""
+        """The model of this key; the least recently used one is unloaded, once its last job has ended."""
         from ptycho_ray.service.engine import LoadedModel
 
         return await self._in_pool(LoadedModel.load, self.models.by_key(key).path, self.settings)
@@ -95,7 +95,7 @@ class ServeReplicas:
 
 @contextlib.contextmanager
 def _losses() -> Any:
-    """Tell the loss of a replica from what the work itself raised."""
+    """Distinguish the loss of a replica from errors of the work itself."""
     try:
         yield
     except RayTaskError as error:

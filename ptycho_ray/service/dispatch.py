@@ -1,4 +1,4 @@
-"""Getting jobs done: each is handed to a replica of the models, again if the replica dies, elsewhere if we do."""
+"""Dispatching jobs: each is given to a replica of the models, and retried if the replica or this process dies."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Runner = Callable[[str, int, str], Awaitable[None]]
 
 
 class ReplicaLost(Exception):
-    """The replica that worked on a job is gone, and said nothing against the job."""
+    """The replica working on a job was lost, through no fault of the job."""
 
 
 class Dispatcher:
-    """Runs the jobs of this process, and those that other processes have left behind."""
+    """Runs the jobs of this process, and those abandoned by other processes."""
 
     def __init__(self, store: JobStore, runner: Runner, settings: ServiceSettings, worker: str) -> None:
         self.store, self.runner, self.settings, self.worker = store, runner, settings, worker
@@ -35,18 +35,19 @@ class Dispatcher:
         self._heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to look after jobs."""
+        """Start dispatching jobs."""
         self._heart = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
-        """Give back what is not done; somebody else goes on with it."""
+        """Release unfinished jobs, so that another process can continue them."""
         for task in [self._heart, *self.tasks.values()]:
             if task is not None:
                 task.cancel()
         await asyncio.to_thread(self.store.release, self.worker)
 
     def dispatch(self, job_id: str, model_key: str) -> asyncio.Task[None]:
-        """Run a job in the background; the task ends when the record of the job has its end, or somebody else has it."""
+        """Run a job in the background; the task ends when the job is recorded as ended, or has been taken over by
+        another process."""
         if job_id not in self.tasks:
             task = asyncio.create_task(self._run(job_id, model_key))
             self.tasks[job_id] = task
@@ -104,12 +105,12 @@ class Dispatcher:
                 if beats % CLEAN_EVERY == 0:
                     await asyncio.to_thread(self._clean)
             except Exception:  # the database may be away for a while; jobs go on when it is back
-                log.exception("looking after jobs failed")
+                log.exception("dispatching jobs failed")
             beats += 1
             await asyncio.sleep(HEARTBEAT_S)
 
     def _clean(self) -> None:
-        """Delete what is past its time."""
+        """Delete expired files."""
         for job_id in self.store.old(self.settings.keep_s):
             shutil.rmtree(self.settings.job_folder(job_id), ignore_errors=True)
             self.store.delete(job_id)

@@ -28,9 +28,9 @@ from ptycho_ray.service.settings import ServiceSettings
 class SharedForward:
     """Forward passes whose batches are filled by many threads.
 
-    Nobody waits for company: a thread that finds the model free computes at once with whatever is queued then, its own
-    patterns and those of others, while later ones queue up for the next pass. So a lone request loses no time, and the
-    more requests there are the fuller the batches get. There is no thread of its own to start, stop or lose.
+    No thread waits for a batch to fill: one that finds the model free computes at once with whatever is queued, its own
+        patterns and those of others, while later ones queue for the next pass. A single request therefore loses no
+        time, and batches fill up as requests increase. There is no separate thread to start or stop.
 
     Args:
         compute: from photons [b, C, N, N] to patches [b, O, N, N].
@@ -90,7 +90,7 @@ class _Call:
 
 
 class SharedModel:
-    """A model whose ``transmission_patches`` shares passes with other threads; all else is the model itself."""
+    """A model whose ``transmission_patches`` shares passes with other threads; everything else is delegated to the model."""
 
     def __init__(self, model: Any, most_rows: int) -> None:
         self.model = model
@@ -108,7 +108,7 @@ class LoadedModel:
     """A bundle in memory, ready for many threads.
 
     Attributes:
-        bundle: as it was read.
+        bundle: as read from disk.
         models: its model, or the members of an ensemble, with shared passes; the core takes them for the models themselves.
         rows: groups of patterns in a batch.
         sha256: of the bundle, for the provenance of results.
@@ -141,13 +141,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Options:
-    """What a request may choose about a reconstruction.
+    """Options of a request.
 
     Attributes:
-        stitch: "probe" weighs patches by the illumination; "crop" is the reference's mean of central pieces.
+        stitch: "probe" weights patches by the illumination; "crop" is the reference's mean of central pieces.
         crop: side of that piece in pixels.
-        n_subsample: use that many patterns, chosen at random with seed 0.
-        evaluate: compare with the truth, if the scan holds one.
+        n_subsample: use this many patterns, chosen at random with seed 0. evaluate: compare with the true object, if
+            the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
     """
 
@@ -159,7 +159,7 @@ class Options:
 
 
 def read_scan(path: Path, settings: ServiceSettings, n_subsample: int | None = None) -> RawData:
-    """Read a scan within the limits of the service; InputError or Problem names what is wrong."""
+    """Read a scan within the limits of the service; InputError or Problem states what is wrong."""
     scan = workflow.load_data(path, n_subsample=n_subsample, max_bytes=settings.max_inflated_bytes)
     if len(scan) > settings.max_patterns:
         raise Problem(
@@ -202,7 +202,7 @@ def check_canvas(extent_px: np.ndarray, n: int, settings: ServiceSettings) -> No
                 "field": "positions",
                 "found": f"an image of {height:.4g} x {width:.4g} pixels",
                 "expected": f"at most {settings.max_canvas_pixels} pixels",
-                "hint": "Positions are in object pixels; a scan in metres has to tell its pixel size.",
+                "hint": "Positions are in object pixels; a scan in metres must state its pixel size.",
             },
         )
 

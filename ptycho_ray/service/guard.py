@@ -1,4 +1,4 @@
-"""What stands before every request: who calls, how often, how much; and what every answer carries.
+"""Checks before every request: authentication, rate and size limits; and the headers of every answer.
 
 Plain ASGI, so that bodies stream through it and websockets pass it too.
 """
@@ -53,7 +53,7 @@ SECURITY_HEADERS = {
 
 
 def problem_response(problem: Problem, request_id: str) -> JSONResponse:
-    """The answer that a problem is."""
+    """The HTTP response of a problem."""
     document = problem.document(f"urn:request:{request_id}")
     return JSONResponse(document, problem.status, problem.headers(), MEDIA_TYPE)
 
@@ -103,7 +103,12 @@ class Guard:
         text = request.token()
         if not self.settings.require_token:
             if request.host not in LOOPBACK:  # a page of another site whose name was made to mean this machine
-                raise Problem(403, "forbidden", "This service answers to the name localhost only.", {"field": "Host"})
+                raise Problem(
+                    403,
+                    "forbidden",
+                    "This service accepts requests for the host name localhost only.",
+                    {"field": "Host"},
+                )
             return LOCAL
         if text is None:
             if request.is_open:
@@ -122,7 +127,7 @@ class Guard:
         while len(self.rates) > MOST_CALLERS:
             self.rates.popitem(last=False)
         if (wait := bucket.take(cost)) > 0:
-            more = {"expected": f"at most {per_minute} a minute"}
+            more = {"expected": f"at most {per_minute} per minute"}
             raise Problem(429, "too-many-requests", "Too many requests.", more, retry_after_s=max(1, round(wait)))
 
     async def _refuse(self, request: _Request, problem: Problem, receive: Receive, answer: Send) -> None:
@@ -135,7 +140,7 @@ class Guard:
         await problem_response(problem, request.id)(request.scope, receive, answer)
 
     def _audit(self, request: _Request) -> None:
-        """One line for everything that changes something, is refused, or fails."""
+        """One log line for every request that changes something, is refused, or fails."""
         scope, status = request.scope, request.status
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if changes or status is None or status >= 400:
@@ -154,7 +159,7 @@ class Guard:
 
 
 class _Request:
-    """What the guard knows about one request."""
+    """The state of the guard for one request."""
 
     def __init__(self, scope: Scope, settings: ServiceSettings) -> None:
         self.scope, self.settings = scope, settings
@@ -170,7 +175,7 @@ class _Request:
         self.is_open = self.path in OPEN_PATHS or self.path.startswith(OPEN_PREFIX)
 
     def check_origin(self) -> None:
-        """Refuse what a page of another site made its visitor's browser send."""
+        """Refuse cross-site requests."""
         origin = self.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != self.headers.get("host", "").lower():
             raise Problem(403, "forbidden", "Pages of other sites may not use this service.", {"field": "Origin"})

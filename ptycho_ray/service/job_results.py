@@ -1,4 +1,4 @@
-"""The files that a finished job is handed out as. ``result.npz`` is made by the job, the others from it when asked for."""
+"""The result files of a finished job. ``result.npz`` is written by the job, the others are made from it on request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import RawData
+from ptycho_ray.data.formats.ptychodus_folder import product_of
 from ptycho_ray.data.formats.ptychodus_product import write_product
 from ptycho_ray.files import atomic_path
-from ptycho_ray.interop.ptychodus.standard_files import product_of
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
 RESULT = "result.npz"

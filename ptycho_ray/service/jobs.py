@@ -1,7 +1,7 @@
-"""The record of jobs: what was asked for, how far it is, what became of it. It outlives every process of the service.
+"""The job database: requests, progress and outcome. It outlives every process of the service.
 
-A job is worked on under a lease. Whoever holds it renews it; a lease that runs out (its holder died) can be taken by
-anybody, under the next attempt number. Whatever an older attempt still writes is ignored.
+A job is worked on under a lease. Whoever holds it renews it; an expired lease (its holder died) can be taken by any
+process, under the next attempt number. Anything that an older attempt still writes is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the record; times in seconds since the epoch."""
+    """One row of the database; times in seconds since the epoch."""
 
     id: str
     owner: str
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether something will still happen to it."""
+        """Whether it is waiting or running."""
         return self.state in ACTIVE
 
     @property
@@ -61,7 +61,7 @@ class Job:
         return 1.0 if self.state == DONE else self.done / self.total if self.total else 0.0
 
     def seconds_left(self, now: float) -> float | None:
-        """Time to the end if it goes on as before; None while that is unknown."""
+        """Estimated time to the end; None while unknown."""
         if self.state != RUNNING or self.started is None or not 0 < self.progress < 1:
             return None
         return (now - self.started) * (1 / self.progress - 1)
@@ -183,23 +183,23 @@ class JobStore:
             connection.execute(table.update().where(mine).values(lease_until=self.clock() + LEASE_S))
 
     def release(self, worker: str) -> None:
-        """Give up all leases of a worker, so that another one can go on at once."""
+        """Give up all leases of a worker, so that another one can continue at once."""
         mine = (table.c.lease_owner == worker) & table.c.state.in_(ACTIVE)
         with self.engine.begin() as connection:
             connection.execute(table.update().where(mine).values(lease_until=0.0))
 
     def report(self, job_id: str, attempt: int, stage: str, done: int, total: int) -> bool:
-        """Note how far an attempt is; False if nobody wants its result any more."""
+        """Record the progress of an attempt; False if its result is no longer wanted."""
         values: dict[str, Any] = {"stage": stage, "done": done, "total": total, "state": RUNNING}
         values["started"] = sa.func.coalesce(table.c.started, self.clock())
         return self._write(job_id, attempt, values)
 
     def finish(self, job_id: str, attempt: int, facts: dict[str, Any]) -> bool:
-        """An attempt has written its result; False if it comes too late."""
+        """Record that an attempt has written its result; False if it is too late."""
         return self._write(job_id, attempt, {"state": DONE, "stage": "done", "finished": self.clock(), "facts": facts})
 
     def fail(self, job_id: str, attempt: int, problem: Problem) -> bool:
-        """An attempt has come to a problem that another attempt would meet too."""
+        """Record that an attempt has failed with a problem that another attempt would meet too."""
         document = problem.document()
         return self._write(job_id, attempt, {"state": FAILED, "finished": self.clock(), "problem": document})
 
@@ -217,7 +217,7 @@ class JobStore:
             return [Job(**row) for row in connection.execute(query.order_by(table.c.created)).mappings()]
 
     def old(self, keep_s: float) -> list[str]:
-        """Jobs that ended so long ago."""
+        """Jobs that ended at least this long ago."""
         query = sa.select(table.c.id).where(table.c.finished < self.clock() - keep_s)
         with self.engine.connect() as connection:
             return list(connection.execute(query).scalars())
@@ -241,7 +241,7 @@ class JobStore:
 
 
 def new_id() -> str:
-    """A name nobody can guess."""
+    """An unguessable name."""
     return secrets.token_hex(16)
 
 

@@ -23,7 +23,7 @@ SIDE_SENT = 512
 def predict(
     loaded: LoadedModel, frames: NDArray, positions: NDArray[np.float64], domain: Domain
 ) -> tuple[NDArray[np.complex64], NDArray[np.float64], NDArray[np.float32]]:
-    """What the model sees at some patterns, by themselves.
+    """The model's predictions for some patterns.
 
     Args:
         frames: patterns [n, N, N] in the units of the model's training file.
@@ -64,8 +64,8 @@ def predict(
 class LiveImage:
     """A weighted mean of patches at whole pixels, on a canvas that grows.
 
-    Each patch is turned to the phase of what it overlaps, since diffraction leaves that phase open. The whole
-    reconstruction solves for all phases at once and places patches between pixels; this does neither.
+    The global phase of each patch, which diffraction leaves undetermined, is aligned with what it overlaps. The final
+    reconstruction solves for all phases at once and places patches at sub-pixel positions; this does neither.
     """
 
     def __init__(self, n: int, most_pixels: int) -> None:

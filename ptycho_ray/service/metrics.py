@@ -1,4 +1,4 @@
-"""Figures for Prometheus: of this replica's requests, and of all jobs in the record."""
+"""Metrics for Prometheus: of this replica's requests, and of all jobs in the database."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Metrics:
         self.requests = Counter("ptycho_ray_requests", "Answered requests.", labels, registry=self.registry)
         self.seconds = Histogram(
             "ptycho_ray_request_seconds",
-            "Time to answer.",
+            "Response time.",
             ["route"],
             registry=self.registry,
             buckets=(0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
         )
         self.jobs = Gauge(
-            JOB_STATES, "Reconstructions in the record, of all replicas.", ["state"], registry=self.registry
+            JOB_STATES, "Reconstructions in the database, of all replicas.", ["state"], registry=self.registry
         )
         self.streams = Gauge("ptycho_ray_streams", "Open streams of this replica.", registry=self.registry)
         self.frames = Counter("ptycho_ray_stream_frames", "Frames taken from streams.", registry=self.registry)

@@ -1,4 +1,4 @@
-"""Which models there are, by name and version. What is on disk is the truth; nothing has to be told about a change."""
+"""The available models, by name and version. Changes on disk take effect without a notification."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Model:
 
     @property
     def key(self) -> str:
-        """One text that stands for exactly this model, in jobs and as the id that Serve routes by."""
+        """A string that identifies exactly this model, in jobs and as the id by which Serve routes."""
         return f"{self.name}@{self.version}@{self.stamp}"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What loading a bundle once has shown: its manifest, or why it cannot be used."""
+    """The result of loading a bundle once: its manifest, or why it cannot be used."""
 
     manifest: dict[str, Any] | None
     problem: Problem | None
@@ -83,7 +83,7 @@ class ModelStore:
         return list(newest.values())
 
     def choose(self, wanted: str | None) -> Model:
-        """The model that a request means: NAME or NAME@VERSION; None if there is only one name.
+        """The model that a request refers to: NAME or NAME@VERSION; None if there is only one name.
 
         Raises:
             Problem: 422 if there is none, or several and none was named; 503 if its bundles cannot be loaded.

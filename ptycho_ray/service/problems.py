@@ -1,7 +1,7 @@
 """Errors as a caller sees them: problem details (RFC 9457), one document for every kind.
 
-A problem says which field was wrong, what was found, what was expected and how to mend it. It never holds a path of the
-server or a line of the program.
+A problem states which field was wrong, what was found, what was expected and how to correct it. It never contains a
+path of the server or a line of source code.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ TYPES = "https://ptycho-ray.invalid/problems/"  # an identifier, not an address
 TITLES = {
     "bad-request": "The request cannot be understood",
     "unauthorized": "A valid bearer token is needed",
-    "forbidden": "This token may not do that",
-    "not-found": "There is no such thing",
-    "method-not-allowed": "Not with this method",
+    "forbidden": "This token does not permit that",
+    "not-found": "Not found",
+    "method-not-allowed": "Method not allowed",
     "timeout": "The upload stopped coming",
-    "conflict": "Not in the present state",
-    "gone": "No longer kept",
+    "conflict": "Not possible in the present state",
+    "gone": "No longer available",
     "too-large": "The upload is too large",
-    "unsupported-media-type": "The body is of a kind that is not read",
+    "unsupported-media-type": "Unsupported type of body",
     "invalid": "The scan or an option cannot be used",
     "too-many-requests": "Too many requests",
     "internal": "The service failed",
     "busy": "The service is busy",
-    "deadline": "The time allowed is over",
+    "deadline": "The time limit was reached",
     "storage-full": "The service has no space left",
 }
 
@@ -45,7 +45,7 @@ class Problem(Exception):
         kind: last part of the problem's type, a key of TITLES.
         detail: a sentence about this occurrence.
         more: further members of the document: field, found, expected, hint, ...
-        retry_after_s: how long a caller had better wait before asking again.
+        retry_after_s: how long a caller should wait before a retry.
     """
 
     status: int
@@ -80,9 +80,8 @@ class Problem(Exception):
 
 
 def from_error(error: BaseException, names: dict[Path, str] | None = None) -> Problem:
-    """The problem that an exception amounts to; paths in ``names`` are called by those names.
-
-    What is not the caller's doing says nothing but that it happened: the log has the rest.
+    """The problem for an exception; paths in ``names`` are replaced by those names. An error that is not the
+    caller's fault is reported without details, which are in the log.
     """
     if isinstance(error, Problem):
         return error
@@ -102,7 +101,7 @@ def from_error(error: BaseException, names: dict[Path, str] | None = None) -> Pr
         return storage_full()
     if isinstance(error, MemoryError):
         return Problem(503, "busy", "Not enough memory for this scan at the moment.", retry_after_s=30)
-    return Problem(500, "internal", "Something failed that is not the request's fault. The service's log tells more.")
+    return Problem(500, "internal", "An internal error occurred. See the log of the service.")
 
 
 def storage_full() -> Problem:

@@ -17,28 +17,30 @@ Output = Literal["npz", "hdf5", "png", "raw", "json"]
 
 
 class Choices(BaseModel):
-    """What can be chosen about a reconstruction."""
+    """Options of a reconstruction."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(
-        None, max_length=210, description="NAME or NAME@VERSION; may be left out if there is one."
+        None, max_length=210, description="NAME or NAME@VERSION; may be omitted if there is only one."
     )
     gridsize: int | None = Field(None, ge=1, le=8, description="Checked against the model, which fixes it.")
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
-    crop: int = Field(20, ge=2, le=4096, description="Side of the pieces that stitch='crop' averages, even.")
-    n_subsample: int | None = Field(None, ge=2, description="Use so many patterns, chosen at random.")
-    refinement_iterations: int = Field(0, ge=0, le=10000, description="Iterations that refine the network's image.")
-    evaluate: bool = Field(False, description="Compare with the truth, if the scan holds one.")
+    crop: int = Field(20, ge=2, le=4096, description="Side of the central pieces averaged by stitch='crop'; even.")
+    n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
+    refinement_iterations: int = Field(
+        0, ge=0, le=10000, description="Iterations of refinement of the network's image."
+    )
+    evaluate: bool = Field(False, description="Compare with the true object, if the scan holds one.")
     output: Output = Field("npz", description="Format of an immediate answer.")
-    deadline_s: float | None = Field(None, gt=0, le=1e6, description="Give up after so long.")
+    deadline_s: float | None = Field(None, gt=0, le=1e6, description="Time limit.")
 
 
 class Reference(Choices):
     """A scan that is not sent: a file the service can read, or a demo. Exactly one of the two."""
 
     path: str | None = Field(None, max_length=4096, description="Absolute path under a folder the service allows.")
-    demo: Literal[tuple(DEMOS)] | None = Field(None, description="An invented scan that suits the model.")  # type: ignore[valid-type]
+    demo: Literal[tuple(DEMOS)] | None = Field(None, description="A simulated scan that suits the model.")  # type: ignore[valid-type]
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"demo": "siemens"}, {"path": "/data/2026/scan_0042.h5"}]}
@@ -69,14 +71,14 @@ class Reconstruction(BaseModel):
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     stage: str = Field(examples=["reconstructing"])
     progress: float = Field(ge=0, le=1)
-    eta_s: float | None = Field(None, description="Seconds to the end, once that can be told.")
+    eta_s: float | None = Field(None, description="Estimated seconds to the end, once known.")
     model: str = Field(examples=["lines64@3"])
     source: str = Field(examples=["scan.npz"])
     created: str
     started: str | None = None
     finished: str | None = None
     attempt: int = Field(description="More than 1 if a replica was lost.")
-    facts: dict[str, Any] | None = Field(None, description="Patterns, shape, times, figures against a truth.")
+    facts: dict[str, Any] | None = Field(None, description="Patterns, shape, times, errors against the true object.")
     problem: ProblemDetails | None = None
     links: dict[str, str] = Field(examples=[{"self": "/v1/reconstructions/8f14e45fceea167a5a36dedd4bea2543"}])
 
@@ -130,11 +132,11 @@ class ModelDetails(ModelSummary):
 
 
 class NewToken(BaseModel):
-    """A wish for a token."""
+    """A request for a token."""
 
     name: str = Field(min_length=1, max_length=100, examples=["beamline-7"])
     role: Literal["read", "submit", "admin"]
-    days: float | None = Field(None, gt=0, le=36500, description="Valid for so long; for ever if left out.")
+    days: float | None = Field(None, gt=0, le=36500, description="Lifetime; unlimited if omitted.")
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,7 +149,7 @@ class TokenView(BaseModel):
     role: str
     created: str
     expires: str | None
-    token: str | None = Field(None, description="Told only once.")
+    token: str | None = Field(None, description="Shown only once.")
 
 
 def format_time(seconds: float | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What the interface works with, in one place."""
+"""The state and helpers of the interface."""
 
 from __future__ import annotations
 

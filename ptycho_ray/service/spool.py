@@ -1,4 +1,4 @@
-"""The patterns of a stream on their way: appended to plain files, so that whatever was acknowledged is never lost."""
+"""Storage for the patterns of a stream: appended to plain files, so that acknowledged patterns are never lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS_FILE = "stream.json"
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What the first message of a stream says, and to whom the stream belongs."""
+    """The content of the first message of a stream, and its owner."""
 
     owner: str
     model: str
@@ -58,14 +58,14 @@ class Spool:
 
     @classmethod
     def create(cls, folder: Path, settings: StreamSettings) -> Spool:
-        """Begin a stream."""
+        """Start a stream."""
         folder.mkdir(parents=True, mode=0o700)
         write_json(folder / SETTINGS_FILE, asdict(settings))
         return cls(folder, settings)
 
     @classmethod
     def open(cls, folder: Path, owner: str) -> Spool:
-        """Go on with a stream of this owner."""
+        """Resume a stream of this owner."""
         path = folder / SETTINGS_FILE
         settings = StreamSettings(**json.loads(path.read_text())) if path.is_file() else None
         if settings is None or settings.owner != owner:
@@ -110,10 +110,10 @@ class Spool:
         return path
 
     def drop_frames(self) -> None:
-        """The scan file has them now."""
+        """Delete the patterns, once they are in the scan file."""
         os.truncate(self.folder / "frames", 0)
 
     def close(self) -> None:
-        """Let another process have the stream."""
+        """Release the stream for another process."""
         self._frames.close()
         self._positions.close()

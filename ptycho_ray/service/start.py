@@ -1,4 +1,4 @@
-"""Running the service from one command, with a Ray of its own or on a cluster that exists."""
+"""Running the service from one command, with its own Ray or on an existing cluster."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
 def run_service(
     settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, haproxy: bool
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then let running work end (``drain_s``) and stop."""
+    """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop."""
     for name, value in (HAPROXY if haproxy else {}).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

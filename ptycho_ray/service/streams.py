@@ -1,4 +1,5 @@
-"""Live streams: patterns come in as they are measured, the growing image goes out. ``docs/serve.md`` has the messages."""
+"""Live streams: patterns are received as they are measured, and live images are sent back. ``docs/serve.md`` has the
+messages."""
 
 from __future__ import annotations
 
@@ -98,7 +99,7 @@ def add_streams(app: FastAPI) -> None:
 
     @app.get("/v1/streams", tags=["streams"], responses=problems())
     async def list_streams(request: Request) -> list[dict[str, Any]]:
-        """Streams that are open, or were within some minutes, of this token's name; of everybody for an admin."""
+        """Streams of this token's name that are open or were open some minutes ago; of all users for an admin."""
         service: Service = request.app.state.service
         return await asyncio.to_thread(_open_streams, service, _reader(request.state.caller))
 
@@ -235,7 +236,7 @@ class _Session:
         await self.socket.send_json({"type": "ready", "stream_id": stream_id, "next": spool.count, "window": window})
 
     async def _take(self, spool: Spool, preview: asyncio.Task[None]) -> None:
-        """Write down what comes until the sender says that it was all."""
+        """Store patterns until the sender ends the stream."""
         self.news.set()
         while True:
             message = await asyncio.wait_for(self.socket.receive(), IDLE_S)
@@ -283,11 +284,12 @@ class _Session:
             kind = None
         if kind not in ("end", "seen"):
             more = {"field": "type", "found": text[:50], "expected": "a binary message, or the type 'seen' or 'end'"}
-            raise Problem(400, "bad-request", "The message is not known.", more)
+            raise Problem(400, "bad-request", "Unknown message.", more)
         return bool(kind == "end")
 
     async def _show(self, spool: Spool) -> None:
-        """Predict what is new and send the image: not more often than asked for, and not before the last was seen."""
+        """Predict new patterns and send the image: at most as often as requested, and not before the last one was
+        acknowledged."""
         image = LiveImage(spool.settings.N, self.service.settings.max_canvas_pixels)
         loop, next_time, sent = asyncio.get_running_loop(), 0.0, 0
         while True:
@@ -331,7 +333,7 @@ class _Session:
         self.predicted = stop
 
     async def _finish(self, spool: Spool) -> None:
-        """Hand the whole scan over as a job, and tell how it goes."""
+        """Submit the complete scan as a job, and report its progress."""
         settings, job_id = self.service.settings, spool.folder.name
         if spool.count < 2:
             raise Problem(

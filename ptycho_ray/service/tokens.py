@@ -1,7 +1,6 @@
-"""Bearer tokens. Only their SHA-256 is kept: a token is 256 random bits, so nothing slower is needed.
-
-Roles contain each other: an admin may submit, who submits may read. What a token made belongs to its *name*, so a new
-token of the same name takes over from the old one (rotation) while both work.
+"""Bearer tokens. Only their SHA-256 is stored: a token is 256 random bits, so no slower hash is needed. Roles are
+nested: admin includes submit, submit includes read. Jobs belong to the *name* of a token, so a new token of the same
+name can replace the old one (rotation) while both are valid.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PREFIX = "ptycho_"
 
 @dataclass(frozen=True)
 class Token:
-    """Who a token stands for, without the token itself."""
+    """The identity behind a token, without the token itself."""
 
     id: str
     name: str
@@ -47,7 +46,7 @@ class TokenStore:
         self.engine, self.clock = engine, clock
 
     def add(self, name: str, role: str, days: float | None = None) -> tuple[Token, str]:
-        """A new token and its text, which is told only now.
+        """A new token and its text, which is shown only now.
 
         Raises:
             InputError: no such role, or a name that is empty or too long.
@@ -79,7 +78,7 @@ class TokenStore:
             return [Token(*(row[name] for name in ("id", "name", "role", "created", "expires"))) for row in rows]
 
     def remove(self, token_id: str) -> bool:
-        """End a token; False if there is none of that id."""
+        """Revoke a token; False if there is none of this id."""
         with self.engine.begin() as connection:
             return bool(connection.execute(table.delete().where(table.c.id == token_id)).rowcount)
 

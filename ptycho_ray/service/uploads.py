@@ -1,4 +1,4 @@
-"""Getting a scan from a request onto the disk, piece by piece, whatever its size."""
+"""Streaming a scan from a request to disk, whatever its size."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def receive_form(request: Request, path: Path) -> tuple[str, dict[str, Any
 
 
 async def receive_json(request: Request) -> Reference:
-    """The reference to a scan that the body is."""
+    """The reference to a scan in the body."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -75,7 +75,7 @@ def choices_from(fields: dict[str, Any]) -> Choices:
 
 
 def invalid_fields(errors: Any) -> Problem:
-    """The problem that pydantic's complaints amount to: the first one in full, the fields of all."""
+    """The problem for pydantic's errors: the first one in full, and the fields of all."""
     first = errors[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
     found = None if first["type"] in ("missing", "json_invalid") else repr(first.get("input"))[:200]
@@ -99,7 +99,7 @@ def confined(path: str, settings: ServiceSettings) -> Path:
         403,
         "forbidden",
         "The path is not under a folder that this service may read.",
-        {"field": "path", "hint": "Send the scan itself, or ask for its folder to be allowed."},
+        {"field": "path", "hint": "Upload the scan, or ask the administrator to allow its folder."},
     )
     if "\0" in path or not wanted.is_absolute():
         raise refused
@@ -115,7 +115,7 @@ def confined(path: str, settings: ServiceSettings) -> Path:
 
 
 async def _write(stream: BinaryIO, chunks: AsyncIterator[bytes]) -> int:
-    """Write small chunks in blocks, beside the event loop."""
+    """Write small chunks in blocks, outside the event loop."""
     size, waiting = 0, bytearray()
     async for chunk in chunks:
         waiting += chunk

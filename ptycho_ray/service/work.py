@@ -35,14 +35,14 @@ class JobSuperseded(Exception):
 
 
 class Monitor:
-    """Tells the record how far an attempt is, and the attempt whether to go on."""
+    """Records the progress of an attempt, and tells it whether to continue."""
 
     def __init__(self, store: JobStore, job: Job, attempt: int) -> None:
         self.store, self.job, self.attempt = store, job, attempt
         self.last = 0.0
 
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Something new begins."""
+        """Start of a new stage."""
         self.last = time.monotonic()
         if self.store.clock() > self.job.deadline:
             raise Problem(408, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
@@ -50,7 +50,7 @@ class Monitor:
             raise JobSuperseded
 
     def on_batch(self, done: int, total: int) -> None:
-        """So many groups of ``total`` are reconstructed."""
+        """``done`` of ``total`` groups are reconstructed."""
         if time.monotonic() - self.last >= REPORT_INTERVAL_S:
             self.stage("reconstructing", done, total)
 
@@ -61,7 +61,7 @@ class Monitor:
 
 
 def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, settings: ServiceSettings) -> None:
-    """Do the work of a job and record what became of it. Returns quietly if nobody wants it any more.
+    """Carry out a job and record the outcome. Returns quietly if the job is no longer wanted.
 
     What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
     """
@@ -133,7 +133,7 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: Serv
 
 
 def _evaluation(stitched: StitchedObject, scan: RawData) -> dict[str, Any]:
-    """Figures against the truth; or why there are none, which is no reason to withhold the image."""
+    """Errors against the true object, or why there are none; this never withholds the image."""
     truth = scan.object_truth
     assert truth is not None
     try:
@@ -147,7 +147,7 @@ def check_links(path: Path, roots: list[Path]) -> None:
     """Refuse an HDF5 file that would read other files, except those under ``roots``.
 
     HDF5 has three ways: external links, virtual datasets and external raw storage (the last is refused by the reader).
-    Without this an upload could hand out any HDF5 file that the service can read.
+    Without this an upload could expose any HDF5 file that the service can read.
     """
     if not h5py.is_hdf5(path):  # its signature need not stand at the start
         return

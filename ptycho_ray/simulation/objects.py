@@ -1,7 +1,7 @@
 """Simulated samples: complex transmissions [H, W] with a stated range of amplitude and phase.
 
 Every kind draws one or two textures and maps each linearly onto its range: the amplitude fills ``amplitude_range``,
-the phase ``phase_range`` (radians), both from end to end. All randomness comes from the generator passed in.
+the phase ``phase_range`` (radians), both over the full range. All randomness comes from the generator passed in.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def dead_leaves(
     amplitude_range: Range = AMPLITUDE_RANGE,
     phase_range: Range = PHASE_RANGE,
 ) -> NDArray[np.complex64]:
-    """Discs and polygons that cover each other, each with its own amplitude and phase: sharp edges at all scales.
+    """Overlapping discs and polygons, each with its own amplitude and phase: sharp edges at all scales.
 
     Radii follow a power law r**-3 between ``radius_range`` (fractions of the shorter side), as in Lee, Mumford and
     Huang (IJCV 41, 2001); ``smoothing_px`` blurs the edges of the pixels.

@@ -33,9 +33,9 @@ def simulate_patterns(
 ) -> NDArray[np.uint32] | NDArray[np.float32]:
     """Diffraction of ``object_HW`` at ``positions_n2`` [n, 2] (row, column): [n, N, N], zero frequency at N//2.
 
-    The intensity is sum over modes |F(P O)|^2 with an orthonormal F, so a pattern's sum is what the object lets
-    through of the probe's photons. ``photons`` rescales the probe to that many; None leaves it as it is. With
-    ``noise`` Poisson counts (uint32) are drawn from ``rng``, otherwise the mean (float32) is returned.
+    The intensity is sum over modes |F(P O)|^2 with an orthonormal F, so a pattern's sum is the number of transmitted
+    photons. ``photons`` rescales the probe to that many; None leaves it as it is. With ``noise`` Poisson counts
+    (uint32) are drawn from ``rng``, otherwise the mean (float32) is returned.
 
     ``sub_pixel``: 'fourier' shifts the probe by the fraction of the position (exact for a band-limited probe),
     'bilinear' interpolates the object as the PtychoPINN chain does, 'integer' rounds the position. Raises InputError
@@ -115,7 +115,7 @@ def simulate_scan(
 ) -> RawData:
     """``simulate_patterns`` as a RawData with the true object and the true probe (which carries the photons).
 
-    ``recorded_positions_n2`` are what the scan says its positions were, where that differs from the truth.
+    ``recorded_positions_n2`` are the positions stored in the scan, if they differ from the true ones.
     """
     probe = probe_PNN[None] if probe_PNN.ndim == 2 else probe_PNN
     if photons is not None:

@@ -33,10 +33,10 @@ DEFAULT_OVERLAP = 0.75
 
 @settings
 class SimulationSpec:
-    """A scan of an invented object, with its truth."""
+    """A simulated scan with its true object."""
 
     object: ObjectName = "lines"
-    """What the sample looks like."""
+    """Kind of object."""
     object_size: PositiveInt = 256
     """Side of the object in pixels."""
     amplitude_range: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 1.0)
@@ -46,13 +46,13 @@ class SimulationSpec:
     N: PatternSide = 64
     """Side of a diffraction pattern in pixels."""
     probe: ProbeName = "disc"
-    """Shape of the beam."""
+    """Kind of probe."""
     probe_diameter_px: PositiveFloat | None = None
     """Diameter of a disc, Gaussian or Zernike probe in pixels; 3/8 of N if not given."""
     probe_file: Path | None = None
     """Take the probe from this NPZ or HDF5 file instead."""
     defocus_m: FiniteFloat = 100e-6
-    """How far behind its focus (or its pinhole) the beam meets the sample, in metres."""
+    """Distance from the focus (or the pinhole) of the beam to the sample, in metres."""
     energy_eV: PositiveFloat = 10_000.0
     """Photon energy."""
     pixel_size_m: PositiveFloat = 20e-9
@@ -60,9 +60,9 @@ class SimulationSpec:
     modes: PositiveInt = 1
     """Number of incoherent probe modes."""
     mode_weights: tuple[NonNegativeFloat, ...] | None = None
-    """Shares of the photons of the modes; if not given each has a fifth of the one before."""
+    """Relative powers of the modes; by default each has a fifth of the one before."""
     scan: ScanName = "jitter"
-    """How the positions are laid out."""
+    """Scan pattern."""
     overlap: NonNegativeFloat | None = None
     """Linear overlap of neighbouring probes, 0 up to below 1; 0.75 if neither step_px nor n_patterns is given."""
     step_px: PositiveFloat | None = None
@@ -72,15 +72,15 @@ class SimulationSpec:
     position_error_px: NonNegativeFloat = 0.0
     """Standard deviation, along each axis, of the error of the recorded positions in pixels."""
     photons: PositiveFloat = 1e6
-    """Photons in the beam per pattern (what the object absorbs does not arrive)."""
+    """Photons in the incident beam per pattern (before absorption in the object)."""
     noise: bool = True
     """Draw photons from the Poisson distribution; otherwise patterns are exact means."""
     sub_pixel: SubPixel = "fourier"
-    """How positions between pixels are treated: shift the probe exactly, interpolate the object, or round."""
+    """Treatment of sub-pixel positions: shift the probe exactly, interpolate the object, or round."""
     seed: NonNegativeInt = 0
     """Seed of object, positions and photons: the same seed gives the same scan, bit for bit."""
     probe_seed: NonNegativeInt = 0
-    """Seed of the probe, apart from seed so that scans of several objects can share one probe."""
+    """Seed of the probe, separate from --seed so that scans of several objects can share one probe."""
 
     def __post_init__(self) -> None:
         if self.object_size < self.N + 2:
@@ -115,7 +115,7 @@ class SimulationSpec:
 
 
 def simulate(spec: SimulationSpec) -> RawData:
-    """Make the scan that ``spec`` describes; ``RawData.to_file`` writes it.
+    """Simulate the scan that ``spec`` describes; ``RawData.to_file`` writes it.
 
     The object, the positions, their errors and the noise draw from independent streams of ``seed`` and the probe from
     ``probe_seed``, so that changing one of them (the dose, say) leaves the others as they were. The description is in

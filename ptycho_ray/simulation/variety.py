@@ -1,4 +1,4 @@
-"""Scans of every kind, drawn at random: what a network is pretrained on."""
+"""Random scans of many kinds, on which a network is pretrained."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tupl
 def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
     """The wave of one mode, complex [N, N], a fifth to three fifths of the window wide.
 
-    A pattern tells its object only if the probe has structure: with a real, symmetric probe an object and the conjugate of
+    A pattern determines its object only if the probe has structure: with a real, symmetric probe an object and the conjugate of
     its point reflection diffract alike. Few of these are drawn.
     """
     kind, diameter = rng.random(), rng.uniform(0.2, 0.6) * N

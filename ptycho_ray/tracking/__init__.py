@@ -1,7 +1,7 @@
 """Recording a run: a table of figures, and MLflow if it is asked for (docs/tracking.md, docs/decisions/0006-tracking.md).
 
-Nothing in the training process imports MLflow or waits for a network. What happens is written to a journal in the output
-folder; a second process reads the journal and hands it on.
+Nothing in the training process imports MLflow or waits for a network. Records are written to a journal in the output
+folder; a second process reads the journal and sends it on.
 """
 
 from ptycho_ray.tracking.build import build_trackers

@@ -1,4 +1,4 @@
-"""Which trackers a run has."""
+"""The trackers of a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def build_trackers(
 
     Args:
         folder: the output folder of the run.
-        parameters: settings of the run; a mapping inside becomes names with dots.
+        parameters: settings of the run; a nested mapping becomes dotted names.
         tags: more facts about the run (:func:`run_tags` makes them from its provenance).
-        resume: the run goes on with the one recorded last in this folder, which must not be recorded as a new one.
+        resume: continue the run recorded last in this folder instead of recording a new one.
 
     Raises:
         ConfigurationError: for a tracker that does not exist.
@@ -49,5 +49,5 @@ def build_trackers(
         try:
             trackers.append(Quiet(MlflowTracker(folder, parameters or {}, tags or {}, resume=resume)))
         except OSError as error:
-            log.warning("nothing is recorded for MLflow (%s); the run goes on", error)
+            log.warning("nothing is recorded for MLflow (%s); the run continues", error)
     return trackers

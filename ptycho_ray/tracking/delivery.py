@@ -1,8 +1,8 @@
-"""The process that hands a journal to MLflow: ``python -m ptycho_ray.tracking.delivery FOLDER [--follow]``.
+"""The process that sends a journal to MLflow: ``python -m ptycho_ray.tracking.delivery FOLDER [--follow]``.
 
-Records go in their order. Each may be handed on twice without harm, because an answer can get lost: a metric carries the
+Records are sent in order. Since an answer can get lost, each may be sent twice without harm: a metric carries the
 time of its record (the store knows it by name, step, time and value), the run carries the key of its journal, a model
-version the place of its file. So the store ends complete and without repetition whatever was killed in between.
+version the place of its file. The store therefore ends up complete and without repetitions, whatever was killed in between.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FAILED, BUSY = 1, 3
 
 
 class Delivery:
-    """Hands one journal to one store, from where ``delivered.json`` says on."""
+    """Sends one journal to one store, starting at the offset in ``delivered.json``."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
@@ -44,7 +44,7 @@ class Delivery:
         self.artifacts = ""
 
     def attempt(self) -> bool:
-        """Hand on all there is; False, and ``state.error`` set, if that failed."""
+        """Send all records; False, with ``state.error`` set, if that failed."""
         try:
             self._hand_on()
         except Exception as error:  # whatever a remote service and its storage can raise; see decision 0006
@@ -158,7 +158,7 @@ class Delivery:
 
     @contextlib.contextmanager
     def _noting_refusal(self, what: str) -> Iterator[None]:
-        """Note down a refusal that no later attempt would change, and go on."""
+        """Record a refusal that no later attempt would change, and continue."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -169,7 +169,7 @@ class Delivery:
             self.state.refused.append(f"{what}: {stores.short_error(error)}")
 
     def _begin(self, client: MlflowClient, record: Record) -> None:
-        """Parameters and tags. A parameter cannot change in MLflow: a resumed run says in a tag what did."""
+        """Parameters and tags. A parameter cannot change in MLflow: a resumed run records changes in tags."""
         from mlflow.entities import Param, RunTag
 
         run = client.get_run(self.state.run_id)
@@ -315,10 +315,8 @@ def _lock(folder: Path) -> IO[bytes] | None:
 
 
 def deliver(folder: Path, uri: str, over: threading.Event, *, persistent: bool) -> int:
-    """Hand on what the journal holds and what comes, until ``over``.
-
-    ``persistent`` gives a store that failed for the first time in the end a second chance. Returns an exit code: 0 all
-    arrived, FAILED, or BUSY if another process is at it.
+    """Send the records of the journal and new ones, until ``over``. With ``persistent``, a first failure at the end
+    is retried once. Returns an exit code: 0 all arrived, FAILED, or BUSY if another process is at it.
     """
     lock, delivery, failed, pause = None, None, False, POLL_S
     while True:

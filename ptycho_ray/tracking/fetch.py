@@ -1,6 +1,6 @@
 """Models by URI: ``runs:/RUN_ID/model`` and ``models:/NAME/VERSION`` become a local file for as long as it is read.
 
-MLflow runs in a process of its own (``python -m ptycho_ray.tracking.fetch URI FOLDER``), for the reasons of decision
+MLflow runs in a separate process (``python -m ptycho_ray.tracking.fetch URI FOLDER``), for the reasons of decision
 0006: short timeouts without touching the environment of the caller.
 """
 
@@ -24,20 +24,19 @@ INSTALL = "Install it: pip install 'ptycho-ray[cluster]'"
 
 @contextmanager
 def fetched_bundle(place: str | Path) -> Iterator[Path]:
-    """Yield the model file that a ``runs:/`` or ``models:/`` URI means, in a folder that is removed afterwards.
-
-    ``runs:/RUN_ID`` alone means the last model of that run. The store is ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in
-    the working folder.
+    """Yield the model file that a ``runs:/`` or ``models:/`` URI refers to, in a folder that is removed afterwards.
+    ``runs:/RUN_ID`` alone refers to the last model of that run. The store is ``MLFLOW_TRACKING_URI``, or
+    ``mlflow.db`` in the working folder.
 
     Raises:
         InputError: MLflow is not installed, the store does not answer, or it has no such run or model.
-        BundleError: what the URI means is no bundle. Errors of the reader inside the block name the URI.
+        BundleError: the file is not a bundle. Errors of the reader inside the block name the URI.
     """
     uri, store = stores.as_mlflow_uri(place), stores.reading_uri()
     shown = stores.without_password(store)
     if not stores.has_mlflow():
         raise InputError(
-            file=uri, field="model", found="no MLflow here", expected="MLflow, to look it up", hint=INSTALL
+            file=uri, field="model", found="MLflow is not installed", expected="MLflow, to look it up", hint=INSTALL
         )
     database = stores.database_file(store)
     if database is not None and not database.is_file():
@@ -78,7 +77,7 @@ def _ask(uri: str, store: str, folder: str) -> dict[str, str]:
 
 
 def fetch(uri: str, folder: str) -> dict[str, str]:
-    """Download the bundle that ``uri`` means into ``folder``, and nothing else that may lie beside it."""
+    """Download only the bundle that ``uri`` refers to into ``folder``."""
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts, list_artifacts
     from mlflow.exceptions import MlflowException

@@ -1,8 +1,8 @@
-"""The journal of a run: what is to be recorded, one JSON object a line, in the order in which it happened.
+"""The journal of a run: what is to be recorded, one JSON object per line, in the order in which it happened.
 
-It lies in ``OUTPUT_DIR/tracking/TIME/`` with the pictures it speaks of. Beside it ``delivered.json`` says how far it has
-been handed on. Both survive the loss of either process at any time: a line that was cut off is not read, and handing a
-record on twice changes nothing.
+It is in ``OUTPUT_DIR/tracking/TIME/`` with the pictures it refers to. ``delivered.json`` next to it states how far it
+has been sent. Both survive the loss of either process at any time: an incomplete line is not read, and sending a record
+twice changes nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class JournalWriter:
         self._end += len(line)
 
     def close(self) -> None:
-        """No more records."""
+        """Close the journal."""
         self._file.close()
 
 
@@ -93,11 +93,11 @@ def _parsed(line: bytes) -> Record:
 
 @dataclass
 class Delivered:
-    """How far a journal has been handed on, and to whom.
+    """How far a journal has been sent, and to which store.
 
     Attributes:
         tracking_uri: the store, without a password; empty before the first attempt.
-        run_id: the run there; empty as long as there is none.
+        run_id: the run there; empty until it exists.
         offset: the bytes of the journal that the store has.
         error: what went wrong in the last attempt; None after one that succeeded.
         refused: records that the store will never take, and why.
@@ -113,7 +113,7 @@ class Delivered:
 
     @classmethod
     def read(cls, folder: Path) -> Delivered:
-        """What ``folder`` says; a new one if it says nothing."""
+        """The state stored in ``folder``; a new one if there is none."""
         try:
             return cls(**json.loads((folder / DELIVERED).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
@@ -124,5 +124,5 @@ class Delivered:
 
 
 def undelivered(folder: Path) -> int:
-    """How many records of a journal have not been handed on."""
+    """How many records of a journal have not been sent."""
     return sum(1 for _ in read_journal(folder, Delivered.read(folder).offset))

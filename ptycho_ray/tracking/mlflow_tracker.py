@@ -1,4 +1,4 @@
-"""The MLflow tracker: writes the journal and looks after the process that hands it on."""
+"""The MLflow tracker: writes the journal and supervises the process that sends it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class MlflowTracker(Tracker):
 
     Args:
         folder: the output folder of the run; everything is kept in its ``tracking``.
-        parameters, tags: facts about the run; a mapping inside ``parameters`` becomes names with dots.
-        resume: the run recorded last in ``folder`` goes on; what it has recorded already is not recorded again.
+        parameters, tags: facts about the run; a nested mapping in ``parameters`` becomes dotted names.
+        resume: continue the run recorded last in ``folder``; what it has recorded already is not recorded again.
 
     Raises:
         OSError: the folder cannot be written.
@@ -79,7 +79,7 @@ class MlflowTracker(Tracker):
             self._warn("MLflow is not installed")
 
     def _remember(self, run_folder: Path) -> dict[str, Any]:
-        """Find out what is in the journal of a run that goes on, and return its first record."""
+        """Read the journal of a resumed run and return its first record."""
         first: dict[str, Any] = {}
         for record, _ in read_journal(run_folder):
             kind = record["kind"]
@@ -98,7 +98,7 @@ class MlflowTracker(Tracker):
         return first
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
-        """Record the figures of a step, numbered by the batches since the beginning; one that is known already is not."""
+        """Record the figures of a step, numbered by the batches since the beginning; unless recorded already."""
         step = progress.epoch * steps_in_epoch + progress.batch
         if step > self.steps:
             self.journal.write("step", step=step, figures={name: float(value) for name, value in figures.items()})
@@ -127,7 +127,7 @@ class MlflowTracker(Tracker):
         self.images = progress.epoch
 
     def on_trial(self, name: str, trial: TrialRecord) -> None:
-        """Record a trial as a run below this one: parameters, figures, and the first objective epoch by epoch."""
+        """Record a trial as a child run: parameters, figures, and the first objective epoch by epoch."""
         if name in self.trials:
             return
         self.trials.add(name)
@@ -177,7 +177,7 @@ class MlflowTracker(Tracker):
         return kept
 
     def _look(self) -> None:
-        """Warn once if the delivery fails; it goes on trying."""
+        """Warn once if sending fails; it is retried."""
         if self.warned or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_EVERY_S
@@ -189,16 +189,16 @@ class MlflowTracker(Tracker):
             return "MLflow is not installed"
         if self.delivery.poll() not in (None, 0):
             reported = Delivered.read(self.run_folder).error
-            return reported or f"the delivery stopped with exit code {self.delivery.returncode}"
+            return reported or f"the sending process stopped with exit code {self.delivery.returncode}"
         return Delivered.read(self.run_folder).error
 
     def _warn(self, error: str) -> None:
         where = stores.without_password(self.uri)
-        log.warning("%s: %s. The run goes on; its records are kept in %s", where, error, self.run_folder)
+        log.warning("%s: %s. The run continues; its records are kept in %s", where, error, self.run_folder)
         self.warned = True
 
     def _wait(self, longest: float) -> None:
-        """Let the delivery end by itself, but no longer than that, and not for long if it fails anyway."""
+        """Wait for the sending process to end, for a limited time, shorter if it fails anyway."""
         if self.delivery is None:
             return
         assert self.delivery.stdin is not None
@@ -210,7 +210,7 @@ class MlflowTracker(Tracker):
                 if waited > (min(longest, SHORT_WAIT_S) if Delivered.read(self.run_folder).error else longest):
                     break
                 if waited > 2 and not told:
-                    print(f"handing the last records to MLflow, at most {longest:.0f} s ...", file=sys.stderr)
+                    print(f"sending the last records to MLflow, at most {longest:.0f} s ...", file=sys.stderr)
                     told = True
                 time.sleep(0.05)
         finally:
@@ -226,7 +226,7 @@ class MlflowTracker(Tracker):
             "model": state.model,
         }
         if left:
-            command = f"ptycho-ray deliver {shlex.quote(str(self.output))}"
+            command = f"ptycho-ray mlflow-sync {shlex.quote(str(self.output))}"
             reason = f" ({self._error()})" if self._error() else ""
             log.warning("%d records are not in MLflow yet%s; send them later: %s", left, reason, command)
             facts |= {"records_left": left, "to_send_them": command}
@@ -236,10 +236,10 @@ class MlflowTracker(Tracker):
 
 
 def start_delivery(run_folder: Path, uri: str, *, follow: bool = True) -> subprocess.Popen[bytes]:
-    """Start the process that hands a journal on; with ``follow`` until its standard input is closed, else once.
+    """Start the process that sends a journal; with ``follow`` until its standard input is closed, else once.
 
-    It is a process of its own because MLflow takes its timeouts from the environment only, and because importing it and
-    setting up a database would compete with training for the interpreter. It has a session of its own, so that Ctrl-C
+    It is a separate process because MLflow takes its timeouts from the environment only, and because importing it and
+    setting up a database would compete with training for the interpreter. It has its own session, so that Ctrl-C
     interrupts the training and not the delivery of its last records.
     """
     words = [sys.executable, "-m", "ptycho_ray.tracking.delivery", str(run_folder), *(["--follow"] if follow else [])]

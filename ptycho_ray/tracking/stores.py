@@ -1,4 +1,4 @@
-"""Where MLflow keeps things, the environment of the processes that speak to it, and the tags that say what a run was."""
+"""MLflow's stores, the environment of the processes that connect to them, and the tags that describe a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUEST_TIMEOUT_S, FILE_TIMEOUT_S = "10", "60"
 
 
 def has_mlflow() -> bool:
-    """True if MLflow is installed; it is not imported for that."""
+    """True if MLflow is installed; this does not import it."""
     return importlib.util.find_spec("mlflow") is not None
 
 
@@ -41,7 +41,7 @@ def _text(place: str | Path) -> str:
 
 
 def tracking_uri(output: Path) -> str:
-    """The store for the run of an output folder: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` beside the folder.
+    """The store for the run of an output folder: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` next to the folder.
 
     Runs whose output folders lie side by side share a database. With ``--output-dir model`` it is the one in the working
     folder, where ``mlflow ui`` looks. An output folder at the root of the file system, which is often a mounted volume,
@@ -77,9 +77,9 @@ def without_password(uri: str) -> str:
 
 
 def environment(uri: str) -> dict[str, str]:
-    """The environment of a process that speaks to MLflow: short timeouts and no telemetry unless somebody said otherwise.
-
-    MLflow reads them nowhere else. The URI is in it too, for a command line shows passwords to every user of a machine.
+    """The environment of a process that speaks to MLflow: short timeouts and no telemetry unless set otherwise.
+    MLflow reads them only from there. The URI is in it too, for a command line shows passwords to every user of a
+    machine.
     """
     return {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": REQUEST_TIMEOUT_S,
@@ -92,7 +92,7 @@ def environment(uri: str) -> dict[str, str]:
 
 
 def short_error(error: BaseException) -> str:
-    """An error of MLflow in one line. Of a request that got no answer, what the network said is enough."""
+    """An error of MLflow in one line. For a request without an answer, the network error suffices."""
     if "failed with exception" in str(error):
         while error.__cause__ or error.__context__:
             error = error.__cause__ or error.__context__  # type: ignore[assignment]
@@ -111,7 +111,8 @@ def model_name(experiment: str) -> str:
 
 
 def entity_name(name: str) -> str:
-    """``name`` as MLflow allows it for parameters, metrics and tags: no odd characters, no path tricks, 250 long."""
+    """``name`` as MLflow allows it for parameters, metrics and tags: no special characters, no relative paths, at
+    most 250 characters."""
     parts = (re.sub(r"[^\w.\- /:]", "_", name)).split("/")
     return "/".join("_" if part in ("", ".", "..") else part for part in parts)[:250]
 

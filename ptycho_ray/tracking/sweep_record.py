@@ -1,8 +1,8 @@
-"""What a sweep has done so far, on disk: which sweep it is, and every trial that began and ended.
+"""The record of a sweep on disk: its identity, and every trial that was started and finished.
 
-``sweep.json`` says what makes this sweep itself: space, settings, data. ``trials.jsonl`` has a line for each beginning and
-each end of a trial, written before the next trial is asked for. A sweep that was killed goes on from these two files: trials
-that ended are not run again, those that had begun are run with the parameters that they had.
+``sweep.json`` identifies the sweep: space, settings, data. ``trials.jsonl`` has a line for each start and each end of a
+trial, written before the next trial is requested. A sweep that was killed is resumed from these two files: finished
+trials are not run again, interrupted ones are run with the same parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import jsonable, write_json
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 
 SWEEP, TRIALS = "sweep.json", "trials.jsonl"
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -27,9 +27,8 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        status: ``stopped`` is a trial that was ended early, because it was behind others.
-        epoch: how far it came.
-        figures: the last ones; ``curve`` has [epoch, first objective] of every report.
+        status: ``stopped`` is a trial that was stopped early, because it lagged behind others. epoch: how far it got.
+            figures: the last values; ``curve`` has [epoch, first objective] of every report.
         error: why it failed.
     """
 
@@ -53,7 +52,7 @@ class SweepRecord:
 
     @classmethod
     def begin(cls, folder: Path, identity: Mapping[str, Any], *, resume: bool) -> SweepRecord:
-        """Begin a sweep in an empty place, or with ``resume`` go on with the one that is there.
+        """Start a sweep in a new folder, or with ``resume`` continue the one in it.
 
         Raises:
             InputError: with ``resume``, there is no sweep or another one; without, there is one already.
@@ -62,10 +61,10 @@ class SweepRecord:
         record = cls(folder, tuple(wanted["space"]["objective"]))
         there = (folder / SWEEP).exists()
         if resume and not there:
-            raise InputError(file=folder, field="--resume", found="no sweep", expected="a sweep that has begun there")
+            raise InputError(file=folder, field="--resume", found="no sweep", expected="a sweep that was started there")
         if there and not resume and (folder / TRIALS).exists():  # without, nothing had begun
             raise InputError(
-                file=folder, found="a sweep", expected="a new folder, or --resume to go on with the sweep that is there"
+                file=folder, found="a sweep", expected="a new folder, or --resume to continue the sweep in this one"
             )
         if resume:
             found = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
@@ -86,7 +85,7 @@ class SweepRecord:
         return record
 
     def read(self) -> None:
-        """Take in what is on disk; a line that was cut off counts as never written."""
+        """Read the record on disk; an incomplete line is ignored."""
         path = self.folder / TRIALS
         if not path.exists():
             return
@@ -114,16 +113,21 @@ class SweepRecord:
 
     @property
     def running(self) -> list[TrialRecord]:
-        """Trials that began and did not end."""
+        """Trials that were started but have not ended."""
         return [self.trials[number] for number in sorted(self.trials) if self.trials[number].status == "running"]
 
+    @staticmethod
+    def smaller_is_better(objective: str) -> bool:
+        """Whether a smaller value of the objective is the better one."""
+        return OBJECTIVES[objective].mode == "min"
+
     def loss(self, trial: TrialRecord, objective: str | None = None) -> float:
-        """The objective (the first one by default) as something to be made small."""
+        """The objective (the first one by default), to be minimised."""
         name = objective or self.objectives[0]
-        return trial.figures[name] * (1 if OBJECTIVES[name].mode == "min" else -1)
+        return trial.figures[name] * (1 if self.smaller_is_better(name) else -1)
 
     def judged(self) -> list[TrialRecord]:
-        """Trials that ran to their end and have all objectives."""
+        """Trials that finished and have all objectives."""
         return [t for t in self.ended if t.status == "finished" and all(name in t.figures for name in self.objectives)]
 
     def best(self) -> TrialRecord | None:
@@ -131,7 +135,7 @@ class SweepRecord:
         return min(self.judged(), key=self.loss, default=None)
 
     def pareto(self) -> list[TrialRecord]:
-        """Finished trials that no other one beats in every objective, best first objective first."""
+        """Pareto-optimal finished trials, sorted by the first objective."""
         points = [(trial, [self.loss(trial, name) for name in self.objectives]) for trial in self.judged()]
         front = [
             trial

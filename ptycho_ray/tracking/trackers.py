@@ -1,4 +1,4 @@
-"""What may record a run: the interface, the table in a file, and the guard that keeps a run safe from its trackers."""
+"""Trackers of a run: the interface, the table in a file, and the guard that protects a run from errors of its trackers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
-    """Records nothing. The others override what they need; all methods are called in the process that trains or, on a
+    """Records nothing. Subclasses override what they need; all methods are called in the process that trains or, on a
     cluster, in the one that started the training."""
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
@@ -41,13 +41,13 @@ class Tracker:
         """The run is over; ``bundle`` is the trained model, ``files`` are other results worth keeping.
 
         Returns:
-            Facts for the result of the command: where the records are. Empty if there is nothing to say.
+            Facts for the result of the command: where the records are; may be empty.
         """
         return {}
 
 
 class CsvTracker(Tracker):
-    """Writes ``metrics.csv``: one line an epoch, one column a figure, complete after every epoch."""
+    """Writes ``metrics.csv``: one line per epoch, one column per metric, complete after every epoch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class CsvTracker(Tracker):
 
 
 class Quiet(Tracker):
-    """Passes everything on to another tracker, whose first error becomes a warning and whose others are silent.
+    """Passes everything on to another tracker, whose first error becomes a warning; further errors are ignored.
 
     A run is never lost to its records, so this is the one class that catches every ``Exception`` (decision 0001).
     """
@@ -92,14 +92,14 @@ class Quiet(Tracker):
         except Exception as error:
             if not self.warned:
                 name = type(self.tracker).__name__
-                log.warning("%s cannot record (%s: %s); the run goes on", name, type(error).__name__, error)
+                log.warning("%s cannot record (%s: %s); the run continues", name, type(error).__name__, error)
                 self.warned = True
             return None
 
 
 @dataclass
 class Recorded:
-    """What the run inside :func:`recorded` has made, and afterwards what its trackers say about it.
+    """The results of the run inside :func:`recorded`, and afterwards the reports of its trackers.
 
     Attributes:
         bundle: the trained model.

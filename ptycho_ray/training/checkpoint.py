@@ -23,7 +23,7 @@ BEST_CHECKPOINT = "best.safetensors"
 
 
 class CheckpointStore(Protocol):
-    """Where the state of a run is kept. ``write`` puts it into a file of the name that it is given.
+    """Storage for the state of a run. ``write`` writes it to a file of the given name.
 
     Every process of a parallel run makes these calls, in the same order.
     """
@@ -68,7 +68,7 @@ class FolderCheckpoints:
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
-    """Write weights, optimiser state and ``progress`` (JSON-able) so that training goes on exactly where it stopped."""
+    """Write weights, optimiser state and ``progress`` (JSON-able) so that training resumes exactly where it stopped."""
     tensors = {f"model/{name}": value for name, value in unique_state(model).items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
@@ -87,7 +87,9 @@ def read_checkpoint(path: Path, schema: str = SCHEMA) -> tuple[dict[str, Tensor]
             header = json.loads((file.metadata() or {}).get("ptycho_ray", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(file=path, field="checkpoint", found=str(error), expected="a whole checkpoint file") from None
+        raise InputError(
+            file=path, field="checkpoint", found=str(error), expected="a complete checkpoint file"
+        ) from None
     if header.get("schema") != schema:
         raise InputError(file=path, field="schema", found=header.get("schema"), expected=schema)
     return tensors, header

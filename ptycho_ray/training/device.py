@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses."""
+"""The device and the number format of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resolve_device(execution: ExecutionConfig) -> torch.device:
     if not available[wanted]:
         found = [name for name, there in available.items() if there]
         raise ConfigurationError(
-            "this machine does not have that device",
+            "this machine does not have this device",
             field="execution.accelerator",
             found=repr(execution.accelerator),
             expected=f"auto or one of {', '.join(found)}",

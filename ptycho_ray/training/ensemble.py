@@ -1,4 +1,4 @@
-"""Deep ensembles: the same training several times, with other seeds. See ``ptycho_ray.reconstruction.ensemble``."""
+"""Deep ensembles: the same training repeated with different seeds. See ``ptycho_ray.reconstruction.ensemble``."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def train_members(
     Args:
         train_one: ``train_one(config, checkpoint_dir=..., resume_from=..., initial=..., callbacks=...)``.
         checkpoint_dir: each member has a folder in it.
-        resume_from: the checkpoint folder of an ensemble that was interrupted; members that were done are not done again.
-        callbacks: told of every member; those that have ``on_member`` also of the beginning of each, ``on_member(number,
-            members)``, and those that have not only of the first.
+        resume_from: the checkpoint folder of an ensemble that was interrupted; finished members are not repeated.
+            callbacks: those with ``on_member`` are called for every member, and with ``on_member(number, members)`` at
+            the start of each; those without only for the first.
     """
     if checkpoint_dir is not None and resume_from is None:
         clear_members(checkpoint_dir)

@@ -1,4 +1,4 @@
-"""From groups of patterns to a prediction and all that the loss holds against it."""
+"""From groups of patterns to a prediction and the quantities that the loss compares it with."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def _disagreement(
 ) -> Tensor:
     """How much each group's object differs from that of its partner where both are illuminated, [b], 0 to 1.
 
-    Both are cut out around the middle between the two centres, so that both are interpolated by the same fraction of a
-    pixel. The partner's object counts as given: every group is some group's partner, so nothing is lost but half the cost.
+    Both are cropped around the midpoint of the two centres, so that both are interpolated by the same fraction of a
+    pixel. No gradient flows through the partner's object: every group is some group's partner, so this only halves the
+    cost.
     """
     their_relative, their_centres = located(model, partners.relative, partners.members)
     with torch.no_grad():

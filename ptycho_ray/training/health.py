@@ -1,7 +1,7 @@
-"""Is the network still drawing an image? Figures of every epoch, and words when it is not.
+"""Detection of collapsed networks: metrics for every epoch, and a warning.
 
-A network can lower its loss a little and then stay on a flat object, or drive its last layer into saturation, where no
-gradient comes back. Both are seen in a few groups of patterns.
+A network can lower its loss a little and then get stuck at a flat object, or drive its last layer into saturation,
+where gradients vanish. Both are seen in a few groups of patterns.
 """
 
 from __future__ import annotations
@@ -49,15 +49,14 @@ def rows_to_look_at(groups: int) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) -> dict[str, float]:
-    """What a few groups, evenly spread over the scan, look like through the network.
-
-    Contrast and spread leave out what all patches have in common: a network that answers every pattern alike has none,
-    and a dark border that it always draws counts for nothing.
+    """Metrics of the network's predictions for a few groups, evenly spread over the scan. Contrast and spread
+    exclude what all patches have in common: a network that predicts the same patch for every pattern has none, and a
+    dark border common to all patches does not count.
 
     Returns:
         amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
         phase_spread_rad: circular standard deviation of the phase in a patch.
-        saturated_share: illuminated part of the patches where an output of the network is at its bound.
+        saturated_share: fraction of the illuminated area where an output of the network is at its bound.
         explained_share: see :func:`.explained.explained_share`.
     """
     model.eval()
@@ -112,11 +111,11 @@ def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
 
 
 def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:
-    """What is wrong with a network whose last epochs look like that, and what to change; None if nothing is.
+    """Diagnosis of a network from its last epochs, and what to change; None if all is well.
 
     Args:
         nepochs: length of the whole training.
-        history: one list a figure; those of FIGURES, followed by ``of_scan``, are looked at.
+        history: one list per metric; those of FIGURES, followed by ``of_scan``, are used.
         of_scan: "" for a training on one scan, "/name" for one of several.
     """
     recent = [list(history.get(name + of_scan, ()))[-EPOCHS_IN_A_ROW:] for name in FIGURES]
@@ -127,9 +126,11 @@ def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str 
     where = f" (scan {of_scan[1:]})" if of_scan else ""
     if (saturated > SATURATED).all():
         return (
-            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or phase has "
-            "been at the end of its range for three epochs, where it can learn nothing. Start anew with a lower "
-            "execution.learning_rate or with gradient_clip_val 1; if amplitudes are at their upper end, with a larger "
+            f"the network is saturated{where}: in {saturated[-1]:.0%} of the illuminated area its amplitude or "
+            "phase has "
+            "been at the limit of its range for three epochs, where gradients vanish. Start again with a lower "
+            "execution.learning_rate or with gradient_clip_val 1; if amplitudes are at their upper limit, with a "
+            "larger "
             "model.probe_scale, or model.amp_activation 'softplus'."
         )
     if not (explained < LEAST_EXPLAINED).all():
@@ -137,16 +138,18 @@ def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str 
     flat_amplitude, flat_phase = (contrasts < FLAT_CONTRAST).all(), (spreads < FLAT_PHASE_RAD).all()
     seen = f"amplitude contrast {contrasts[-1]:.2%}, phase spread {spreads[-1]:.3f} rad"
     little = (
-        f"{max(explained[-1], 0.0):.0%} of what distinguishes the patterns from those of an empty beam is explained"
+        f"{max(explained[-1], 0.0):.0%} of the difference between the patterns and those of an empty beam is explained"
     )
     advice = (
-        "If the loss still falls, train on. Otherwise try execution.learning_rate ten times lower, then higher, scheduler "
-        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and see whether probe and "
-        "positions belong to the scan (ptycho-ray info)."
+        "If the loss is still falling, train longer. Otherwise try execution.learning_rate ten times lower, then "
+        "higher, "
+        "scheduler "
+        "'WarmupCosine', or mae_weight 1 with nll_weight 0 for the first epochs (loss_schedule), and check that "
+        "probe and positions belong to the scan (ptycho-ray info)."
     )
     if flat_amplitude or flat_phase:
         flat = "object" if flat_amplitude and flat_phase else "amplitude" if flat_amplitude else "phase"
-        return f"the network draws a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
+        return f"the network predicts a flat {flat}{where}: {seen}, and only {little}, for three epochs. {advice}"
     late = epochs >= 0.5 * nepochs
     if late and (explained < WORTHLESS).all() and explained.max() < explained[0] + WORTHLESS:
         return f"the network explains the patterns no better than an empty beam{where}: {seen}, {little}. {advice}"
@@ -154,13 +157,13 @@ def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str 
 
 
 class WarningLogger:
-    """Puts the warnings of a training into the log, each once (a ``Callback`` of the training loop)."""
+    """Logs the warnings of a training, each once (a ``Callback`` of the training loop)."""
 
     def __init__(self) -> None:
         self.told = 0
 
     def on_step(self, progress: Any, figures: dict[str, float], steps_in_epoch: int) -> None:
-        """Nothing: warnings come at the end of epochs."""
+        """Does nothing: warnings come at the end of epochs."""
 
     def on_epoch(self, progress: Any, figures: dict[str, float], model: PhysicsInformedModel | None) -> None:
         for text in progress.warnings[self.told :]:

@@ -1,4 +1,4 @@
-"""A training that starts from a trained network and not from random weights."""
+"""Training that starts from a trained network instead of random weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def initial_network(config: TrainingConfig) -> nn.Module:
         wanted, there = getattr(config.model, field.name), getattr(theirs, field.name)
         if wanted != there and field.name not in PHYSICS_SETTINGS:
             raise ConfigurationError(
-                f"the network of {config.initial_model} is another one",
+                f"the network of {config.initial_model} differs from the configured one",
                 field=f"model.{field.name}",
                 found=wanted,
                 expected=there,

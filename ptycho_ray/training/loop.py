@@ -46,7 +46,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 class Callback(Protocol):
-    """What may follow a training run: a progress bar, a tracker, a report to a cluster.
+    """An observer of a training run: a progress bar, a tracker, a report to a cluster.
 
     ``model`` is None where the training runs in other processes.
     """
@@ -58,18 +58,16 @@ class Callback(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands; everything that a checkpoint needs beside weights and optimiser state.
+    """Progress of a run; everything that a checkpoint needs in addition to weights and optimiser state.
 
     Attributes:
         epoch, batch: the batch that comes next.
         sums: sums of the training figures over the groups of the present epoch so far, and their number ``groups``.
-        history: one list a figure, one value an epoch.
-        best: lowest monitored figure so far, and ``best_epoch``.
-        schedule: memory of the learning-rate schedule.
-        scaler: memory of the float16 gradient scaler (empty without one).
-        settings: the training settings, to refuse a continuation with others.
+        history: one list per metric, with one value per epoch. best: lowest monitored metric so far, and ``best_epoch``.
+        schedule: state of the learning-rate schedule. scaler: state of the float16 gradient scaler (empty without one).
+        settings: the training settings, to refuse a continuation with different ones.
         seconds: time spent training.
-        warnings: what went wrong and what to change, in words, each once.
+        warnings: problems and remedies, as text, each once.
     """
 
     epoch: int = 0
@@ -93,7 +91,7 @@ class Trainer:
             validation groups and checkpoints, else with the last ones.
         parallel: the place of this process among those that train together; every one of them makes the same calls.
         checkpoints: keeps the state after every epoch; None keeps nothing.
-        callbacks: told of every step and epoch.
+        callbacks: called after every step and epoch.
     """
 
     def __init__(
@@ -145,7 +143,7 @@ class Trainer:
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def fit(self, resume_from: Path | None = None) -> dict[str, list[float]]:
-        """Train to ``config.nepochs`` and return the history, one list a figure.
+        """Train to ``config.nepochs`` and return the history, one list per metric.
 
         Raises:
             TrainingInterrupted: after Ctrl-C or SIGTERM, once the state is saved.
@@ -342,7 +340,7 @@ class Trainer:
         if changed:
             name = changed[0]
             raise InputError(
-                "a run can only be continued with the settings it was started with",
+                "a run can only be resumed with the settings it was started with",
                 file=path, field=name, found=wanted[name], expected=progress.settings.get(name),
             )  # fmt: skip
         self.progress = progress
@@ -372,7 +370,7 @@ class Trainer:
 
 
 def _settings(config: TrainingConfig, scans: Sequence[ScanTraining]) -> dict[str, Any]:
-    """What must be the same when a run goes on: its settings, and the scales of its scans as a mark of the data."""
+    """What must agree when a run is resumed: its settings, and the scales of its scans as a fingerprint of the data."""
     kept = {name: value for name, value in asdict(config).items() if name not in FREE_ON_RESUME}
     kept["loss_schedule"] = list(config.loss_schedule)  # as JSON gives it back
     return kept | {"data": [scan.container.normalisation.to_dict() for scan in scans]}
@@ -380,10 +378,9 @@ def _settings(config: TrainingConfig, scans: Sequence[ScanTraining]) -> dict[str
 
 @contextmanager
 def _deterministic(mode: bool | str) -> Iterator[None]:
-    """Only algorithms that give the same numbers every time ('warn': report the others), for the length of the block.
-
-    Memory that is about to be written is not filled beforehand, as torch would: that costs up to 7% of the time and serves only
-    to show a layer that reads what it has not written.
+    """Use only deterministic algorithms ('warn': report the others) within the block. Uninitialised memory is not
+    filled, as torch would do: this costs up to 7% of the time and only serves to detect layers that read memory
+    before writing it.
     """
     memory: Any = torch.utils.deterministic
     before, warn_before, fill_before = (

@@ -1,4 +1,4 @@
-"""What training minimises, and the figures reported beside it."""
+"""The training loss, and the metrics reported with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VARIANCE_FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a prediction is held against besides the measured photons.
+    """What a prediction is compared with besides the measured photons.
 
     Attributes:
         labels: the true object at each pattern, complex [b, C, N, N].
@@ -116,7 +116,7 @@ class TrainingLoss:
         return apply_pixel_mask(intensity, self.good_pixels)
 
     def _diffraction_terms(self, intensity: Tensor, photons: Tensor) -> dict[str, Tensor]:
-        """A detector's own noise of variance s**2 is taken for s**2 more photons, measured and predicted (the shifted
+        """Readout noise of variance s**2 is treated as s**2 additional photons, measured and predicted (the shifted
         Poisson model; Snyder et al., J. Opt. Soc. Am. A 12, 272, 1995)."""
         terms = {}
         rate, counts, scale = intensity, photons, self.photons_per_pixel * self.good_share
@@ -140,7 +140,7 @@ class TrainingLoss:
         return self.input_scale * amplitude_absolute_error(intensity, photons.sqrt()).mean()
 
     def _label_terms(self, patches: Tensor, labels: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """The patches of a group have one phase in common, so they are compared as one image [b, C * N, N]."""
+        """The patches of a group share one global phase, so they are compared as one image [b, C * N, N]."""
         weight = weight.repeat(patches.shape[1], 1)
         patches, labels = patches.flatten(1, 2), labels.flatten(1, 2)
         turned = in_phase(patches, labels, weight)

@@ -55,7 +55,7 @@ def build_optimizer(
 
 
 def unfreeze(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) -> None:
-    """Let those parameters of the physics move that may in ``epoch``, and no others."""
+    """Make exactly those parameters of the physics trainable that may change in ``epoch``."""
     model.log_object_scale.requires_grad_(
         config.intensity_scale_trainable and epoch >= config.intensity_scale_start_epoch
     )
@@ -66,7 +66,7 @@ def unfreeze(model: PhysicsInformedModel, config: TrainingConfig, epoch: int) ->
 
 
 class Schedule:
-    """Factor on the learning rates over the training, with all its memory in ``state``.
+    """Factor on the learning rates over the training, with all its state in ``state``.
 
     It rises over the FIRST_STEPS, and then:
     'Default' is constant; 'Exponential' multiplies by 0.95 an epoch; 'WarmupCosine' rises linearly over
@@ -97,7 +97,7 @@ class Schedule:
         return self.state["factor"]
 
     def end_of_epoch(self, figure: float) -> None:
-        """Tell 'ReduceLROnPlateau' the figure that should fall."""
+        """Pass the monitored metric to 'ReduceLROnPlateau'."""
         if self.kind != "ReduceLROnPlateau":
             return
         state = self.state

@@ -27,7 +27,7 @@ class DataParallel:
         return rows[self.rank :: self.size]
 
     def align(self, model: nn.Module) -> None:
-        """Give every process the numbers of the first one."""
+        """Broadcast the numbers of the first process to all."""
         if self.size > 1:
             for value in unique_state(model).values():
                 torch.distributed.broadcast(value, src=0)

@@ -1,8 +1,8 @@
-"""Training a network for everybody: on simulated scans that are made as they are needed and never stored.
+"""Training a general network on simulated scans that are generated on the fly and never stored.
 
-Every step sees a few scans that it will never see again, each with an object, a probe and a dose of its own
-(``ptycho_ray.simulation.variety``). Their truth is known, so the network learns from it; the physics enters by what the
-network is shown (``probe_conditioning: retrieval``). Nothing in the network depends on the side of the patterns.
+Every step uses a few new scans, each with its own object, probe and dose
+(``ptycho_ray.simulation.variety``). Their truth is known, so the network learns from it; the physics enters through the
+network's input (``probe_conditioning: retrieval``). Nothing in the network depends on the side of the patterns.
 """
 
 from __future__ import annotations
@@ -52,31 +52,31 @@ class PretrainingConfig:
     fno_width: PositiveInt = 16
     """Channels of the network at full resolution."""
     retrieval_steps: PositiveInt = 30
-    """Steps of the retrieval that the network improves."""
+    """Number of steps of the phase retrieval that the network improves."""
     N: PatternSide = 64
-    """Side of most patterns; a quarter of the scans have other sides, from half to twice of it."""
+    """Side of most patterns; a quarter of the scans have other sides, from half to twice this value."""
     photons: tuple[PositiveFloat, PositiveFloat] = (3e3, 1e9)
-    """Least and most photons in a pattern; their logarithm is drawn evenly."""
+    """Minimum and maximum of the photons per pattern, drawn log-uniformly."""
     nepochs: PositiveInt = 20
-    """Epochs; after each the network is measured on scans kept for that and its state is stored."""
+    """Number of epochs; after each the network is evaluated on validation scans and its state is stored."""
     patterns_per_epoch: PositiveInt = 3072
-    """Patterns in an epoch."""
+    """Patterns per epoch."""
     batch_size: PositiveInt = 16
-    """Patterns in a step."""
+    """Patterns per step."""
     scene_patterns: PositiveInt = 2
-    """Patterns of one simulated scan; a step holds batch_size / scene_patterns scans."""
+    """Patterns per simulated scan; a step uses batch_size / scene_patterns scans."""
     validation_scans: PositiveInt = 96
-    """Scans that the network is measured on."""
+    """Number of validation scans."""
     learning_rate: PositiveFloat = 1e-3
-    """First learning rate; it falls as a cosine."""
+    """Initial learning rate; it falls as a cosine."""
     lr_min_ratio: NonNegativeFloat = 0.01
-    """Last learning rate as a part of the first."""
+    """Final learning rate as a fraction of the initial one."""
     gradient_clip_val: PositiveFloat = 1.0
-    """Gradients are clipped at this norm."""
+    """Norm at which gradients are clipped."""
     initial_model: Path | None = None
-    """'pretrained' (the network that comes with the program) or the bundle of another one, to be trained further."""
+    """'pretrained' (the network shipped with the package) or the bundle of another one, to be trained further."""
     seed: NonNegativeInt = 0
-    """Seed of everything: the same seed gives the same network."""
+    """Random seed: the same seed gives the same network."""
     output_dir: Path = Path("pretraining_outputs")
     """Folder for the model, the checkpoint and the report."""
 
@@ -96,7 +96,7 @@ class PretrainingConfig:
         return max(1, self.patterns_per_epoch // self.batch_size)
 
     def training(self) -> TrainingConfig:
-        """What the bundle of the network says of its training, and what trains it further."""
+        """The training configuration stored in the bundle of the network, and used to train it further."""
         model = ModelConfig(
             N=self.N,
             architecture="unet",
@@ -120,7 +120,7 @@ class PretrainingConfig:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained network in the physics of its last scan, and how it came about.
+    """A pretrained network in the physics of its last scan, and its training history.
 
     Attributes:
         history: one value an epoch of ``loss`` (mean absolute error of the transmission in the light), ``val_loss`` and

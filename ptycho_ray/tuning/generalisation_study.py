@@ -1,8 +1,8 @@
-"""A generalisation study: how good a network is on a scan that it has not seen, over the number of patterns it was trained on.
+"""A generalisation study: quality of a network on an unseen scan against the number of training patterns.
 
-Networks of several architectures are trained on random parts of one scan, several times each with other seeds, and judged
-on another scan with a known truth. Each run leaves one file, so a study can be cut and go on. Ray is in
-``ptycho_ray.cluster.generalisation_study``.
+Networks of several architectures are trained on random parts of one scan, several times each with different seeds, and
+evaluated on another scan with known ground truth. Each run writes one file, so an interrupted study can be resumed. Ray
+is in ``ptycho_ray.cluster.generalisation_study``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ptycho_ray.config import Architecture, ExecutionConfig, TrainingConfig
-from ptycho_ray.display.figures import empty_figure
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation.comparison import figures_of
 from ptycho_ray.files import jsonable, write_json
@@ -56,8 +54,8 @@ class Study:
     Attributes:
         train_file, test_file: the scan that parts are trained on, and the unseen one, which holds its true object.
         config: settings of every run; its architecture, seed and number of groups are those of the run.
-        steps: about so many steps of the optimiser in every run, in place of ``config.nepochs``: then a large training set
-            is no longer training.
+        steps: approximate number of optimiser steps in every run, instead of ``config.nepochs``: a larger training set
+            then does not mean a longer training.
         folder: each run has a folder in it.
     """
 
@@ -114,7 +112,7 @@ def finished_row(study: Study, run: Run) -> Row | None:
 def do_run(study: Study, run: Run) -> Row:
     """Train, reconstruct the unseen scan, judge it against its truth and write the row to the folder of the run.
 
-    What goes wrong with one run stands in its row under ``error``.
+    An error in one run is recorded in its row under ``error``.
     """
     from ptycho_ray import workflow
     from ptycho_ray.evaluation import evaluate_reconstruction
@@ -145,7 +143,7 @@ def do_run(study: Study, run: Run) -> Row:
 
 
 def check(study: Study, runs: Sequence[Run]) -> None:
-    """InputError if the study cannot end well: no truth, too few patterns, another N."""
+    """InputError if the study cannot succeed: no ground truth, too few patterns, a different N."""
     from ptycho_ray.data import load_data
 
     train, test = load_data(study.train_file), load_data(study.test_file)
@@ -162,7 +160,7 @@ def check(study: Study, runs: Sequence[Run]) -> None:
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """One line an architecture and size: the number of trials, and median and quartiles of each figure."""
+    """One row per architecture and size: the number of trials, and median and quartiles of each metric."""
     lines = []
     for architecture, size in dict.fromkeys((row["architecture"], row["size"]) for row in _ordered(rows)):
         good = [
@@ -179,24 +177,3 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 
 def _ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["architecture"], row["size"], row["trial"]))
-
-
-def plot_study(lines: Sequence[Row]) -> Figure:
-    """Median of each figure over the training size, the quartiles as a band."""
-    figure = empty_figure(9.5, 6.4)
-    for axis, name in zip(figure.subplots(2, 2, sharex=True).ravel(), FIGURES, strict=True):
-        for architecture in dict.fromkeys(line["architecture"] for line in lines):
-            own = [line for line in lines if line["architecture"] == architecture and line["trials"]]
-            sizes = [line["size"] for line in own]
-            low, middle, high = ([line[f"{name}_{p}"] for line in own] for p in PERCENTILES)
-            (drawn,) = axis.plot(sizes, middle, marker="o", markersize=4, label=architecture)
-            axis.fill_between(sizes, low, high, alpha=0.2, color=drawn.get_color(), linewidth=0)
-        axis.set_xscale("log", base=2)
-        axis.set_ylabel(name.replace("_", " ") + (" / rad" if name == "phase_mae" else ""))
-        axis.grid(alpha=0.25)
-        axis.set_xticks(sorted({line["size"] for line in lines}), sorted({line["size"] for line in lines}))
-        axis.minorticks_off()
-    figure.axes[0].legend(frameon=False)
-    for axis in figure.axes[-2:]:
-        axis.set_xlabel("patterns trained on")
-    return figure

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: tables, the best settings and model, and a page."""
+"""The results of a sweep: tables, the best settings and model, and a report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ptycho_ray.display.figures import plot_object
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.display.sweep_figures import plot_contour, plot_front, plot_history, plot_importance, plot_parallel
 from ptycho_ray.files import atomic_path, jsonable
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
-from ptycho_ray.tuning.objectives import OBJECTIVES
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import Space
 from ptycho_ray.tuning.trial import IMAGE
@@ -84,7 +84,7 @@ def best_settings(base: Mapping[str, Any], trial: TrialRecord, space: Space) -> 
 
 
 def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> dict[str, Path]:
-    """``best.yaml`` for ``ptycho-ray train --config``, and ``best/`` with what the best trial made."""
+    """``best.yaml`` for ``ptycho-ray train --config``, and ``best/`` with the result of the best trial."""
     best = record.best()
     if best is None:
         return {}
@@ -107,7 +107,7 @@ def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> di
 
 
 def drop_other_trials(record: SweepRecord) -> None:
-    """Delete what trials made that some other one beats; their figures stay in the tables."""
+    """Delete the results of trials that are not Pareto-optimal; their metrics stay in the tables."""
     kept = {trial_folder(record.folder, trial.number).name for trial in record.pareto()}
     for folder in (record.folder / "trials").glob("*"):
         if folder.name not in kept:
@@ -115,7 +115,7 @@ def drop_other_trials(record: SweepRecord) -> None:
 
 
 def importance_of(record: SweepRecord, space: Space) -> dict[str, float]:
-    """How much each free parameter matters for the first objective (PED-ANOVA), most important first."""
+    """Importance of each free parameter for the first objective (PED-ANOVA), in decreasing order."""
     import warnings
 
     import optuna
@@ -152,23 +152,23 @@ def write_sweep_report(
             sections.append(image)
         pictures = [("Every trial, and the best so far.", plot_history(record))]
         if len(record.objectives) > 1:
-            pictures.append(("Two objectives; the joined trials are beaten by no other.", plot_front(record)))
+            pictures.append(("Two objectives; the line joins the Pareto-optimal trials.", plot_front(record)))
         pictures.append(("Parameters of every finished trial.", plot_parallel(record, space)))
         if importance:
-            pictures.append(("What the objective depends on.", plot_importance(importance)))
+            pictures.append(("Importance of each parameter for the objective.", plot_importance(importance)))
         if len(two) == 2 and len(judged) > 1:
-            pictures.append(("The two parameters that matter most.", plot_contour(record, two)))
+            pictures.append(("The two most important parameters.", plot_contour(record, two)))
         sections.append(Section("The search", pictures=pictures))
     if len(record.objectives) > 1:
         front = [
             {"trial": t.number, **{n: t.figures[n] for n in record.objectives}, **t.parameters} for t in record.pareto()
         ]
-        sections.append(Section("Trials that no other one beats", rows=front))
+        sections.append(Section("Pareto-optimal trials", rows=front))
     sections += [
         Section("Trials", rows=rows_of(record, space)),
         Section("Search space", facts={p.name: f"{p.kind} {list(p.values)}" for p in space.parameters}, folded=True),
         Section("Settings of all trials", facts=jsonable(base), folded=True),
-        Section("Where it came from", facts=origin, folded=True),
+        Section("Provenance", facts=origin, folded=True),
     ]
     return write_report(record.folder / "report.html", title=title, sections=sections)
 

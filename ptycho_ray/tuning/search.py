@@ -1,8 +1,7 @@
-"""What is tried next: Optuna's samplers over the search space, or a grid.
+"""Proposal of trials: Optuna's samplers over the search space, or a grid.
 
-The study lives in memory. What makes a sweep last is its journal (``ptycho_ray.tracking.sweep_record``): a sweep that is
-resumed tells a
-new study all that is known.
+The study is kept in memory. What persists is the journal of the sweep (``ptycho_ray.tracking.sweep_record``): when a
+sweep is resumed, all known results are added to a new study.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tuning.space import Parameter, Space, Values
 
 if TYPE_CHECKING:
@@ -70,12 +69,12 @@ class Search:
         return chosen
 
     def report(self, number: int, epoch: int, figures: Mapping[str, float]) -> None:
-        """A figure on the way, for a trial that may be stopped."""
+        """An intermediate value, for a trial that may be stopped."""
         if len(self.space.objectives) == 1:
             self._asked[number][0].report(figures[self.space.objectives[0]], epoch)
 
     def tell(self, number: int, figures: Mapping[str, float] | None, *, stopped: bool = False) -> None:
-        """The figures of trial ``number``; None if it failed, ``stopped`` if it was ended before its time."""
+        """The figures of trial ``number``; None if it failed, ``stopped`` if it was stopped early."""
         from optuna.trial import TrialState
 
         trial, chosen = self._asked.pop(number)
@@ -92,8 +91,8 @@ class Search:
     def _warped_study(self, number: int) -> optuna.Study:
         """A study for one proposal, which knows the trials so far by ``log(1 + (loss - best) / (median - best))``.
 
-        Far from the right experiment the loss is larger by orders of magnitude; a Gaussian process that is told so sees
-        nothing of the valley that matters. The trials that still run are known as such.
+        Far from the right experiment the loss is larger by orders of magnitude; without the logarithm a Gaussian
+        process would not resolve the minimum. Trials in progress are marked as such.
         """
         import optuna
         from optuna.trial import TrialState, create_trial
@@ -115,7 +114,7 @@ class Search:
         return study
 
     def learn(self, parameters: Mapping[str, Any], figures: Mapping[str, float]) -> bool:
-        """Take in a finished trial of an earlier sweep; False if it does not lie in this space."""
+        """Add a finished trial of an earlier sweep; False if it does not lie in this space."""
         import optuna
 
         by_name = {p.name: p for p in self.space.parameters}
@@ -139,15 +138,14 @@ class Search:
         self._waiting = deque(p for p in self._waiting if not any(p.items() <= dict(done).items() for done in tried))
 
     def put_first(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Try these before anything else."""
+        """Try these first."""
         self._waiting.extendleft(dict(point) for point in reversed(points))
 
 
 def chosen_search(space: Space) -> str:
-    """The kind of search: what the space says, or by its parameters.
-
-    A few numbers and one objective that varies smoothly with them are the case of a Gaussian process, which finds a narrow
-    optimum in far fewer trials than the tree-structured estimator; everything else is the latter's.
+    """The kind of search: as given in the space, or by its parameters. For a few numbers and one objective that
+    varies smoothly with them a Gaussian process finds a narrow optimum in far fewer trials than the tree-structured
+    estimator, which is used otherwise.
     """
     if space.search != "auto":
         return space.search

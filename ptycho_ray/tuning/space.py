@@ -1,4 +1,4 @@
-"""What a sweep searches: a YAML file, checked against the types of the settings before anything starts.
+"""The search space of a sweep: a YAML file, checked against the types of the settings before anything starts.
 
     trial: direct                     # or train
     objective: likelihood             # or a list of them
@@ -8,11 +8,10 @@
       model.gridsize: {choice: [1, 2]}
       neighbor_count: {integer: [4, 9], when: {model.gridsize: 2}}
       execution.learning_rate: {loguniform: [1e-4, 1e-2]}
-    settings: {validation_fraction: 0.1}    # the same for all trials; what is typed wins
+    settings: {validation_fraction: 0.1}    # the same for all trials; the command line takes precedence
     points: [{probe_defocus_m: 1e-5}]       # tried first
 
-A parameter with ``when`` exists only where the other has one of the values that are named; elsewhere the setting keeps its
-own value.
+A parameter with ``when`` exists only if the other has one of the given values; otherwise the setting keeps its own value.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from ptycho_ray.config.sources import load_yaml_config, setting_names
 from ptycho_ray.config.types import did_you_mean, unknown_setting
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.tuning.objectives import OBJECTIVES
+from ptycho_ray.tracking.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Parameter:
 
     Attributes:
         values: the choices, or lowest and highest value (both included).
-        when: settings and the values of theirs for which this parameter exists.
+        when: other settings and their values for which this parameter exists.
     """
 
     name: str
@@ -108,11 +107,11 @@ class Space:
     points: tuple[Values, ...] = ()
 
     def grid(self) -> Iterator[Values]:
-        """Every combination of the choices and of the whole numbers."""
+        """Every combination of the choices and of the integers."""
         yield from _grid(self.parameters, {})
 
     def to_dict(self) -> dict[str, Any]:
-        """What makes a sweep this one and no other."""
+        """What identifies a sweep."""
         return {
             "trial": self.trial,
             "objective": list(self.objectives),
@@ -180,7 +179,7 @@ def space_from(content: Mapping[str, Any]) -> Space:
 
 
 def suited_to(space: Space, scan: RawData) -> Space:
-    """The space without the photon count, where a file of counts leaves nothing to be found.
+    """The space without the photon count, which is known for a file of counts.
 
     Raises:
         ConfigurationError: nothing else is free, or other parameters depend on it.
@@ -201,7 +200,7 @@ def suited_to(space: Space, scan: RawData) -> Space:
 
 
 def check_space(space: Space) -> None:
-    """What can be wrong with a space as a whole.
+    """Check a space as a whole.
 
     Raises:
         ConfigurationError: nothing is free, a parameter has no effect on this kind of trial, an objective does not exist.
@@ -325,7 +324,7 @@ def _setting(name: str) -> str:
 
 def _unknown_dotted(name: str, known: Sequence[str]) -> ConfigurationError:
     near = did_you_mean(name, known) or did_you_mean(name.rpartition(".")[2], known)
-    return ConfigurationError("there is no such setting", field=f"parameters.{name}", hint=near)
+    return ConfigurationError("unknown setting", field=f"parameters.{name}", hint=near)
 
 
 def _type_of(setting: str) -> Any:
@@ -347,7 +346,7 @@ def _check_kind(place: str, kind: str, hint: Any) -> None:
     found = _plain_types(hint)
     if kind == "choice" or (kind == "integer" and int in found) or float in found:
         return
-    words = {int: "a whole number", bool: "true or false", Literal: "one of a few words"}
+    words = {int: "an integer", bool: "true or false", Literal: "one of a few choices"}
     what = next((text for known, text in words.items() if known in found), "no number")
     expected = "integer or choice" if int in found else "choice"
     raise ConfigurationError(f"the setting is {what}", field=place, found=kind, expected=expected)

@@ -1,4 +1,5 @@
-"""One trial: a scan and settings in, figures out. Either the object is solved for directly, or a network is trained."""
+"""One trial: from a scan and settings to the values of the objectives. Either the object is solved for directly, or
+a network is trained."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.direct import DirectSolver
+from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
-from ptycho_ray.tuning.objectives import OBJECTIVES
 
 Figures = dict[str, float]
 Report = Callable[[int, Figures], None]
@@ -65,8 +66,8 @@ def run_trial(
 
     Args:
         kind: ``direct`` or ``train``.
-        report: told of the epoch and the figures known by then, as the trial goes on.
-        train: trains in place of ``workflow.train_cdi_model``, on several workers; it reports at the end only.
+        report: called during the trial with the epoch and the values known by then. train: replaces
+            ``workflow.train_cdi_model`` for training on several workers; it reports at the end only.
 
     Raises:
         InputError: the settings do not suit the scan.
@@ -154,7 +155,8 @@ def train_trial(
     *,
     train: Callable[..., dict[str, Any]] | None = None,
 ) -> Figures:
-    """Train a network as ``ptycho-ray train`` does; the bundle is kept, and goes on from its checkpoint if there is one."""
+    """Train a network as ``ptycho-ray train`` does; the bundle is kept; the training resumes from its checkpoint if
+    there is one."""
     began = time.monotonic()
     container = workflow.create_ptycho_data_container(scan, config)
     _, validation = split_groups(container, config.validation_fraction, np.random.default_rng((config.seed, 1)))
@@ -244,7 +246,7 @@ def _half_data_agreement(raw: RawData, config: TrainingConfig, execution: Execut
 
 
 def _uncorrected(config: TrainingConfig) -> TrainingConfig:
-    """The configuration for a scan that has been put right already."""
+    """The configuration for a scan that has been corrected already."""
     return replace(
         config,
         probe_defocus_m=0.0,
@@ -260,9 +262,9 @@ def _uncorrected(config: TrainingConfig) -> TrainingConfig:
 def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
     """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
 
-    The likelihood is taken there. In a pixel that rarely sees a photon, the scatter of the data says little about how many
-    photons there were, and the formula of :func:`ptycho_ray.physics.likelihood.negative_log_density`, which interpolates
-    between whole numbers, does not hold. Nothing but the file decides which pixels these are.
+    The likelihood is restricted to them. In a pixel with very few photons the scatter of the data carries little
+    information on the photon count, and the formula of :func:`ptycho_ray.physics.likelihood.negative_log_density`, which
+    interpolates between integers, does not hold. The choice of pixels depends only on the file.
     """
     total = np.zeros((raw.N, raw.N))
     for _, intensity in raw.patterns.chunks():

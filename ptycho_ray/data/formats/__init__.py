@@ -1,17 +1,13 @@
-"""Scan formats, one file each; ``registry`` says how one is added."""
+"""The scan formats, one file each, and choosing among them; ``format`` says how one is added."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.cxi import CXI
 from ptycho_ray.data.formats.dp_pos import DP_POS
-from ptycho_ray.data.formats.format import (
-    FIELDS,
-    Format,
-    find_format,
-    format_named,
-    held_by,
-    lost_in,
-    read_fields,
-    write_scan,
-)
+from ptycho_ray.data.formats.format import FIELDS, Format, held_by, lost_in
 from ptycho_ray.data.formats.mat_results import PTYCHOSHELVES_RESULT
 from ptycho_ray.data.formats.nexus import NEXUS
 from ptycho_ray.data.formats.position_table import TABLE
@@ -23,6 +19,9 @@ from ptycho_ray.data.formats.ptychovit import FOLD_SLICE_POSITIONS, PAIR_PATTERN
 from ptycho_ray.data.formats.ptypy import PTYD, PTYR
 from ptycho_ray.data.formats.tike import TIKE
 from ptycho_ray.data.formats.velociprobe import VELOCIPROBE
+from ptycho_ray.data.opening import Content, opened
+from ptycho_ray.data.scan import Scan
+from ptycho_ray.errors import InputError
 
 FORMATS: tuple[Format, ...] = (
     NEXUS,
@@ -45,7 +44,7 @@ FORMATS: tuple[Format, ...] = (
     PTYCHOPINN,
     PTYCHOPINN_HDF5,
 )
-"""In the order in which they are tried; the last two are for any NPZ and HDF5 file, and say what they miss."""
+"""In the order in which they are tried; the last two accept any NPZ and HDF5 file, and report what is missing."""
 
 __all__ = [
     "FIELDS",
@@ -58,3 +57,52 @@ __all__ = [
     "read_fields",
     "write_scan",
 ]
+
+
+def find_format(content: Content) -> Format:
+    """The format of an open file. InputError if there is none, with the names in the file."""
+    for form in FORMATS:
+        if content.kind in form.kind and form.recognise(content):
+            return form
+    keys = sorted(content.keys())
+    shown = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
+    raise InputError(
+        file=content.path,
+        found=f"an unknown format, with the keys {shown or 'none'}",
+        expected="a scan in one of the formats of docs/formats.md",
+    )
+
+
+def read_fields(path: Path, max_bytes: int) -> FileContents:
+    """What one file holds, whatever its format."""
+    with opened(path, max_bytes) as content:
+        form = find_format(content)
+        fields = form.read(content)
+    fields.format = form.name
+    return fields
+
+
+def format_named(name: str) -> Format:
+    """The format called ``name``. InputError if there is none."""
+    for form in FORMATS:
+        if form.name == name:
+            return form
+    raise InputError(field="format", found=repr(name), expected=f"one of {', '.join(form.name for form in FORMATS)}")
+
+
+SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd"}
+"""The format written to a file of which only the name is given."""
+
+
+def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
+    """Write a scan in the format called ``form``; None goes by the suffix, NPZ where it says nothing.
+
+    Raises InputError if the format cannot be written, or needs something that the scan lacks.
+    """
+    path = Path(path)
+    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
+    if chosen.write is None:
+        able = ", ".join(each.name for each in FORMATS if each.write is not None)
+        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
+    chosen.write(raw, path)
+    return chosen

@@ -1,7 +1,7 @@
 """Scans in CXI files (cxidb.org layout 1.6, an HDF5 file).
 
-CXI knows no object pixel and does not say whether the detector was in the far field. What we write about that, and about
-the frame in which positions are counted, is in a group ``entry_1/ptycho_ray`` of our own.
+CXI knows no object pixel and does not say whether the detector was in the far field. We store this, and the origin of
+the positions, in our own group ``entry_1/ptycho_ray``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 HAS_SIGNAL = 0x1000
 """The one mask bit that does not mark a defect."""
@@ -155,7 +155,7 @@ def _bad_pixels(scan: Hdf5Scan) -> NDArray[np.bool_] | None:
 
 
 def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
-    """The first complex image of the patterns' size at a place where writers keep the probe."""
+    """The first complex image of the patterns' size at a path where programs store the probe."""
     for name in (f"{SOURCE}/illumination", "entry_1/image_1/data"):
         image = scan.read_optional(name)
         if image is not None and image.dtype.kind == "c" and image.shape[-2:] == frame_shape:
@@ -163,7 +163,7 @@ def _probe(scan: Hdf5Scan, frame_shape: tuple[int, ...]) -> NDArray | None:
     return None
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan with CXI's default axes, pattern by pattern. InputError without an object pixel size."""
     raw = completed(raw)
     pixel = pixel_size_of(raw)

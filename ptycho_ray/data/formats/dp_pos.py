@@ -1,4 +1,4 @@
-"""NPZ files ``dp``/``pos``: counts, and positions of the patches' corners, with the truth beside them."""
+"""NPZ files ``dp``/``pos``: counts, positions of the patches' corners, and the true object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The geometry that formats in metres need, completed from what a scan states.
+"""The geometry that formats in metres need, completed from what the scan states.
 
 In the far field  object pixel = wavelength * distance / (N * detector pixel).
 """
@@ -16,12 +16,12 @@ from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 PROBE_IN_PHOTONS = "probe in sqrt(photons): the sum of |P|^2 is the photons of a pattern (orthonormal FFT)"
-"""Stands in the comments of the files that we write, whose probe is taken as it is; others are rescaled."""
+"""Marks, in their comments, the files that we write, whose probe is used as stored; others are rescaled."""
 
-OPTIONS = "--energy-eV, --detector-distance-m, --detector-pixel-m and --pixel-size-m say it"
+OPTIONS = "give it by --energy-eV, --detector-distance-m, --detector-pixel-m or --pixel-size-m"
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class Geometry:
     detector_pixel_m: float
 
 
-def pixel_size_of(raw: RawData) -> float:
+def pixel_size_of(raw: Scan) -> float:
     """The object pixel of a scan in metres. InputError if it states none."""
     if raw.pixel_size_m is None:
         raise InputError(
             file=raw.source or None,
             field="pixel_size_m",
-            found="a scan in pixels only",
-            expected="the object pixel size in metres, for this format holds positions in metres",
+            found="a scan with positions in pixels only",
+            expected="the object pixel size in metres, since this format stores positions in metres",
             hint=OPTIONS,
         )
     return raw.pixel_size_m
 
 
-def geometry_of(raw: RawData) -> Geometry:
+def geometry_of(raw: Scan) -> Geometry:
     """Pixel, energy, distance and detector pixel; one that is missing follows from the others in the far field.
 
-    Raises InputError if too little is known: nothing is guessed.
+    Raises InputError if too little is known.
     """
     pixel, energy = raw.pixel_size_m, raw.energy_eV
     distance, detector = raw.detector_distance_m, raw.detector_pixel_m
@@ -61,7 +61,7 @@ def geometry_of(raw: RawData) -> Geometry:
             file=raw.source or None,
             field=", ".join(missing),
             found="not known",
-            expected="the geometry of the experiment, which this format holds",
+            expected="the geometry of the experiment, which this format requires",
             hint=OPTIONS,
         )
     if pixel is None and energy and distance and detector:
@@ -77,7 +77,7 @@ def geometry_of(raw: RawData) -> Geometry:
     return Geometry(pixel, energy, distance, detector)
 
 
-def completed(raw: RawData) -> RawData:
+def completed(raw: Scan) -> Scan:
     """The scan with the one of the four lengths that it does not state, where it follows from the others."""
     stated = (raw.pixel_size_m, raw.energy_eV, raw.detector_distance_m, raw.detector_pixel_m)
     if sum(value is None for value in stated) != 1 or raw.far_field is False:
@@ -89,11 +89,11 @@ def completed(raw: RawData) -> RawData:
 
 
 def half_pixel(N: int) -> float:
-    """What is added to a position in the middle of a patch, (N - 1) / 2, to get that of its pixel N // 2."""
+    """Offset from the centre of a patch, (N - 1) / 2, to its pixel N // 2."""
     return N // 2 - (N - 1) / 2
 
 
-def object_of(raw: RawData) -> NDArray[np.complex64]:
+def object_of(raw: Scan) -> NDArray[np.complex64]:
     """The object of a scan, or an empty one (ones) that covers it."""
     if raw.object_truth is not None:
         return raw.object_truth

@@ -1,7 +1,7 @@
-"""The formats that scans are read from and written to.
+"""A format that scans are read from or written to.
 
-A format is told from a file's content, never from its name. To add one, write a module with ``recognise``, ``read`` and
-perhaps ``write`` beside this one and append a ``Format`` to ``FORMATS``: the first one that recognises a file reads it.
+A format is recognised from the content of a file, never from its name. To add one, write a module with ``recognise``,
+``read`` and perhaps ``write`` next to this one and append its ``Format`` to ``FORMATS`` in ``__init__``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_ray.data.contents import FileContents
-from ptycho_ray.data.opening import Content, opened
-from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 FIELDS = (
     "patterns",
@@ -44,14 +42,14 @@ FIELDS = (
 class Format:
     """One format.
 
-    name        how the command line calls it
-    title       what people call it
+    name        name on the command line
+    title       name in messages
     kind        of the file underneath: npz, hdf5, mat, table, or several of them
     recognise   whether an open file is of this format; must not read much
     read        the content of an open file
     write       writes a scan to a path, or None
     holds       which of FIELDS a file of this format can hold (what ``write`` keeps)
-    companion   the file that the other half of the scan is in, by the file's name, or None
+    companion   the auxiliary file with the rest of the scan, found by the file's name, or None
     """
 
     name: str
@@ -59,67 +57,12 @@ class Format:
     kind: tuple[str, ...]
     recognise: Callable[[Any], bool]
     read: Callable[[Any], FileContents]
-    write: Callable[[RawData, Path], None] | None = None
+    write: Callable[[Scan, Path], None] | None = None
     holds: frozenset[str] = field(default_factory=frozenset)
     companion: Callable[[Path], Path | None] | None = None
 
 
-def find_format(content: Content) -> Format:
-    """The format of an open file. InputError if there is none, with the names in the file."""
-    from ptycho_ray.data.formats import FORMATS
-
-    for form in FORMATS:
-        if content.kind in form.kind and form.recognise(content):
-            return form
-    keys = sorted(content.keys())
-    shown = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
-    raise InputError(
-        file=content.path,
-        found=f"no format that is known, with the keys {shown or 'none'}",
-        expected="a scan in a format that docs/formats.md lists",
-    )
-
-
-def read_fields(path: Path, max_bytes: int) -> FileContents:
-    """What one file holds, whatever its format."""
-    with opened(path, max_bytes) as content:
-        form = find_format(content)
-        fields = form.read(content)
-    fields.format = form.name
-    return fields
-
-
-def format_named(name: str) -> Format:
-    """The format called ``name``. InputError if there is none."""
-    from ptycho_ray.data.formats import FORMATS
-
-    for form in FORMATS:
-        if form.name == name:
-            return form
-    raise InputError(field="format", found=repr(name), expected=f"one of {', '.join(form.name for form in FORMATS)}")
-
-
-SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd"}
-"""What is written to a file of which only the name is given."""
-
-
-def write_scan(raw: RawData, path: str | Path, form: str | None = None) -> Format:
-    """Write a scan in the format called ``form``; None goes by the suffix, NPZ where it says nothing.
-
-    Raises InputError if the format cannot be written, or needs what the scan does not have.
-    """
-    path = Path(path)
-    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
-    if chosen.write is None:
-        from ptycho_ray.data.formats import FORMATS
-
-        able = ", ".join(each.name for each in FORMATS if each.write is not None)
-        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
-    chosen.write(raw, path)
-    return chosen
-
-
-def held_by(raw: RawData) -> list[str]:
+def held_by(raw: Scan) -> list[str]:
     """Which of FIELDS a scan has."""
     has = {
         "patterns": True,
@@ -141,6 +84,6 @@ def held_by(raw: RawData) -> list[str]:
     return [name for name in FIELDS if has[name]]
 
 
-def lost_in(raw: RawData, form: Format) -> list[str]:
+def lost_in(raw: Scan, form: Format) -> list[str]:
     """What a scan has and a format cannot hold."""
     return [name for name in held_by(raw) if name not in form.holds]

@@ -1,7 +1,7 @@
-"""NeXus files with the definition NXptycho or NXcxi_ptycho: found by class, read with the units that they state.
+"""NeXus files with the definition NXptycho or NXcxi_ptycho: located by NX_class and read in the units that they state.
 
-Positions are taken with the signs they have ((y, x) = (row, column)); beamlines differ here, and ``ptycho-ray orient``
-finds out. A raster has frames [rows, columns, N, N] and may have one position per row and per column.
+Positions are used with the signs they have ((y, x) = (row, column)); beamlines differ here, and ``ptycho-ray orient``
+determines the orientation. A raster has frames [rows, columns, N, N] and may have one position per row and per column.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 DEFINITIONS = ("nxptycho", "nxcxi_ptycho")
 LENGTHS = {"m": 1.0, "meter": 1.0, "metre": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "microns": 1e-6}
@@ -121,7 +121,8 @@ def _quantity(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float | Non
 
 
 def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
-    """Photon energy in eV. That of an NXsource is the machine's and is not asked for. Joules are told by their size."""
+    """Photon energy in eV. That of an NXsource is the energy of the machine and is not used. Joules are recognised
+    by their magnitude."""
     for group in groups.get("NXbeam", []) + groups.get("NXmonochromator", []):
         for name in ("incident_energy", "incident_beam_energy", "energy"):
             value = _quantity(scan, f"{group}/{name}", ENERGIES)
@@ -165,8 +166,8 @@ def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path,
     return positions
 
 
-def write(raw: RawData, path: Path) -> None:
-    """Write a scan as NXcxi_ptycho, with the object pixel in a group of our own. InputError without a pixel size."""
+def write(raw: Scan, path: Path) -> None:
+    """Write a scan as NXcxi_ptycho, with the object pixel in our own group. InputError without a pixel size."""
     raw = completed(raw)
     pixel = pixel_size_of(raw)
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:

@@ -1,7 +1,7 @@
-"""Positions in a text file, as a companion of a file that has patterns only.
+"""Positions in a text file, auxiliary to a file that has patterns only.
 
 Two columns are (row, column) in metres, Ptychodus' order y, x. Eight and more are the table that the Velociprobe writes:
-column 1 is x (nm), column 5 the encoder's y (nm, counted the other way), column 7 the trigger, one line a sample.
+column 1 is x (nm), column 5 the encoder's y (nm, with the opposite sign), column 7 the trigger, one line a sample.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from ptycho_ray.data.opening import Content
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 def recognise_product(content: Content) -> bool:
@@ -105,7 +105,7 @@ def read_diffraction(content: Content) -> FileContents:
     )
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write the product to ``path`` and the patterns beside it, both as HDF5 or (suffix .npz) NPZ.
 
     The object of a scan that has none is ones, which is how it is recognised. InputError without a geometry.
@@ -136,8 +136,8 @@ def write(raw: RawData, path: Path) -> None:
     write_product(path, product)
 
 
-def pieces_of(raw: RawData) -> Iterator[NDArray]:
-    """The patterns of a scan piece by piece: counts as whole numbers where the scan has them so, else intensities."""
+def pieces_of(raw: Scan) -> Iterator[NDArray]:
+    """The patterns of a scan piece by piece: counts as whole numbers where the scan has counts, else intensities."""
     counts = raw.patterns.domain == "intensity" and raw.patterns.source.dtype.kind in "ui"
     for _, piece in raw.patterns.chunks():
         yield piece.astype(np.uint32) if counts else piece

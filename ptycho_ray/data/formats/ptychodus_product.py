@@ -1,4 +1,4 @@
-"""The files of Ptychodus, read and written without it: products with their checkpoints, and the patterns beside them.
+"""The files of Ptychodus, read and written without it: products with their checkpoints, and the patterns.
 
 Lengths are metres, +x is along columns and +y along rows, and nothing is flipped. A position p lies at object pixel
 ``(p - centre) / pixel + (W - 1) / 2`` (since Ptychodus 1.6), and the middle of the patch, (N - 1) / 2, lies there. Here patch

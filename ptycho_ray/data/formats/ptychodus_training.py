@@ -1,7 +1,8 @@
 """What Ptychodus writes to train networks on: HDF5 of its own, and NPZ with the keys of PtychoPINN.
 
 The HDF5 has patterns and positions in object pixels, scalars as datasets. The NPZ differs from PtychoPINN's own in that
-``diff3d`` is counts and a position the middle of a patch; it is told by its keys, which no other program writes together.
+``diff3d`` is counts and a position the middle of a patch; it is recognised by its keys, a combination that no other
+program writes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 def recognise(scan: Hdf5Scan) -> bool:
@@ -53,7 +54,7 @@ def read(scan: Hdf5Scan) -> FileContents:
     )
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan as training data. InputError if it does not state its geometry."""
     geometry = geometry_of(raw)
     positions = raw.positions_px - half_pixel(raw.N)

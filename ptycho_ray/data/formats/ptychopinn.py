@@ -1,7 +1,7 @@
 """The keys of PtychoPINN, as NPZ and as HDF5 (where patterns stay on disk).
 
-The HDF5 reader is also the one for files without a name of their own: the layout ``dp``/``pos``, PtyLab, and any file
-with patterns and positions under plain names. ``diff3d`` is amplitude unless its values are whole numbers.
+The HDF5 reader also reads the layout ``dp``/``pos``, PtyLab files, and any file with patterns and positions under plain
+names. ``diff3d`` is amplitude unless its values are whole numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")
 AMPLITUDE_KEYS = ("diff3d", "diffraction")
@@ -74,10 +74,10 @@ def read_npz(npz: NpzFile) -> FileContents:
 
 
 def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
-    """Metadata stored as JSON; a pickled ``_metadata`` is left alone, with a warning."""
+    """Metadata stored as JSON; a pickled ``_metadata`` is ignored, with a warning."""
     name = "_metadata" if "_metadata" in npz else "meta"
     if name in npz and npz.dtype(name).hasobject:
-        warnings.warn(f"{npz.path}: {name} is pickled and was not read", stacklevel=6)
+        warnings.warn(f"{npz.path}: {name} is pickled and was ignored", stacklevel=6)
         name = "meta"
     text = npz.text(name)
     return None if text is None else metadata_from_text(text)
@@ -137,7 +137,7 @@ def _anything(content: Content) -> bool:
     return True
 
 
-def _numbers(raw: RawData) -> dict[str, Any]:
+def _numbers(raw: Scan) -> dict[str, Any]:
     found = {
         "pixel_size_m": raw.pixel_size_m,
         "energy_eV": raw.energy_eV,
@@ -148,7 +148,7 @@ def _numbers(raw: RawData) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _arrays(raw: RawData) -> dict[str, Any]:
+def _arrays(raw: Scan) -> dict[str, Any]:
     found = {
         "xcoords": raw.xcoords,
         "ycoords": raw.ycoords,
@@ -163,7 +163,7 @@ def _arrays(raw: RawData) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def write_npz(raw: RawData, path: str | Path) -> None:
+def write_npz(raw: Scan, path: str | Path) -> None:
     """Write a scan with the PtychoPINN keys; ``diff3d`` is amplitude."""
     arrays = {**_arrays(raw), **_numbers(raw), "diff3d": raw.diff3d}
     if raw.metadata is not None:
@@ -172,7 +172,7 @@ def write_npz(raw: RawData, path: str | Path) -> None:
         np.savez_compressed(stream, **arrays)
 
 
-def write_hdf5(raw: RawData, path: str | Path) -> None:
+def write_hdf5(raw: Scan, path: str | Path) -> None:
     """Write a scan with the PtychoPINN keys, pattern by pattern (bounded memory); ``diff3d`` is amplitude."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         for name, array in (_arrays(raw) | {"probeGuess": raw.probe}).items():
@@ -183,7 +183,7 @@ def write_hdf5(raw: RawData, path: str | Path) -> None:
         write_patterns(file, "diff3d", raw, amplitude=True)
 
 
-def write_patterns(group: h5py.Group, name: str, raw: RawData, *, amplitude: bool = False) -> h5py.Dataset:
+def write_patterns(group: h5py.Group, name: str, raw: Scan, *, amplitude: bool = False) -> h5py.Dataset:
     """Write the patterns of a scan piece by piece as float32, or as counts (uint32) where that is what they are."""
     counts = not amplitude and raw.patterns.domain == "intensity" and raw.patterns.source.dtype.kind in "ui"
     dataset = group.create_dataset(

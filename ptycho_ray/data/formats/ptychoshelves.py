@@ -1,6 +1,6 @@
 """HDF5 of PtychoShelves: ``/measurement/n0`` with patterns and positions, ``/reconstruction/p`` with the result.
 
-MATLAB counts axes the other way, so images are turned here. Positions are the patches' first pixels, (row, column).
+MATLAB stores axes in reverse order, so images are transposed here. Positions are the patches' first pixels, (row, column).
 """
 
 from __future__ import annotations

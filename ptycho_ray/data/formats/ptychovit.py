@@ -23,7 +23,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 PATTERNS, PARAMETERS = "_dp", "_para"
 
@@ -65,7 +65,7 @@ def read_roi(scan: Hdf5Scan) -> FileContents:
     )
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write the pair; ``path`` is either of the two. InputError without an object pixel size."""
     pixel = pixel_size_of(raw)
     if not path.stem.endswith((PATTERNS, PARAMETERS)):

@@ -1,7 +1,6 @@
-"""Files of ptypy: ``.ptyd`` (a prepared scan) and ``.ptyr`` (a result). Read with h5py; nothing of ptypy is needed.
-
-In a ``.ptyd`` a missing value is stored as the number 0, which is none for an energy, a length or a mask as a whole.
-Positions are in metres, (row, column), as seen by the object. Saved with links, its chunks lie in files beside it.
+"""Files of ptypy: ``.ptyd`` (a prepared scan) and ``.ptyr`` (a result). Read with h5py; ptypy is not needed. In a
+``.ptyd`` a missing value is stored as the number 0, which is not a valid energy, length or mask. Positions are in
+metres, (row, column), as seen by the object. If saved with links, its chunks are in files next to it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 MASK_FRAMES_AT_ONCE = 32
 
@@ -80,7 +79,7 @@ def _optional_number(scan: Hdf5Scan, name: str) -> float | None:
 
 
 def _bad_pixels(scan: Hdf5Scan, chunks: list[str], frame: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Pixels of weight zero in any frame, leaving out frames that are masked as a whole."""
+    """Pixels of weight zero in any frame, not counting frames that are masked entirely."""
     if (common := _optional(scan, "meta/weight2d")) is not None and common.shape == frame:
         return common == 0
     bad = np.zeros(frame, dtype=bool)
@@ -131,7 +130,7 @@ def _storage(scan: Hdf5Scan, group: str) -> NDArray | None:
     return data
 
 
-def write_scan(raw: RawData, path: Path) -> None:
+def write_scan(raw: Scan, path: Path) -> None:
     """Write a ``.ptyd`` of one chunk. InputError if the scan does not state its geometry."""
     geometry = geometry_of(raw)
     meta = {

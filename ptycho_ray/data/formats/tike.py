@@ -21,7 +21,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
-    from ptycho_ray.data.raw_data import RawData
+    from ptycho_ray.data.scan import Scan
 
 
 def recognise(content: Content) -> bool:
@@ -51,7 +51,7 @@ def read(npz: NpzFile) -> FileContents:
     )
 
 
-def write(raw: RawData, path: Path) -> None:
+def write(raw: Scan, path: Path) -> None:
     """Write a scan as tike's arrays with a leading axis of one view; bad pixels are zero."""
     arrays: dict[str, Any] = {
         "data": np.fft.ifftshift(raw.patterns.intensity(), axes=(1, 2))[None],

@@ -1,7 +1,7 @@
 """Master files of the Velociprobe (APS 2-ID-D): frames in linked files, the geometry in the master.
 
-Positions are in a text file beside it (``table``), which is given as the companion, or found under the master's name.
-The stage is turned by ``chi`` about the vertical axis, so x is shortened by its cosine.
+Positions are in a text file (``table``), given as the auxiliary file or found under the master's name. The stage is
+rotated by ``chi`` about the vertical axis, so x is multiplied by its cosine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def recognise(scan: Hdf5Scan) -> bool:
 
 
 def read(scan: Hdf5Scan) -> FileContents:
-    """Frames of all linked files in the order of their numbers; counts, with the detector's marks as bad pixels."""
+    """Frames of all linked files in the order of their numbers; counts, with pixels marked by the detector as bad pixels."""
     names = sorted(name for name in scan.names("entry/data") if name.startswith("data_"))
     if len(names) > LARGEST_FILE_COUNT:
         raise InputError(file=scan.path, field="entry/data", found=f"{len(names)} links", expected="fewer")
@@ -50,7 +50,7 @@ def read(scan: Hdf5Scan) -> FileContents:
 
 
 def companion(path: Path) -> Path | None:
-    """The table of positions that is called like the master file."""
+    """The table of positions with the name of the master file."""
     stem = path.stem.removesuffix("_master")
     return next((p for p in (path.with_name(f"{stem}{end}") for end in (".csv", ".txt")) if p.is_file()), None)
 

@@ -1,4 +1,4 @@
-"""Working together with Ptychodus: its folders, a plugin with readers and a workflow, and a reconstructor library.
+"""Interoperation with Ptychodus: its folders, a plugin with readers and a workflow, and a reconstructor library.
 
 Its files are read and written by ``ptycho_ray.data.formats``. ``library``, ``plugin``, ``readers`` and ``watching`` are
 loaded by Ptychodus, the other modules need none; see ``docs/ptychodus.md``.

@@ -1,4 +1,4 @@
-"""``ptycho_ray.yaml``: what the files of a beamline do not tell, in the folder that they lie in."""
+"""``ptycho_ray.yaml``: what the files of a beamline do not state, in their folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ptycho_ray.config.sources import load_yaml_config
 from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data.formats.ptychodus_folder import with_geometry
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.interop.ptychodus.standard_files import with_geometry
 
 BEAMLINE_FILE = "ptycho_ray.yaml"
 
 
 @dataclass(frozen=True)
 class Beamline:
-    """The content of the file; every entry may be left out.
+    """The content of the file; every entry is optional.
 
     Attributes:
         energy_eV, detector_distance_m, detector_pixel_m: the far-field geometry.
@@ -71,7 +71,7 @@ def load_scan(path: Path) -> RawData:
     """A scan of any format that we read, with the geometry of its file or of ``ptycho_ray.yaml``.
 
     Raises:
-        InputError: no reader knows the file, or nothing tells the geometry that Ptychodus needs.
+        InputError: the format is unknown, or the geometry that Ptychodus needs is not stated.
     """
     beamline = read_beamline(path.parent)
     scan = load_data(path)
@@ -81,6 +81,6 @@ def load_scan(path: Path) -> RawData:
         raise InputError(
             file=path,
             field=error.field,
-            found="nothing in the file",
-            expected=f"{BEAMLINE_FILE} beside it with energy_eV, detector_distance_m and detector_pixel_m",
+            found="none in the file",
+            expected=f"{BEAMLINE_FILE} next to it with energy_eV, detector_distance_m and detector_pixel_m",
         ) from None

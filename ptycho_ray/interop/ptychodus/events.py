@@ -1,4 +1,4 @@
-"""What a program that started ours hears: one JSON object a line, and the end of the run when it asks for it.
+"""Communication with a program that has started ours: one JSON object per line, and cancellation on request.
 
 The events have the names of Ptychodus' own subprocess: ``started``, ``epoch``, ``checkpoint``, ``cancelling``, ``finished``,
 ``error``. Exit codes are those of ``ptycho_ray.commands.cli``: 0 done, 1 failed, 2 unusable input, 130 cancelled.
@@ -27,7 +27,7 @@ CANCELLED = 130
 
 
 class EventStream:
-    """Writes events; any thread may. When their reader has gone away, nobody waits for the result: the run is cancelled."""
+    """Writes events; any thread may. When their reader has disappeared, the run is cancelled."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
@@ -91,10 +91,10 @@ def _opened(target: Path | None) -> Iterator[IO[str]]:
 
 @contextmanager
 def _cancelled_by_signals(stream: EventStream) -> Iterator[threading.Event]:
-    """Turn SIGTERM into Ctrl-C, tell of either at once, and bound the time that the rest takes; yields whether one came.
+    """Turn SIGTERM into Ctrl-C, report either at once, and limit the remaining time; yields whether one was received.
 
-    The training loop and Ray have signal handlers of their own while they run. A wake-up socket hears of a signal whoever
-    handles it, in a thread that does not depend on what the main thread is doing.
+    The training loop and Ray have signal handlers of their own while they run. A wake-up socket is notified of a signal
+    whoever handles it, in a thread that does not depend on what the main thread is doing.
     """
     cancelled, ended = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -31,6 +31,7 @@ from ptychodus.api.reconstruct import (
 from ptychodus.api.settings import SettingsRegistry
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
+from ptycho_ray.data.formats.ptychodus_folder import with_photons_of_patterns
 from ptycho_ray.data.formats.ptychodus_product import (
     DIFFRACTION_FILE,
     PRODUCT_FILE,
@@ -43,7 +44,6 @@ from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.interop.ptychodus.options import COMMAND, CONFIG_FILE, GROUP, OPTIONS, RECORD_IMAGES
 from ptycho_ray.interop.ptychodus.process import run_program
-from ptycho_ray.interop.ptychodus.standard_files import with_photons_of_patterns
 
 #: Ptychodus looks for ``model`` + this in the input folder of a batch run.
 MODEL_EXTENSION = ".wts.h5.zip"
@@ -94,7 +94,7 @@ class HostSettings:
         return int(self.parameters["Epochs"].get_value())
 
     def command(self) -> list[str]:
-        """The program to run in place of this Python's ``ptycho-ray``; empty for that."""
+        """The program to run instead of this Python's ``ptycho-ray``; empty for the latter."""
         return shlex.split(self.parameters["Command"].get_value())
 
     def words(self) -> list[str]:
@@ -124,8 +124,8 @@ class PtychoRayReconstructor(TrainableReconstructor):
         return self._settings.epochs()
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
-        """One pass of the network. Until it is done the product as it was is handed over now and then, so that the host can
-        stop the run; its number is 0, that of the result the progress goal."""
+        """One pass of the network. Until it is done, the unchanged product is yielded regularly, so that the host
+        can stop the run; its number is 0, that of the result the progress goal."""
         if self._model is None:
             raise RuntimeError(
                 f"{GROUP} {self._name} has no model: train one, load one, or put {MODEL} into the input folder"
@@ -149,9 +149,9 @@ class PtychoRayReconstructor(TrainableReconstructor):
         return MODEL_EXTENSION
 
     def load_model_from_file(self, file_path: Path) -> None:
-        """Remember the model; that it is one is looked at now, the rest when it is used."""
+        """Remember the model; only its type is checked now, the rest when it is used."""
         if not zipfile.is_zipfile(file_path) or "manifest.json" not in zipfile.ZipFile(file_path).namelist():
-            raise ValueError(f"{file_path} is no model of ptycho_ray ({MODEL_EXTENSION})")
+            raise ValueError(f"{file_path} is not a model of ptycho_ray ({MODEL_EXTENSION})")
         self._model = Path(file_path)
 
     def save_model(self, file_path: Path) -> None:
@@ -210,7 +210,7 @@ class PtychoRayReconstructor(TrainableReconstructor):
 
 
 def write_input(folder: Path, parameters: ReconstructInput) -> None:
-    """What the host handed over as a folder of the standard layout, numbered through."""
+    """The data from the host as a folder of the standard layout, numbered consecutively."""
     product = from_host(parameters.product)
     patterns = parameters.diffraction_patterns
     if len(patterns) != len(product.indexes):
@@ -231,7 +231,7 @@ def write_input(folder: Path, parameters: ReconstructInput) -> None:
 
 
 def from_host(host: HostProduct) -> Product:
-    """A product of Ptychodus as one of ours, with its positions numbered through."""
+    """A Ptychodus product as one of ours, with its positions numbered consecutively."""
     geometry = host.object_.get_geometry()
     positions, metadata = host.probe_positions, host.metadata
     return Product(
@@ -252,7 +252,7 @@ def from_host(host: HostProduct) -> Product:
 
 
 def with_result(host: HostProduct, result: Product) -> HostProduct:
-    """The host's product with our object, probe and remarks; all the rest, the positions above all, is the host's."""
+    """The host's product with our object, probe and remarks; everything else, especially the positions, is the host's."""
     size, middle = host.object_.get_pixel_geometry(), host.object_.get_center()
     return replace(
         host,

@@ -27,7 +27,7 @@ Kind = Literal["integer", "real", "boolean", "text"]
 class Option:
     """One entry: its key in the INI file, the setting of ptycho_ray it stands for, and what it may be.
 
-    The default is that of ptycho_ray, and an entry that holds it says nothing; ``unset`` stands for no value.
+    The default is that of ptycho_ray, and an entry equal to it is ignored; ``unset`` stands for no value.
     """
 
     key: str

@@ -20,10 +20,12 @@ OLDEST, NEWEST = (1, 7), (2,)
 
 
 def register(registry: Any) -> None:
-    """Add all that fits this release of Ptychodus to its plugin registry."""
+    """Add everything that this release of Ptychodus supports to its plugin registry."""
     release = tuple(int(part) for part in version("ptychodus").split(".")[:2])
     if not OLDEST <= release < NEWEST:
-        log.warning("ptycho_ray works with Ptychodus 1.7 to 1.x and stays away from %s", version("ptychodus"))
+        log.warning(
+            "ptycho_ray supports Ptychodus 1.7 to 1.x; its algorithms are not added to %s", version("ptychodus")
+        )
         return
     from ptycho_ray.interop.ptychodus.readers import register_readers
     from ptycho_ray.interop.ptychodus.watching import register_workflow
@@ -35,10 +37,11 @@ def register(registry: Any) -> None:
 
 
 def add_library() -> None:
-    """Let the host's list of algorithm libraries have one more.
+    """Add our library to the host's list of algorithm libraries.
 
     Ptychodus has no hook for that: the list is written down in ``ModelCore.__init__``, which has just called us and will
-    make its ``ProcessingCore`` from it. Ours appends the library, or leaves the list alone if it cannot be made.
+    make its ``ProcessingCore`` from it. Ours appends the library, or leaves the list unchanged if the library cannot be
+    created.
     """
     core: Any = sys.modules.get("ptychodus.model.core")
     if core is None or hasattr(core.ProcessingCore, "ptycho_ray"):

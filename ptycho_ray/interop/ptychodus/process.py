@@ -1,7 +1,7 @@
-"""Running ``ptycho-ray`` beside a host that must not crash, hang or touch a GPU: another process, watched.
+"""Running ``ptycho-ray`` in a supervised process next to a host that must not crash, hang or use a GPU.
 
-Ptychodus' own wrapper waits for a result without end when its child is killed (out of memory, for example). Here the end of
-the process is noticed whatever ended it.
+Ptychodus' own wrapper waits forever when its child is killed (out of memory, for example). Here the end of the process
+is always noticed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAIL_LINES = 20
 
 
 class ProgramFailed(RuntimeError):
-    """``ptycho-ray`` ended without a result; the text is what it said last."""
+    """``ptycho-ray`` ended without a result; the text is its last output."""
 
 
 def run_program(
@@ -36,7 +36,7 @@ def run_program(
     Closing the iterator stops the program and everything that it started. ``command`` replaces this Python's ptycho-ray.
 
     Raises:
-        ProgramFailed: it ended with an error, or without saying that it has finished.
+        ProgramFailed: it ended with an error, or without a ``finished`` event.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         try:
@@ -68,7 +68,7 @@ def run_program(
 
 
 def _events(program: subprocess.Popen[str], heartbeat_s: float) -> Iterator[dict[str, Any] | None]:
-    """The events until the process has ended, which is looked at and not concluded from the pipe: others may hold that."""
+    """The events until the process has ended; the process itself is polled, since others may hold the pipe open."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
@@ -116,4 +116,4 @@ def _ending(code: int) -> str:
 
 def _last_lines(said: IO[str]) -> str:
     lines = [line.rstrip() for line in said.readlines() if line.strip()]
-    return "\n".join(lines[-TAIL_LINES:]) or "it said nothing"
+    return "\n".join(lines[-TAIL_LINES:]) or "it printed nothing"

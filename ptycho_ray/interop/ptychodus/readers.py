@@ -1,4 +1,4 @@
-"""File readers of Ptychodus for the formats that we know and it does not (or reads without their geometry)."""
+"""File readers of Ptychodus for formats that only ptycho_ray supports (or that Ptychodus reads without geometry)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import Product as HostProduct
 from ptychodus.api.product import ProductFileReader, ProductMetadata
 
+from ptycho_ray.data.formats.ptychodus_folder import detector_pixel_of, position_indexes, start_product
 from ptycho_ray.interop.ptychodus.beamline import load_scan
-from ptycho_ray.interop.ptychodus.standard_files import detector_pixel_of, position_indexes, start_product
 
 #: The same reader under the name of each format, since people look for that; it tells formats apart by content.
 FORMATS = {

@@ -1,4 +1,4 @@
-"""A workflow of Ptychodus for a folder: a scan that is dropped into it comes back as a product."""
+"""A Ptychodus workflow for a watched folder: a scan placed in it is reconstructed and returned as a product."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi", ".ptyd", ".bz2", ".mat")
 
 
 class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
-    """Watches a folder with a file ``ptycho_ray.yaml``, which says who reconstructs: a model or a service.
+    """Watches a folder with a file ``ptycho_ray.yaml``, which names the model or the service for the reconstruction.
 
     A scan starts a reconstruction in another process, which ends with ``reconstructed/NAME.product.h5``; that file, when it
     is complete, is loaded as a product. Nothing waits in the thread that the host calls from.
@@ -36,12 +36,12 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
         return True
 
     def get_watch_file_pattern(self) -> str:
-        """Everything but hidden files: the host's watching ends for good when a file that it has seen is gone, as temporary
-        files are."""
+        """Everything but hidden files: the host stops watching permanently when a file that it has seen disappears,
+        as temporary files do."""
         return "[!.]*"
 
     def execute(self, api: WorkflowAPI, file_path: Path) -> None:
-        """Called by the host for every file that is complete; what is no concern of ours is passed over."""
+        """Called by the host for every complete file; others than scans are ignored."""
         if file_path.parent.name == RESULTS:
             if file_path.name.endswith(PRODUCT_SUFFIX):
                 load_result(api, file_path)
@@ -58,7 +58,7 @@ class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
 
 
 def load_result(api: WorkflowAPI, product: Path) -> None:
-    """Hand a product to the host, with its patterns: one without shows neither probe nor object."""
+    """Give a product to the host, with its patterns: without them it shows neither probe nor object."""
     scan = product.parents[1] / product.name.removesuffix(PRODUCT_SUFFIX)
     diffraction = api.load_diffraction_data(scan, file_type=ANY_SCAN, block=True) if scan.is_file() else None
     api.load_product(product, file_type="HDF5", diffraction=diffraction)
@@ -81,9 +81,8 @@ def command_for(scan: Path, beamline: Beamline, scratch: Path) -> list[str]:
 
 
 def start(scan: Path, beamline: Beamline) -> threading.Thread:
-    """Reconstruct a scan beside the host and log how it ended; the thread that waits for that.
-
-    The product is copied to its place and not renamed: of a renamed file the host is not told.
+    """Reconstruct a scan in another process and log the outcome; runs in a thread. The product is copied to its
+    place instead of renamed, since the host does not notice renamed files.
     """
 
     def wait() -> None:

@@ -1,4 +1,4 @@
-"""Methods by name. Each has ``iterate(run)``, one pass over the patterns; a new one forgets what the last one had gathered."""
+"""Methods by name. Each has ``iterate(run)``, one pass over the patterns; a new instance starts without history."""
 
 from __future__ import annotations
 

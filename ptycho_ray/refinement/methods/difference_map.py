@@ -1,4 +1,4 @@
-"""The relaxed difference map: all exit waves are kept, and two projections take turns."""
+"""The relaxed difference map: all exit waves are kept, and two projections alternate."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FLOOR = 1e-3
 class DifferenceMap:
     """Difference map (Thibault et al. 2009) with relaxation: ``w += b (M(2 A(w) - w) - A(w))``.
 
-    A makes the exit waves agree on one object and one probe, M gives them the measured amplitudes. The memory is that of all
-    exit waves; each process keeps those of its own patterns.
+    A makes the exit waves consistent with one object and one probe, M imposes the measured amplitudes. It needs memory
+    for all exit waves; each process keeps those of its own patterns.
     """
 
     def __init__(self, run: Run) -> None:

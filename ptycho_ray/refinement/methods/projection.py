@@ -86,8 +86,8 @@ class Iterative:
 class LeastSquares:
     """Least-squares maximum likelihood (Odstrcil, Menzel, Guizar-Sicairos 2018), for a thin object.
 
-    The directions of object and probe are those of the whole batch; how far each pattern wants to go along them is the
-    solution of a least-squares problem of its own, and the steps are averaged, weighted by the light where they act.
+    The directions of object and probe are those of the whole batch; the step length of each pattern along them is the
+    solution of its own least-squares problem, and the steps are averaged, weighted by the illumination.
     """
 
     def __init__(self, run: Run) -> None:

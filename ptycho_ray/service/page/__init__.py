@@ -1,4 +1,4 @@
-"""The web page and the page of the interface: own files, and libraries from installed packages, so no network is needed."""
+"""The web page and the API documentation: own files, and libraries from installed packages, so no network is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIBRARIES = {
 
 
 def add_page(app: FastAPI) -> None:
-    """Add the pages and what they load."""
+    """Add the pages and the files they load."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

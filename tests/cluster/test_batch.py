@@ -1,0 +1,92 @@
+"""Inference in shards, and a refinement, on a Ray cluster of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from helpers import wait_for
+from ray_fixtures import pids_of_workers
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.solver import RefinementConfig, refine
+from ptycho_ray.workflow import load_data, reassemble_cdi_image, save_inference_bundle, train_cdi_model
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+
+from ptycho_ray.cluster.batch import add_partial_images, reconstruct_on_cluster  # noqa: E402
+from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
+
+
+def test_shards_add_up_to_the_image_and_are_done_once(one_ray, small_scan, tiny_config, tmp_path):
+    path = tmp_path / "scan.npz"
+    small_scan.to_file(path)
+    scan = load_data(path)
+    results = train_cdi_model(scan, None, tiny_config)
+    save_inference_bundle(tmp_path / "model", results, tiny_config, {})
+    execution = ExecutionConfig(devices=2)
+    folder = tmp_path / "images"
+    line = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
+    assert line["shards"] == line["shards_done_now"] == 4
+    whole = reassemble_cdi_image(scan, tiny_config, model=results["model_instance"])[2]["stitched"]
+    shards = sorted((folder / "scan" / "shards").iterdir())
+    summed = add_partial_images(shards)
+    assert summed.image.shape == whole.image.shape
+    np.testing.assert_allclose(summed.weight, whole.weight, rtol=1e-4, atol=1e-3 * whole.weight.max())
+    lit = whole.covered()
+    overlap = abs(np.vdot(summed.image[lit], whole.image[lit]))
+    assert overlap > 0.97 * np.linalg.norm(summed.image[lit]) * np.linalg.norm(whole.image[lit])
+
+    shards[0].unlink()
+    again = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
+    assert again["shards_done_now"] == 1
+
+
+def test_partial_images_are_turned_to_their_neighbours_in_any_order(tmp_path):
+    rng = np.random.default_rng(0)
+    image = (rng.uniform(0.5, 1, (40, 90)) * np.exp(1j * rng.uniform(-1, 1, (40, 90)))).astype(np.complex64)
+    files = []
+    for number in rng.permutation(8):
+        columns = slice(10 * number, 10 * number + 16)
+        part = image[:, columns] * np.complex64(np.exp(1j * rng.uniform(-3, 3)))
+        files.append(tmp_path / f"{number}.npz")
+        StitchedObject(part, np.ones(part.shape, np.float32), (5.0, 10.0 * number)).save(files[-1])
+    summed = add_partial_images(files)
+    assert summed.origin_px == (5.0, 0.0)
+    whole = image[:, : summed.image.shape[1]]
+    turn = np.vdot(summed.image, whole)
+    np.testing.assert_allclose(summed.image * (turn / abs(turn)), whole, atol=1e-5)
+
+
+def test_two_ray_workers_refine_as_one_process(one_ray, small_scan, tmp_path):
+    config = RefinementConfig(iterations=3, precision="double")
+    alone = refine(small_scan, config)
+    together = refine_on_cluster(
+        small_scan, config, storage_path=tmp_path, execution=ExecutionConfig(devices=2, accelerator="cpu")
+    )
+    lit = alone.stitched.covered()
+    np.testing.assert_allclose(together.stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_what_was_done_since_the_checkpoint(one_ray, small_scan, tmp_path):
+    config = RefinementConfig(iterations=200, check_every=5, position_start=5, precision="double")
+    killed = []
+
+    def kill() -> None:
+        wait_for(lambda: list(tmp_path.glob("refine-*.safetensors")), "a checkpoint")
+        killed.extend(pids_of_workers()[-1:])
+        os.kill(killed[0], signal.SIGKILL)
+
+    execution = ExecutionConfig(devices=2, accelerator="cpu")
+    threading.Thread(target=kill, daemon=True).start()
+    found = refine_on_cluster(small_scan, config, storage_path=tmp_path, execution=execution)
+    assert killed
+    undisturbed = refine_on_cluster(small_scan, config, storage_path=tmp_path / "again", execution=execution)
+    np.testing.assert_allclose(found.stitched.image, undisturbed.stitched.image, atol=1e-6)
+    np.testing.assert_allclose(found.positions_px, undisturbed.positions_px, atol=1e-6)
+    assert [progress.iteration for progress in found.history] == list(range(1, 201))

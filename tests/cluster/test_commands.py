@@ -1,0 +1,44 @@
+"""Commands and jobs on a Ray cluster that exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+from ptycho_ray.commands.cli import main
+from ptycho_ray.workflow import load_inference_bundle
+
+pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+
+
+def test_a_job_joins_the_cluster_and_trains_with_two_workers(one_ray, scan_file, tmp_path):
+    """What ``ray job submit`` starts, as it starts it: the script, with RAY_ADDRESS in the environment."""
+    words = [str(scan_file), "--n-filters-scale", "1", "--nepochs", "1", "--execution.devices", "2", "--json"]
+    job = [sys.executable, "jobs/train.py", *words, "--output-dir", str(tmp_path)]
+    environment = {**os.environ, "RAY_ADDRESS": one_ray.get_runtime_context().gcs_address}
+    done = subprocess.run(job, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["training"]["epochs"] == 1
+    load_inference_bundle(tmp_path)
+    assert list(tmp_path.glob("ray/**/state.safetensors"))
+    assert one_ray.is_initialized(), "the cluster is not the job's"
+
+
+def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, small_scan, other_scan, tmp_path, capsys):
+    small_scan.to_file(tmp_path / "a.npz")
+    other_scan.to_file(tmp_path / "b.npz")
+    (tmp_path / "c.npz").write_bytes(b"no scan")
+    words = ["--n-filters-scale", "1", "--nepochs", "1", "--output-dir", str(tmp_path / "model")]
+    assert main(["train", str(tmp_path / "a.npz"), *words]) == 0
+    scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
+    words = ["--model-path", str(tmp_path / "model"), "--output-dir", str(tmp_path / "images")]
+    assert main(["evaluate-scans", *scans, *words]) == 0
+    rows = json.loads((tmp_path / "images" / "evaluation.json").read_text(encoding="utf-8"))["scans"]
+    assert [0 < row["r_factor"] < 1 and row["phase_ssim"] <= 1 for row in rows[:2]] == [True, True]
+    assert "neither a zip archive nor HDF5" in rows[2]["error"]
+    assert (tmp_path / "images" / "b" / "reconstruction.npz").is_file()

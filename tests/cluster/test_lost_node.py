@@ -1,0 +1,76 @@
+"""A machine of the cluster is lost in mid-run: the training goes on with what is left, and grows again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import PATIENCE_S
+from ray_fixtures import local_ray
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.workflow import train_cdi_model
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from ptycho_ray.cluster.train import train_on_cluster  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+class Watch:
+    """Notes the epochs that end, and says when so many have."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs, self.wanted, self.reached = [], epochs, threading.Event()
+
+    def on_step(self, progress, figures, steps_in_epoch) -> None:
+        if len(self.epochs) >= self.wanted and progress.batch > 1:
+            self.reached.set()
+
+    def on_epoch(self, progress, figures, model) -> None:
+        self.epochs.append(progress.epoch)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without processors for work, and two machines with one processor each."""
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    store = 100 * 2**20
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0, object_store_memory=store)
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
+        with local_ray(address=cluster.address):
+            cluster.wait_for_nodes()
+            yield cluster, nodes
+    finally:
+        cluster.shutdown()
+
+
+def test_a_lost_node_costs_nothing_but_speed(cluster, small_scan, tiny_config, tmp_path, caplog):
+    machines, nodes = cluster
+    config = replace(tiny_config, nepochs=30, optimizer="sgd", momentum=0.5, output_dir=tmp_path)
+    watch, found = Watch(3), {}
+
+    def train() -> None:
+        execution = ExecutionConfig(devices=2, min_devices=1)
+        found["results"] = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[watch])
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    assert watch.reached.wait(PATIENCE_S)
+    machines.remove_node(nodes[1], allow_graceful=False)
+    thread.join(2 * PATIENCE_S)
+    assert not thread.is_alive()
+    assert sorted(set(watch.epochs)) == list(range(1, 31))
+    assert len(watch.epochs) <= 31, "at most the epoch that was cut is trained again"
+    assert "with 1 worker" in caplog.text
+    alone = train_cdi_model(small_scan, None, config)
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(found["results"]["history"][name], alone["history"][name], rtol=1e-4, err_msg=name)

@@ -1,0 +1,292 @@
+"""Training on a Ray cluster: same results, shared data, checkpoints, and what happens when something is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, wait_for
+from ray_fixtures import CPUS, RUN, pids_of_workers, processes_of
+
+from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError, TrainingInterrupted
+from ptycho_ray.workflow import train_cdi_model
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
+
+from ptycho_ray.cluster import preflight  # noqa: E402
+from ptycho_ray.cluster.connect import _ensure_token, connected  # noqa: E402
+from ptycho_ray.cluster.train import STATE, TrainingLost, train_on_cluster  # noqa: E402
+
+#: Relative difference of the figures of a run that was disturbed, or had several workers, from those of the core alone:
+#: more workers add up the same gradients in another order.
+TOLERANCE = 1e-5
+#: Plain gradient descent; Adam would divide small gradients, and the rounding in them, by their own size.
+SETTINGS = {"nepochs": 4, "batch_size": 8, "validation_fraction": 0.2, "optimizer": "sgd", "momentum": 0.5}
+
+
+class OnStep:
+    """Does something once, when a step of an epoch has been made."""
+
+    def __init__(self, epoch: int, batch: int, action) -> None:
+        self.epoch, self.batch, self.action, self.done = epoch, batch, action, False
+        self.epochs: list[int] = []
+
+    def on_step(self, progress, figures, steps_in_epoch) -> None:
+        if not self.done and (progress.epoch, progress.batch) >= (self.epoch, self.batch):
+            self.done = True
+            self.action()
+
+    def on_epoch(self, progress, figures, model) -> None:
+        self.epochs.append(progress.epoch)
+
+
+class Recorder(OnStep):
+    def __init__(self) -> None:
+        super().__init__(10**9, 0, None)
+        self.steps, self.images = [], []
+
+    def on_step(self, progress, figures, steps_in_epoch) -> None:
+        self.steps.append((progress.epoch, progress.batch))
+
+    def on_image(self, progress, stitched) -> None:
+        self.images.append((progress.epoch, stitched))
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    return replace(tiny_config, output_dir=tmp_path, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_scan, tmp_path_factory):
+    """The history of the same training in this process alone."""
+    from ptycho_ray.config import ModelConfig, TrainingConfig
+
+    config = TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), **SETTINGS)
+    return train_cdi_model(small_scan, None, config, checkpoint_dir=tmp_path_factory.mktemp("alone"))
+
+
+def assert_same_run(results, undisturbed, tolerance=TOLERANCE) -> None:
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(results["history"][name], undisturbed["history"][name], rtol=tolerance, err_msg=name)
+
+
+def test_one_worker_trains_the_same_model_as_the_core(one_ray, small_scan, config, undisturbed):
+    recorder = Recorder()
+    execution = ExecutionConfig(recon_log_every_n_epochs=2)
+    results = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[recorder])
+    assert results["history"] == undisturbed["history"]
+    expected = undisturbed["model_instance"].state_dict()
+    for name, value in results["model_instance"].state_dict().items():
+        assert np.array_equal(value, expected[name]), name
+    assert recorder.epochs == [1, 2, 3, 4]
+    steps = -(-len(results["train_container"]) // 8)
+    assert len(recorder.steps) >= 4 * (steps - 2)  # every step is told, whatever the hold-out took
+    assert [epoch for epoch, _ in recorder.images] == [2, 4]
+    assert recorder.images[0][1].image.dtype == np.complex64
+
+
+def test_two_workers_give_the_same_losses(one_ray, small_scan, config, undisturbed):
+    execution = ExecutionConfig(devices=2, checkpoint_save_top_k=2)
+    recorder = Recorder()
+    results = train_on_cluster(small_scan, None, config, execution=execution, callbacks=[recorder])
+    assert_same_run(results, undisturbed)
+    assert recorder.epochs == [1, 2, 3, 4]
+    kept = sorted(folder.name for folder in (config.output_dir / "ray" / "train").iterdir() if folder.is_dir())
+    best = np.argsort(results["history"]["val_loss"])[:3] + 1  # the two best, and one to spare
+    assert kept == sorted({f"epoch-{epoch:05d}" for epoch in [*best, 4]})
+
+
+@pytest.mark.slow
+def test_a_new_run_in_the_same_folder_begins_anew(one_ray, small_scan, config, undisturbed):
+    for _ in range(2):
+        recorder = Recorder()
+        results = train_on_cluster(small_scan, None, config, callbacks=[recorder])
+        assert results["history"] == undisturbed["history"]
+        assert recorder.epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_of_an_epoch_costs_what_it_did_since_the_checkpoint(
+    one_ray, small_scan, config, undisturbed
+):
+    kill = OnStep(2, 3, lambda: os.kill(pids_of_workers()[-1], signal.SIGKILL))
+    results = train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=2), callbacks=[kill])
+    assert kill.done
+    assert_same_run(results, undisturbed)
+    assert sorted(set(kill.epochs)) == [1, 2, 3, 4]
+    assert kill.epochs.index(3) >= 2
+    assert kill.epochs.count(1) == 1, "the first epoch had its checkpoint and must not be trained again"
+
+
+@pytest.mark.slow
+def test_more_losses_than_allowed_end_the_run(one_ray, small_scan, config):
+    kill = OnStep(1, 1, lambda: os.kill(pids_of_workers()[0], signal.SIGKILL))
+    with pytest.raises(TrainingLost, match="max_failures = 0"):
+        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(max_failures=0), callbacks=[kill])
+
+
+@pytest.mark.slow
+def test_an_error_that_the_user_has_to_mend_is_not_tried_again(one_ray, small_scan, config):
+    from ptycho_ray.training.loop import TrainingDiverged
+
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        train_on_cluster(
+            small_scan, None, config, execution=ExecutionConfig(learning_rate=1e30, gradient_clip_val=None)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_run_and_the_same_call_goes_on(one_ray, small_scan, config, undisturbed, number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stop = OnStep(2, 1, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(TrainingInterrupted):
+        train_on_cluster(small_scan, None, config, callbacks=[stop], run_name=f"stopped-{number}")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    recorder = Recorder()
+    results = train_on_cluster(small_scan, None, config, callbacks=[recorder], run_name=f"stopped-{number}")
+    assert results["history"] == undisturbed["history"]
+    assert 1 not in recorder.epochs
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import make_scan
+from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.cluster.train import train_on_cluster
+config = TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), output_dir={folder!r}, **{settings!r})
+train_on_cluster(make_scan(), None, config, execution=ExecutionConfig(devices=2))
+"""
+
+
+@pytest.mark.slow
+def test_the_program_is_killed_and_its_newest_checkpoint_damaged(one_ray, small_scan, config, caplog):
+    """SIGKILL for the program that started the run; its newest checkpoint is then cut short, and another one left
+    half-written beside it. The same call goes on from the newest checkpoint that is whole."""
+    folder = config.output_dir / "ray" / "train"
+    endless = {**SETTINGS, "nepochs": 100_000}
+    text = DRIVER.format(tests=str(ROOT / "tests"), folder=str(config.output_dir), settings=endless)
+    driver = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, RUN: "driver"})
+    try:
+        wait_for(lambda: len(kept_checkpoints(folder)) >= 2 or driver.poll() is not None, "two checkpoints")
+        assert driver.poll() is None, "the run must still be going on"
+    finally:
+        driver.kill()
+        driver.wait()
+        wait_for(lambda: not processes_of("driver"), "the end of its cluster")
+    checkpoints = kept_checkpoints(folder)
+    newest = folder / checkpoints[-1] / STATE
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (folder / "epoch-00999").mkdir()
+    (folder / "epoch-00999" / STATE).write_bytes(b"half")
+    resumed = int(checkpoints[-2][-5:])
+    longer = replace(config, nepochs=resumed + 2)
+    recorder = Recorder()
+    results = train_on_cluster(small_scan, None, longer, execution=ExecutionConfig(devices=2), callbacks=[recorder])
+    assert recorder.epochs == [resumed + 1, resumed + 2]
+    alone = train_cdi_model(small_scan, None, longer)
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(results["history"][name], alone["history"][name], rtol=TOLERANCE, err_msg=name)
+
+
+def kept_checkpoints(folder: Path) -> list[str]:
+    """The checkpoints that a run has on record, oldest first."""
+    try:
+        state = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+    return sorted(result["checkpoint_dir_name"] for result in state["checkpoint_results"])
+
+
+class MetricsSeen(Recorder):
+    """Looks at what the cluster exports for Prometheus, which is what its dashboard shows, until the run is there."""
+
+    WANTED = frozenset({"ray_ptycho_ray_loss", "ray_ptycho_ray_val_loss", "ray_ptycho_ray_step_loss"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        (node,) = ray.nodes()
+        self.address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        self.seen: set[str] = set()
+
+    def on_epoch(self, progress, figures, model) -> None:
+        if not self.seen >= self.WANTED:
+            with urllib.request.urlopen(self.address, timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            self.seen |= {line.split("{")[0] for line in lines if 'run="shown"' in line}
+
+
+@pytest.mark.slow
+def test_the_figures_are_among_the_metrics_of_the_dashboard(one_ray, small_scan, config):
+    metrics = MetricsSeen()
+    train_on_cluster(small_scan, None, replace(config, nepochs=40), callbacks=[metrics], run_name="shown")
+    assert metrics.seen >= metrics.WANTED
+
+
+def test_too_many_workers_are_refused_at_once(one_ray, small_scan, config):
+    with pytest.raises(ConfigurationError, match=rf"execution.devices.*found {CPUS + 1}.*at most {CPUS}"):
+        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=CPUS + 1))
+    with pytest.raises(ConfigurationError, match="room for as many workers with 1 CPU and 1 GPU each"):
+        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(accelerator="gpu"))
+    with pytest.raises(ConfigurationError, match="execution.min_devices"):
+        train_on_cluster(small_scan, None, config, execution=ExecutionConfig(devices=2, min_devices=3))
+
+
+def test_a_storage_path_that_cannot_be_written(one_ray, small_scan, config, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for place in (str(tmp_path / "file" / "below"), "nonsense://place"):
+        with pytest.raises(ConfigurationError, match="storage_path"):
+            train_on_cluster(small_scan, None, config, execution=ExecutionConfig(storage_path=place))
+
+
+@pytest.mark.slow
+def test_a_storage_path_may_be_a_uri(one_ray, small_scan, config, tmp_path):
+    execution = ExecutionConfig(storage_path=(tmp_path / "store").as_uri())
+    train_on_cluster(small_scan, None, replace(config, nepochs=1), execution=execution)
+    assert (tmp_path / "store" / "train" / "epoch-00001" / STATE).is_file()
+
+
+def test_nodes_with_other_packages_and_nodes_that_do_not_see_a_file(one_ray):
+    preflight.check_nodes(files=[__file__])
+    with pytest.raises(InputError, match=r"node .*: torch: found .*expected 9.9 as here"):
+        preflight.check_nodes(expected={**preflight.versions(), "torch": "9.9"})
+    with pytest.raises(MissingFileError, match=r"/nowhere/scan.h5: node .*nothing there"):
+        preflight.check_nodes(files=["/nowhere/scan.h5"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host:6379", "nonsense"])
+def test_an_address_where_no_cluster_answers(address, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # else the one cluster of the tests would be used
+    with pytest.raises(ConfigurationError, match="execution.address"), connected(ExecutionConfig(address=address)):
+        pass
+
+
+def test_a_cluster_of_this_machine_gets_a_token_unless_the_user_has_arranged_for_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _ensure_token()
+    arranged = os.environ["RAY_AUTH_TOKEN"]
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _ensure_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ, "the user has chosen a mode"
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    _ensure_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32
+    assert os.environ["RAY_AUTH_TOKEN"] != arranged
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_ray_client_addresses_point_to_jobs(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConfigurationError, match="ray job submit"), connected(ExecutionConfig(address="ray://x:10001")):
+        pass

@@ -1,0 +1,272 @@
+"""Damaged and hostile files: an InputError or a scan, never a crash, another exception, a hang or memory beyond a bound."""
+
+from __future__ import annotations
+
+import bz2
+import resource
+import tracemalloc
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from helpers import TIMES
+
+from ptycho_ray.data import RawData, load_data
+from ptycho_ray.errors import InputError
+
+N, n = 8, 6
+LIMIT = 64 * 2**20
+MUTATIONS = 20 * TIMES
+
+
+def a_scan() -> RawData:
+    rng = np.random.default_rng(0)
+    scan = RawData(
+        *rng.uniform(9, 30, (2, n)),
+        None,
+        None,
+        rng.poisson(5.0, (n, N, N)).astype(np.uint16) + np.uint16(1),
+        rng.normal(size=(2, N, N)) + 1j * rng.normal(size=(2, N, N)),
+        objectGuess=np.ones((40, 40)) + 1j * rng.normal(size=(40, 40)),
+        bad_pixels=np.eye(N, dtype=bool),
+        pixel_size_m=1e-8,
+        energy_eV=8e3,
+        detector_distance_m=2.0,
+    )
+    return scan
+
+
+def _written(form: str, name: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        a_scan().to_file(folder / name, form)
+        return folder / name
+
+    return write
+
+
+def _mat(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    content = {
+        "object": rng.normal(size=(20, 20)) + 1j,
+        "probe": rng.normal(size=(N, N, 2)) + 1j,
+        "p": {"lambda": 1e-10, "dx_spec": np.array([1e-8, 1e-8]), "notes": "text", "parts": np.array(["a", 1], object)},
+        "outputs": {"probe_positions": rng.uniform(-5, 5, (n, 2))},
+    }
+    scipy.io.savemat(folder / "Niter1.mat", content, do_compression=False)
+    with h5py.File(folder / "x_dp.hdf5", "w") as file:
+        file["dp"] = np.ones((n, N, N))
+    return folder / "Niter1.mat"
+
+
+def _mat_compressed(folder: Path) -> Path:
+    content = scipy.io.loadmat(_mat(folder), simplify_cells=True)
+    scipy.io.savemat(folder / "Niter2.mat", {k: v for k, v in content.items() if k[0] != "_"}, do_compression=True)
+    return folder / "Niter2.mat"
+
+
+def _bz2(folder: Path) -> Path:
+    a_scan().to_file(folder / "t.npz", "tike")
+    path = folder / "t.npz.bz2"
+    path.write_bytes(bz2.compress((folder / "t.npz").read_bytes()))
+    return path
+
+
+def _table(folder: Path) -> Path:
+    np.savetxt(folder / "positions.txt", np.random.default_rng(0).normal(size=(n, 2)) * 1e-6)
+    with h5py.File(folder / "x_dp.hdf5", "w") as file:
+        file["dp"] = np.ones((n, N, N))
+    return folder / "positions.txt"
+
+
+def _hdf5(name: str, other: str | None = None, **content: Any) -> Callable[[Path], Path]:
+    """A file of ``content`` (paths with '__' for '/'); ``other`` names the frames that it is a companion of."""
+
+    def write(folder: Path) -> Path:
+        with h5py.File(folder / name, "w") as file:
+            for place, value in content.items():
+                file[place.replace("__", "/")] = value
+        if other is not None:
+            with h5py.File(folder / other, "w") as file:
+                file["dp"] = np.ones((n, N, N))
+        return folder / name
+
+    return write
+
+
+def _master(folder: Path) -> Path:
+    with h5py.File(folder / "f_data_1.h5", "w") as file:
+        file["data"] = np.ones((n, N, N), np.uint16)
+    np.savetxt(folder / "f.txt", np.random.default_rng(0).normal(size=(n, 2)) * 1e-6)
+    with h5py.File(folder / "f_master.h5", "w") as file:
+        file["entry/instrument/detector/detectorSpecific/photon_energy"] = 8e3
+        file["entry/instrument/detector/detectorSpecific/pixel_mask"] = np.zeros((N, N), np.uint32)
+        file["entry/sample/goniometer/chi"] = 1.0
+        file["entry/data/data_000001"] = h5py.ExternalLink("f_data_1.h5", "data")
+    return folder / "f_master.h5"
+
+
+def _npz(**content: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        np.savez(folder / "a.npz", **content)
+        return folder / "a.npz"
+
+    return write
+
+
+COUNTS, PLACES = np.ones((n, N, N), np.uint16), np.random.default_rng(0).uniform(9, 30, (n, 2))
+IMAGE, PROBE = np.ones((40, 40)) * (1 + 1j), np.ones((N, N)) + 0j
+EXPORT = dict.fromkeys(("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index"), PLACES[:, 0])
+
+SAMPLES: dict[str, Callable[[Path], Path]] = {
+    "ptychopinn": _written("ptychopinn", "a.npz"),
+    "ptychopinn-hdf5": _written("ptychopinn-hdf5", "a.h5"),
+    "cxi": _written("cxi", "a.cxi"),
+    "nexus": _written("nexus", "a.nxs"),
+    "ptyd": _written("ptyd", "a.ptyd"),
+    "ptychodus": _written("ptychodus", "product.h5"),
+    "ptychodus npz": _written("ptychodus", "product.npz"),
+    "ptychodus-training": _written("ptychodus-training", "a.h5"),
+    "ptychovit": _written("ptychovit", "a_para.hdf5"),
+    "tike": _written("tike", "a.npz"),
+    "tike bz2": _bz2,
+    "mat": _mat,
+    "mat compressed": _mat_compressed,
+    "table": _table,
+    "velociprobe": _master,
+    "dp-pos": _npz(dp=COUNTS, pos=PLACES, probe=PROBE, obj=IMAGE),
+    "ptychodus-ptychopinn": _npz(
+        **EXPORT, diff3d=COUNTS, bad_pixels=COUNTS[0] == 0, probeGuess=PROBE, objectGuess=IMAGE
+    ),
+    "data-roi": _hdf5("a_para.hdf5", "x_dp.hdf5", ppX=PLACES[:, 0] * 1e-8, ppY=PLACES[:, 1] * 1e-8, dx=1e-8),
+    "ptyr": _hdf5(
+        "a.ptyr", "x_dp.hdf5", content__obj__S__data=IMAGE[None], content__probe__S__data=PROBE[None],
+        content__positions__S=PLACES * 1e-8,
+    ),
+    "ptychoshelves-hdf5": _hdf5(
+        "a.h5", measurement__n0__data=COUNTS, measurement__n0__positions=PLACES.astype(np.uint32),
+        reconstruction__p__probes__probe_0=PROBE, reconstruction__p__objects__object_0=IMAGE,
+    ),
+    "ptychoshelves 7.3": _hdf5(
+        "a.mat", "x_dp.hdf5", object=IMAGE, probe=PROBE, outputs__probe_positions=PLACES.T, p__lambda=1e-10
+    ),
+    "cxi product": _hdf5(
+        "a.cxi", entry_1__sample_1__geometry_1__translation=np.c_[PLACES * 1e-8, PLACES[:, 0]],
+        entry_1__instrument_1__detector_1__data=COUNTS, entry_1__image_1__data=PROBE[None, None],
+        entry_1__image_2__data=IMAGE[None], entry_1__ptychodus__object_pixel_width_m=1e-8,
+        entry_1__ptychodus__object_pixel_height_m=1e-8, entry_1__instrument_1__source_1__energy=1e-15,
+    ),
+}  # fmt: skip
+
+
+def attempt(path: Path) -> bool:
+    """Read everything; True if it could be read. Anything but an InputError ends the test."""
+    companion = path.with_name("x_dp.hdf5")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            raw = load_data(
+                path, companion=companion if companion.is_file() else None, pixel_size_m=1e-8, max_bytes=LIMIT
+            )
+            raw.patterns.intensity()
+    except InputError:
+        return False
+    return True
+
+
+def hostile(content: bytes, rng: np.random.Generator) -> bytes:
+    """A run of bytes overwritten with noise, zeros or ones, one bit turned, a piece cut out or repeated."""
+    kind, where = rng.integers(6), int(rng.integers(len(content)))
+    length = int(rng.integers(1, 17))
+    match kind:
+        case 0:
+            piece = rng.bytes(length)
+        case 1:
+            piece = b"\xff" * length
+        case 2:
+            piece = b"\x00" * length
+        case 3:
+            piece = bytes([content[where] ^ (1 << int(rng.integers(8)))])
+        case 4:
+            return content[:where] + content[where + length :]
+        case _:
+            return content[:where] + content[where : where + length] * 2 + content[where + length :]
+    return content[:where] + piece + content[where + len(piece) :]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_truncated_and_mutated_files(name: str, tmp_path: Path) -> None:
+    path = SAMPLES[name](tmp_path)
+    content = path.read_bytes()
+    assert attempt(path)
+    for kept in (0, 1, 7, 100, 127, 130, len(content) // 3, len(content) // 2, len(content) - 9, len(content) - 1):
+        path.write_bytes(content[:kept])
+        attempt(path)
+    rng = np.random.default_rng(len(name))
+    survivors = 0
+    tracemalloc.start()
+    for _ in range(MUTATIONS):
+        path.write_bytes(hostile(content, rng))
+        survivors += attempt(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * LIMIT
+    assert survivors < MUTATIONS or name == "table"
+    path.write_bytes(content)
+    assert attempt(path)
+
+
+def declared(path: Path, shapes: dict[str, tuple[int, ...]], **values: Any) -> Path:
+    """An HDF5 file whose datasets declare shapes that nothing was ever written to."""
+    with h5py.File(path, "w") as file:
+        for name, shape in shapes.items():
+            file.create_dataset(name, shape, np.float64, chunks=(1,) * (len(shape) - 1) + (min(16, shape[-1]),))
+        for name, value in values.items():
+            file[name] = value
+    return path
+
+
+HUGE = 10**12
+
+
+@pytest.mark.parametrize(
+    ("shapes", "values"),
+    [
+        ({"patterns": (HUGE, 16, 16), "indexes": (HUGE,)}, {}),
+        ({"patterns": (4, 10**6, 10**6)}, {"indexes": np.arange(4)}),
+        ({"dp": (HUGE, 16, 16), "xcoords": (HUGE,), "ycoords": (HUGE,)}, {"probeGuess": np.ones((16, 16))}),
+        ({"dp": (HUGE, 16, 16)}, {}),
+        ({"diff3d": (4, 16, 16), "probeGuess": (10**6, 10**6)}, {"xcoords": np.arange(4), "ycoords": np.arange(4)}),
+        ({"chunks/0/data": (HUGE, 16, 16), "chunks/0/positions": (HUGE, 2)}, {"meta/energy": 8.0}),
+        ({"measurement/n0/data": (HUGE, 16, 16), "measurement/n0/positions": (HUGE, 2)}, {}),
+        ({"object": (1, 10**6, 10**6), "probe": (1, 1, 16, 16)}, dict.fromkeys(
+            ("probe_position_x_m", "probe_position_y_m", "probe_position_indexes"), np.arange(4.0))),
+        ({"entry_1/instrument_1/detector_1/data": (HUGE, 16, 16), "entry_1/data_1/translation": (HUGE, 3)}, {}),
+        ({"entry/data/data_000001": (HUGE, 16, 16)}, {"entry/instrument/detector/detectorSpecific/nimages": 1}),
+    ],
+)  # fmt: skip
+def test_declared_sizes_are_refused_and_not_allocated(
+    shapes: dict[str, tuple[int, ...]], values: dict[str, Any], tmp_path: Path
+) -> None:
+    path = declared(tmp_path / "x_dp.hdf5", shapes, **values)
+    np.savetxt(tmp_path / "positions.txt", np.ones((4, 2)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        load_data(path, pixel_size_m=1e-8, companion=tmp_path / "positions.txt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+def test_a_bz2_bomb_and_a_mat_bomb_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("data.npy", b"\0" * (2 * LIMIT))
+    (tmp_path / "a.npz.bz2").write_bytes(bz2.compress((tmp_path / "a.npz").read_bytes()))
+    with pytest.raises(InputError, match="when inflated"):
+        load_data(tmp_path / "a.npz.bz2", max_bytes=LIMIT)
+    scipy.io.savemat(tmp_path / "a.mat", {"object": np.zeros((2000, 2000))}, do_compression=True)
+    with pytest.raises(InputError, match="MiB of variables"):
+        load_data(tmp_path / "a.mat", max_bytes=LIMIT)

@@ -1,0 +1,60 @@
+"""The interface in this process, with no replica behind it: what it serves without a model, and to whom."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from ptycho_ray.service.api import make_app
+from ptycho_ray.service.service import Service
+from ptycho_ray.service.settings import ServiceSettings
+
+
+class NoReplicas:
+    async def run(self, job_id: str, attempt: int, model_key: str) -> None:
+        raise AssertionError("no job is sent")
+
+    async def predict(self, *_: Any) -> Any:
+        raise AssertionError("no stream is opened")
+
+
+@pytest.fixture
+def answers(tmp_path: Path, model_file: Path) -> Iterator[Callable[[bool], TestClient]]:
+    """``answers(require_token)`` is a client of such a service."""
+
+    def start(require_token: bool) -> TestClient:
+        settings = ServiceSettings(data_dir=tmp_path, models={"tiny": model_file}, require_token=require_token)
+        return TestClient(make_app(Service(settings, NoReplicas(), "here")), base_url="http://127.0.0.1")
+
+    return start
+
+
+@pytest.mark.parametrize(("require_token", "status"), [(False, 200), (True, 401)])
+def test_a_token_is_asked_for_where_it_is_required(answers: Any, require_token: bool, status: int) -> None:
+    with answers(require_token) as http:
+        assert http.get("/healthz").status_code == 200
+        assert http.get("/v1/models").status_code == status
+
+
+@pytest.mark.parametrize("place", ["/", "/docs"])
+def test_a_page_has_all_it_needs_here(answers: Any, place: str) -> None:
+    """Scripts and styles come from this service, are there, and name only elements that the page has."""
+    with answers(True) as http:
+        page = http.get(place)
+        assert page.status_code == 200
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+        needed = re.findall(r'(?:src|href)="(?!data:|#|docs")([^"]+)"', page.text)
+        assert len(needed) >= 3
+        for name in needed:
+            assert not name.startswith(("http", "//"))
+            assert http.get(f"/{name}").status_code == 200, name
+        if place == "/":
+            script = http.get("/static/page.js").text
+            wanted = set(re.findall(r'\belement\("([\w-]+)"\)', script))
+            assert len(wanted) > 10
+            assert wanted <= set(re.findall(r'id="([\w-]+)"', page.text))

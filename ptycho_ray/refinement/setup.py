@@ -19,7 +19,7 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
-from ptycho_ray.refinement.probe import first_eigenmodes, first_modes
+from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.training.parallel import DataParallel
 

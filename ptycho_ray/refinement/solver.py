@@ -35,7 +35,7 @@ from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
-from ptycho_ray.refinement.probe import effective_diameter_px
+from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.training.parallel import DataParallel

@@ -15,7 +15,7 @@ from ptycho_ray.physics.probe import orthogonal_modes
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.methods import METHODS
-from ptycho_ray.refinement.probe import first_modes
+from ptycho_ray.refinement.probe_modes import first_modes
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.refinement.solver import (
     Diverged,

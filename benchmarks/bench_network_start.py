@@ -25,7 +25,7 @@ from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.batching import halved
+from ptycho_ray.refinement.batching import compact_pieces
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.simulation import make_object, make_scan, simulate_scan
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
@@ -73,7 +73,7 @@ def train(probe: np.ndarray, folder: Path) -> None:
 
 def network_image(scan: RawData, model: PhysicsInformedModel, config: TrainingConfig, share: int) -> StitchedObject:
     """The stitched image of one pattern in ``share``, evenly spread over the scan."""
-    rows = np.sort([piece[0] for piece in halved(np.arange(len(scan)), scan.positions_px, share)])
+    rows = np.sort([piece[0] for piece in compact_pieces(np.arange(len(scan)), scan.positions_px, share)])
     part = scan.select(rows) if share > 1 else scan
     return workflow.reassemble_cdi_image(part, config, model=model, keep_patches=False)[2]["stitched"]  # type: ignore[no-any-return]
 

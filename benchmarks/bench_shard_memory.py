@@ -41,12 +41,12 @@ def use_shards(scan_path: str, folder: str) -> None:
     """In a process of its own: what an actor of the pool does."""
     from ptycho_ray.cluster.batch import ShardReconstructor
     from ptycho_ray.data import load_data
-    from ptycho_ray.refinement.batching import halved
+    from ptycho_ray.refinement.batching import compact_pieces
 
     actor = ShardReconstructor(folder, 16)
     before = private_mb()
     scan = load_data(scan_path)
-    shards = halved(np.arange(len(scan)), scan.positions_px, SHARD)[:SHARDS]
+    shards = compact_pieces(np.arange(len(scan)), scan.positions_px, SHARD)[:SHARDS]
     highest = 0.0
     for number, rows in enumerate(shards):
         actor({"scan": [scan_path], "rows": [rows], "partial": [str(Path(folder) / f"partial{number}.npz")]})

@@ -26,7 +26,7 @@ BESIDE_THE_FOLDERS = {
 MAY_KNOW = {
     "errors": set(),
     "files": {"errors"},
-    "physics": set(),
+    "physics": {"errors"},
     "config": {"errors", "files"},
     "data": {"config", "errors", "files", "physics"},
     "simulation": {"config", "data", "errors", "files", "physics"},

@@ -31,7 +31,7 @@ from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.files import sha256_of, write_json
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.batching import halved
+from ptycho_ray.refinement.batching import compact_pieces
 from ptycho_ray.training.scan_training import distinct_names
 
 #: Patterns of a shard unless something else is said.
@@ -64,7 +64,7 @@ def reconstruct_on_cluster(
         scan = load_data(path)
         folder = output_dir / name
         shards = []
-        for rows in halved(np.arange(len(scan)), scan.positions_px, shard_patterns):
+        for rows in compact_pieces(np.arange(len(scan)), scan.positions_px, shard_patterns):
             partial = folder / SHARDS / f"{_print_of(path, model_print, rows)}.npz"
             shards.append(partial)
             if not partial.exists():

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.data.patterns import Domain, FrameSource
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 
-PLANCK_TIMES_LIGHT_EV_M = 1.2398419843320026e-6
 JOULE_PER_EV = 1.602176634e-19
 
 

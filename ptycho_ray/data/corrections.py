@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.simulation.probes import orthogonal_modes, propagate
+from ptycho_ray.physics.optics import fresnel_propagate, propagate, tilted_modes
 
 Matrix = NDArray[np.float64]
 
@@ -38,21 +38,10 @@ def transformed_positions(positions: Matrix, matrix: Matrix) -> Matrix:
     return centre + (positions - centre) @ matrix.T
 
 
-def fresnel_propagate(field: NDArray, distance_px2: float) -> NDArray[np.complex128]:
-    """Paraxial propagation of [..., N, N] by ``wavelength * distance / pixel size**2`` = ``distance_px2``.
-
-    The dimensionless form of :func:`ptycho_ray.simulation.probes.propagate`, for scans that state neither energy nor pixel
-    size: a distance of N spreads the highest frequency over half the window. The energy is kept, edges are periodic.
-    """
-    rows, columns = (np.fft.fftfreq(side) for side in field.shape[-2:])
-    squared = rows[:, None] ** 2 + columns[None, :] ** 2
-    return np.fft.ifft2(np.fft.fft2(field) * np.exp(-1j * np.pi * distance_px2 * squared))
-
-
 def with_modes(probe: NDArray, n_modes: int, generator: np.random.Generator) -> NDArray[np.complex128]:
     """The probe with ``n_modes`` modes and the same photons: its first ones, or new ones orthogonal to its first."""
     energy = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
-    modes: NDArray = probe[:n_modes] if n_modes <= len(probe) else orthogonal_modes(probe[0], n_modes, generator)
+    modes: NDArray = probe[:n_modes] if n_modes <= len(probe) else tilted_modes(probe[0], n_modes, generator)
     made: NDArray[np.complex128] = modes.astype(np.complex128)
     return made * math.sqrt(energy / float(np.sum(np.abs(made) ** 2)))
 

@@ -18,7 +18,7 @@ from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.simulation.probes import probe_diameter_px
+from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
 LOOKED_AT = 64
 PREPARE = "ptycho-ray prepare"
@@ -245,7 +245,7 @@ def describe_scan(scan: RawData) -> dict[str, Any]:
         "probe_diameter_px": round(diameter, 1),
         "scanned_field_px": [round(float(side), 1) for side in np.ptp(positions, axis=0)],
         "nearest_position_px": round(float(np.median(nearest)), 2),
-        "linear_overlap_of_neighbours": round(float(1 - np.median(nearest) / diameter), 3),
+        "linear_overlap_of_neighbours": round(linear_overlap(positions, diameter), 3),
         "pixel_size_m": scan.pixel_size_m,
         "energy_eV": scan.energy_eV,
         "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),

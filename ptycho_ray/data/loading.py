@@ -17,6 +17,7 @@ from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, is_integ
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
+from ptycho_ray.physics.optics import fresnel_propagate
 
 WIDEST_STEP = 0.5
 """Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
@@ -33,9 +34,7 @@ def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) 
     if near_field_px2 is None:
         wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
     else:
-        frequency = np.fft.fftfreq(patterns.N)
-        phase = np.pi * near_field_px2 * (frequency[:, None] ** 2 + frequency**2)
-        wave = np.fft.ifft2(np.fft.fft2(amplitude) * np.exp(1j * phase))
+        wave = fresnel_propagate(amplitude, -near_field_px2)
     return wave[None].astype(np.complex64)
 
 

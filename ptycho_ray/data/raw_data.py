@@ -30,6 +30,7 @@ from ptycho_ray.data.patterns import Domain, PatternStack
 from ptycho_ray.data.scan import Scan, probe_modes
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 
 
 class RawData(Scan):
@@ -70,8 +71,7 @@ class RawData(Scan):
         probe = probe_modes(probeGuess)
         positions = np.stack([np.asarray(ycoords, float), np.asarray(xcoords, float)], axis=-1)
         patches = cut_patches(objectGuess, positions, probe.shape[-1])
-        waves = np.fft.fft2(patches[:, None] * probe, norm="ortho")
-        intensity = np.fft.fftshift(np.sum(np.abs(waves) ** 2, axis=1), axes=(1, 2))
+        intensity = diffraction_intensity(illuminate(patches, probe))
         if nphotons is not None:
             scale = nphotons / intensity.sum(axis=(1, 2)).mean()
             intensity, probe = intensity * scale, probe * np.float32(np.sqrt(scale))

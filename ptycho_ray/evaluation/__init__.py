@@ -7,13 +7,8 @@ PtychoPINN chain gives, conventions included, so that results can be compared. T
 from __future__ import annotations
 
 from ptycho_ray.evaluation.calibration import Calibration, calibration_of
-from ptycho_ray.evaluation.diffraction import (
-    diffraction_r_factor,
-    flat_object_r_factor,
-    poisson_deviance,
-    poisson_negative_log_likelihood,
-)
 from ptycho_ray.evaluation.frc import RingCorrelation, fourier_ring_correlation
+from ptycho_ray.evaluation.half_data import half_data_correlation
 from ptycho_ray.evaluation.quality import (
     Evaluation,
     Scores,
@@ -52,23 +47,20 @@ __all__ = [
     "apply_shift_and_crop",
     "calibration_of",
     "crop_truth",
-    "diffraction_r_factor",
     "eval_reconstruction",
     "evaluate_reconstruction",
     "find_translation_offset",
     "fit_ambiguities",
     "fit_and_remove_plane",
-    "flat_object_r_factor",
     "fourier_ring_correlation",
     "frc50",
     "frc_cutoffs",
+    "half_data_correlation",
     "largest_rectangle",
     "mae",
     "ms_ssim",
     "mse",
     "multiscale_ssim",
-    "poisson_deviance",
-    "poisson_negative_log_likelihood",
     "psnr",
     "register_and_align",
     "trim",

@@ -16,7 +16,8 @@ from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
-from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, smooth_exit_wave
+from ptycho_ray.physics.blur import smooth_exit_wave
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
 from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
 from ptycho_ray.physics.translation import centre_crop, place_patches

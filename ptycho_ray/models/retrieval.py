@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ptycho_ray.physics.diffraction import far_field, illuminate, measure
+
 #: Pixels with less light than this part of the brightest's, to the power of the step's number, are held back.
 DECAY = 0.85
 #: What is expected before anything is measured: standard deviations, relative to the mean amplitude, of the transmission about
@@ -40,8 +42,8 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
     previous = current = torch.full(photons.shape, level, dtype=torch.complex64, device=photons.device)
 
     def descent(patches: Tensor, step: int) -> Tensor:
-        waves = torch.fft.fft2(patches[..., None, :, :] * probe, norm="ortho")
-        predicted = waves.abs() if len(probe) == 1 else waves.abs().square().sum(dim=-3, keepdim=True).sqrt()
+        waves = far_field(illuminate(patches, probe))
+        predicted = measure(waves).sqrt()[..., None, :, :]
         waves *= amplitudes / (predicted + smallest) - 1
         change = (torch.fft.ifft2(waves, norm="ortho") * probe.conj()).sum(dim=-3) - towards_level * (patches - level)
         for axis in (-2, -1):

@@ -1,52 +1,87 @@
-"""Interaction of the probe with the object, and propagation to the detector in the far field."""
+"""The forward model of ptychography, one function for each thing that happens to the light.
+
+    exit wave         psi_p = P_p O            :func:`illuminate`   (thick object: :func:`illuminate_slices`)
+    at the detector   Psi_p = F psi_p          :func:`far_field`    (near field: :mod:`ptycho_ray.physics.propagation`)
+    photons           I = sum_p |Psi_p|**2     :func:`measure`
+    misfit            of I and the counts      :mod:`ptycho_ray.physics.likelihood`
+
+F is the orthonormal FFT, so the photons of a pattern are those of its exit waves (Parseval). Waves at the detector have their
+zero frequency at the corner, as the FFT leaves them; patterns in files and in the network have it at N//2
+(:func:`centred`).
+
+Everything here takes numpy arrays and torch tensors, and torch is loaded only where it is used. Shape letters as in the
+package: P incoherent probe modes, N pattern side; leading axes are free.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-#: Added under the square root, in photons: below any count, but it keeps the gradient of the amplitude finite at zero.
-AMPLITUDE_EPSILON = 1e-12
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Waves = TypeVar("Waves", NDArray[Any], "Tensor")
 
 
-def illuminate(patches: Tensor, probe: Tensor) -> Tensor:
+class Slab(Protocol):
+    """Propagation of waves [..., N, N] from a slice of a thick object to the next."""
+
+    def forward(self, waves: Tensor) -> Tensor: ...
+
+
+def _fft(waves: Waves) -> Any:
+    """The module of Fourier transforms that belongs to an array."""
+    if isinstance(waves, np.ndarray):
+        return np.fft
+    import torch.fft
+
+    return torch.fft
+
+
+def illuminate(patches: Waves, probe: Waves) -> Waves:
     """Exit waves [..., P, N, N] of object patches [..., N, N] under probe modes [P, N, N] (thin-object approximation)."""
     return patches[..., None, :, :] * probe
 
 
-def diffract(exit_waves: Tensor) -> Tensor:
-    """Fraunhofer diffraction of exit waves [..., N, N]: unitary FFT with zero frequency at N//2, complex."""
-    return torch.fft.fftshift(torch.fft.fft2(exit_waves, norm="ortho"), dim=(-2, -1))
+def illuminate_slices(slices: Sequence[Tensor], probe: Tensor, between: Slab) -> Tensor:
+    """Exit waves [..., P, N, N] of a thick object: patches [..., N, N] of each slice in the order of the beam.
 
-
-def diffraction_intensity(exit_waves: Tensor) -> Tensor:
-    """Intensity [..., N, N] of exit waves [..., P, N, N]; modes are incoherent, so their intensities add.
-
-    With an orthonormal transform the sum over the pattern equals the sum of ``|exit wave|**2`` (Parseval).
+    What leaves a slice travels to the next and is the probe there (multislice; Maiden, Humphry, Rodenburg, J. Opt. Soc. Am. A
+    29, 1606, 2012).
     """
-    spectrum = torch.fft.fft2(exit_waves, norm="ortho")
-    intensity = (spectrum.real.square() + spectrum.imag.square()).sum(dim=-3)
-    return torch.fft.fftshift(intensity, dim=(-2, -1))
+    waves = illuminate(slices[0], probe)
+    for patches in slices[1:]:
+        waves = patches[..., None, :, :] * between.forward(waves)
+    return waves
 
 
-def amplitude(intensity: Tensor) -> Tensor:
-    """Square root of an intensity with a finite gradient at zero."""
-    return torch.sqrt(intensity + AMPLITUDE_EPSILON)
+def far_field(exit_waves: Waves) -> Waves:
+    """Fraunhofer diffraction of exit waves [..., N, N]: the orthonormal FFT, zero frequency at the corner."""
+    waves: Waves = _fft(exit_waves).fft2(exit_waves, norm="ortho")
+    return waves
 
 
-def smooth_exit_wave(exit_waves: Tensor, sigma_px: float) -> Tensor:
-    """Blur exit waves [..., N, N] with a 3 x 3 Gaussian of width ``sigma_px``; the border is reflected.
+def measure(detector_waves: Waves) -> Waves:
+    """Photons [..., N, N] of waves [..., P, N, N] at the detector; modes are incoherent, so their intensities add."""
+    intensity: Waves = (detector_waves.real**2 + detector_waves.imag**2).sum(-3)
+    return intensity
 
-    Real and imaginary part are blurred separately. The kernel is normalised to sum one.
-    """
-    offsets = torch.tensor([-1.0, 0.0, 1.0], device=exit_waves.device)
-    line = torch.softmax(-offsets.square() / (2 * sigma_px**2), dim=0)
-    kernel = torch.outer(line, line)[None, None]
 
-    def blur(part: Tensor) -> Tensor:
-        flat = part.reshape(-1, 1, *part.shape[-2:])
-        padded = functional.pad(flat, (1, 1, 1, 1), mode="reflect")
-        return functional.conv2d(padded, kernel).reshape(part.shape)
+def centred(frames: Waves) -> Waves:
+    """Frames [..., N, N] with the zero frequency moved from the corner to N//2."""
+    moved: Waves = _fft(frames).fftshift(frames, (-2, -1))
+    return moved
 
-    return torch.complex(blur(exit_waves.real), blur(exit_waves.imag))
+
+def diffract(exit_waves: Waves) -> Waves:
+    """Waves [..., N, N] at a detector in the far field, zero frequency at N//2."""
+    return centred(far_field(exit_waves))
+
+
+def diffraction_intensity(exit_waves: Waves) -> Waves:
+    """Photons [..., N, N] at a detector in the far field of exit waves [..., P, N, N], zero frequency at N//2."""
+    return centred(measure(far_field(exit_waves)))

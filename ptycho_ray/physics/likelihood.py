@@ -1,19 +1,26 @@
 """How well a predicted diffraction pattern explains the measured one.
 
-All functions take tensors of one shape and return the element-wise value; averaging is left to the caller.
+All functions take the predicted photons first (``rate``), the measured ones second (``counts``), tensors of one shape, and
+return the value of each pixel; averaging is left to the caller.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptycho_ray.physics.diffraction import amplitude
-
-#: Smallest rate in photons a pixel that the logarithm sees.
+#: Smallest rate in photons per pixel that the logarithm sees.
 RATE_EPSILON = 1e-12
+#: Added under the square root, in photons: below any count, but it keeps the gradient of the amplitude finite at zero.
+AMPLITUDE_EPSILON = 1e-12
+
+
+def amplitude(intensity: Tensor) -> Tensor:
+    """Square root of an intensity with a finite gradient at zero."""
+    return torch.sqrt(intensity + AMPLITUDE_EPSILON)
 
 
 def poisson_negative_log_likelihood(rate: Tensor, counts: Tensor) -> Tensor:
@@ -22,11 +29,12 @@ def poisson_negative_log_likelihood(rate: Tensor, counts: Tensor) -> Tensor:
 
 
 def poisson_deviance(rate: Tensor, counts: Tensor) -> Tensor:
-    """``rate - counts + counts * log(counts / rate)``: the same up to a constant, but never negative.
+    """``2 * (rate - counts + counts * log(counts / rate))``: twice the log-likelihood ratio to a perfect prediction.
 
-    It is zero where the prediction equals the measurement and about one half a pixel at the noise limit, whatever the
-    dose; its gradient is that of the negative log-likelihood. Near the measurement the logarithm is taken of the
-    difference, which keeps its precision at high counts; far below it, of the ratio, which stays finite at rate zero.
+    It is never negative, zero where the prediction equals the measurement, and about one per pixel at the noise limit,
+    whatever the dose; its gradient is twice that of the negative log-likelihood. Near the measurement the logarithm is
+    taken of the difference, which keeps its precision at high counts; far below it, of the ratio, which stays finite at
+    rate zero.
     """
     rate = rate + RATE_EPSILON
     seen = counts > 0
@@ -34,13 +42,13 @@ def poisson_deviance(rate: Tensor, counts: Tensor) -> Tensor:
     near = rate > 0.5 * some_counts
     by_difference = torch.log1p(torch.where(near, (rate - some_counts) / some_counts, 0.0))
     by_ratio = torch.log(torch.where(near, 1.0, rate / some_counts))
-    return rate - counts - counts * torch.where(near, by_difference, by_ratio)
+    return 2.0 * (rate - counts - counts * torch.where(near, by_difference, by_ratio))
 
 
 def gaussian_amplitude_misfit(rate: Tensor, counts: Tensor) -> Tensor:
     """``2 * (sqrt(rate) - sqrt(counts))**2``: half the squared error of the amplitude over its variance.
 
-    The square root of Poisson counts has the variance 1/4 whatever the counts are, so this is the deviance to second order
+    The square root of Poisson counts has the variance 1/4 whatever the counts are, so this is half the deviance to second order
     (Thibault and Guizar-Sicairos, New J. Phys. 14, 063004, 2012); unlike it, it stays bounded where nothing is predicted.
     """
     return 2.0 * (amplitude(rate) - amplitude(counts)).square()
@@ -54,6 +62,19 @@ def gaussian_intensity_misfit(rate: Tensor, counts: Tensor, variance_floor: floa
             believed to be exactly dark.
     """
     return (rate - counts).square() / (2.0 * (counts + variance_floor))
+
+
+def negative_log_density(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> Tensor:
+    """Negative logarithm of the probability density of each pixel's value in file units.
+
+    ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, with the gamma function between
+    whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability
+    is not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that
+    makes the scatter of the data that of photons, so unlike the deviance it can compare photon counts.
+    """
+    rate = rate.clamp_min(1e-12)
+    of_counts = rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)
+    return of_counts - math.log(photon_scale) * (counts > 0)
 
 
 def apply_pixel_mask(intensity: Tensor, good_pixels: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ptycho_ray.physics.translation import cut_patches, place_patches
+from ptycho_ray.physics.translation import cut_from_canvas, place_patches
 
 #: Added to the reference's mask count (PtychoPINN, ``reassemble_patches_position_real``).
 REFERENCE_EPSILON = 1e-3
@@ -61,4 +61,4 @@ def merge_central_mask(patches: Tensor, relative: Tensor, side: int) -> Tensor:
 def extract_patches(canvas: Tensor, relative: Tensor, n: int) -> Tensor:
     """Cut the C patches of each group back out of its canvas: [B, S, S] and [B, C, 2] give [B, C, n, n]."""
     expanded = canvas[:, None].expand(-1, relative.shape[1], -1, -1)
-    return cut_patches(expanded, relative, n)
+    return cut_from_canvas(expanded, relative, n)

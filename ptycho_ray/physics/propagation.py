@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from ptycho_ray.physics.diffraction import far_field
+from ptycho_ray.physics.optics import fresnel_transfer
 
 
 class Propagator(Protocol):
@@ -29,7 +31,7 @@ class FarField:
     """Fraunhofer diffraction: the orthonormal FFT. Zero frequency stays at the corner, so nothing is shifted in the loop."""
 
     def forward(self, waves: Tensor) -> Tensor:
-        return torch.fft.fft2(waves, norm="ortho")
+        return far_field(waves)
 
     def backward(self, waves: Tensor) -> Tensor:
         return torch.fft.ifft2(waves, norm="ortho")
@@ -45,7 +47,7 @@ class FarField:
 
 
 class FreeSpace:
-    """Angular-spectrum propagation over a short distance: multiplication by a phase in Fourier space.
+    """Propagation over a short distance, multiplication by a phase in Fourier space (:func:`.optics.fresnel_transfer`).
 
     Args:
         side: N.
@@ -60,9 +62,7 @@ class FreeSpace:
         dtype: torch.dtype = torch.complex64,
         device: torch.device | None = None,
     ) -> None:
-        frequency = torch.fft.fftfreq(side, dtype=torch.float64)
-        squared = frequency[:, None].square() + frequency.square()
-        self.transfer = torch.exp(-1j * math.pi * distance_px2 * squared).to(device=device, dtype=dtype)
+        self.transfer = torch.from_numpy(fresnel_transfer((side, side), distance_px2)).to(device=device, dtype=dtype)
         self.inverse = self.transfer.conj().resolve_conj()
 
     def forward(self, waves: Tensor) -> Tensor:

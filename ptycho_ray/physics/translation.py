@@ -60,7 +60,7 @@ def place_patches(patches: Tensor, shifts: Tensor, side: int) -> Tensor:
     return resample(patches, rows, columns)
 
 
-def cut_patches(canvases: Tensor, positions: Tensor, n: int) -> Tensor:
+def cut_from_canvas(canvases: Tensor, positions: Tensor, n: int) -> Tensor:
     """Cut patches [..., n, n] out of canvases [..., S, S] at positions [..., 2] relative to the canvas centre.
 
     The adjoint of :func:`place_patches`: patch pixel (i, j) is read at (margin + i + row, margin + j + column).

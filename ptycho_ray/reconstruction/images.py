@@ -16,7 +16,6 @@ from ptycho_ray.data.contents import FileContents, default_max_bytes
 from ptycho_ray.data.loading import read_both
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError
-from ptycho_ray.evaluation import diffraction_r_factor, flat_object_r_factor
 from ptycho_ray.files import require_file
 from ptycho_ray.simulation.simulate import simulate_patterns
 
@@ -136,14 +135,20 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
         raise InputError(
             file=scan.source or None, found="no position inside the image", expected="a scan of the same sample"
         )
+    import torch
+
+    from ptycho_ray.evaluation.explained import Explained, flat_object_rate, overall_r_factor
+    from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
+
     measured = scan.patterns.intensity(picked[inside])
     predicted = simulate_patterns(image.pixels, scan.probe, positions[inside], noise=False, sub_pixel="bilinear")
-    valid = None if scan.bad_pixels is None else ~scan.bad_pixels
     bare = simulate_patterns(np.ones((scan.N, scan.N)), scan.probe, np.array([[low, low]], dtype=float), noise=False)[0]
     scale = measured.sum(dtype=np.float64) / predicted.sum(dtype=np.float64)
+    counts, good = torch.from_numpy(measured), good_pixels_of(scan.bad_pixels)
+    flat = flat_object_rate(apply_pixel_mask(torch.from_numpy(bare), good), counts)
     return {
-        "r_factor": diffraction_r_factor(measured, predicted * scale, valid=valid),
-        "r_factor_of_a_flat_object": flat_object_r_factor(measured, bare, valid=valid),
+        "r_factor": overall_r_factor(Explained(torch.from_numpy(predicted * scale), counts, good)),
+        "r_factor_of_a_flat_object": overall_r_factor(Explained(flat, counts, good)),
         "patterns": int(inside.sum()),
     }
 

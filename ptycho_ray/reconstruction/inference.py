@@ -16,8 +16,9 @@ from ptycho_ray.config.legacy import dataclass_to_legacy_dict
 from ptycho_ray.data.batches import batches
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.data.normalisation import calculate_intensity_scale
+from ptycho_ray.evaluation.explained import Explained, flat_object_rate
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
-from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of, r_factor
+from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
 from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
@@ -226,7 +227,6 @@ def diffraction_r_factors(
     flat = apply_pixel_mask(model.flat_diffraction(), good)
     network, empty = [], []
     for photons, prediction in predict_diffraction(model, container, batch_size):
-        network.append(r_factor(apply_pixel_mask(prediction.intensity, good), photons).reshape(-1))
-        scaled = flat * (photons.sum(dim=(-2, -1), keepdim=True) / flat.sum())
-        empty.append(r_factor(scaled, photons).reshape(-1))
+        network.append(Explained(prediction.intensity, photons, good).r_factor().reshape(-1))
+        empty.append(Explained(flat_object_rate(flat, photons), photons, good).r_factor().reshape(-1))
     return torch.cat(network).cpu().numpy(), torch.cat(empty).cpu().numpy()

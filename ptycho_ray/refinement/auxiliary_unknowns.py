@@ -12,7 +12,7 @@ from torch import Tensor
 from ptycho_ray.refinement.correlation import correlation_steps
 from ptycho_ray.refinement.kernel import ByProbe, Waves
 from ptycho_ray.refinement.moments import FIRST, Moments
-from ptycho_ray.refinement.probe import orthonormalised
+from ptycho_ray.refinement.probe_modes import orthonormalised
 from ptycho_ray.refinement.run import Run
 
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.

@@ -1,4 +1,4 @@
-"""Which patterns are updated together."""
+"""Which patterns are updated together, and which take no part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chunk_size(side: int, modes: int) -> int:
     return max(4, CACHE_BYTES // (8 * modes * side**2))
 
 
-def batches(
+def draw_batches(
     rows: NDArray[np.int64],
     positions_px: NDArray[np.float64],
     size: int,
@@ -41,13 +41,13 @@ def batches(
     if kind == "random":
         return [np.sort(part) for part in np.array_split(generator.permutation(rows), count)]
     if kind == "compact":
-        pieces = halved(rows, positions_px, size)
+        pieces = compact_pieces(rows, positions_px, size)
         return [pieces[index] for index in generator.permutation(len(pieces))]
-    order = np.concatenate([generator.permutation(piece) for piece in halved(rows, positions_px, count)])
+    order = np.concatenate([generator.permutation(piece) for piece in compact_pieces(rows, positions_px, count)])
     return [order[index::count] for index in generator.permutation(count)]
 
 
-def halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+def compact_pieces(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
     """Compact pieces of ``rows`` of at most ``size``: cut in halves along the longer side, neighbours in order."""
     if len(rows) <= size:
         return [rows]
@@ -55,4 +55,12 @@ def halved(rows: NDArray[np.int64], positions_px: NDArray[np.float64], size: int
     axis = int(np.argmax(np.ptp(inside, axis=0)))
     order = rows[np.argsort(inside[:, axis], kind="stable")]
     middle = len(order) // 2
-    return [*halved(order[:middle], positions_px, size), *halved(order[middle:], positions_px, size)]
+    return [*compact_pieces(order[:middle], positions_px, size), *compact_pieces(order[middle:], positions_px, size)]
+
+
+def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """A random ``fraction`` of n patterns, scattered over the scan; at least one, unless it is 0. bool [n], True = held out."""
+    held_out = np.zeros(n, dtype=bool)
+    if fraction > 0:
+        held_out[generator.choice(n, size=max(1, round(fraction * n)), replace=False)] = True
+    return held_out

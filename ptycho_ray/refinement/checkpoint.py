@@ -32,8 +32,9 @@ def snapshot(state: Estimate) -> dict[str, Tensor]:
 
 def restore(state: Estimate, kept: Mapping[str, Tensor]) -> None:
     """Put a snapshot back."""
-    for name, value in kept.items():
-        getattr(state, name).copy_(value)
+    for field in dataclasses.fields(state):
+        if field.name in kept:
+            getattr(state, field.name).copy_(kept[field.name])
 
 
 def save(path: Path, parts: Mapping[str, object], header: Mapping[str, Any], positions: NDArray[np.float64]) -> None:

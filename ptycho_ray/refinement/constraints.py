@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_ray.physics.probe import distance_from_centre
-
 
 def limit_amplitude(image: Tensor, limit: float) -> None:
     """Scale down, in place, what is larger than ``limit`` in amplitude."""
@@ -40,8 +38,3 @@ def reduce_total_variation(image: Tensor, threshold: float) -> None:
     divergence[..., 1:, :] -= down[..., :-1, :]
     divergence[..., :, 1:] -= across[..., :, :-1]
     image.add_(divergence, alpha=threshold / 8)
-
-
-def disc(side: int, diameter_px: float, device: torch.device) -> Tensor:
-    """One inside a disc about the middle of the window, float32 [N, N]."""
-    return (distance_from_centre(side, device) <= diameter_px / 2).float()

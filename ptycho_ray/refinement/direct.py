@@ -1,21 +1,20 @@
-"""Solving for the object itself, without a network: gradient descent through the same forward model.
+"""Solving for the object alone, without a network: Nesterov's method through the forward model, a few passes over a scan.
 
-The probe and the positions are fixed; the object starts flat. A few passes over a small scan take seconds and show how
-well the assumed experiment (defocus, positions, photons) can explain the data, which a half-trained network does not.
-This is measured on held-out patterns: they are not fitted, but their neighbours illuminate the same object.
+The probe and the positions are fixed; the object starts flat. It takes seconds and shows how well the assumed experiment
+(defocus, positions, photons) can explain the data, which a half-trained network does not. This is measured on held-out
+patterns: they are not fitted, but their neighbours illuminate the same object. No checks are made and no warnings given: a
+wrong experiment simply explains less.
 
-The loss is the squared difference of diffraction amplitudes, which for photon counts is the variance-stabilised Poisson
-likelihood. Its curvature in a pixel is at most twice the total illumination of that pixel, so a step of the gradient
-divided by the illumination never overshoots (it is the error-reduction step with overlap), and Nesterov's momentum with
-restarts makes it fast. There is no step size to tune.
+The step is that of :class:`ptycho_ray.refinement.methods.gradient.Accelerated`; ``ptycho-ray refine`` does the same and more.
 
-Legend: n patterns, b patterns at a time, P incoherent modes, N pattern side, [H, W] canvas.
+Legend: n patterns, P incoherent modes, N pattern side, [H, W] canvas.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,54 +22,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.diffraction import amplitude, diffraction_intensity
-from ptycho_ray.physics.likelihood import (
-    apply_pixel_mask,
-    good_pixel_fraction,
-    good_pixels_of,
-    poisson_deviance,
-    r_factor,
-)
+from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
+from ptycho_ray.physics.propagation import FarField
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.estimate import Estimate
+from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.methods.gradient import Accelerated
+from ptycho_ray.refinement.patch_geometry import Geometry
+from ptycho_ray.refinement.run import Run
+from ptycho_ray.training.parallel import DataParallel
 
-#: Patterns that are transformed at a time: few enough for the processor's cache.
-CHUNK = 32
-#: A pixel with less than this share of the best illumination moves as if it had that much.
-DARK_SHARE = 1e-2
-
-
-@dataclass(frozen=True)
-class DirectFigures:
-    """How well patterns are predicted; each metric is a mean over the patterns.
-
-    Attributes:
-        likelihood: negative log-likelihood per pixel, as a density in the units of the file. Unlike the deviance it
-            allows different photon counts to be compared (see :func:`negative_log_density`).
-        deviance: Poisson deviance a pixel (:func:`ptycho_ray.physics.likelihood.poisson_deviance`); about one half a
-            well-lit pixel at the noise limit.
-        r_factor: diffraction R-factor.
-    """
-
-    likelihood: float
-    deviance: float
-    r_factor: float
+SETTINGS = RefinementConfig(method="accelerated", schedule="constant", probe_start=None, held_out_fraction=0.0)
 
 
 class DirectSolver:
-    """Gradient descent on the object of one scan.
+    """The object of one scan; it starts flat.
 
     Args:
         photons: measured patterns, float32 [n, N, N], zero frequency at N//2.
-        positions_px: float64 [n, 2] (row, column); patch pixel N//2 lies on the position. Sub-pixel parts shift the probe,
-            which is exact for a band-limited one.
+        positions_px: float64 [n, 2] (row, column); patch pixel N//2 lies on the position.
         probe: modes in sqrt(photons), complex64 [P, N, N].
         learn: bool [n], the patterns that are fitted; all if None.
         photon_scale: photons per unit of the file's intensity; only the likelihood depends on it.
-        bad_pixels: bool [N, N], True where a detector pixel is bad; ``photons`` are zero there and it counts nowhere.
-
-    Attributes:
-        object: the present estimate, complex64 [H, W], a transmission. Dark pixels keep their initial value.
-        origin_px: position (row, column) of its pixel (0, 0).
+        bad_pixels: bool [N, N], True where a detector pixel is bad; it counts nowhere.
 
     Raises:
         InputError: lengths differ, or nothing is left to learn from.
@@ -86,130 +61,87 @@ class DirectSolver:
         photon_scale: float = 1.0,
         bad_pixels: NDArray[np.bool_] | None = None,
     ) -> None:
-        n, side = len(photons), photons.shape[-1]
-        self.good_pixels = good_pixels_of(bad_pixels, photons.device)
-        if len(positions_px) != n:
-            raise InputError(
-                field="positions_px", found=f"{len(positions_px)} positions", expected=f"{n}, one a pattern"
-            )
-        self.photons, self.probe, self.photon_scale = photons, probe.to(torch.complex64), photon_scale
-        self.learn = np.ones(n, dtype=bool) if learn is None else np.asarray(learn, dtype=bool)
-        if not self.learn.any():
-            raise InputError(field="learn", found="no pattern", expected="at least one pattern to fit")
-        whole = np.floor(positions_px + 0.5)
-        self.fractions = torch.as_tensor(positions_px - whole, dtype=torch.float32, device=photons.device)
-        corners = whole.astype(np.int64) - side // 2
-        lowest = corners.min(axis=0)
-        height, width = (corners.max(axis=0) - lowest + side).tolist()
-        self.origin_px = (float(lowest[0]), float(lowest[1]))
-        first = torch.as_tensor((corners - lowest) @ np.array([width, 1]), device=photons.device)
-        axis = torch.arange(side, device=photons.device)
-        self._first, self._window = first, axis[:, None] * width + axis
-        self._probe_spectrum = torch.fft.fft2(self.probe)
-        self._frequency = torch.fft.fftfreq(side, device=photons.device)
-        empty_beam = apply_pixel_mask(diffraction_intensity(self.probe), self.good_pixels).sum()
-        level = math.sqrt(float(photons[self.learn].sum(dim=(-2, -1)).mean() / empty_beam))
-        self.object = torch.full((height, width), level, dtype=torch.complex64, device=photons.device)
-        self._illumination = self._illuminated()
-        self._curvature = 2 * self._illumination.clamp_min(DARK_SHARE * float(self._illumination.max()))
-        self._ahead, self._momentum, self._previous_loss = self.object, 1.0, math.inf
+        if len(positions_px) != len(photons):
+            expected = f"{len(photons)}, one per pattern"
+            raise InputError(field="positions_px", found=f"{len(positions_px)} positions", expected=expected)
+        good = None if bad_pixels is None else torch.as_tensor(~bad_pixels, dtype=torch.float32, device=photons.device)
+        far_field = FarField()
+        self.kernel = Kernel(
+            far_field.arrange(photons).sqrt_(),
+            Geometry(positions_px, photons.shape[-1], device=photons.device),
+            far_field,
+            good=None if good is None else far_field.arrange(good).contiguous(),
+        )
+        self.probe_spectrum = torch.fft.fft2(probe.to(torch.complex64), norm="ortho")
+        self.photon_scale = photon_scale
+        self._start(np.ones(len(photons), dtype=bool) if learn is None else np.asarray(learn, dtype=bool))
 
+    def of_other_patterns(self, learn: NDArray[np.bool_]) -> DirectSolver:
+        """A new solver of the same scan that fits other patterns; the measured amplitudes are shared, not copied."""
+        other = object.__new__(DirectSolver)
+        other.kernel, other.probe_spectrum, other.photon_scale = self.kernel, self.probe_spectrum, self.photon_scale
+        other._start(learn)
+        return other
+
+    def _start(self, learn: NDArray[np.bool_]) -> None:
+        if not learn.any():
+            raise InputError(field="learn", found="no pattern", expected="at least one to learn from")
+        kernel, geometry, rows = self.kernel, self.kernel.geometry, np.flatnonzero(learn)
+        n, device = len(learn), kernel.amplitude.device
+        state = Estimate(
+            torch.ones(1, geometry.height, geometry.width, dtype=torch.complex64, device=device),
+            self.probe_spectrum,
+            self.probe_spectrum[:0],
+            torch.zeros(n, 0, device=device),
+            torch.ones(n, device=device),
+        )
+        # Where the probe lies in its window makes no difference to what an empty beam diffracts.
+        empty_beam = kernel.forward(state, torch.as_tensor(rows[:1], device=device)).intensity
+        empty_beam = empty_beam if kernel.good is None else empty_beam * kernel.good
+        photons = torch.linalg.vector_norm(kernel.amplitude, dim=(-2, -1))[rows].square().mean()
+        state.object.fill_(math.sqrt(float(photons / empty_beam.sum())))
+        self.run = Run(kernel, state, SETTINGS, rows, np.random.default_rng(0), DataParallel())
+        self.method = Accelerated(self.run)
+
+    @property
+    def object(self) -> Tensor:
+        """The present estimate, a transmission, complex64 [H, W]. Where no light fell it keeps its first value."""
+        return self.method.object[0]
+
+    @torch.no_grad()
     def step(self) -> float:
-        """One pass over the patterns that are learnt from; the loss (a learnt pixel) before it.
+        """One pass over the patterns that are learnt from; the loss per learnt pixel before it.
 
         Raises:
             ArithmeticError: the loss is not a finite number.
         """
-        ahead = torch.view_as_real(self._ahead).reshape(-1, 2).detach().requires_grad_()
-        loss = 0.0
-        rows = np.flatnonzero(self.learn)
-        for some in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
-            predicted = amplitude(self._predict(ahead, some))
-            piece = (predicted - self.photons[some].sqrt()).square().sum()
-            piece.backward()
-            loss += float(piece.detach())
+        loss = self.method.iterate(self.run)
         if not math.isfinite(loss):
             raise ArithmeticError(f"the direct solution has diverged: loss {loss}")
-        assert ahead.grad is not None
-        gradient = torch.view_as_complex(ahead.grad).reshape(self.object.shape)
-        moved = self._ahead - gradient / self._curvature
-        if loss > self._previous_loss:
-            self._momentum = 1.0
-        momentum = (1 + math.sqrt(1 + 4 * self._momentum**2)) / 2
-        self._ahead = moved + (self._momentum - 1) / momentum * (moved - self.object)
-        self.object, self._momentum, self._previous_loss = moved, momentum, loss
-        return loss / (len(rows) * self.photons.shape[-1] ** 2)
+        return loss / (len(self.run.rows) * self.kernel.amplitude[0].numel())
 
     @torch.no_grad()
-    def figures(self, rows: NDArray[np.int64], lit: NDArray[np.bool_] | None = None) -> DirectFigures:
-        """How well the present object predicts the patterns ``rows``; the likelihood of the detector pixels ``lit`` [N, N],
+    def explained(self, rows: NDArray[np.int64]) -> Iterator[Explained]:
+        """The patterns ``rows`` as the present object predicts them, zero frequency at N//2, some at a time."""
+        kernel, state = self.kernel, replace(self.run.state, object=self.method.object)
+        good = None if kernel.good is None else kernel.propagator.restore(kernel.good)
+        for piece in self.run.chunks(rows):
+            predicted = kernel.forward(state, piece).intensity
+            counts = kernel.amplitude.index_select(0, piece).square()
+            restore = kernel.propagator.restore
+            yield Explained(restore(predicted), restore(counts), good)
+
+    def figures(self, rows: NDArray[np.int64], lit: NDArray[np.bool_] | None = None) -> Figures:
+        """How well the present object explains the patterns ``rows``; the likelihood of the detector pixels ``lit`` [N, N],
         all if None (:func:`ptycho_ray.tuning.trial.lit_pixels` says why not all)."""
-        pixels = torch.ones(self.photons.shape[-2:]) if lit is None else torch.as_tensor(lit, dtype=torch.float32)
-        pixels = (pixels / pixels.sum()).to(self.photons.device)
-        flat = torch.view_as_real(self.object).reshape(-1, 2)
-        sums = np.zeros(3)
-        for some in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
-            predicted, counts = self._predict(flat, some), self.photons[some]
-            parts = (
-                (pixels * negative_log_density(predicted, counts, self.photon_scale)).sum(dim=(-2, -1)),
-                poisson_deviance(predicted, counts).mean(dim=(-2, -1)) / good_pixel_fraction(self.good_pixels),
-                r_factor(predicted, counts),
-            )
-            sums += [float(part.sum()) for part in parts]
-        return DirectFigures(*(sums / len(rows)).tolist())
+        pixels = None if lit is None else torch.as_tensor(lit, device=self.kernel.amplitude.device)
+        return mean_figures(self.explained(rows), pixels, self.photon_scale)
 
-    @torch.no_grad()
     def pattern_r_factors(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Diffraction R-factor of each of the patterns ``rows`` [k]."""
-        flat = torch.view_as_real(self.object).reshape(-1, 2)
-        pieces = np.array_split(rows, max(1, -(-len(rows) // CHUNK)))
-        found = [r_factor(self._predict(flat, some), self.photons[some]) for some in pieces]
-        return torch.cat(found).cpu().numpy().astype(np.float64)
+        return torch.cat([each.r_factor() for each in self.explained(rows)]).cpu().numpy().astype(np.float64)
 
     def stitched(self) -> StitchedObject:
         """The present object as an image with its illumination as weight; its mean phase is zero."""
-        image, weight = self.object.cpu().numpy(), self._illumination.cpu().numpy()
-        return StitchedObject(image, weight, self.origin_px).with_zero_mean_phase()
-
-    def _predict(self, flat: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Photons [b, N, N] of the patterns ``rows`` for an object [H * W, 2] (real, imaginary)."""
-        places = self._first[rows][:, None, None] + self._window
-        patches = torch.view_as_complex(flat.index_select(0, places.reshape(-1))).reshape(places.shape)
-        return apply_pixel_mask(diffraction_intensity(patches[:, None] * self._probes(rows)), self.good_pixels)
-
-    def _probes(self, rows: NDArray[np.int64]) -> Tensor:
-        """Probe modes moved by the sub-pixel part of each position, [b, P, N, N]."""
-        turns = torch.exp(-2j * math.pi * self._frequency * self.fractions[rows][..., None])  # [b, 2, N]
-        moved = self._probe_spectrum * (turns[:, 0, :, None] * turns[:, 1, None, :])[:, None]
-        return torch.fft.ifft2(moved)
-
-    @torch.no_grad()
-    def _illuminated(self) -> Tensor:
-        """Probe intensity that each pixel of the canvas receives from the patterns that are learnt from, [H, W]."""
-        total = torch.zeros(self.object.numel(), device=self.photons.device)
-        rows = np.flatnonzero(self.learn)
-        for some in np.array_split(rows, max(1, -(-len(rows) // CHUNK))):
-            places = self._first[some][:, None, None] + self._window
-            total.index_add_(0, places.reshape(-1), self._probes(some).abs().square().sum(dim=1).reshape(-1))
-        return total.reshape(self.object.shape)
-
-
-def negative_log_density(rate: Tensor, counts: Tensor, photon_scale: float = 1.0) -> Tensor:
-    """Negative logarithm of the probability density of each pixel's value in file units, element by element.
-
-    ``counts`` = ``photon_scale`` * file value. The Poisson probability is that of the counts, with the gamma function between
-    whole numbers; the density of the file value is ``photon_scale`` times that, except for the value zero, whose probability
-    is not spread over anything. Its mean over pixels with more than a few photons is smallest for the photon scale that
-    makes the scatter of the data that of photons.
-    """
-    rate = rate.clamp_min(1e-12)
-    surprise = rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)
-    return surprise - math.log(photon_scale) * (counts > 0)
-
-
-def held_out_patterns(n: int, fraction: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """A random ``fraction`` of n patterns, scattered over the scan; at least one, unless it is 0. bool [n], True = held out."""
-    held_out = np.zeros(n, dtype=bool)
-    if fraction > 0:
-        held_out[generator.choice(n, size=max(1, round(fraction * n)), replace=False)] = True
-    return held_out
+        image, weight = self.object.cpu().numpy(), self.method.light.cpu().numpy()
+        return StitchedObject(image, weight, self.kernel.geometry.origin_px).with_zero_mean_phase()

@@ -1,5 +1,8 @@
 """The update kernel: forward model and its adjoint, written by hand, for one batch of patterns.
 
+The forward model is that of ``physics/diffraction.py``, which a test holds it to; it is repeated here because its adjoint
+needs what lies between.
+
 The loss of a pattern is ``sum (sqrt(I) - sqrt(counts))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``;
 for photon counts this is the variance-stabilised Poisson likelihood. Derivatives by complex unknowns are
 Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no conjugation

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from ptycho_ray.data.prepared import cropped_probe
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns
+from ptycho_ray.refinement.batching import held_out_patterns
+from ptycho_ray.refinement.direct import DirectSolver
 
 MOST_PATTERNS = 160
 MOST_PIXELS = 64

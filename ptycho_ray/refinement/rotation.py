@@ -12,7 +12,8 @@ import numpy as np
 
 from ptycho_ray.data.corrections import position_matrix, transformed_positions
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns
+from ptycho_ray.refinement.batching import held_out_patterns
+from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.refinement.orientation import HELD_OUT, MOST_PATTERNS, reduced_scan
 
 PASSES = 16

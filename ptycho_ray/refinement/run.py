@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ray.refinement.batching import batches, chunk_size, default_batch_size
+from ptycho_ray.refinement.batching import chunk_size, default_batch_size, draw_batches
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
@@ -85,7 +85,7 @@ class Run:
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches of an iteration, the same on every process."""
         positions = self.geometry.positions_px
-        return batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
+        return draw_batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
 
     def chunks(self, rows: NDArray[np.int64]) -> list[Tensor]:
         """This process's share of ``rows`` in pieces that fit the cache."""

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 from ptycho_ray.physics.propagation import FarField, FreeSpace, Propagator
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
-from ptycho_ray.refinement.probe import first_eigenmodes, first_modes
+from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
-from ptycho_ray.simulation.probes import probe_diameter_px
 from ptycho_ray.training.parallel import DataParallel
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,6 @@ ASSUMED_PHOTONS = 1e6
 LEAST_OVERLAP = 0.5
 #: Share of the probe's photons in the border of the window, a sixteenth of it on each side, at which it does not fit.
 MOST_IN_BORDER = 0.15
-
-
-def linear_overlap(positions_px: NDArray[np.float64], probe: Tensor) -> float:
-    """1 - (median distance of a position from its nearest neighbour) / (diameter of the probe at a tenth of its peak)."""
-    from scipy.spatial import cKDTree
-
-    nearest = cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
-    return 1.0 - float(np.median(nearest)) / probe_diameter_px(probe.cpu().numpy())
 
 
 def check_probe(probe: Tensor, source: str) -> None:
@@ -106,7 +98,7 @@ def build_run(
     if config.near_field_px2 is None:
         check_probe(first, scan.source)
     first = first_modes(first, config.probe_modes or len(first))
-    overlap = linear_overlap(scan.positions_px, first)
+    overlap = linear_overlap(scan.positions_px, probe_diameter_px(first.cpu().numpy()))
     if overlap < LEAST_OVERLAP:
         log.warning(
             "neighbouring probes overlap by %.2f of their diameter; below %.1f the object is poorly determined",

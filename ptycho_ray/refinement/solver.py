@@ -22,18 +22,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.evaluation import fourier_ring_correlation, largest_rectangle
+from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
 from ptycho_ray.evaluation.frc import RingCorrelation
-from ptycho_ray.physics.likelihood import poisson_deviance, r_factor
+from ptycho_ray.evaluation.half_data import half_data_correlation
+from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
+from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.constraints import disc, limit_amplitude, reduce_total_variation, smooth_phase
-from ptycho_ray.refinement.direct import held_out_patterns
-from ptycho_ray.refinement.methods import METHODS
-from ptycho_ray.refinement.probe import effective_diameter_px, orthogonalised
+from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
+from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.training.parallel import DataParallel
@@ -170,8 +172,9 @@ class Refinement:
         self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
         if self.config.probe_support_px is not None:
-            self._support = disc(scan.N, self.config.probe_support_px, self.run.state.object.device)
+            self._support = soft_disc_mask(scan.N, self.config.probe_support_px, 0.0, self.run.state.object.device)
         self._begin_method()
+        self._proven = self._snapshot() if self.config.method in JUDGE_THEIR_START else None
         with torch.no_grad():
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))
         self._lowest, self._backoffs = self._first_loss, 0
@@ -192,7 +195,8 @@ class Refinement:
             done = self.run.iteration
             if len(self.held_out) and (done % self.config.check_every == 0 or done == self.config.iterations):
                 with torch.no_grad():
-                    r_of, deviance = self.judge(self.held_out)
+                    judged = self.judge(self.held_out)
+                r_of, deviance = judged.r_factor, judged.deviance
                 self._consider_stopping(deviance)
             self.history.append(
                 Progress(
@@ -203,22 +207,17 @@ class Refinement:
         self.stopped = self.stopped or "all iterations done"
 
     @torch.no_grad()
-    def judge(self, rows: NDArray[np.int64]) -> tuple[float, float]:
-        """Diffraction R-factor and Poisson deviance a pixel of the patterns ``rows``, means over them."""
-        kernel, state = self.run.kernel, self.run.state
-        sums = np.zeros(2)
+    def judge(self, rows: NDArray[np.int64]) -> Figures:
+        """How well the present estimate explains the patterns ``rows``, means over them."""
+        return mean_figures(self.explained(rows))
+
+    def explained(self, rows: NDArray[np.int64]) -> Iterator[Explained]:
+        """The patterns ``rows`` as they are predicted, in the detector order of the propagator, some at a time."""
+        kernel = self.run.kernel
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
-            waves = kernel.forward(state, self.run.tensor(piece))
+            waves = kernel.forward(self.run.state, self.run.tensor(piece))
             counts = kernel.amplitude[waves.rows].square()
-            intensity = waves.intensity
-            if kernel.good is not None:
-                intensity, counts = intensity * kernel.good, counts * kernel.good
-            sums += [
-                float(r_factor(intensity, counts).sum()),
-                float(poisson_deviance(intensity, counts).mean(dim=(-2, -1)).sum()),
-            ]
-        r_of, deviance = sums / len(rows)
-        return float(r_of), float(deviance)
+            yield Explained(waves.intensity, counts if kernel.good is None else counts * kernel.good, kernel.good)
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -238,7 +237,7 @@ class Refinement:
         return RefinementResult(
             stitched=self.stitched(),
             slices=state.object.cpu().numpy().astype(np.complex64),
-            probe=(orthogonalised(state.probe) / unit).cpu().numpy().astype(np.complex64),
+            probe=(orthogonal_modes(state.probe) / unit).cpu().numpy().astype(np.complex64),
             positions_px=self.run.geometry.positions_px,
             intensity=state.scale.square().cpu().numpy().astype(np.float32),
             background=background,
@@ -287,12 +286,16 @@ class Refinement:
 
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
+        parts |= {} if self._proven is None else {"proven": self._proven}
         return parts | ({} if self.smooth is None else {"smooth": self.smooth})
 
     def _guarded_iteration(self) -> float:
-        """One iteration, taken back and done again with smaller steps while it diverges; the loss of a learnt pixel."""
-        before = checkpoint.snapshot(self.run.state)
-        positions = self.run.geometry.positions_px
+        """One iteration, taken back and done again with smaller steps while it diverges; the loss per learnt pixel.
+
+        Where the loss is that of the iteration's start, the step before is to blame, and what is put back is the estimate
+        before that step, whose loss was good: the same iteration again would see the same loss.
+        """
+        before = self._snapshot()
         while True:
             self.method.auxiliary.begin(self.run)
             total = self.method.iterate(self.run)
@@ -303,6 +306,8 @@ class Refinement:
             if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
                 self._lowest = min(loss, self._lowest)
                 self.run.iteration += 1
+                if self._proven is not None:
+                    self._proven = before
                 return loss
             self._backoffs += 1
             if self._backoffs > MOST_BACKOFFS:
@@ -318,9 +323,13 @@ class Refinement:
                 self._lowest,
                 self.run.backoff,
             )
+            before = before if self._proven is None else self._proven
             checkpoint.restore(self.run.state, before)
-            self.run.geometry.place(positions)
+            self.run.geometry.place(before["positions_px"].numpy())
             self._begin_method()
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}
 
     def _carry_on_smooth_phase(self, smooth: SmoothAcceleration) -> None:
         """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
@@ -428,7 +437,5 @@ def half_data_agreement(
         for _ in half:
             pass
         halves.append(half.stitched())
-    window = largest_rectangle(halves[0].covered() & halves[1].covered())
-    first, second = (half.image[window] for half in halves)
-    turn = np.vdot(second, first)
-    return fourier_ring_correlation(first, second * (turn / abs(turn) if turn else 1.0))
+    first, second = halves
+    return half_data_correlation(first.image, second.image, first.covered() & second.covered())

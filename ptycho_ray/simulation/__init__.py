@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px, propagate
 from ptycho_ray.simulation.objects import OBJECTS, make_object
 from ptycho_ray.simulation.probes import (
     PROBES,
     make_probe,
-    orthogonal_modes,
-    probe_diameter_px,
     probe_from_file,
-    propagate,
     with_photons,
 )
-from ptycho_ray.simulation.scan_patterns import SCANS, linear_overlap, make_scan, scan_for_overlap, step_for_overlap
+from ptycho_ray.simulation.scan_patterns import SCANS, make_scan, scan_for_overlap, step_for_overlap
 from ptycho_ray.simulation.simulate import simulate_patterns, simulate_scan
 from ptycho_ray.simulation.spec import SimulationSpec, simulate
 
@@ -25,7 +23,6 @@ __all__ = [
     "make_object",
     "make_probe",
     "make_scan",
-    "orthogonal_modes",
     "probe_diameter_px",
     "probe_from_file",
     "propagate",

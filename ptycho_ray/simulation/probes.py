@@ -20,27 +20,12 @@ from ptycho_ray.data.hdf5 import open_hdf5
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
+from ptycho_ray.physics.optics import propagate, tilted_modes, wavelength_m
 
 ComplexArray = NDArray[np.complex128]
 ENERGY_EV = 10_000.0
 PIXEL_SIZE_M = 20e-9
 PROBE_KEYS = ("probe", "probeGuess")
-
-
-def wavelength_m(energy_eV: float) -> float:
-    """Wavelength of a photon: h c / E."""
-    return 1.239841984e-6 / energy_eV
-
-
-def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:
-    """Propagate a field [..., N, N] over ``distance_m`` in free space (angular spectrum; the energy is kept, edges are
-    periodic).
-    """
-    frequencies = [np.fft.fftfreq(side, pixel_size_m) for side in field.shape[-2:]]
-    k = 1 / wavelength_m(energy_eV)
-    squared = frequencies[0][:, None] ** 2 + frequencies[1][None, :] ** 2
-    phase = 2 * np.pi * distance_m * (np.sqrt(np.maximum(k**2 - squared, 0)) - k)
-    return np.fft.ifft2(np.fft.fft2(field) * np.exp(1j * phase))
 
 
 def _radius(N: int) -> NDArray[np.float64]:
@@ -167,7 +152,7 @@ def _checked_diameter(diameter_px: float | None, N: int) -> float:
     return diameter
 
 
-# --- modes, photons, files -----------------------------------------------------------------------------------------
+# --- photons, files -----------------------------------------------------------------------------------------
 
 
 def make_probe(
@@ -185,7 +170,7 @@ def make_probe(
 ) -> NDArray[np.complex64]:
     """The probe kind ``name`` (a key of ``PROBES``) with ``modes`` orthogonal modes and ``photons`` in their sum.
 
-    ``weights`` are the modes' shares of the photons (see ``orthogonal_modes``). ``settings`` go to the maker.
+    ``weights`` are the modes' shares of the photons (see ``tilted_modes``). ``settings`` go to the maker.
     """
     if name not in PROBES:
         raise InputError(field="probe", found=repr(name), expected=f"one of {', '.join(PROBES)}")
@@ -196,32 +181,7 @@ def make_probe(
         primary = PROBES[name](N, rng, **settings)
         if defocus_m:
             primary = propagate(primary, defocus_m, energy_eV=energy_eV, pixel_size_m=pixel_size_m)
-    return with_photons(orthogonal_modes(primary, modes, rng, weights), photons)
-
-
-def orthogonal_modes(
-    primary: NDArray[Any], n_modes: int, rng: np.random.Generator, weights: Sequence[float] | None = None
-) -> ComplexArray:
-    """``n_modes`` mutually orthogonal modes [P, N, N] of unit total energy, the first proportional to ``primary`` [N,
-    N].
-
-    The others come from the primary with random linear phase ramps, orthonormalised in order. ``weights`` are
-    relative shares of the energy; by default each mode has a fifth of the one before.
-    """
-    if n_modes < 1:
-        raise InputError(field="modes", found=n_modes, expected="1 or more")
-    shares = np.array([0.2**k for k in range(n_modes)] if weights is None else weights, dtype=np.float64)
-    if len(shares) != n_modes or np.any(shares < 0) or shares.sum() == 0:
-        raise InputError(field="mode weights", found=weights, expected=f"{n_modes} numbers of 0 or more")
-    N = primary.shape[-1]
-    axis = (np.arange(N) - N // 2) / probe_diameter_px(primary[None])
-    candidates = [primary.astype(np.complex128)]
-    for _ in range(n_modes - 1):
-        row, column = rng.uniform(-np.pi, np.pi, 2)
-        candidates.append(primary * np.exp(1j * (row * axis[:, None] + column * axis[None, :])))
-    basis, upper = np.linalg.qr(np.stack([mode.ravel() for mode in candidates], axis=1))
-    basis = basis * np.exp(1j * np.angle(np.diag(upper)))
-    return basis.T.reshape(n_modes, N, N) * np.sqrt(shares / shares.sum())[:, None, None]
+    return with_photons(tilted_modes(primary, modes, rng, weights), photons)
 
 
 def with_photons(probe: NDArray[Any], photons: float) -> NDArray[np.complex64]:
@@ -230,17 +190,6 @@ def with_photons(probe: NDArray[Any], photons: float) -> NDArray[np.complex64]:
     if not (photons > 0 and energy > 0):
         raise InputError(field="photons", found=photons, expected="a number above 0, and a probe that is not zero")
     return (probe * math.sqrt(photons / energy)).astype(np.complex64)
-
-
-def probe_diameter_px(probe: NDArray[Any]) -> float:
-    """Diameter of the circle about the centroid of the intensity that holds 90 % of a probe's [P, N, N] photons."""
-    intensity = np.sum(np.abs(probe) ** 2, axis=0, dtype=np.float64)
-    intensity /= intensity.sum()
-    rows, columns = np.indices(intensity.shape)
-    radius = np.hypot(rows - np.sum(rows * intensity), columns - np.sum(columns * intensity)).ravel()
-    order = np.argsort(radius)
-    held = np.cumsum(intensity.ravel()[order])
-    return 2 * float(radius[order][np.searchsorted(held, 0.9)])
 
 
 def probe_from_file(path: str | Path, N: int | None = None) -> NDArray[np.complex64]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.diffraction import diffract
 from ptycho_ray.simulation.objects import LINES_BLUR, line_drawing, lines_texture, sum_of_blurs
 from ptycho_ray.simulation.probes import default
 
@@ -92,8 +93,7 @@ def illuminate_and_diffract(
         )
     illuminated = Y_I * np.abs(probe)
     scale = float(np.sqrt(nphotons / np.mean(np.sum(illuminated.astype(np.float64) ** 2, axis=(1, 2)))))
-    spectrum = np.fft.fft2(Y_I * np.exp(1j * Y_phi) * probe, norm="ortho")
-    amplitude = np.fft.fftshift(np.abs(spectrum), axes=(1, 2))
+    amplitude = np.abs(diffract(Y_I * np.exp(1j * Y_phi) * probe))
     if rng is not None:
         amplitude = np.sqrt(rng.poisson((scale * amplitude) ** 2)) / scale
     return amplitude.astype(np.float32), illuminated.astype(np.float32), Y_phi.astype(np.float32), scale

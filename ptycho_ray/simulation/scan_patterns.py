@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.simulation.probes import probe_diameter_px
+from ptycho_ray.physics.optics import probe_diameter_px
 
 Positions = NDArray[np.float64]
 Shape = tuple[int, int]
@@ -144,9 +143,3 @@ def scan_for_overlap(
 ) -> Positions:
     """Positions of kind ``name`` whose neighbours overlap by ``overlap`` for ``probe`` [P, N, N]."""
     return make_scan(name, shape, probe.shape[-1], rng, step_px=step_for_overlap(probe, overlap))
-
-
-def linear_overlap(positions_px: Positions, diameter_px: float) -> float:
-    """Mean of 1 - distance to the nearest neighbour / diameter; negative where probes do not touch."""
-    distance = cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
-    return float(np.mean(1 - distance / diameter_px))

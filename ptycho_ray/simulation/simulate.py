@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.simulation.probes import with_photons
 
 SubPixel = Literal["fourier", "bilinear", "integer"]
@@ -51,8 +52,7 @@ def simulate_patterns(
     for start in range(0, len(positions_n2), PATTERNS_AT_ONCE):
         some = slice(start, start + PATTERNS_AT_ONCE)
         exit_waves = _exit_waves(object_HW, probe.astype(np.complex128), positions_n2[some], sub_pixel)
-        spectra = np.fft.fft2(exit_waves, norm="ortho")
-        intensity = np.fft.fftshift(np.sum(np.abs(spectra) ** 2, axis=1), axes=(1, 2))
+        intensity = diffraction_intensity(exit_waves)
         if noise and rng is not None:
             if intensity.max() > 4e9:
                 raise InputError(field="photons", found=f"{intensity.max():.3g} in one pixel", expected="at most 4e9")
@@ -67,16 +67,16 @@ def _exit_waves(
     """Exit waves [n, P, N, N] of some positions."""
     N = probe.shape[-1]
     if sub_pixel == "bilinear":
-        return cut_patches(object_HW, positions, N)[:, None] * probe
+        return illuminate(cut_patches(object_HW, positions, N), probe)
     nearest = np.floor(positions + 0.5)
     corner = nearest.astype(np.int64) - N // 2
-    patches = sliding_window_view(object_HW, (N, N))[corner[:, 0], corner[:, 1]][:, None]
+    patches = sliding_window_view(object_HW, (N, N))[corner[:, 0], corner[:, 1]]
     if sub_pixel == "integer":
-        return patches * probe
+        return illuminate(patches, probe)
     fraction = positions - nearest
     turns = np.exp(-2j * np.pi * np.fft.fftfreq(N) * fraction[:, :, None])  # [n, 2, N]
     moved = np.fft.ifft2(np.fft.fft2(probe) * turns[:, 0, None, :, None] * turns[:, 1, None, None, :])
-    return patches * moved
+    return patches[:, None] * moved
 
 
 def _check(object_HW: NDArray[Any], probe: NDArray[Any], positions: NDArray[np.float64], sub_pixel: SubPixel) -> None:

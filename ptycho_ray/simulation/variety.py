@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.physics.optics import tilted_modes
 from ptycho_ray.simulation.objects import make_object
-from ptycho_ray.simulation.probes import make_probe, orthogonal_modes, with_photons, zernike_polynomial
+from ptycho_ray.simulation.probes import make_probe, with_photons, zernike_polynomial
 from ptycho_ray.simulation.simulate import simulate_scan
 
 #: Drawn objects only: pictures, stars and points are left out, so that tests on them show an unseen kind.
@@ -38,7 +39,7 @@ def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tupl
         amplitude_range=(1.0, 1.0) if flat == 0 else (float(lowest), float(highest)),
         phase_range=(0.0, 0.0) if flat == 1 else (0.0, float(phase)),
     )
-    modes = orthogonal_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)
+    modes = tilted_modes(random_probe(rng, N), 1 + int(rng.random() < TWO_MODES), rng)
     probe = with_photons(modes, float(np.exp(rng.uniform(*np.log(photons)))))
     side = sample.shape[0] - N + 1
     places = np.unravel_index(rng.choice(side**2, n_patterns, replace=False), (side, side))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.agreement import disagreement
-from ptycho_ray.physics.translation import cut_patches
+from ptycho_ray.physics.translation import cut_from_canvas
 from ptycho_ray.training.loss import Evidence
 from ptycho_ray.training.scan_training import Partners, ScanBatch
 
@@ -55,6 +55,6 @@ def _disagreement(
         their_trust = model.coverage(their_relative, largest_shift_px)
     half_way = 0.5 * (partners.offset + their_centres - centres)
     n = model.config.N
-    trust = cut_patches(our_trust, half_way.detach(), n) * cut_patches(their_trust, -half_way.detach(), n)
-    compared = disagreement(cut_patches(canvas, half_way, n), cut_patches(theirs, -half_way, n), trust)
+    trust = cut_from_canvas(our_trust, half_way.detach(), n) * cut_from_canvas(their_trust, -half_way.detach(), n)
+    compared = disagreement(cut_from_canvas(canvas, half_way, n), cut_from_canvas(theirs, -half_way, n), trust)
     return torch.where(partners.present, compared, 0.0)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln, xlogy
 from torch import Tensor
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.data.container import PtychoDataContainer
+from ptycho_ray.evaluation.explained import Explained, explained_share
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import apply_pixel_mask, gaussian_amplitude_misfit, good_pixels_of
+from ptycho_ray.physics.likelihood import good_pixels_of
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ LEAST_EXPLAINED = 0.3
 #: A network that explains less than this after half of the training, and gets no better by as much, is reported whatever
 #: it draws.
 WORTHLESS = 0.05
-#: Patterns whose squared difference to the empty beam is less than so many times the noise show nothing to be judged by.
-LEAST_STRUCTURE = 1.3
 #: A bounded output this near to its bound, as a part of its range, is saturated.
 NEAR_BOUND = 0.01
 
@@ -59,8 +57,7 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
         amplitude_contrast: standard deviation of the amplitude in a patch over its mean, weighted by the illumination.
         phase_spread_rad: circular standard deviation of the phase in a patch.
         saturated_share: fraction of the illuminated area where an output of the network is at its bound.
-            explained_share: fraction of the squared error of an empty beam, above the photon noise, that the network
-            removes; 1 is as good as the noise allows, 0 no better than an empty beam. 1 if the empty beam already fits.
+        explained_share: see :func:`.explained.explained_share`.
     """
     model.eval()
     rows = rows_to_look_at(len(container))
@@ -76,9 +73,7 @@ def health_figures(model: PhysicsInformedModel, container: PtychoDataContainer) 
         "amplitude_contrast": contrast,
         "phase_spread_rad": spread,
         "saturated_share": float((weight * _saturated(patches, model.config)).sum(dim=(-2, -1)).mean()),
-        "explained_share": _explained_share(
-            apply_pixel_mask(predicted, good), photons, apply_pixel_mask(model.flat_diffraction(), good)
-        ),
+        "explained_share": explained_share(Explained(predicted, photons, good), model.flat_diffraction()),
     }
 
 
@@ -113,29 +108,6 @@ def _saturated(patches: Tensor, config: ModelConfig) -> Tensor:
     if config.amp_activation == "relu":
         at_bound |= amplitude == 0
     return at_bound
-
-
-def _explained_share(predicted: Tensor, photons: Tensor, flat: Tensor) -> float:
-    """See :func:`health_figures`. The noise is that of the prediction or, if that fits the patterns worse, of the empty
-    beam: otherwise a prediction that scatters light everywhere could attribute its misfit to noise in dim pixels."""
-    predicted, photons, flat = (value.cpu().double() for value in (predicted, photons, flat))
-    counts = photons.sum(dim=(-2, -1), keepdim=True)
-    beam = flat * (counts / flat.sum())
-    scaled = predicted * (counts / predicted.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12))
-    empty, reached = (float(gaussian_amplitude_misfit(rate, photons).mean()) for rate in (beam, scaled))
-    noise = float(noise_misfit((scaled if reached < empty else beam).numpy()).mean())
-    if empty < LEAST_STRUCTURE * noise:
-        return 1.0
-    return (empty - reached) / (empty - noise)
-
-
-def noise_misfit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of ``2 * (sqrt(rate) - sqrt(n))**2`` for Poisson counts n of that rate: 2 * rate where it is dark, 1/2 where
-    it is bright; interpolated in a table of the exact sums."""
-    rates, counts = np.concatenate([[0.0], np.geomspace(1e-4, 50.0, 500)]), np.arange(200)
-    probabilities = np.exp(xlogy(counts, rates[:, None]) - rates[:, None] - gammaln(counts + 1))
-    mean_root = (probabilities * np.sqrt(counts)).sum(axis=1)
-    return np.interp(rate, rates, 4 * (rates - np.sqrt(rates) * mean_root))
 
 
 def diagnose(history: Mapping[str, Sequence[float]], nepochs: int, of_scan: str = "") -> str | None:

@@ -50,7 +50,7 @@ class TrainingLoss:
     """Weighted sum of the terms that the configuration asks for, each of order one whatever the dose.
 
     ==================  ================================================================================================
-    nll                 Poisson deviance a pixel, divided by the mean photons a pixel
+    nll                 half the Poisson deviance per pixel, divided by the mean photons per pixel
     gaussian_amplitude  half the squared error of amplitudes over their variance 1/4, divided by the mean photons a pixel
     gaussian_intensity  half the squared error of counts over their measured variance, divided by the mean photons a pixel
     mae                 mean absolute difference of diffraction amplitudes in the units of the network's input
@@ -123,7 +123,7 @@ class TrainingLoss:
         if self.noise_variance:
             rate, counts = rate + self.noise_variance, counts + self.noise_variance
         if "nll" in self.weights:
-            terms["nll"] = poisson_deviance(rate, counts).mean() / scale
+            terms["nll"] = 0.5 * poisson_deviance(rate, counts).mean() / scale
         if "gaussian_amplitude" in self.weights:
             terms["gaussian_amplitude"] = gaussian_amplitude_misfit(rate, counts).mean() / scale
         if "gaussian_intensity" in self.weights:

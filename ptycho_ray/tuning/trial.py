@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,16 @@ from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import PtychoDataContainer, RawData, cut_patches
 from ptycho_ray.data.corrections import apply_corrections
-from ptycho_ray.evaluation import evaluate_reconstruction, fourier_ring_correlation, largest_rectangle
+from ptycho_ray.evaluation import evaluate_reconstruction
+from ptycho_ray.evaluation.explained import Explained, mean_figures
+from ptycho_ray.evaluation.half_data import half_data_correlation
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.physics.likelihood import (
-    apply_pixel_mask,
-    good_pixel_fraction,
-    good_pixels_of,
-    poisson_deviance,
-    r_factor,
-)
+from ptycho_ray.physics.likelihood import good_pixels_of
 from ptycho_ray.physics.probe import soft_disc_mask
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
+from ptycho_ray.refinement.batching import held_out_patterns
+from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
@@ -107,10 +104,7 @@ def direct_trial(
     halves = []
     if "frc" in objectives:
         first = generator.random(len(raw)) < 0.5
-        halves = [
-            DirectSolver(photons, raw.positions_px, probe, learn=half & ~held_out, bad_pixels=raw.bad_pixels)
-            for half in (first, ~first)
-        ]
+        halves = [solver.of_other_patterns(half & ~held_out) for half in (first, ~first)]
     figures: Figures = {}
     for epoch in range(1, config.nepochs + 1):
         for each in (solver, *halves):
@@ -118,7 +112,7 @@ def direct_trial(
         if epoch % PASSES_PER_REPORT and epoch < config.nepochs:
             continue
         found = solver.figures(rows, lit)
-        figures = {"likelihood": found.likelihood, "deviance": found.deviance, "r_factor": found.r_factor}
+        figures = asdict(found)
         figures["seconds"] = time.monotonic() - began
         if epoch < config.nepochs:
             report(epoch, figures)
@@ -202,20 +196,10 @@ def train_trial(
 @torch.inference_mode()
 def held_out_figures(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> Figures:
     """Likelihood, deviance and R-factor of a network's prediction of the patterns of some groups, means over them."""
-    scale = container.normalisation.photon_scale
     lit = torch.from_numpy(lit_pixels(container.raw)).to(model.probe_parts.device)
     good = good_pixels_of(container.raw.bad_pixels, model.probe_parts.device)
-    sums, count = np.zeros(3), 0
-    for photons, prediction in predict_diffraction(model, container, batch_size):
-        rate = apply_pixel_mask(prediction.intensity, good)
-        parts = (
-            (lit * negative_log_density(rate, photons, scale)).sum(dim=(-2, -1)) / lit.sum(),
-            poisson_deviance(rate, photons).mean(dim=(-2, -1)) / good_pixel_fraction(good),
-            r_factor(rate, photons),
-        )
-        sums += [float(part.sum()) for part in parts]
-        count += parts[0].numel()
-    return dict(zip(("likelihood", "deviance", "r_factor"), (sums / count).tolist(), strict=True))
+    pieces = (Explained(p.intensity, photons, good) for photons, p in predict_diffraction(model, container, batch_size))
+    return asdict(mean_figures(pieces, lit, container.normalisation.photon_scale))
 
 
 def overlap_disagreement(
@@ -279,7 +263,7 @@ def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
     """The detector pixels that together hold LIT_SHARE of all intensity of a scan, bool [N, N].
 
     The likelihood is restricted to them. In a pixel with very few photons the scatter of the data carries little
-    information on the photon count, and the formula of :func:`ptycho_ray.refinement.direct.negative_log_density`, which
+    information on the photon count, and the formula of :func:`ptycho_ray.physics.likelihood.negative_log_density`, which
     interpolates between integers, does not hold. The choice of pixels depends only on the file.
     """
     total = np.zeros((raw.N, raw.N))
@@ -297,10 +281,7 @@ def lit_pixels(raw: RawData) -> NDArray[np.bool_]:
 
 def agreement_of_halves(first: StitchedObject, second: StitchedObject) -> float:
     """Mean ring correlation up to Nyquist of two images of one canvas, where both are well covered."""
-    window = largest_rectangle(first.covered() & second.covered())
-    a, b = first.image[window], second.image[window]
-    turn = np.vdot(b, a)
-    return fourier_ring_correlation(a, b * (turn / abs(turn) if turn else 1.0)).mean
+    return half_data_correlation(first.image, second.image, first.covered() & second.covered()).mean
 
 
 def truth_figures(stitched: StitchedObject, raw: RawData, objectives: Sequence[str]) -> Figures:

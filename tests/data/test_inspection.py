@@ -14,7 +14,7 @@ from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.inspection import suspected_problems, symmetry_centre, turned_against_probe
 from ptycho_ray.data.overlap import disc_overlap, overlap_metrics
 from ptycho_ray.errors import InputError
-from ptycho_ray.simulation.probes import probe_diameter_px
+from ptycho_ray.physics.optics import probe_diameter_px
 
 
 def test_overlap_of_two_discs() -> None:

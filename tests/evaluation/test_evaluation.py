@@ -15,16 +15,12 @@ from scipy.ndimage import gaussian_filter
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import (
     crop_truth,
-    diffraction_r_factor,
     evaluate_reconstruction,
     find_translation_offset,
     fit_ambiguities,
-    flat_object_r_factor,
     fourier_ring_correlation,
     largest_rectangle,
     multiscale_ssim,
-    poisson_deviance,
-    poisson_negative_log_likelihood,
 )
 from ptycho_ray.evaluation.registration import inside_truth
 
@@ -252,49 +248,3 @@ def test_bad_comparisons_are_refused(rng: np.random.Generator) -> None:
     thin[:5] = True
     with pytest.raises(InputError, match="at least 16 pixels"):
         evaluate_reconstruction(truth, truth, region=thin)
-
-
-# --- without truth -------------------------------------------------------------------------------------------------
-
-
-def test_r_factor_by_hand() -> None:
-    measured = np.array([[[4.0, 9.0], [0.0, 1.0]]])
-    predicted = np.array([[[1.0, 16.0], [4.0, 1.0]]])
-    assert diffraction_r_factor(measured, predicted) == pytest.approx((1 + 1 + 2 + 0) / 6)
-    valid = np.array([[True, True], [False, True]])
-    assert diffraction_r_factor(measured, predicted, valid=valid) == pytest.approx(2 / 6)
-    assert diffraction_r_factor(measured, measured) == 0.0
-
-
-def test_flat_object_r_factor_ignores_the_exposure(rng: np.random.Generator) -> None:
-    probe = rng.random((8, 8)) + 0.1
-    measured = np.array([3.0, 0.5])[:, None, None] * probe
-    assert flat_object_r_factor(measured, 7 * probe) == pytest.approx(0.0, abs=1e-12)
-    structured = measured * rng.random((2, 8, 8))
-    assert 0.05 < flat_object_r_factor(structured, probe) < 1
-
-
-def test_poisson_scores(rng: np.random.Generator) -> None:
-    mean = rng.uniform(20, 200, (5, 16, 16))
-    counts = rng.poisson(mean)
-    by_hand = mean[0] - counts[0] * np.log(mean[0])
-    log_factorial = sum(np.log(np.arange(1, k + 1)).sum() for k in counts[0].ravel())
-    assert poisson_negative_log_likelihood(counts, mean)[0] == pytest.approx(by_hand.sum() + log_factorial)
-    deviance = poisson_deviance(counts, mean)
-    np.testing.assert_allclose(deviance / 256, 1.0, atol=0.35)
-    np.testing.assert_allclose(poisson_deviance(counts, counts), 0.0, atol=1e-9)
-    assert np.all(poisson_deviance(counts, 1.1 * mean) > deviance)
-    assert np.isinf(poisson_deviance(np.ones((1, 1)), np.zeros((1, 1))))
-    assert poisson_deviance(np.zeros((1, 1)), np.zeros((1, 1))) == 0.0
-
-
-def test_diffraction_metrics_refuse_nonsense() -> None:
-    ones = np.ones((2, 4, 4))
-    with pytest.raises(InputError, match="negative"):
-        diffraction_r_factor(ones, -ones)
-    with pytest.raises(InputError, match="predicted intensity"):
-        diffraction_r_factor(ones, ones[:1])
-    with pytest.raises(InputError, match="zero everywhere"):
-        diffraction_r_factor(0 * ones, ones)
-    with pytest.raises(InputError, match="valid"):
-        poisson_deviance(ones, ones, valid=np.ones((3, 3), dtype=bool))

@@ -8,8 +8,8 @@ import torch
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.models.cnn import ConvolutionalAutoencoder
-from ptycho_ray.physics.diffraction import amplitude, diffraction_intensity, illuminate
-from ptycho_ray.physics.likelihood import amplitude_absolute_error, poisson_negative_log_likelihood
+from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
+from ptycho_ray.physics.likelihood import amplitude, amplitude_absolute_error, poisson_negative_log_likelihood
 from ptycho_ray.physics.merging import extract_patches, merge_central_mask
 
 

@@ -10,7 +10,9 @@ from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, tran
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.refinement.direct import DirectSolver, held_out_patterns, negative_log_density
+from ptycho_ray.physics.likelihood import negative_log_density
+from ptycho_ray.refinement.batching import held_out_patterns
+from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan
 
 
@@ -38,7 +40,7 @@ def solved(scan, epochs=40, positions=None, probe=None):
 def test_the_object_is_found_down_to_the_noise(scan):
     solver, losses, figures = solved(scan)
     assert losses[-1] < 0.2 * losses[0]
-    assert figures.deviance < 0.6
+    assert figures.deviance < 1.2
     stitched = solver.stitched()
     found = evaluate_reconstruction(
         stitched.image, scan.object_truth, origin_px=stitched.origin_px, region=stitched.covered(), register=False
@@ -61,8 +63,7 @@ def test_the_first_prediction_is_the_model_of_the_data(scan):
     solver = DirectSolver(
         torch.from_numpy(scan.patterns.intensity()), np.rint(scan.positions_px), torch.from_numpy(scan.probe)
     )
-    flat = torch.view_as_real(solver.object).reshape(-1, 2)
-    predicted = solver._predict(flat, np.array([0, 7])).numpy()
+    predicted = torch.cat([each.rate for each in solver.explained(np.array([0, 7]))]).numpy()
     waves = np.fft.fftshift(np.fft.fft2(scan.probe, norm="ortho"), axes=(1, 2))
     expected = (np.abs(waves) ** 2).sum(0) * float(solver.object[0, 0].real) ** 2
     np.testing.assert_allclose(predicted, np.stack([expected] * 2), rtol=1e-3, atol=1e-3 * expected.max())
@@ -71,14 +72,14 @@ def test_the_first_prediction_is_the_model_of_the_data(scan):
 def test_a_truth_that_is_put_in_stays(scan):
     solver, _, _ = solved(scan, epochs=0)
     rows, columns = solver.object.shape
-    centre = np.array(solver.origin_px) + 16
+    centre = np.array(solver.run.geometry.origin_px) + 16
     truth = np.zeros((rows, columns), np.complex64)
-    low = np.array(solver.origin_px).astype(int)
+    low = np.array(solver.run.geometry.origin_px).astype(int)
     inside = scan.object_truth[low[0] : low[0] + rows, low[1] : low[1] + columns]
     truth[: inside.shape[0], : inside.shape[1]] = inside
-    solver.object = solver._ahead = torch.from_numpy(truth)
+    solver.object.copy_(torch.from_numpy(truth))
     figures = solver.figures(np.arange(len(scan)))
-    assert figures.deviance < 0.55, "photon noise and nothing else"
+    assert figures.deviance < 1.1, "photon noise and nothing else"
     assert cut_patches(scan.object_truth, centre, 32).shape == (32, 32)
 
 

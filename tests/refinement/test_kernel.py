@@ -10,7 +10,7 @@ import torch
 
 from ptycho_ray.physics.diffraction import diffraction_intensity
 from ptycho_ray.physics.propagation import FarField, FreeSpace
-from ptycho_ray.refinement.batching import batches, halved
+from ptycho_ray.refinement.batching import compact_pieces, draw_batches
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
@@ -127,12 +127,12 @@ def test_positions_survive_being_split_and_settled(rng):
 def test_batches_are_the_scan(kind, rng):
     positions = rng.uniform(0, 30, (50, 2))
     rows = np.arange(3, 50)
-    parts = batches(rows, positions, 8, kind, rng)
+    parts = draw_batches(rows, positions, 8, kind, rng)
     assert sorted(np.concatenate(parts)) == list(rows)
     assert max(len(part) for part in parts) <= 9
 
 
 def test_halves_are_compact(rng):
     positions = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
-    for part in halved(np.arange(64), positions, 4):
+    for part in compact_pieces(np.arange(64), positions, 4):
         assert np.ptp(positions[part], axis=0).max() <= 1

@@ -11,10 +11,11 @@ import torch
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.physics.probe import orthogonal_modes
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.methods import METHODS
-from ptycho_ray.refinement.probe import first_modes, orthogonalised
+from ptycho_ray.refinement.probe_modes import first_modes
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.refinement.solver import (
     Diverged,
@@ -328,7 +329,7 @@ def test_modes_are_made_and_made_orthogonal():
     probe = torch.from_numpy(gaussian_probe()).to(torch.complex128)[None]
     modes = first_modes(probe, 3)
     assert float(modes.abs().square().sum()) == pytest.approx(float(probe.abs().square().sum()))
-    mixed = orthogonalised(modes + 0.3 * modes.flip(0))
+    mixed = orthogonal_modes(modes + 0.3 * modes.flip(0))
     gram = mixed.flatten(1) @ mixed.flatten(1).conj().T
     off = gram - torch.diag(gram.diagonal())
     assert float(off.abs().max()) < 1e-8 * float(gram.abs().max())

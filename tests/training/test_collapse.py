@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptycho_ray.evaluation.explained import noise_misfit
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, diagnose, noise_misfit
+from ptycho_ray.training.health import EPOCHS_IN_A_ROW, FIGURES, diagnose
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
 

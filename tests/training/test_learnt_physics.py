@@ -18,7 +18,7 @@ from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.likelihood import poisson_deviance
 from ptycho_ray.physics.probe import orthogonal_modes
-from ptycho_ray.physics.translation import cut_patches
+from ptycho_ray.physics.translation import cut_from_canvas
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
 from ptycho_ray.workflow import (
     create_ptycho_data_container,
@@ -125,15 +125,15 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
     photons = torch.from_numpy(container.batch(np.arange(60))[0])
     members = torch.from_numpy(container.nn_indices)
     truth = torch.from_numpy(np.pad(small_scan.object_truth, 40))
-    middle = (np.array(truth.shape) - 1) // 2 + 1 - 40  # pixel that cut_patches measures positions from
+    middle = (np.array(truth.shape) - 1) // 2 + 1 - 40  # pixel that cut_from_canvas measures positions from
     measured = torch.from_numpy((container.raw.positions_px - middle)[container.nn_indices]).float()
     optimizer = torch.optim.Adam([positions.shifts_px], lr=0.08)
     for _ in range(40):
         relative, centres = positions.of_groups(members)
         where = measured + relative + centres[:, None]
-        patches = cut_patches(truth.expand(*where.shape[:2], *truth.shape), where, 32)
+        patches = cut_from_canvas(truth.expand(*where.shape[:2], *truth.shape), where, 32)
         optimizer.zero_grad()
-        poisson_deviance(model.diffract(patches), photons).mean().backward()
+        (0.5 * poisson_deviance(model.diffract(patches), photons)).mean().backward()
         optimizer.step()
     left = positions.shifts_px.detach().numpy() + error
     assert np.sqrt(np.mean(left**2)) < 0.25 * np.sqrt(np.mean(error**2))

@@ -15,7 +15,7 @@ from ptycho_ray.bundle import PRETRAINED_FILE, Bundle, load_bundle, save_bundle
 from ptycho_ray.commands.cli import main
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.simulation.probes import probe_diameter_px
+from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.simulation.variety import random_probe, random_scan
 from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.pretraining import PretrainingConfig, Scene, pretrain, scans_of

@@ -20,6 +20,9 @@ class Method(Protocol):
     def iterate(self, run: Run) -> float: ...
 
 
+#: Methods whose iteration returns the loss of the point that it starts from: a bad one is the fault of the step before.
+JUDGE_THEIR_START = ("accelerated",)
+
 METHODS: dict[str, Callable[[Run], Method]] = {
     "adam": Adam,
     "accelerated": Accelerated,

@@ -33,9 +33,21 @@ class Derivatives:
         self.loss = torch.zeros((), dtype=state.scale.dtype, device=state.scale.device)
         self.box: tuple[slice, ...] = ()
 
-    def of(self, run: Run, rows: NDArray[np.int64], auxiliary: AuxiliaryUnknowns, share: float) -> None:
-        """Compute them for the batch ``rows``; what belongs to single patterns moves on the way."""
+    def of(
+        self,
+        run: Run,
+        rows: NDArray[np.int64],
+        auxiliary: AuxiliaryUnknowns,
+        share: float,
+        light: Tensor | None = None,
+    ) -> None:
+        """Compute them for the batch ``rows``; what belongs to single patterns moves on the way.
+
+        ``light`` [H, W] is given the photons that the batch lets fall on each pixel of the canvas, sub-pixel shifts included.
+        """
         kernel, state = run.kernel, run.state
+        if light is not None:
+            light.zero_()
         self.box = (slice(None), *run.geometry.box(rows))
         for total in (self.object[self.box], self.probe, self.eigen, self.loss):
             total.zero_()
@@ -49,6 +61,9 @@ class Derivatives:
             if run.object_moves:
                 for canvas, patches in zip(self.object, by_patch, strict=True):
                     kernel.scatter(canvas, waves.lines, patches)
+            if light is not None:
+                scale = state.scale.index_select(0, piece).square()[:, None, None]
+                kernel.scatter(light, waves.lines, waves.probes.abs().square().sum(dim=1) * scale)
             if run.needs_probe_gradient:
                 by_probe: ByProbe = kernel.back_to_probe(state, waves, behind)
                 self.probe += by_probe.spectrum
@@ -61,7 +76,7 @@ class Derivatives:
         if run.parallel.size > 1:
             inside = self.object[self.box].contiguous()
             sums = [inside, self.probe, self.eigen, self.loss.view(1)]
-            run.add_up(sums + ([] if self.background is None else [self.background]))
+            run.add_up(sums + [each for each in (self.background, light) if each is not None])
             self.object[self.box] = inside
 
 
@@ -101,19 +116,32 @@ class Adam:
 class Accelerated:
     """Nesterov's method over the whole scan, preconditioned by the illumination, with restarts (O'Donoghue, Candes 2015).
 
-    The curvature of the loss in a pixel is at most twice the photons that it received, so the step needs no rate.
+    The curvature of the loss in a pixel is at most twice the photons that it received, from the probes as they were shifted by
+    fractions of a pixel, so the step needs no rate.
     """
 
     def __init__(self, run: Run) -> None:
+        config = run.config
+        self._light = torch.zeros_like(run.state.object[0].real)
+        self._lit = False
+        unknowns = (config.probe_start, config.position_start, config.intensity_start)
+        self._light_rests = all(start is None for start in unknowns) and not config.eigenmodes
         self.auxiliary = AuxiliaryUnknowns(run)
         self.derivatives = Derivatives(run)
         self.object, self.probe = run.state.object.clone(), run.state.probe_spectrum.clone()
         self.momentum, self.previous = 1.0, math.inf
 
+    @property
+    def light(self) -> Tensor:
+        """Photons that fell on each pixel of the canvas, real [H, W]; zero before the first step."""
+        return self._light
+
     def iterate(self, run: Run) -> float:
+        """One step; the loss of the point that it starts from."""
         config, state = run.config, run.state
         found = self.derivatives
-        found.of(run, run.rows, self.auxiliary, run.schedule())
+        found.of(run, run.rows, self.auxiliary, run.schedule(), None if self._lit else self._light)
+        self._lit = self._light_rests
         loss = float(found.loss)
         self.momentum = 1.0 if loss > self.previous else self.momentum
         self.previous = loss
@@ -121,12 +149,11 @@ class Accelerated:
         further = (self.momentum - 1) / momentum
         self.momentum = momentum
         if run.object_moves:
-            light = run.illumination()
-            light.clamp_min_(DARK_SHARE * float(light.max()))
+            light = self._light.clamp_min(DARK_SHARE * float(self._light.max()))
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
             self.object = _nesterov(state.object, self.object, found.object.conj() * (step / light), further)
         if run.probe_moves:
-            passed = float(state.object.abs().square().amax()) * len(run.rows)
+            passed = float(state.object.abs().square().amax() * state.scale[run.tensor(run.rows)].square().sum())
             step = (config.probe_step or 1.0) * run.backoff / passed
             self.probe = _nesterov(state.probe_spectrum, self.probe, found.probe.conj() * step, further)
         background = found.background if run.moves(config.background_start) else None

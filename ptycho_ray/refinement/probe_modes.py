@@ -1,4 +1,4 @@
-"""Probe modes: the first ones, making them orthogonal, and the modes by which a probe varies over the scan."""
+"""Probe modes to begin with, and the modes by which a probe varies over the scan."""
 
 from __future__ import annotations
 
@@ -32,16 +32,6 @@ def first_modes(probe: Tensor, count: int) -> Tensor:
     return made * (photons / made.abs().square().sum()).sqrt()
 
 
-def orthogonalised(modes: Tensor) -> Tensor:
-    """The orthogonal modes of the same partial coherence, most photons first (singular value decomposition)."""
-    if len(modes) == 1:
-        return modes
-    flat = modes.flatten(1)
-    gram = flat @ flat.conj().T
-    _, turn = torch.linalg.eigh(gram)
-    return (turn.flip(1).conj().T @ flat).view(modes.shape)
-
-
 def first_eigenmodes(probe_spectrum: Tensor, count: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Eigenmodes [K, N, N] to begin with, and their weights [n, K], which are zero: the probe under random smooth factors."""
     probe = torch.fft.ifft2(probe_spectrum[0], norm="ortho")
@@ -62,6 +52,9 @@ def orthonormalised(flat: Tensor, norm: float) -> Tensor:
 
 
 def effective_diameter_px(probe: Tensor) -> float:
-    """Diameter of the disc of equal intensity that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)``."""
+    """Diameter of the uniform disc that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)`` (participation).
+
+    Not the probe diameter (:func:`ptycho_ray.physics.optics.probe_diameter_px`): faint tails hardly count.
+    """
     intensity = probe.abs().square().sum(dim=0).double()
     return float((4 / math.pi * intensity.sum().square() / intensity.square().sum()).sqrt())

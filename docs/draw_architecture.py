@@ -26,10 +26,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("refinement",),
     ("workflow",),
-    ("interactive", "tuning"),
-    ("client", "cluster", "interop", "service"),
+    ("client", "interactive", "tuning"),
+    ("cluster", "interop", "service"),
     ("commands",),
 )
+#: Where on its floor a room is drawn, 0 to 10.
+PLACES = {
+    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "data": 5.2, "models": 2.2, "evaluation": 7.0,
+    "simulation": 8.8, "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
+    "refinement": 6.6, "workflow": 5.2, "interactive": 2.6, "tuning": 5.6, "client": 9.0, "cluster": 5.6, "interop": 2.6,
+    "service": 7.6, "commands": 5.2,
+}  # fmt: skip
 Graph = dict[str, set[str]]
 
 
@@ -128,28 +135,21 @@ def draw(rooms: Mapping[str, Mapping[str, list[str]]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 0.82 * len(FLOORS)), layout="constrained")
     axis = figure.subplots()
-    place = {}
-    for floor, names in enumerate(FLOORS):
-        for number, name in enumerate(names):
-            # neighbouring floors are staggered, so that arrows do not run through boxes
-            place[name] = (
-                (number + 1) / (len(names) + 1) * 10 + (0.9 if floor % 2 else -0.9) * (len(names) == 1),
-                floor,
-            )
-    for room, target in essential(rooms):
-        width = min(3.5, 0.6 + len(rooms[room][target]) / 6)
-        axis.annotate(
-            "", xy=place[target], xytext=place[room],
-            arrowprops={"arrowstyle": "-|>", "color": "0.45", "linewidth": width, "shrinkA": 16, "shrinkB": 16},
-        )  # fmt: skip
+    place = {name: (PLACES[name], floor) for floor, names in enumerate(FLOORS) for name in names}
     counts: dict[str, int] = {}
     for module in import_graph():
         counts[room_of(module)] = counts.get(room_of(module), 0) + 1
+    boxes = {}
     for name, (x, y) in place.items():
         folder = (PACKAGE / name).is_dir()
         label = f"{name}/\n{counts[name]} modules" if folder else f"{name}.py"
         style = {"boxstyle": "round,pad=0.35", "facecolor": "#e8eef7" if folder else "#f6f0e2", "edgecolor": "0.3"}
-        axis.text(x, y, label, ha="center", va="center", fontsize=9, bbox=style)
+        boxes[name] = axis.text(x, y, label, ha="center", va="center", fontsize=9, bbox=style)
+    for room, target in essential(rooms):
+        ends = {"patchA": boxes[room].get_bbox_patch(), "patchB": boxes[target].get_bbox_patch()}
+        look = {"arrowstyle": "-|>", "color": "0.45", "linewidth": min(3.5, 0.6 + len(rooms[room][target]) / 6)}
+        arrow = {**look, **ends, "shrinkA": 1, "shrinkB": 1, "connectionstyle": "arc3,rad=0.06"}
+        axis.annotate("", xy=place[target], xytext=place[room], arrowprops=arrow)
     axis.set_xlim(0, 10)
     axis.set_ylim(-0.6, len(FLOORS) - 0.4)
     axis.axis("off")

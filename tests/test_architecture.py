@@ -36,10 +36,12 @@ MAY_KNOW = {
     "tracking": {"config", "display", "errors", "files"},
     "bundle": {"config", "data", "errors", "files", "models", "tracking"},
     "reconstruction": {"bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "simulation"},
-    "training": {"bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "simulation"},
+    "training": {
+        "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
+    },
     "refinement": {"config", "data", "errors", "evaluation", "files", "physics", "reconstruction", "training"},
     "workflow": {
-        "bundle", "config", "data", "display", "errors", "files", "models", "reconstruction", "refinement", "training",
+        "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
     "interactive": {
         "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "training", "workflow",
@@ -49,13 +51,13 @@ MAY_KNOW = {
         "refinement", "tracking", "training", "workflow",
     },
     "client": {"data", "errors", "files"},
-    "interop": {"config", "data", "errors", "files"},
+    "interop": {"bundle", "config", "data", "errors", "files", "models", "reconstruction", "training", "workflow"},
     "service": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
         "simulation", "workflow",
     },
     "cluster": {
-        "bundle", "config", "data", "errors", "evaluation", "files", "models", "reconstruction", "refinement",
+        "bundle", "config", "data", "errors",  "files", "models", "reconstruction", "refinement",
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {
@@ -66,7 +68,15 @@ MAY_KNOW = {
 #: Rooms that may import ray.
 WITH_RAY = {"cluster", "service"}
 #: File names that stand in several rooms because they are the same concept there: a command and what it runs, for example.
-SAME_CONCEPT: set[str] = set()
+SAME_CONCEPT = {
+    "checkpoint.py",  # the state of a training, of a refinement
+    "ensemble.py",  # several networks: trained, side by side, and their images
+    "evaluate.py", "refine.py", "train.py", "tune.py", "simulate.py",  # a command, and what it runs
+    "generalisation_study.py",  # its runs, and its runs side by side
+    "reference.py",  # PtychoPINN's own conventions
+    "streams.py",  # both ends of a stream
+    "training.py",  # settings of a training, and from options to these settings
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +143,8 @@ def test_every_room_says_what_lives_in_it() -> None:
         text = (folder / "README.md").read_text(encoding="utf-8")
         assert text.startswith(f"# {folder.name}/\n"), folder
         assert 5 <= len(text.splitlines()) <= 20, f"{folder.name}/README.md: about ten lines"
-        for word in ("not", "Start"):
-            assert word in text, f"{folder.name}/README.md: what does not live here, and where to start reading"
+        for word in ("not ", "start"):
+            assert word in text.lower(), f"{folder.name}/README.md: what does not live here, and where to start reading"
 
 
 def test_one_name_one_meaning(drawing: Any) -> None:

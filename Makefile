@@ -30,7 +30,7 @@ lint: $(EVERYTHING)
 	$(BIN)/mypy
 
 # Two processes share the two cores better than one with two threads does. The order of tests/conftest.py is kept.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test test-all test-durations: export OMP_NUM_THREADS = 1
 
 test: lint

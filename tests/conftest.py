@@ -14,10 +14,23 @@ pytest_plugins = ["ray_fixtures"]
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
+#: Files whose short tests use the one cluster. In the short run one process has them all, and begins with them.
+ON_THE_CLUSTER = (
+    "cluster/test_batch.py",
+    "cluster/test_commands.py",
+    "cluster/test_train.py",
+    "cluster/test_tune.py",
+    "service/test_api.py",
+    "client/test_client.py",
+    "client/test_watch.py",
+)
 #: What takes longest comes first, so that no process is left alone with one of them at the end.
 FIRST = (
-    "ray",
+    *ON_THE_CLUSTER,
     "tracking/test_server.py",
+    "interop/test_ptychodus_host.py",
+    "test_guide.py",
+    "test_interactive.py",
     "training/test_loop.py",
     "interop/test_ptychodus_files.py",
     "training/test_losses.py",
@@ -25,18 +38,32 @@ FIRST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the short tests on the one cluster run in one process, first; those of any other file stay together."""
-    groups = {item: _group(item) for item in items}
-    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file to a process, as with ``--dist loadfile``, and all of ``ON_THE_CLUSTER`` to one. (``--dist loadgroup`` of xdist
+    3.8 has no effect with pytest 9.2.)"""
+    from ray_fixtures import is_short
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneCluster(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            together = is_short(config) and file.removeprefix("tests/") in ON_THE_CLUSTER
+            return "the cluster" if together else file
+
+    return OneCluster(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order of ``FIRST``; and a test that would start a cluster in another process is not accepted."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
+        uses = "one_ray" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+        if uses and _file(item) not in ON_THE_CLUSTER:
+            raise pytest.UsageError(f"{item.nodeid} uses one_ray: mark it slow, or add its file to ON_THE_CLUSTER")
+    items.sort(key=lambda item: FIRST.index(_file(item)) if _file(item) in FIRST else len(FIRST))
 
 
-def _group(item: pytest.Item) -> str:
-    if "one_ray" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow"):
-        return "ray"
+def _file(item: pytest.Item) -> str:
     return str(item.path.relative_to(HERE))
 
 

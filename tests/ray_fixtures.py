@@ -110,9 +110,13 @@ def local_ray(address: str = "local") -> Iterator[Any]:
         ray.shutdown()
 
 
+def is_short(config: pytest.Config) -> bool:
+    return "not slow" in config.option.markexpr
+
+
 def _scope(fixture_name: str, config: pytest.Config) -> Any:
     """The whole run in the short run; otherwise one file, so that another one can start a cluster of its own."""
-    return "session" if "not slow" in config.option.markexpr else "module"
+    return "session" if is_short(config) else "module"
 
 
 @pytest.fixture(scope=_scope)

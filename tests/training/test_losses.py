@@ -184,7 +184,7 @@ def test_schedules_are_linear_between_their_knots():
         ("tv", "epoch:factor"),
         ("tv=1", "epoch:factor"),
         ("tv=0:x", "epoch:factor"),
-        ("tv=5:0/5:1", "rise"),
+        ("tv=5:0/5:1", "increase"),
         ("tv=0:-1", "not below 0"),
         ("tv=0:inf", "finite"),
         ("mae=0:0/1:1", "Its weight is zero"),

@@ -175,8 +175,9 @@ class Client:
 
     Args:
         url: its address, for instance ``http://127.0.0.1:8000``.
-        token: bearer token, if it requires one. timeout_s: longest silence of a connection. patience_s: how long a
-            request is retried before ServiceError.
+        token: bearer token, if it requires one.
+        timeout_s: longest silence of a connection.
+        patience_s: how long a request is retried before ServiceError.
     """
 
     def __init__(

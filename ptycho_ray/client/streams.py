@@ -30,8 +30,8 @@ class Preview:
 
     Attributes:
         image: complex64 [H, W]; zero where nothing is covered yet.
-        patterns: how many patterns it contains. next: all patterns before this number have been considered (some are
-            skipped when it falls behind).
+        patterns: how many patterns it contains.
+        next: all patterns before this number have been considered (some are skipped when it falls behind).
         origin_px: position of its first pixel; ``step`` is the spacing of its pixels.
     """
 

@@ -28,12 +28,13 @@ class Calibration:
 
     Attributes:
         z: how many standard deviations, [k].
-        expected: fraction of a normal distribution within z standard deviations, [k]. observed: fraction of the pixels
-            whose error is within z standard deviations, [k].
+        expected: fraction of a normal distribution within z standard deviations, [k].
+        observed: fraction of the pixels whose error is within z standard deviations, [k].
         expected_calibration_error: mean of abs(observed - expected), 0 to 1/2.
         scale: factor by which the deviations must be multiplied for half of the errors to lie within the quartile range
-            of a normal distribution; above 1 for an overconfident ensemble. rank_correlation: Spearman's, between
-            deviation and magnitude of the error: whether errors occur where they are expected.
+            of a normal distribution; above 1 for an overconfident ensemble.
+        rank_correlation: Spearman's, between deviation and magnitude of the error: whether errors occur where they are
+            expected.
         median_std: median of the deviations, in the unit of the image.
     """
 

@@ -33,7 +33,8 @@ class PhaseWindow:
 
     Attributes:
         crop: the central square of the patch that is used, pixels.
-        binning: number of pixels summed in each direction. weight: weight of each pixel of the patch, float32 [N, N].
+        binning: number of pixels summed in each direction.
+        weight: weight of each pixel of the patch, float32 [N, N].
     """
 
     crop: int

@@ -146,8 +146,8 @@ class Options:
     Attributes:
         stitch: "probe" weights patches by the illumination; "crop" is the reference's mean of central pieces.
         crop: side of that piece in pixels.
-        n_subsample: use this many patterns, chosen at random with seed 0. evaluate: compare with the true object, if
-            the scan holds one.
+        n_subsample: use this many patterns, chosen at random with seed 0.
+        evaluate: compare with the true object, if the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
     """
 

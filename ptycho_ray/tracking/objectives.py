@@ -11,9 +11,11 @@ class Objective:
     """An objective.
 
     Attributes:
-        mode: whether lower or higher values are better. text: description, for help and reports. trials: the kinds of
-            trial that have it. needs_truth: it needs a scan with a known object. at_end: known only when the trial is
-            over, so it cannot be used for early stopping.
+        mode: whether lower or higher values are better.
+        text: description, for help and reports.
+        trials: the kinds of trial that have it.
+        needs_truth: it needs a scan with a known object.
+        at_end: known only when the trial is over, so it cannot be used for early stopping.
     """
 
     mode: Literal["min", "max"]

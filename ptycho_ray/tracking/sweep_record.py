@@ -27,8 +27,9 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        status: ``stopped`` is a trial that was stopped early, because it lagged behind others. epoch: how far it got.
-            figures: the last values; ``curve`` has [epoch, first objective] of every report.
+        status: ``stopped`` is a trial that was stopped early, because it lagged behind others.
+        epoch: how far it got.
+        figures: the last values; ``curve`` has [epoch, first objective] of every report.
         error: why it failed.
     """
 

@@ -53,8 +53,10 @@ class Progress:
     Attributes:
         epoch, batch: the batch that comes next.
         sums: sums of the training figures over the groups of the present epoch so far, and their number ``groups``.
-        history: one list per metric, with one value per epoch. best: lowest monitored metric so far, and ``best_epoch``.
-        schedule: state of the learning-rate schedule. scaler: state of the float16 gradient scaler (empty without one).
+        history: one list per metric, with one value per epoch.
+        best: lowest monitored metric so far, and ``best_epoch``.
+        schedule: state of the learning-rate schedule.
+        scaler: state of the float16 gradient scaler (empty without one).
         settings: the training settings, to refuse a continuation with different ones.
         seconds: time spent training.
         warnings: problems and remedies, as text, each once.

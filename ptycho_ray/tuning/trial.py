@@ -66,8 +66,8 @@ def run_trial(
 
     Args:
         kind: ``direct`` or ``train``.
-        report: called during the trial with the epoch and the values known by then. train: replaces
-            ``workflow.train_cdi_model`` for training on several workers; it reports at the end only.
+        report: called during the trial with the epoch and the values known by then.
+        train: replaces ``workflow.train_cdi_model`` for training on several workers; it reports at the end only.
 
     Raises:
         InputError: the settings do not suit the scan.

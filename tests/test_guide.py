@@ -24,6 +24,7 @@ def shortened(words: list[str]) -> list[str]:
     return [smaller.get(word, word) for word in words]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_guide_works(tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)

@@ -41,13 +41,15 @@ def check_html(text: str, *words: str) -> None:
         assert word in text
 
 
-def test_a_scan_shows_itself(small_scan):
-    check_html(small_scan._repr_html_(), "Scan", "patterns", "60", "linear overlap of neighbours")
+def test_a_scan_shows_itself(small_scan, tmp_path):
+    small_scan.to_file(tmp_path / "scan.npz")
+    check_html(pr.load(tmp_path / "scan.npz")._repr_html_(), "Scan", "patterns", "60", "linear overlap of neighbours")
     check_html(pr.probe(small_scan)._repr_html_(), "Probe", "sum |P|^2")
     assert repr(pr.probe(small_scan)) == "Probe(1 modes of 32x32)"
 
 
 def test_names_are_text_and_no_markup(small_scan):
+    assert pr.RawData is type(small_scan)
     scan = small_scan.select(np.arange(len(small_scan)))
     scan.source = "<script>x</script>.npz"
     assert "<script>" not in scan._repr_html_()

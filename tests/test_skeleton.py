@@ -63,7 +63,7 @@ def test_python_and_console_script() -> None:
     project = PROJECT["project"]
     assert project["name"] == "ptycho-ray"
     assert project["requires-python"] == ">=3.11"
-    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.__main__:main"}
+    assert project["scripts"] == {"ptycho-ray": "ptycho_ray.commands.cli:main"}
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "ptycho_ray/__init__.py"
 
 

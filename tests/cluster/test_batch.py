@@ -62,6 +62,7 @@ def test_partial_images_are_turned_to_their_neighbours_in_any_order(tmp_path):
     np.testing.assert_allclose(summed.image * (turn / abs(turn)), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ray_workers_refine_as_one_process(one_ray, small_scan, tmp_path):
     config = RefinementConfig(iterations=3, precision="double")
     alone = refine(small_scan, config)

@@ -80,6 +80,7 @@ def assert_same_run(results, undisturbed, tolerance=TOLERANCE) -> None:
         np.testing.assert_allclose(results["history"][name], undisturbed["history"][name], rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_worker_trains_the_same_model_as_the_core(one_ray, small_scan, config, undisturbed):
     recorder = Recorder()
     execution = ExecutionConfig(recon_log_every_n_epochs=2)

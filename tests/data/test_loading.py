@@ -166,7 +166,7 @@ def test_probe_and_mask_can_be_replaced(write: Any) -> None:
 def test_metadata(write: Any) -> None:
     assert load_data(write(meta=np.array('{"real": true}'))).metadata == {"real": True}
     assert load_data(write(meta=np.array("a note"))).metadata == {"text": "a note"}
-    with pytest.warns(UserWarning, match="_metadata is pickled and was not read"):
+    with pytest.warns(UserWarning, match="_metadata is pickled and was ignored"):
         assert load_data(write(_metadata=np.array({"a": 1}, dtype=object))).metadata is None
 
 

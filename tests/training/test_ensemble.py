@@ -140,7 +140,7 @@ def test_images_of_other_places_meet_on_one_canvas(rng):
     assert [each.image.shape for each in placed] == [(20, 20), (20, 20)]
     assert {each.origin_px for each in placed} == {(0.0, 0.0)}
     np.testing.assert_array_equal(placed[1].image[2:, 3:], placed[0].image[2:, 3:])
-    with pytest.raises(InputError, match="one shape"):
+    with pytest.raises(InputError, match="the same shape"):
         combine([stitched(image), stitched(image[2:])])
 
 

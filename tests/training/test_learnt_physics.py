@@ -191,6 +191,7 @@ def test_single_patterns_learn_positions_from_their_neighbours(small_scan, tiny_
     assert history["position_shift_rms_px"][-1] > 0
 
 
+@pytest.mark.slow
 def test_all_parameters_learn_alike_in_several_processes(small_scan, other_scan, everything_learns, tmp_path):
     """Two scans, every term of the loss that needs more than a pattern, every parameter: two processes step like one."""
     config = replace(

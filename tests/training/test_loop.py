@@ -229,6 +229,7 @@ def test_gradient_clipping(algorithm):
     assert largest == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_mixed_precision_stays_near_full_precision(small_scan, tiny_config, trained, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
     full = trained(tiny_config)

@@ -137,6 +137,13 @@ class PatternStack:
         stack.source = self.source.take(self._checked(np.asarray(indices)))
         return stack
 
+    def with_bad_pixels(self, bad_pixels: ArrayLike) -> PatternStack:
+        """The same stack with these bad pixels [N, N] in place of its own."""
+        stack = object.__new__(PatternStack)
+        stack.__dict__.update(self.__dict__)
+        stack.bad_pixels = self._as_mask(bad_pixels)
+        return stack
+
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice, intensities) over the whole stack in pieces of bounded memory."""
         step = max(1, CHUNK_BYTES // (4 * self.N * self.N))

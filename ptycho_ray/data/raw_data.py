@@ -313,6 +313,7 @@ def scan_from_fields(
         source=str(path) if source is None else source,
     )
     if given is None:
+        raw.probe_is_guess = True
         warnings.warn(f"{path}: no probe found, it was estimated from the mean pattern", stacklevel=3)
     return raw
 

@@ -28,7 +28,8 @@ class Scan:
 
     ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
     integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a
-    PatternStack, its domain and bad pixels are used.
+    PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe and one was made
+    from the mean pattern.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
@@ -78,6 +79,7 @@ class Scan:
         self.detector_pixel_m, self.far_field = detector_pixel_m, far_field
         self.sample_indices: NDArray[np.int64] | None = None
         self.subsample_seed: int | None = None
+        self.probe_is_guess = False
         self._energies: NDArray[np.float64] | None = None
         self._check_scan()
 

@@ -17,6 +17,9 @@ from ptycho_ray.refinement.run import Run
 
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.
 SECOND = 0.99
+#: newton: iterations between two computations of the curvature, the share of a step that is taken, the most pixels that it may
+#: move, and what is added to the curvature, in units of its mean over the scan: a pattern without structure stays.
+CURVATURE_EVERY, NEWTON_SHARE, NEWTON_MOST_PX, NEWTON_DAMPING = 5, 0.5, 0.5, 0.02
 #: First step of an eigenmode weight (relative to the probe) and of the eigenmodes.
 WEIGHT_STEP, EIGEN_STEP = 0.01, 0.02
 #: How far the intensity of a pattern follows the data at once.
@@ -33,6 +36,7 @@ class AuxiliaryUnknowns:
         n = len(geometry)
         real = geometry.fraction
         self.position = {"mean": torch.zeros_like(real), "square": torch.zeros_like(real)}
+        self.curvature = torch.zeros(n, 2, 2, dtype=real.dtype, device=real.device)
         self.visits = torch.zeros(n, 1, dtype=real.dtype, device=real.device)
         self.weight = {"mean": torch.zeros_like(state.eigen_weight), "square": torch.zeros_like(state.eigen_weight)}
         self.eigen = Moments(state.eigen_spectrum) if len(state.eigen_spectrum) else None
@@ -46,6 +50,7 @@ class AuxiliaryUnknowns:
             "fraction": run.geometry.fraction,
             "position_mean": self.position["mean"],
             "position_square": self.position["square"],
+            "curvature": self.curvature,
             "visits": self.visits,
             "scale": run.state.scale,
             "eigen_weight": run.state.eigen_weight,
@@ -75,10 +80,27 @@ class AuxiliaryUnknowns:
             self.visits.index_copy_(0, rows, visits)
             step = _adam_rows(self.position, rows, by_probe.position_px, visits)
             run.geometry.shift(rows, step * (-config.position_step_px * share))
+        if run.moves(config.position_start) and config.position_method == "newton":
+            run.geometry.shift(rows, self._newton_step(run, rows, by_probe.position_px))
         if by_probe.eigen_weight is not None and run.moves(config.eigenmode_start):
             visits = torch.full_like(self.visits[:1], run.iteration + 1.0 - config.eigenmode_start)
             step = _adam_rows(self.weight, rows, by_probe.eigen_weight, visits)
             run.state.eigen_weight.index_add_(0, rows, step, alpha=-WEIGHT_STEP * share)
+
+    def _newton_step(self, run: Run, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Towards the minimum of each pattern's loss over its position, [b, 2] pixels (Gauss and Newton)."""
+        config = run.config
+        assert config.position_start is not None
+        if (run.iteration - config.position_start) % CURVATURE_EVERY == 0:
+            _, slopes = run.kernel.position_slopes(run.state, rows)
+            slopes = (slopes if run.kernel.good is None else slopes * run.kernel.good).flatten(2)
+            self.curvature.index_copy_(0, rows, 2 * slopes @ slopes.mT)
+        own = self.curvature.index_select(0, rows)
+        traces = self.curvature.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+        typical = traces.sum() / (2 * (traces > 0).sum().clamp_min(1))
+        damped = own + NEWTON_DAMPING * typical * torch.eye(2, dtype=own.dtype, device=own.device)
+        step = -torch.linalg.solve(damped + 1e-12 * torch.eye(2, dtype=own.dtype), gradient[..., None])[..., 0]
+        return (step * (NEWTON_SHARE * run.backoff)).clamp(-NEWTON_MOST_PX, NEWTON_MOST_PX)
 
     def common(self, run: Run, by_background: Tensor | None, by_eigen: Tensor | None, share: float) -> None:
         """Update the unknowns that all patterns share, with derivatives summed over the batch and over all processes."""

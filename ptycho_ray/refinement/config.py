@@ -57,9 +57,10 @@ class RefinementConfig:
     """Iteration from which the probe is updated."""
     position_start: NonNegativeInt | None = None
     """Iteration from which positions are updated."""
-    position_method: Literal["gradient", "cross_correlation"] = "gradient"
-    """Position refinement: by the gradient of the loss in every batch, or after every iteration by cross-correlation
-    of the exit wave with the object, which can also correct errors of a pixel or more."""
+    position_method: Literal["newton", "gradient", "cross_correlation"] = "newton"
+    """Position refinement: in every batch by a step towards the minimum of each pattern's loss, or by Adam's step along its
+    gradient; or after every iteration by cross-correlation of the exit wave with the object, which can also correct
+    errors of a pixel or more."""
     position_model: Literal["free", "affine"] = "free"
     """Refine every position independently, or one affine transformation of the scan."""
     position_limit_px: PositiveFloat = 8.0

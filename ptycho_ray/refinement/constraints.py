@@ -38,3 +38,18 @@ def reduce_total_variation(image: Tensor, threshold: float) -> None:
     divergence[..., 1:, :] -= down[..., :-1, :]
     divergence[..., :, 1:] -= across[..., :, :-1]
     image.add_(divergence, alpha=threshold / 8)
+
+
+def probe_centre_px(probe: Tensor) -> Tensor:
+    """Where the bright part of a probe [P, N, N] lies, (row, column): the centroid of its squared intensity, float64 [2]."""
+    bright = probe.abs().square().sum(dim=0).double().square()
+    axis = torch.arange(probe.shape[-1], dtype=torch.float64, device=probe.device)
+    return torch.stack([bright.sum(dim=1) @ axis, bright.sum(dim=0) @ axis]) / bright.sum()
+
+
+def shift_spectrum(spectrum: Tensor, shift_px: Tensor) -> None:
+    """Move what has the Fourier transform ``spectrum`` [P, N, N] by (rows, columns), in place."""
+    frequency = torch.fft.fftfreq(spectrum.shape[-1], device=spectrum.device, dtype=torch.float64)
+    for axis, shift in enumerate(shift_px):
+        ramp = torch.exp(-2j * torch.pi * frequency * shift).to(spectrum.dtype)
+        spectrum.mul_(ramp[:, None] if axis == 0 else ramp)

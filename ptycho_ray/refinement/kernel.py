@@ -29,6 +29,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
+#: Displacement in pixels by which derivatives by the position are taken as differences.
+SMALL_PX = 0.05
 
 
 @dataclass
@@ -187,6 +189,20 @@ class Kernel:
             sloped = (eigen * self._slopes[:, None]).view(2 * len(eigen), -1)
             position += 2 * (torch.mm(first, sloped.T).real.view(batch, 2, -1) * weight[:, None]).sum(dim=-1)
         return ByProbe(spectrum.sum(dim=0), position, by_eigen, by_weight)
+
+    @torch.no_grad()
+    def position_slopes(self, state: Estimate, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted amplitudes [b, N, N] and their derivatives by the two coordinates of the position [b, 2, N, N]."""
+        geometry = self.geometry
+        now = self.forward(state, rows).intensity.sqrt_()
+        slopes = []
+        for axis in range(2):
+            step = torch.zeros(len(rows), 2, dtype=now.dtype, device=now.device)
+            step[:, axis] = SMALL_PX
+            geometry.shift(rows, step)
+            slopes.append((self.forward(state, rows).intensity.sqrt_() - now) / SMALL_PX)
+            geometry.shift(rows, -step)
+        return now, torch.stack(slopes, dim=1)
 
     def scatter(self, canvas: Tensor, lines: Tensor, patches: Tensor) -> None:
         """Add patches [b, N, N] to a canvas [H, W] where they lie."""

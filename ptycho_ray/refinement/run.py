@@ -78,7 +78,7 @@ class Run:
         config = self.config
         return (
             self.probe_moves
-            or (self.moves(config.position_start) and config.position_method == "gradient")
+            or (self.moves(config.position_start) and config.position_method != "cross_correlation")
             or (bool(config.eigenmodes) and self.moves(config.eigenmode_start))
         )
 

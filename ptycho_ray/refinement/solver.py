@@ -32,7 +32,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.constraints import limit_amplitude, probe_centre_px, reduce_total_variation, shift_spectrum, smooth_phase
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
@@ -117,6 +117,7 @@ class Refinement:
         self.history: list[Progress] = []
         self.stopped = ""
         self._power = float(self.run.state.probe_spectrum.abs().square().sum())
+        self._centre_px = probe_centre_px(self.run.state.probe)
         self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
         if self.config.probe_support_px is not None:
@@ -166,6 +167,10 @@ class Refinement:
             waves = kernel.forward(self.run.state, self.run.tensor(piece))
             counts = kernel.amplitude[waves.rows].square()
             yield Explained(waves.intensity, counts if kernel.good is None else counts * kernel.good, kernel.good)
+
+    def photons_per_unit(self, of_the_scan: float | None) -> float | None:
+        """Photons per unit of intensity here, from those per unit of the scan's intensity; None if not known."""
+        return None if of_the_scan is None else of_the_scan / self._photons
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -304,6 +309,8 @@ class Refinement:
             limit_amplitude(state.object, config.amplitude_limit)
         if self._support is not None:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
+        if self.run.probe_moves:
+            shift_spectrum(state.probe_spectrum, self._centre_px - probe_centre_px(state.probe))
         if config.hold_probe_power:
             state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))
 

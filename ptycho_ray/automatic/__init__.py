@@ -1,0 +1,1 @@
+"""A reconstruction that examines, repairs, chooses, solves and judges itself."""

@@ -1,0 +1,163 @@
+"""What is unknown about a scan, decided by its patterns: short trials on a part of it, greedily.
+
+First the probe and the orientation of the scan, since under a wrong one nothing else can be judged; then, one after the other,
+what explains the patterns that judge better than before by more than chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
+from ptycho_ray.automatic.trials import ITERATIONS, Assumption, Part, Trial
+
+#: Iterations of the trials of the orientation, which differ by more than the others.
+COARSE = 6
+#: Iterations of those of further modes.
+SLOW = 36
+#: The eight orientations of the scan axes as maps of (row, column), the one of the file first.
+EIGHT = [
+    np.array([[a, 0], [0, b]]) @ (np.eye(2) if same else np.eye(2)[::-1])
+    for same, a, b in itertools.product((True, False), (1, -1), (1, -1))
+]
+#: Where the positions begin to move.
+POSITIONS_FROM = 2
+MOST_MODES = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The assumption that was chosen, the trial that speaks for it, and what was decided, one sentence each."""
+
+    assumption: Assumption
+    trial: Trial
+    decisions: list[str]
+
+
+def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = lambda line: None) -> Choice:
+    """Decide by trials on ``part``, beginning with the best of ``probes``."""
+    decisions: list[str] = []
+
+    def decide(line: str) -> None:
+        decisions.append(line)
+        tell(line)
+
+    best = part.run(probes[0])
+    for other in probes[1:]:
+        best = better(part.run(other), best)
+    best = _orientation(part, best, decide)
+    best = _probe(part, best, decide)
+    best = _further(part, best, decide, QUESTIONS)
+    return Choice(best.assumption, best, decisions)
+
+
+def better(one: Trial, other: Trial) -> Trial:
+    """The one that beats the other; the second in doubt."""
+    return one if one.beats(other) else other
+
+
+def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+    """The other seven orientations, all as coarse; one is taken if it beats that of the file clearly."""
+    trials = []
+    for matrix in EIGHT:
+        assumption = replace(best.assumption, name="scan axes", matrix=matrix @ best.assumption.matrix)
+        trials.append(part.run(assumption, COARSE))
+    stored, *others = trials
+    rival = others[0]
+    for other in others[1:]:
+        rival = other if other.gain_over(rival).share > 0 else rival
+    if not rival.beats(stored):
+        return best
+    decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {rival.gain_over(stored)}")
+    return part.run(rival.assumption)
+
+
+def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+    """Held or refined, its twin in time (the other sign of defocus), and other widths."""
+    first = best.assumption
+    alternatives = [replace(first, name="probe held", settings=first.settings | {"probe_start": None})]
+    alternatives.append(replace(first, name="probe of the other defocus", probe=turned_in_time(first.probe)))
+    for factor in (0.8, 1.25):
+        probe = rescaled_probe(first.probe, factor)
+        alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
+    for alternative in alternatives:
+        trial = part.run(alternative)
+        if trial.beats(best):
+            decide(f"{alternative.name}: {trial.gain_over(best)}")
+            best = trial
+    return best
+
+
+def more_modes(part: Part, now: Assumption, tell: Callable[[str], None]) -> Trial:
+    """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
+    return _further(part, part.run(now, SLOW), tell, {"modes": _one_mode_more}, SLOW)
+
+
+def _further(
+    part: Part,
+    best: Trial,
+    decide: Callable[[str], None],
+    questions: Mapping[str, Callable[[Assumption], Assumption | None]],
+    iterations: int = ITERATIONS,
+) -> Trial:
+    """One unknown after the other, the one that explains most first, until none explains more."""
+    open_questions = dict(questions)
+    while open_questions:
+        best = part.run(replace(best.assumption, probe=best.probe), iterations) if iterations == ITERATIONS else best
+        answers: dict[str, Trial] = {}
+        for name, question in open_questions.items():
+            assumption = question(best.assumption)
+            if assumption is not None:
+                answers[name] = part.run(assumption, iterations)
+        answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > 0}
+        open_questions = {name: open_questions[name] for name in answers}
+        taken = {name: trial for name, trial in answers.items() if trial.beats(best)}
+        if not taken:
+            return best
+        name = max(taken, key=lambda name: taken[name].gain_over(best).share)
+        decide(f"{taken[name].assumption.name}: {taken[name].gain_over(best)}")
+        best = taken[name]
+        if name != "modes":
+            del open_questions[name]
+    return best
+
+
+def _one_mode_more(now: Assumption) -> Assumption | None:
+    modes = now.settings.get("probe_modes", len(now.probe)) + 1
+    if modes > MOST_MODES:
+        return None
+    return replace(now, name=f"{modes} probe modes", settings=now.settings | {"probe_modes": modes, "probe_start": 0})
+
+
+def _positions(now: Assumption) -> Assumption:
+    settings = now.settings | {"position_start": POSITIONS_FROM, "position_model": "free"}
+    return replace(now, name="positions refined", settings=settings)
+
+
+def _affine(now: Assumption) -> Assumption | None:
+    if "position_start" in now.settings:
+        return None
+    settings = now.settings | {"position_start": POSITIONS_FROM, "position_model": "affine"}
+    return replace(now, name="one affine map of the scan", settings=settings)
+
+
+def _intensities(now: Assumption) -> Assumption:
+    return replace(now, name="intensity of each pattern", settings=now.settings | {"intensity_start": 2})
+
+
+def _background(now: Assumption) -> Assumption:
+    return replace(now, name="background", settings=now.settings | {"background_start": 2})
+
+
+QUESTIONS: dict[str, Callable[[Assumption], Assumption | None]] = {
+    "modes": _one_mode_more,
+    "positions": _positions,
+    "affine": _affine,
+    "intensities": _intensities,
+    "background": _background,
+}

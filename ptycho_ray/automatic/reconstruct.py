@@ -1,0 +1,152 @@
+"""From any scan to its image without a setting: examine, repair, choose, solve, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_ray.automatic.choose import Choice, choose, more_modes
+from ptycho_ray.automatic.examine import Examined, examine
+from ptycho_ray.automatic.guesses import first_probes
+from ptycho_ray.automatic.trials import Part
+from ptycho_ray.automatic.verdict import Verdict, judge
+from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.refinement.batching import held_out_patterns
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.result import Progress, RefinementResult
+from ptycho_ray.refinement.solver import Refinement
+
+#: Iterations of the solution; where positions move, a first round finds them and the second one starts again from a flat object.
+ITERATIONS, FIRST_ROUND = 40, 20
+#: Patterns that are held out to judge: at least so many, if that is not more than a tenth.
+JUDGES, LEAST_HELD_OUT, MOST_HELD_OUT = 24, 0.02, 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with a scan, before it is done.
+
+    Attributes:
+        examined: the scan as it is solved, and what was mended.
+        choice: probe, positions and settings that explain its patterns best.
+        part: the part of the scan on which was tried, and all trials.
+        seconds: processor seconds that the plan took.
+    """
+
+    examined: Examined
+    choice: Choice
+    part: Part
+    seconds: float
+
+    @property
+    def lines(self) -> list[str]:
+        """What was found and decided, one sentence each."""
+        return [*self.examined.lines, *self.choice.decisions]
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """An image, how it was made, and what it explains.
+
+    Attributes:
+        scan: the patterns that were solved, with the positions and the probe that the solution began with.
+        plan: how it was decided.
+        config: the settings of the solution.
+        refinement: image, probe, positions and what else was solved for.
+        verdict: how well the image explains patterns that took no part in it.
+        held_out: numbers of these, in ``scan``.
+        seconds: processor seconds of the solution.
+    """
+
+    scan: RawData
+    plan: Plan
+    config: RefinementConfig
+    refinement: RefinementResult
+    verdict: Verdict
+    held_out: NDArray[np.int64]
+    seconds: float
+
+
+def make_plan(scan: RawData, *, seed: int = 0, tell: Callable[[str], None] = lambda line: None) -> Plan:
+    """Examine a scan and decide by short trials what is unknown about it; the same seed decides the same."""
+    began = time.process_time()
+    examined = examine(scan)
+    for line in examined.lines:
+        tell(line)
+    part = Part(examined.scan, seed, photons_per_unit=examined.photons_per_unit)
+    choice = choose(part, first_probes(part.scan), tell)
+    return Plan(examined, choice, part, time.process_time() - began)
+
+
+def reconstruct_scan(
+    scan: RawData,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Automatic:
+    """Reconstruct a scan with nothing but what its file says.
+
+    Args:
+        scan: patterns, positions, and a probe if there is one.
+        seed: of the trials, the patterns held out and the batches.
+        settings: settings of :class:`RefinementConfig` that are given and not decided.
+        device: where it is computed.
+        tell: told what is decided, one sentence at a time.
+        on_progress: told after every iteration of the solution.
+
+    Raises:
+        Diverged: the loss grows however small the steps are.
+    """
+    plan = make_plan(scan, seed=seed, tell=tell)
+    began = time.process_time()
+    assumption = plan.choice.assumption
+    solved = plan.examined.scan.select(np.arange(len(plan.examined.scan)))
+    solved.positions_px = transformed_positions(solved.positions_px, plan.choice.trial.matrix)
+    solved.probe = plan.choice.trial.probe
+    chosen = {"iterations": ITERATIONS, "seed": seed} | assumption.settings | dict(settings or {})
+    config = RefinementConfig(**chosen)
+    fraction = min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT)
+    held_out = np.flatnonzero(held_out_patterns(len(solved), fraction, np.random.default_rng((seed, 3))))
+    if config.position_start is not None:
+        first_config = dataclasses.replace(config, iterations=FIRST_ROUND)
+        unseen = np.union1d(held_out, plan.part.judges_of_scan)
+        found = _solved(solved, first_config, unseen, device, on_progress).result()
+        solved.positions_px = found.positions_px
+        # With positions and object almost right, what is still missing shows.
+        plan.part.go_on(found.positions_px, found.stitched)
+        settings_now = assumption.settings | {"position_start": 0}
+        now = replace(assumption, name="positions found", probe=found.probe, settings=settings_now, matrix=np.eye(2))
+        best = more_modes(plan.part, now, tell)
+        solved.probe = best.probe
+        config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
+    refinement = _solved(solved, config, held_out, device, on_progress)
+    verdict = judge(refinement, plan.examined.photons_per_unit)
+    tell(verdict.sentence)
+    return Automatic(
+        solved, plan, config, refinement.result(), verdict, held_out, time.process_time() - began
+    )
+
+
+def _solved(
+    scan: RawData,
+    config: RefinementConfig,
+    held_out: NDArray[np.int64],
+    device: torch.device | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Refinement:
+    refinement = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=device)
+    for progress in refinement:
+        if on_progress is not None:
+            on_progress(progress)
+    return refinement

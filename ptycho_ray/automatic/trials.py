@@ -1,0 +1,164 @@
+"""Short refinements of a part of a scan, each under another assumption, judged by patterns that took no part in them.
+
+Legend: n patterns of the part, k of them judged, N pattern side, P probe modes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.solver import Diverged, Refinement
+from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
+
+#: Patterns of the part, share of them that judge, and how far out of its middle they may lie (of its radius).
+MOST_PATTERNS, JUDGES, INNER = 160, 0.16, 0.75
+#: Iterations of a trial.
+ITERATIONS = 12
+#: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
+#: noise; of all the misfit where the photons are not known. Noise is never taken to be more than the rest of 1.
+SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.003, 0.05
+
+
+class Gain(NamedTuple):
+    """By which share of another trial's misfit beyond the noise a trial is better, and the mean of the logarithms of their
+    ratios over the patterns in units of its standard error."""
+
+    share: float
+    significance: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} of the misfit beyond noise less, {self.significance:.1f} standard errors"
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What a trial assumes.
+
+    Attributes:
+        name: in the words of the report.
+        probe: modes to begin with [P, N, N].
+        settings: settings of the refinement that differ from its defaults.
+        matrix: linear map of the positions about their mean, [2, 2].
+    """
+
+    name: str
+    probe: NDArray[np.complex64]
+    settings: dict[str, Any] = field(default_factory=dict)
+    matrix: NDArray[np.float64] = field(default_factory=lambda: np.eye(2))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial and how well it explained the patterns that judge.
+
+    Attributes:
+        assumption: what it assumed.
+        figures: one row per judge; None if the refinement diverged.
+        seconds: processor seconds.
+        probe: modes after it [P, N, N].
+        matrix: the linear map of the positions after it.
+    """
+
+    assumption: Assumption
+    figures: PatternFigures | None
+    seconds: float
+    probe: NDArray[np.complex64]
+    matrix: NDArray[np.float64]
+
+    def gain_over(self, other: Trial) -> Gain:
+        """How much better this trial explains the patterns that judge than another one."""
+        if self.figures is None or other.figures is None:
+            return Gain(-np.inf if self.figures is None else np.inf, np.inf)
+        ours, theirs = self.figures, other.figures
+        logarithms = np.log(theirs.misfit / ours.misfit)
+        error = logarithms.std(ddof=1) / np.sqrt(len(logarithms))
+        beyond = theirs.misfit.sum() - (theirs.noise.sum() if theirs.noise_is_known else 0.0)
+        share = (theirs.misfit.sum() - ours.misfit.sum()) / max(beyond, LEAST_BEYOND * theirs.misfit.sum())
+        return Gain(float(share), float(logarithms.mean() / max(error, 1e-12)))
+
+    def beats(self, other: Trial) -> bool:
+        """Whether it is better than the other by more than chance explains, and by enough to matter."""
+        gain = self.gain_over(other)
+        known = other.figures is not None and other.figures.noise_is_known
+        return gain.significance > SIGNIFICANCE and gain.share > (LEAST_SHARE if known else LEAST_SHARE_OF_ALL)
+
+
+class Part:
+    """The patterns around the middle of a scan, some of which judge.
+
+    Args:
+        scan: the whole scan.
+        seed: of the judges and of each refinement.
+        most: patterns taken.
+        photons_per_unit: photons per unit of the scan's intensity; None if not known.
+    """
+
+    def __init__(
+        self, scan: RawData, seed: int, *, most: int = MOST_PATTERNS, photons_per_unit: float | None = None
+    ) -> None:
+        middle = np.median(scan.positions_px, axis=0)
+        distance = np.linalg.norm(scan.positions_px - middle, axis=1)
+        rows = np.sort(np.argsort(distance, kind="stable")[:most])
+        self.rows, self.scan, self.seed, self.photons_per_unit = rows, scan.select(rows), seed, photons_per_unit
+        self.start: StitchedObject | None = None
+        radius = distance[rows].max()
+        inner = np.flatnonzero(distance[rows] <= INNER * radius)
+        count = max(1, round(JUDGES * len(rows)))
+        generator = np.random.default_rng((seed, 7))
+        self.judges = np.sort(generator.choice(inner, size=min(count, len(inner)), replace=False))
+        self.trials: list[Trial] = []
+
+    @property
+    def judges_of_scan(self) -> NDArray[np.int64]:
+        """The numbers of the judges in the whole scan."""
+        return self.rows[self.judges]
+
+    def go_on(self, positions_px: NDArray[np.float64], start: StitchedObject) -> None:
+        """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""
+        self.scan = self.scan.select(np.arange(len(self.scan)))
+        self.scan.positions_px, self.start = positions_px[self.rows], start
+
+    def run(self, assumption: Assumption, iterations: int = ITERATIONS) -> Trial:
+        """Refine from a flat object, or what :meth:`go_on` was given, under an assumption, and judge."""
+        began = time.process_time()
+        settings = {"iterations": iterations, "seed": self.seed, "check_every": 10_000} | assumption.settings
+        config = RefinementConfig(**settings)
+        scan = self.scan.select(np.arange(len(self.scan)))
+        scan.positions_px = transformed_positions(scan.positions_px, assumption.matrix)
+        probe, matrix, figures = assumption.probe, assumption.matrix, None
+        try:
+            refinement = Refinement(scan, config, start=self.start, probe=probe, held_out=self.judges)
+            for _ in refinement:
+                pass
+        except Diverged:
+            pass
+        else:
+            figures = judge_unseen(
+                refinement.run,
+                self.judges,
+                positions=config.position_start is not None and config.position_model == "free",
+                intensities=config.intensity_start is not None,
+                photons_per_unit=refinement.photons_per_unit(self.photons_per_unit),
+            )
+            found = refinement.result()
+            probe = found.probe
+            if config.position_start is not None and config.position_model == "affine":
+                matrix = linear_map(scan.positions_px, found.positions_px) @ assumption.matrix
+        trial = Trial(assumption, figures, time.process_time() - began, probe, matrix)
+        self.trials.append(trial)
+        return trial
+
+
+def linear_map(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix [2, 2] that takes positions ``before`` [n, 2] to ``after``, each about its mean, by least squares."""
+    solution = np.linalg.lstsq(before - before.mean(axis=0), after - after.mean(axis=0), rcond=None)[0]
+    return np.asarray(solution.T)

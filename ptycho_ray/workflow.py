@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ptycho_ray.automatic.reconstruct import make_plan as plan_reconstruction
+from ptycho_ray.automatic.reconstruct import reconstruct_scan
 from ptycho_ray.bundle import Bundle
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse_arguments
@@ -64,7 +66,9 @@ __all__ = [
     "model_for_scan",
     "parse_arguments",
     "physical_probe",
+    "plan_reconstruction",
     "reassemble_cdi_image",
+    "reconstruct_scan",
     "refine_cdi_image",
     "run_cdi_example",
     "save_inference_bundle",

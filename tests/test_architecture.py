@@ -40,8 +40,9 @@ MAY_KNOW = {
         "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
     },
     "refinement": {"config", "data", "errors", "evaluation", "files", "physics", "reconstruction", "training"},
+    "automatic": {"data", "physics", "reconstruction", "refinement"},
     "workflow": {
-        "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
+        "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
     "interactive": {
         "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "training", "workflow",
@@ -73,6 +74,7 @@ SAME_CONCEPT = {
     "ensemble.py",  # several networks: trained, side by side, and their images
     "evaluate.py", "refine.py", "train.py", "tune.py", "simulate.py",  # a command, and what it runs
     "generalisation_study.py",  # its runs, and its runs side by side
+    "reconstruct.py",  # a command, and what it runs
     "reference.py",  # PtychoPINN's own conventions
     "streams.py",  # both ends of a stream
     "training.py",  # settings of a training, and from options to these settings

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.trials import ITERATIONS, Assumption, Part, Trial
@@ -20,6 +19,8 @@ from ptycho_ray.automatic.trials import ITERATIONS, Assumption, Part, Trial
 COARSE = 6
 #: Iterations of those of further modes.
 SLOW = 36
+#: Times the photon noise below which nothing further is asked.
+ENOUGH = 1.08
 #: The eight orientations of the scan axes as maps of (row, column), the one of the file first.
 EIGHT = [
     np.array([[a, 0], [0, b]]) @ (np.eye(2) if same else np.eye(2)[::-1])
@@ -53,6 +54,8 @@ def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = l
     best = _orientation(part, best, decide)
     best = _probe(part, best, decide)
     best = _further(part, best, decide, QUESTIONS)
+    if best.assumption.settings.get("position_model") != "free":
+        best = _slowly(part, best, decide)
     return Choice(best.assumption, best, decisions)
 
 
@@ -91,6 +94,14 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
             decide(f"{alternative.name}: {trial.gain_over(best)}")
             best = trial
     return best
+
+
+def _slowly(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+    """If long trials leave more than noise, ask again what takes long to show: the scale and angle of the scan, and modes."""
+    long = part.run(replace(best.assumption, probe=best.probe), SLOW)
+    if long.figures is None or (long.figures.noise_is_known and long.figures.times_noise < ENOUGH):
+        return long
+    return _further(part, long, decide, {"affine": _affine, "modes": _one_mode_more}, SLOW)
 
 
 def more_modes(part: Part, now: Assumption, tell: Callable[[str], None]) -> Trial:

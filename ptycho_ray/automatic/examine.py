@@ -48,18 +48,26 @@ def examine(scan: RawData) -> Examined:
     out = broken_frames(scan)
     if len(out):
         shown = ", ".join(str(row) for row in out[:5]) + (", ..." if len(out) > 5 else "")
-        lines.append(f"{len(out)} of {len(scan)} frames are left out (dark, too bright, or far outside the scan): {shown}")
+        lines.append(
+            f"{len(out)} of {len(scan)} frames are left out (dark, too bright, or far outside the scan): {shown}"
+        )
         scan = scan.select(np.setdiff1d(np.arange(len(scan)), out))
     photons = photons_per_unit(scan)
     mean = float(scan.pattern_energies().mean())
     if photons is None:
         lines.append("counts are not whole photons: how much of the misfit is noise is not known")
     else:
-        lines.append(f"{mean * photons:.3g} photons a pattern" + ("" if photons == 1 else f", {1 / photons:g} counts each"))
+        lines.append(
+            f"{mean * photons:.3g} photons a pattern" + ("" if photons == 1 else f", {1 / photons:g} counts each")
+        )
     overlap = linear_overlap(scan.positions_px, probe_diameter_px(scan.probe))
     lines.append(
         f"{len(scan)} patterns of {scan.N} x {scan.N}; "
-        + ("no probe in the file" if scan.probe_is_guess else f"neighbours overlap by {overlap:.2f} of the probe in the file")
+        + (
+            "no probe in the file"
+            if scan.probe_is_guess
+            else f"neighbours overlap by {overlap:.2f} of the probe in the file"
+        )
     )
     return Examined(scan, photons, out, lines)
 

@@ -64,6 +64,4 @@ def first_probes(scan: RawData) -> list[Assumption]:
         return [Assumption("probe of the file", scan.probe)]
     amplitude = np.sqrt(scan.patterns.intensity().mean(axis=0, dtype=np.float64))
     made = from_mean_pattern(amplitude, [share * scan.N for share in WIDTHS])
-    return [
-        Assumption(f"probe from the mean pattern, {probe_diameter_px(probe):.3g} px wide", probe) for probe in made
-    ]
+    return [Assumption(f"probe from the mean pattern, {probe_diameter_px(probe):.3g} px wide", probe) for probe in made]

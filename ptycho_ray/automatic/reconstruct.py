@@ -24,7 +24,7 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
 
-#: Iterations of the solution; where positions move, a first round finds them and the second one starts again from a flat object.
+#: Iterations of the solution. Where positions move, a first round finds them, and the second starts again from a flat object.
 ITERATIONS, FIRST_ROUND = 40, 20
 #: Patterns that are held out to judge: at least so many, if that is not more than a tenth.
 JUDGES, LEAST_HELD_OUT, MOST_HELD_OUT = 24, 0.02, 0.1
@@ -133,9 +133,7 @@ def reconstruct_scan(
     refinement = _solved(solved, config, held_out, device, on_progress)
     verdict = judge(refinement, plan.examined.photons_per_unit)
     tell(verdict.sentence)
-    return Automatic(
-        solved, plan, config, refinement.result(), verdict, held_out, time.process_time() - began
-    )
+    return Automatic(solved, plan, config, refinement.result(), verdict, held_out, time.process_time() - began)
 
 
 def _solved(

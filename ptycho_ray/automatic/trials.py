@@ -5,7 +5,10 @@ Legend: n patterns of the part, k of them judged, N pattern side, P probe modes.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -136,9 +139,10 @@ class Part:
         scan.positions_px = transformed_positions(scan.positions_px, assumption.matrix)
         probe, matrix, figures = assumption.probe, assumption.matrix, None
         try:
-            refinement = Refinement(scan, config, start=self.start, probe=probe, held_out=self.judges)
-            for _ in refinement:
-                pass
+            with _quiet():
+                refinement = Refinement(scan, config, start=self.start, probe=probe, held_out=self.judges)
+                for _ in refinement:
+                    pass
         except Diverged:
             pass
         else:
@@ -156,6 +160,18 @@ class Part:
         trial = Trial(assumption, figures, time.process_time() - began, probe, matrix)
         self.trials.append(trial)
         return trial
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A trial may go wrong without a word: that is what it is for."""
+    logger = logging.getLogger("ptycho_ray.refinement")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def linear_map(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:

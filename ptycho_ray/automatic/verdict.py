@@ -10,8 +10,8 @@ import numpy as np
 from ptycho_ray.refinement.solver import Refinement
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
-#: An image is not to be trusted if it explains less than this share of what a flat object leaves beyond the noise, or does not
-#: differ from a flat object by so many standard errors; and something is missing if it leaves more than so many times the noise.
+#: An image is not to be trusted if it explains less than this share of what a flat object leaves beyond the noise, or is not
+#: better than a flat object by so many standard errors. Something is missing if it leaves more than so many times the noise.
 LEAST_SHARE, LEAST_SIGNIFICANCE, MISSING = 0.5, 3.0, 1.5
 
 

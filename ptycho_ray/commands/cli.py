@@ -48,7 +48,7 @@ COMMANDS = {
 #: Former names of commands, which still work.
 ALIASES = {"deliver": "mlflow-sync"}
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EPILOG = """commands:
 {commands}
@@ -60,7 +60,7 @@ _EPILOG = """commands:
   ptycho-ray evaluate image scan.npz
 
 Each command takes --json for one machine-readable object on standard output. Exit codes: 0 done, 1 failed,
-2 wrong usage or unusable input, 130 interrupted.
+2 wrong usage or unusable input, 3 an image that is not to be trusted, 130 interrupted.
 """
 
 
@@ -105,7 +105,7 @@ def _run(command: str, words: list[str]) -> int:
         return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
     except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
         return _fail(error, FAILED, as_json, debug="--debug" in words)
-    return OK
+    return NOT_TRUSTED if result and result.get("trusted") is False else OK
 
 
 def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = False) -> int:

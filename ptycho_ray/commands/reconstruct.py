@@ -23,16 +23,21 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 @dataclass(kw_only=True)
 class Options(Common, ProductOptions):
-    """Reconstruct a scan with a trained network: one forward pass, then stitching.
+    """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. With
+    --model-path, by a trained network: one forward pass, then stitching.
 
-    Example: ptycho-ray reconstruct scan.npz --model-path model --refine 30 --output-dir image
+    Examples: ptycho-ray reconstruct scan.npz, or ptycho-ray reconstruct scan.npz --model-path model --refine 30
     """
 
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
     """The scan: NPZ, HDF5 or CXI."""
     model_path: Annotated[Path | None, FILE] = None
-    """The trained model: wts.h5.zip, or the folder that train wrote to. If not given, the pretrained network shipped
-    with the package, for any probe, trained on simulated scans (docs/networks.md)."""
+    """Use a trained network: wts.h5.zip, the folder that train wrote to, or 'pretrained' for the one shipped with the package
+    (docs/networks.md). If neither this nor a setting of a network is given, no network is used (docs/automatic.md)."""
+    seed: int = 0
+    """Without a model: seed of the trials, the patterns held out and the batches."""
+    plan: bool = False
+    """Without a model: only decide, show what was decided and all trials, and end."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
     refine: int | None = None
@@ -53,6 +58,18 @@ def run(words: Sequence[str]) -> Result:
 
         return reconstruct_folder(typed.options, typed.settings)
     given = dict(typed.settings)
+    by_network = {*given} - {"test_data_file", "output_dir"} or typed.options.refine or typed.options.config
+    if not by_network and typed.options.test_data_file is not None:
+        from ptycho_ray.commands.automatic import reconstruct_automatically
+
+        folder = Path(given.get("output_dir", InferenceConfig.output_dir))
+        return reconstruct_automatically(
+            typed.options.test_data_file,
+            folder,
+            seed=typed.options.seed,
+            only_plan=typed.options.plan,
+            product=typed.options,
+        )
     if typed.options.refine is not None:
         given.setdefault("refinement_iterations", typed.options.refine)
     resolved = resolve_config(InferenceConfig, typed.options.config, typed=given, with_model=False)

@@ -18,7 +18,8 @@ from ptycho_ray.refinement.run import Run
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.
 SECOND = 0.99
 #: newton: iterations between two computations of the curvature, the share of a step that is taken, the most pixels that it may
-#: move, and what is added to the curvature, in units of its mean over the scan: a pattern without structure stays.
+#: move, and what is added to the curvature, in units of its mean over the scan
+#: (none in the first iteration): a pattern without structure stays.
 CURVATURE_EVERY, NEWTON_SHARE, NEWTON_MOST_PX, NEWTON_DAMPING = 5, 0.5, 0.5, 0.02
 #: First step of an eigenmode weight (relative to the probe) and of the eigenmodes.
 WEIGHT_STEP, EIGEN_STEP = 0.01, 0.02
@@ -42,6 +43,7 @@ class AuxiliaryUnknowns:
         self.eigen = Moments(state.eigen_spectrum) if len(state.eigen_spectrum) else None
         self.background = None if state.background is None else Moments(state.background)
         self.mean_pixel = float(run.kernel.amplitude.square().mean())
+        self._typical_curvature = torch.zeros((), dtype=real.dtype, device=real.device)
         self._before: dict[str, Tensor] = {}
 
     def per_pattern(self, run: Run) -> dict[str, Tensor]:
@@ -60,6 +62,8 @@ class AuxiliaryUnknowns:
 
     def begin(self, run: Run) -> None:
         """An iteration begins."""
+        traces = self.curvature.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+        self._typical_curvature = traces.sum() / (2 * (traces > 0).sum().clamp_min(1))
         if run.parallel.size > 1:
             self._before = {name: value.clone() for name, value in self.per_pattern(run).items()}
 
@@ -96,9 +100,7 @@ class AuxiliaryUnknowns:
             slopes = (slopes if run.kernel.good is None else slopes * run.kernel.good).flatten(2)
             self.curvature.index_copy_(0, rows, 2 * slopes @ slopes.mT)
         own = self.curvature.index_select(0, rows)
-        traces = self.curvature.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        typical = traces.sum() / (2 * (traces > 0).sum().clamp_min(1))
-        damped = own + NEWTON_DAMPING * typical * torch.eye(2, dtype=own.dtype, device=own.device)
+        damped = own + NEWTON_DAMPING * self._typical_curvature * torch.eye(2, dtype=own.dtype, device=own.device)
         step = -torch.linalg.solve(damped + 1e-12 * torch.eye(2, dtype=own.dtype), gradient[..., None])[..., 0]
         return (step * (NEWTON_SHARE * run.backoff)).clamp(-NEWTON_MOST_PX, NEWTON_MOST_PX)
 

@@ -32,7 +32,13 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.constraints import limit_amplitude, probe_centre_px, reduce_total_variation, shift_spectrum, smooth_phase
+from ptycho_ray.refinement.constraints import (
+    limit_amplitude,
+    probe_centre_px,
+    reduce_total_variation,
+    shift_spectrum,
+    smooth_phase,
+)
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult

@@ -110,11 +110,11 @@ def test_a_wrong_defocus_and_wrong_positions_are_found_without_a_truth(one_ray, 
 
 def test_a_sweep_through_the_command(one_ray, wrong_file, tmp_path):
     scale = {"position_scale": {"uniform": [0.95, 1.05]}}
-    settings = {"nepochs": 4, "validation_fraction": 0.15}
+    settings = {"nepochs": 1, "validation_fraction": 0.15}
     space = written(tmp_path, {**WRONG_PROBE, "parameters": scale, "settings": settings})
     folder = tmp_path / "out"
-    result = tune.run([str(wrong_file), "--space", str(space), "--trials", "3", "--output-dir", str(folder)])
-    assert (result["trials"], result["failed"]) == (3, 0)
+    result = tune.run([str(wrong_file), "--space", str(space), "--trials", "2", "--output-dir", str(folder)])
+    assert (result["trials"], result["failed"]) == (2, 0)
     for name in ("results.csv", "best.yaml", "report.html", "result.json", "best/reconstruction.npz"):
         assert (folder / name).is_file(), name
     assert len(list((folder / "trials").iterdir())) == 1, "what other trials made is deleted"

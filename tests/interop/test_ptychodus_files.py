@@ -340,6 +340,7 @@ def test_work_that_does_not_listen_is_ended(tmp_path):
     assert [event["event"] for event in events_of(file.read_text())] == ["started", "cancelling", "finished"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_cancels(folder, tmp_path):
     words = ["train", "--input", str(folder), "--output", str(tmp_path / "out"), *FAST, "--nepochs", "5000"]
     program = subprocess.Popen(

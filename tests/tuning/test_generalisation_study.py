@@ -35,6 +35,7 @@ def test_a_cut_study_still_has_every_combination_once():
     assert len({run.name for run in runs}) == len(runs) == 8
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_more_trials_add_to_them(words, tmp_path, capsys):
     told, made = told_by([*words, "--sizes", "16", "32", "--trials", "1"], capsys)
     assert len(made) == 2

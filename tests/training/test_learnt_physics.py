@@ -140,6 +140,7 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
     assert np.sqrt(np.mean(left**2)) < 0.25 * np.sqrt(np.mean(error**2))
 
 
+@pytest.mark.slow
 def test_a_cut_run_keeps_all_that_was_learnt(small_scan, everything_learns, tmp_path):
     config = replace(everything_learns, validation_fraction=0.0, nepochs=3)
     scan = with_modes(small_scan)

@@ -68,6 +68,7 @@ def test_a_scan_that_was_not_trained_on_keeps_its_own_physics(small_scan, other_
     assert other.normalisation == create_ptycho_data_container(other_scan, tiny_config).normalisation
 
 
+@pytest.mark.slow
 def test_the_command_takes_files_or_a_folder(files, tmp_path):
     words = ["train", str(files / "a.npz"), str(files / "b.npz"), *SMALL, "--output-dir"]
     assert main([*words, str(tmp_path / "listed")]) == 0

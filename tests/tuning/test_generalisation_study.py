@@ -57,6 +57,7 @@ def test_runs_are_made_once_and_more_trials_add_to_them(words, tmp_path, capsys)
     assert len(made) == 1, "a run with other settings is another run"
 
 
+@pytest.mark.slow
 def test_steps_in_place_of_epochs(words, capsys):
     without = [word for i, word in enumerate(words) if word != "--nepochs" and words[i - 1] != "--nepochs"]
     told, _ = told_by([*without, "--sizes", "16", "32", "--trials", "1", "--steps", "4"], capsys)

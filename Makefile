@@ -29,9 +29,8 @@ lint: $(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes share the two cores better than one with two threads does. The order of tests/conftest.py is kept.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test test-all test-durations: export OMP_NUM_THREADS = 1
+# One process of the three waits for Ray most of the time. The order of tests/conftest.py is kept.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m 'not slow'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from helpers import make_scan, make_tiny_config
 
 pytest_plugins = ["ray_fixtures"]
+
+# Two processes share two cores; and a worker of Ray has one thread, so that its sums round as those of these processes do.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"

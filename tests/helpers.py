@@ -39,7 +39,8 @@ def make_tiny_config() -> Any:
     """Two epochs of the smallest network on patterns of side 32: seconds, not quality."""
     from ptycho_ray.config import ModelConfig, TrainingConfig
 
-    return TrainingConfig(model=ModelConfig(N=32, n_filters_scale=1), nepochs=2, batch_size=8, validation_fraction=0.2)
+    model = ModelConfig(N=32, n_filters_scale=1)
+    return TrainingConfig(model=model, n_groups=32, nepochs=2, batch_size=8, validation_fraction=0.2)
 
 
 def free_port() -> int:

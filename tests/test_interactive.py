@@ -112,10 +112,8 @@ def test_a_notebook_has_what_it_shows(name):
     assert (NOTEBOOKS / name).stat().st_size < 700_000
 
 
-LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("own_data.ipynb", "sweep.ipynb")]
-
-
-@pytest.mark.parametrize("name", ["quick_start.ipynb", *LONG])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quick_start.ipynb", "own_data.ipynb", "sweep.ipynb"])
 def test_a_notebook_runs(name, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is not installed")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")

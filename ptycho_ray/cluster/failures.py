@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 #: A file beside the checkpoints of an ensemble that has started and not ended.
 BEGUN = "begun.json"
@@ -22,7 +23,13 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def as_ctrl_c(_: int, frame: FrameType | None) -> None:
+        # Ray Train sets a handler of its own while it trains, which ends the run on the cluster too.
+        handler = signal.getsignal(signal.SIGINT)
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, as_ctrl_c)
     try:
         yield
     finally:

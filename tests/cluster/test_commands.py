@@ -29,6 +29,7 @@ def test_a_job_joins_the_cluster_and_trains_with_two_workers(one_ray, scan_file,
     assert one_ray.is_initialized(), "the cluster is not the job's"
 
 
+@pytest.mark.slow
 def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, small_scan, other_scan, tmp_path, capsys):
     small_scan.to_file(tmp_path / "a.npz")
     other_scan.to_file(tmp_path / "b.npz")

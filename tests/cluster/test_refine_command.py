@@ -10,6 +10,14 @@ from ptycho_ray.commands.cli import main
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 
+def test_workers_write_what_one_process_writes(one_ray, scan_file, tmp_path):
+    words = ["refine", str(scan_file), "--iterations", "1", "--workers", "2", "--output-dir", str(tmp_path)]
+    assert main(words) == 0
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made >= {"reconstruction.npz", "refined_scan.npz", "refinement.safetensors", "report.html", "result.json"}
+
+
+@pytest.mark.slow
 def test_workers_refine_as_one_process_does_and_either_resumes_the_other(one_ray, small_scan, tmp_path):
     small_scan.to_file(tmp_path / "scan.npz")
     words = ["refine", str(tmp_path / "scan.npz"), "--precision", "double", "--check-every", "1"]

@@ -72,6 +72,7 @@ def test_images_of_other_programs_are_found_by_registration(small_scan, scan, tm
         assert float(aligned.mean()) < 0.02
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_applied_to_the_scan(small_scan, scan, tmp_path, capsys):
     model = tmp_path / "model"
     words = ["--n-filters-scale", "1", "--nepochs", "1", "--batch-size", "8", "--output-dir", str(model)]

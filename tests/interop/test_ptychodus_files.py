@@ -295,7 +295,8 @@ def processor_s(pid: int) -> float:
     return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("workers", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+@pytest.mark.slow
 def test_sigterm_cancels_in_time(folder, tmp_path, workers):
     """Ptychodus kills what has not ended after 10 seconds. Of one process they are counted in its own time, which others
     that compute do not change."""
@@ -340,6 +341,7 @@ def test_work_that_does_not_listen_is_ended(tmp_path):
     assert [event["event"] for event in events_of(file.read_text())] == ["started", "cancelling", "finished"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_cancels(folder, tmp_path):
     words = ["train", "--input", str(folder), "--output", str(tmp_path / "out"), *FAST, "--nepochs", "5000"]
     program = subprocess.Popen(

@@ -138,7 +138,8 @@ def test_other_releases_are_left_alone(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert release in caplog.text
 
 
-@pytest.mark.parametrize("name", ["PINN", pytest.param("Supervised", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["PINN", "Supervised"])
 def test_batch_training_and_reconstruction(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / "settings.ini").write_text(SETTINGS.format(name=name))
     words = ["-s", folder / "settings.ini", "-i", folder]

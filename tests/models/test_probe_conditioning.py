@@ -137,6 +137,7 @@ def test_the_test_scan_of_a_training_is_predicted_with_its_own_probe(
     np.testing.assert_array_equal(results["reconstructed_obj"], again[2]["obj_tensor_full"])
 
 
+@pytest.mark.slow
 def test_the_commands_and_a_bundle_keep_the_setting(small_scan: Any, gaussian_scan: Any, tmp_path: Any) -> None:
     small_scan.to_file(tmp_path / "a.npz")
     gaussian_scan.to_file(tmp_path / "b.npz")

@@ -454,6 +454,7 @@ def test_a_missing_mlflow_is_named(monkeypatch):
 # -- the database beside the output folder -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_server_the_database_lies_beside_and_its_model_reconstructs(
     small_scan, untracked, config, tmp_path, monkeypatch, capsys
 ):

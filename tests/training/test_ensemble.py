@@ -165,6 +165,7 @@ def test_manifest_of_a_single_model_has_no_members(trained, config, tmp_path):
     assert len(load_bundle(path).models) == 1
 
 
+@pytest.mark.slow
 def test_the_commands(small_scan, tmp_path, capsys):
     small_scan.to_file(tmp_path / "scan.npz")
     model, image = tmp_path / "model", tmp_path / "image"

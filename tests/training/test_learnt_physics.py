@@ -104,6 +104,7 @@ def test_the_scale_moves_at_its_own_rate(small_scan, tiny_config):
     assert moved[1] > 20 * moved[0] > 0
 
 
+@pytest.mark.slow
 def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_learns):
     """Gradient descent on the shifts alone, the object known: the physics that training uses points to the truth."""
     y, x = small_scan.positions_px.T
@@ -139,6 +140,7 @@ def test_wrong_positions_are_found_with_the_true_object(small_scan, everything_l
     assert np.sqrt(np.mean(left**2)) < 0.25 * np.sqrt(np.mean(error**2))
 
 
+@pytest.mark.slow
 def test_a_cut_run_keeps_all_that_was_learnt(small_scan, everything_learns, tmp_path):
     config = replace(everything_learns, validation_fraction=0.0, nepochs=3)
     scan = with_modes(small_scan)
@@ -183,6 +185,7 @@ def test_shifts_stay_within_their_limit(small_scan, everything_learns):
     assert float(shifts.abs().max()) == 0.25
 
 
+@pytest.mark.slow
 def test_single_patterns_learn_positions_from_their_neighbours(small_scan, tiny_config):
     config = replace(
         tiny_config, positions_trainable=True, realspace_weight=1.0, consistency_weight=1.0, validation_fraction=0.0

@@ -107,6 +107,7 @@ def test_a_cut_run_goes_on_as_if_it_had_not_been_cut(small_scan, tiny_config, tr
     assert whole["history"] == continued["history"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_prolonged(small_scan, tiny_config, tmp_path):
     config = replace(tiny_config, validation_fraction=0.0)
     whole = train_cdi_model(small_scan, None, replace(config, nepochs=3))

@@ -252,6 +252,7 @@ def test_missing_labels_name_the_file(small_scan, tiny_config, way, truth, found
         train_cdi_model(without_truth(small_scan, truth), None, config)
 
 
+@pytest.mark.slow
 def test_supervised_training_learns_the_true_object(small_scan, tiny_config):
     config = replace(tiny_config, nepochs=12, model=replace(tiny_config.model, model_type="supervised"))
     history = train_cdi_model(small_scan, None, config)["history"]
@@ -310,6 +311,7 @@ def test_true_objects_of_overlapping_groups_agree(small_scan, gridsize):
     assert found[1] > 3 * found[0]
 
 
+@pytest.mark.slow
 def test_training_on_agreement_lowers_the_disagreement(small_scan, tiny_config):
     config = replace(tiny_config, nepochs=4, realspace_weight=1.0, consistency_weight=1e-9)
     free = train_cdi_model(small_scan, None, config)["history"]

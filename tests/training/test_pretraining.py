@@ -87,6 +87,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(few: PretrainingConfig
         pretrain(replace(elsewhere, fno_width=6), resume=True)
 
 
+@pytest.mark.slow
 def test_a_pretraining_goes_on_from_another_network(few: PretrainingConfig, tmp_path: Path) -> None:
     first = pretrain(few)
     save_bundle(tmp_path / "first", Bundle(first.model, first.config, {}, first.history))

@@ -67,6 +67,7 @@ def test_a_pretraining_that_no_longer_improves_stops(few: PretrainingConfig) -> 
     assert len(history["loss"]) < 30
 
 
+@pytest.mark.slow
 def test_gradients_of_several_batches_are_added_up(few: PretrainingConfig) -> None:
     """Half the batch and twice the accumulation is the same training, but for the order of sums."""
     whole = pretrain(few)

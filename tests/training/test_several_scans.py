@@ -49,6 +49,7 @@ def test_one_scan_in_a_list_is_one_scan(small_scan, tiny_config):
     assert alone == listed
 
 
+@pytest.mark.slow
 def test_a_cut_run_on_several_scans_goes_on(small_scan, other_scan, tiny_config, tmp_path):
     scans, config = [small_scan, other_scan], replace(tiny_config, probe_trainable=True, validation_fraction=0.0)
     whole = train_cdi_model(scans, None, replace(config, nepochs=3))
@@ -67,6 +68,7 @@ def test_a_scan_that_was_not_trained_on_keeps_its_own_physics(small_scan, other_
     assert other.normalisation == create_ptycho_data_container(other_scan, tiny_config).normalisation
 
 
+@pytest.mark.slow
 def test_the_command_takes_files_or_a_folder(files, tmp_path):
     words = ["train", str(files / "a.npz"), str(files / "b.npz"), *SMALL, "--output-dir"]
     assert main([*words, str(tmp_path / "listed")]) == 0
@@ -84,6 +86,7 @@ def test_the_command_takes_files_or_a_folder(files, tmp_path):
     assert {"val_loss", "val_loss/a", "val_loss/b"} <= tables[0][0].keys()
 
 
+@pytest.mark.slow
 def test_a_test_scan_gets_a_folder_of_its_own(files, tmp_path):
     (tmp_path / "c.npz").write_bytes((files / "b.npz").read_bytes())
     words = ["train", str(files), "--test-data-file", str(tmp_path / "c.npz"), *SMALL]

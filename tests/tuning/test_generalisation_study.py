@@ -35,6 +35,7 @@ def test_a_cut_study_still_has_every_combination_once():
     assert len({run.name for run in runs}) == len(runs) == 8
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_more_trials_add_to_them(words, tmp_path, capsys):
     told, made = told_by([*words, "--sizes", "16", "32", "--trials", "1"], capsys)
     assert len(made) == 2
@@ -56,6 +57,7 @@ def test_runs_are_made_once_and_more_trials_add_to_them(words, tmp_path, capsys)
     assert len(made) == 1, "a run with other settings is another run"
 
 
+@pytest.mark.slow
 def test_steps_in_place_of_epochs(words, capsys):
     without = [word for i, word in enumerate(words) if word != "--nepochs" and words[i - 1] != "--nepochs"]
     told, _ = told_by([*without, "--sizes", "16", "32", "--trials", "1", "--steps", "4"], capsys)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
-from ptycho_ray.automatic.trials import ITERATIONS, Assumption, Part, Trial
+from ptycho_ray.automatic.trials import ITERATIONS, LEAST_SHARE, SIGNIFICANCE, Assumption, Part, Trial
 
 #: Iterations of the trials of the orientation, which differ by more than the others.
 COARSE = 6
@@ -21,6 +22,8 @@ COARSE = 6
 SLOW = 36
 #: Times the photon noise below which nothing further is asked.
 ENOUGH = 1.08
+#: First step of the scale of the scan, and of its angle in radians.
+STEP = 0.03
 #: The eight orientations of the scan axes as maps of (row, column), the one of the file first.
 EIGHT = [
     np.array([[a, 0], [0, b]]) @ (np.eye(2) if same else np.eye(2)[::-1])
@@ -97,11 +100,38 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
 
 
 def _slowly(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """If long trials leave more than noise, ask again what takes long to show: the scale and angle of the scan, and modes."""
+    """If long trials leave more than noise, ask what takes long to show: the scale and angle of the scan, and modes."""
     long = part.run(replace(best.assumption, probe=best.probe), SLOW)
     if long.figures is None or (long.figures.noise_is_known and long.figures.times_noise < ENOUGH):
         return long
-    return _further(part, long, decide, {"affine": _affine, "modes": _one_mode_more}, SLOW)
+    for name, matrix in (("scale", np.diag([STEP, STEP])), ("angle", np.array([[0.0, -STEP], [STEP, 0.0]]))):
+        long = _along(part, long, name, matrix, decide)
+    return _further(part, long, decide, {"modes": _one_mode_more}, SLOW)
+
+
+def _along(part: Part, best: Trial, name: str, step: NDArray[np.float64], decide: Callable[[str], None]) -> Trial:
+    """The best linear map of the scan along one direction: a step to either side, then the lowest point of a parabola.
+
+    A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
+    """
+
+    def at(share: float) -> Trial:
+        matrix = (np.eye(2) + share * step) @ best.assumption.matrix
+        return part.run(replace(best.assumption, name=f"{name} of the scan {share * STEP:+.3f}", matrix=matrix), SLOW)
+
+    low, high = at(-1), at(1)
+    if low.figures is None or high.figures is None or best.figures is None:
+        return best
+    below, here, above = (trial.figures.misfit.sum() for trial in (low, best, high) if trial.figures is not None)
+    curvature = below - 2 * here + above
+    if curvature <= 0:
+        return best
+    lowest = at(float(np.clip((below - above) / (2 * curvature), -2, 2)))
+    gain = lowest.gain_over(best)
+    if gain.significance < SIGNIFICANCE or gain.share < LEAST_SHARE / 2:
+        return best
+    decide(f"{lowest.assumption.name}: {gain}")
+    return lowest
 
 
 def more_modes(part: Part, now: Assumption, tell: Callable[[str], None]) -> Trial:
@@ -150,13 +180,6 @@ def _positions(now: Assumption) -> Assumption:
     return replace(now, name="positions refined", settings=settings)
 
 
-def _affine(now: Assumption) -> Assumption | None:
-    if "position_start" in now.settings:
-        return None
-    settings = now.settings | {"position_start": POSITIONS_FROM, "position_model": "affine"}
-    return replace(now, name="one affine map of the scan", settings=settings)
-
-
 def _intensities(now: Assumption) -> Assumption:
     return replace(now, name="intensity of each pattern", settings=now.settings | {"intensity_start": 2})
 
@@ -168,7 +191,6 @@ def _background(now: Assumption) -> Assumption:
 QUESTIONS: dict[str, Callable[[Assumption], Assumption | None]] = {
     "modes": _one_mode_more,
     "positions": _positions,
-    "affine": _affine,
     "intensities": _intensities,
     "background": _background,
 }

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from ptycho_ray.automatic.choose import Choice, choose, more_modes
 from ptycho_ray.automatic.examine import Examined, examine
 from ptycho_ray.automatic.guesses import first_probes
-from ptycho_ray.automatic.trials import Part
+from ptycho_ray.automatic.trials import Part, drawn, surrounded
 from ptycho_ray.automatic.verdict import Verdict, judge
 from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
@@ -116,8 +115,8 @@ def reconstruct_scan(
     solved.probe = plan.choice.trial.probe
     chosen = {"iterations": ITERATIONS, "seed": seed} | assumption.settings | dict(settings or {})
     config = RefinementConfig(**chosen)
-    fraction = min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT)
-    held_out = np.flatnonzero(held_out_patterns(len(solved), fraction, np.random.default_rng((seed, 3))))
+    judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
+    held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
         first_config = dataclasses.replace(config, iterations=FIRST_ROUND)
         unseen = np.union1d(held_out, plan.part.judges_of_scan)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
@@ -24,6 +25,8 @@ from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
 #: Patterns of the part, share of them that judge, and how far out of its middle they may lie (of its radius).
 MOST_PATTERNS, JUDGES, INNER = 160, 0.16, 0.75
+#: Neighbours by which it is told whether a pattern lies inside the scan, and the widest gap between two of them, in half turns.
+NEIGHBOURS, WIDEST_GAP = 8, 0.8
 #: Iterations of a trial.
 ITERATIONS = 12
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
@@ -114,10 +117,8 @@ class Part:
         self.rows, self.scan, self.seed, self.photons_per_unit = rows, scan.select(rows), seed, photons_per_unit
         self.start: StitchedObject | None = None
         radius = distance[rows].max()
-        inner = np.flatnonzero(distance[rows] <= INNER * radius)
-        count = max(1, round(JUDGES * len(rows)))
-        generator = np.random.default_rng((seed, 7))
-        self.judges = np.sort(generator.choice(inner, size=min(count, len(inner)), replace=False))
+        inner = (distance[rows] <= INNER * radius) & surrounded(scan.positions_px)[rows]
+        self.judges = drawn(inner, max(2, round(JUDGES * len(rows))), np.random.default_rng((seed, 7)))
         self.trials: list[Trial] = []
 
     @property
@@ -160,6 +161,25 @@ class Part:
         trial = Trial(assumption, figures, time.process_time() - began, probe, matrix)
         self.trials.append(trial)
         return trial
+
+
+def surrounded(positions_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of the positions [n, 2] have neighbours on all sides, bool [n]: what a pattern at the rim shows, no other one saw.
+
+    Of the eight nearest neighbours no two that follow each other around the position may be half a turn apart or more.
+    """
+    neighbours = min(NEIGHBOURS, len(positions_px) - 1)
+    _, nearest = cKDTree(positions_px).query(positions_px, k=neighbours + 1)
+    away = positions_px[nearest[:, 1:]] - positions_px[:, None]
+    angles = np.sort(np.arctan2(away[..., 0], away[..., 1]), axis=1)
+    gaps = np.diff(angles, axis=1, append=angles[:, :1] + 2 * np.pi)
+    return np.asarray(gaps.max(axis=1) < WIDEST_GAP * np.pi)
+
+
+def drawn(candidates: NDArray[np.bool_], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` of the patterns that are ``candidates`` [n], of all if there are too few."""
+    rows = np.flatnonzero(candidates) if candidates.sum() >= 2 * count else np.arange(len(candidates))
+    return np.sort(generator.choice(rows, size=min(count, len(rows)), replace=False))
 
 
 @contextlib.contextmanager

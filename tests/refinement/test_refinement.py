@@ -13,7 +13,7 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.physics.probe import orthogonal_modes
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.constraints import limit_amplitude, reduce_total_variation, smooth_phase
+from ptycho_ray.refinement.constraints import limit_amplitude, probe_centre_px, reduce_total_variation, smooth_phase
 from ptycho_ray.refinement.methods import METHODS
 from ptycho_ray.refinement.probe_modes import first_modes
 from ptycho_ray.refinement.smooth import SmoothAcceleration
@@ -139,7 +139,7 @@ def test_a_wrong_probe_is_put_right(noisy):
     assert with_moving.history[-1].loss < 0.5 * with_fixed.history[-1].loss
 
 
-@pytest.mark.parametrize("method", ["gradient", "cross_correlation"])
+@pytest.mark.parametrize("method", ["newton", "gradient", "cross_correlation"])
 def test_positions_are_found(method):
     scan = exact_scan(noise=True, error_px=1.0, step=2.5, rows=10)
     config = RefinementConfig(
@@ -151,6 +151,14 @@ def test_positions_are_found(method):
         return float(np.sqrt(np.mean((difference - difference.mean(axis=0)) ** 2)))
 
     assert error(refine(scan, config).positions_px) < 0.25 * error(scan.positions_px)  # 0.95 to 0.13 and 0.15 px
+
+
+def test_the_probe_stays_in_its_place_while_it_is_refined():
+    scan = exact_scan(noise=True, error_px=1.0, step=2.5, rows=10)
+    refinement = Refinement(scan, RefinementConfig(iterations=10, position_start=2))
+    before = probe_centre_px(refinement.run.state.probe)
+    list(refinement)
+    assert float((probe_centre_px(refinement.run.state.probe) - before).abs().max()) < 0.02
 
 
 def test_a_step_of_the_smooth_phase_that_goes_too_far_is_not_taken(noisy, monkeypatch):

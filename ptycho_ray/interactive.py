@@ -1,7 +1,8 @@
 """The interface for notebooks and scripts: ``import ptycho_ray as pr``.
 
     scan = pr.load("scan.npz")
-    image = pr.reconstruct(scan, nepochs=30)          # trains on the scan's diffraction, then reconstructs it
+    image = pr.reconstruct(scan)                      # decides by the patterns what the scan needs, solves and judges
+    image = pr.reconstruct(scan, nepochs=30)          # trains a network on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
 Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
@@ -21,6 +22,7 @@ from ptycho_ray.data import RawData, load_data
 from ptycho_ray.display.notebook import card, scan_html
 
 if TYPE_CHECKING:
+    from ptycho_ray.automatic.reconstruct import Automatic
     from ptycho_ray.bundle import Bundle
     from ptycho_ray.reconstruction.stitching import StitchedObject
 
@@ -62,14 +64,16 @@ class Reconstruction:
         weight: illumination of each pixel.
         origin_px: position of pixel (0, 0) in the coordinates of the scan.
         scan: what was reconstructed.
-        bundle: the trained network.
+        bundle: the trained network; None if none was used.
         history: one list per metric, with one value per epoch; empty if nothing was trained.
+        automatic: without a network, how it was decided and solved, and the verdict.
     """
 
     stitched: StitchedObject
     scan: RawData
-    bundle: Bundle
+    bundle: Bundle | None
     history: Mapping[str, list[float]] = field(default_factory=dict)
+    automatic: Automatic | None = None
 
     @property
     def image(self) -> NDArray[np.complex64]:
@@ -111,20 +115,34 @@ class Reconstruction:
         return path
 
     def save_model(self, place: str | Path) -> Path:
-        """Write the trained network (``wts.h5.zip``), which :func:`reconstruct` and ``ptycho-ray`` take."""
-        from ptycho_ray.bundle import save_bundle
+        """Write the trained network (``wts.h5.zip``), which :func:`reconstruct` and ``ptycho-ray`` take.
 
+        Raises:
+            ConfigurationError: no network was used.
+        """
+        from ptycho_ray.bundle import save_bundle
+        from ptycho_ray.errors import ConfigurationError
+
+        if self.bundle is None:
+            raise ConfigurationError(
+                field="nepochs", found="an image without a network", expected="one of reconstruct(scan, nepochs=...)"
+            )
         return save_bundle(place, self.bundle)
 
     def figures_of_merit(self) -> dict[str, float]:
-        """Consistency with the diffraction data (R-factor, and that of a flat object), and with a known object the
-        mean errors of amplitude and phase after registration."""
+        """Consistency with the diffraction data (R-factor, and that of a flat object; without a network by patterns that took
+        no part, and with that of photon noise), and with a known object the mean errors of amplitude and phase after
+        registration."""
         from ptycho_ray.evaluation import evaluate_reconstruction
         from ptycho_ray.reconstruction.images import Image, explained_diffraction
 
         region = self.stitched.covered()
-        figures = explained_diffraction(Image(self.image, region, self.origin_px), self.scan)
-        figures.pop("patterns")
+        if self.automatic is None:
+            figures = explained_diffraction(Image(self.image, region, self.origin_px), self.scan)
+            figures.pop("patterns")
+        else:
+            verdict = self.automatic.verdict.to_dict()
+            figures = {name: value for name, value in verdict.items() if "r_factor" in name and value is not None}
         if self.scan.object_truth is not None:
             found = evaluate_reconstruction(self.image, self.scan.object_truth, origin_px=self.origin_px, region=region)
             figures |= {"amplitude_mae": found.amplitude.mae, "phase_mae": found.phase.mae}
@@ -138,9 +156,12 @@ class Reconstruction:
             "patterns": len(self.scan),
             "pixels": list(self.image.shape),
             "pixel size in m": self.scan.pixel_size_m,
-            "network": self.bundle.config.model.architecture,
-            "epochs": len(self.bundle.history.get("loss", [])),
         }
+        if self.automatic is not None:
+            facts["verdict"] = self.automatic.verdict.sentence
+        if self.bundle is not None:
+            facts["network"] = self.bundle.config.model.architecture
+            facts["epochs"] = len(self.bundle.history.get("loss", []))
         pictures = [plot_object(self.image, region=self.stitched.covered(), pixel_size_m=self.scan.pixel_size_m)]
         if self.history:
             pictures.append(plot_history(self.history))
@@ -155,14 +176,15 @@ def reconstruct(
     progress: bool = True,
     **settings: Any,
 ) -> Reconstruction:
-    """Reconstruct a scan: with a trained ``model`` in one pass, without one after training on the scan's diffraction.
+    """Reconstruct a scan: with nothing else given, by what its patterns say it needs (``docs/automatic.md``); with a trained
+    ``model`` in one pass; with settings of a training by a network trained on the scan's diffraction.
 
     Args:
         scan: a scan or its file.
         model: an earlier reconstruction, or a bundle or its folder.
         config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
             ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
-        progress: report every epoch.
+        progress: report every decision, or every epoch.
 
     Raises:
         InputError, ConfigurationError: the scan or a setting cannot be used.
@@ -185,8 +207,13 @@ def reconstruct(
                 expected="settings of a training",
             )
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
+        if bundle is None:
+            raise ConfigurationError(field="model", found="an image without a network", expected="one with a network")
         _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)
         return Reconstruction(results["stitched"], raw, bundle)
+    if config is None and not settings:
+        made = workflow.reconstruct_scan(raw, tell=print if progress else lambda line: None)
+        return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
     resolved = resolve_config(TrainingConfig, config, typed=typed)

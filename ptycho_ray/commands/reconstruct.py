@@ -26,7 +26,7 @@ class Options(Common, ProductOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. With
     --model-path, by a trained network: one forward pass, then stitching.
 
-    Examples: ptycho-ray reconstruct scan.npz, or ptycho-ray reconstruct scan.npz --model-path model --refine 30
+    Example: ptycho-ray reconstruct scan.npz --output-dir image
     """
 
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None

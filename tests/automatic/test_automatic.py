@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from helpers import make_scan
 
+import ptycho_ray as pr
 from ptycho_ray.automatic.examine import examine, photons_per_unit
 from ptycho_ray.automatic.guesses import from_mean_pattern, rescaled_probe, turned_in_time
 from ptycho_ray.automatic.reconstruct import make_plan, reconstruct_scan
 from ptycho_ray.automatic.trials import Part, linear_map
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
+from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
@@ -60,6 +62,16 @@ def test_an_image_is_judged_by_patterns_that_took_no_part(scan):
     assert f"{verdict.times_noise:.2f} times the photon noise" in verdict.sentence
 
 
+def test_a_notebook_needs_no_setting(scan, tmp_path):
+    image = pr.reconstruct(scan, progress=False)
+    assert image.bundle is None
+    assert image.automatic.verdict.sentence in image._repr_html_()
+    assert image.figures_of_merit()["r_factor"] == image.automatic.verdict.r_factor
+    with pytest.raises(ConfigurationError, match="nepochs"):
+        image.save_model(tmp_path)
+
+
+@pytest.mark.slow
 def test_patterns_without_a_sample_end_in_a_verdict_and_exit_code_3(scan, tmp_path, capsys, rng):
     order = rng.permutation(len(scan))
     nonsense = changed(scan, intensity=scan.patterns.intensity()[order], counts_are_photons=True)

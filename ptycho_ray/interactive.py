@@ -134,7 +134,8 @@ class Reconstruction:
         no part, and with that of photon noise), and with a known object the mean errors of amplitude and phase after
         registration."""
         from ptycho_ray.evaluation import evaluate_reconstruction
-        from ptycho_ray.reconstruction.images import Image, explained_diffraction
+        from ptycho_ray.reconstruction.images import Image
+        from ptycho_ray.refinement.explained_image import explained_diffraction
 
         region = self.stitched.covered()
         if self.automatic is None:

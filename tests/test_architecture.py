@@ -35,7 +35,7 @@ MAY_KNOW = {
     "display": {"config", "data", "evaluation", "files"},
     "tracking": {"config", "display", "errors", "files"},
     "bundle": {"config", "data", "errors", "files", "models", "tracking"},
-    "reconstruction": {"bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "simulation"},
+    "reconstruction": {"bundle", "config", "data", "errors", "evaluation", "files", "models", "physics"},
     "training": {
         "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
     },
@@ -45,7 +45,8 @@ MAY_KNOW = {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
     "interactive": {
-        "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "training", "workflow",
+        "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "refinement", "training",
+        "workflow",
     },
     "tuning": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "models", "physics", "reconstruction",

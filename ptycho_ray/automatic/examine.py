@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.inspection import dead_pixels, hot_pixels
+from ptycho_ray.data.inspection import dead_pixels, hot_pixels, photons_per_unit
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
@@ -17,8 +17,6 @@ LOOKED_AT = 64
 DARKEST, BRIGHTEST = 0.05, 20.0
 #: A position this many times the spread of the middle half away from the median is left out.
 FARTHEST = 12.0
-#: How nearly all intensities have to be whole multiples of the smallest one, relative to that.
-WHOLE = 0.02
 
 
 @dataclass(frozen=True)
@@ -70,24 +68,6 @@ def examine(scan: RawData) -> Examined:
         )
     )
     return Examined(scan, photons, out, lines)
-
-
-def photons_per_unit(scan: RawData) -> float | None:
-    """Photons per unit of intensity, if all intensities are whole multiples of one quantum; else None."""
-    rows = _some(len(scan))[:16]
-    values = scan.patterns.intensity(rows).astype(np.float64).ravel()
-    values = np.unique(values[values > 0])
-    if not len(values):
-        return None
-    quantum = float(values[0])
-    few = values[values < 200 * quantum] / quantum
-    whole = np.abs(few - np.round(few)) < WHOLE
-    if len(few) < 5 or not whole.mean() > 0.99:
-        return None
-    # The mean ratio to whole numbers is more exact than the smallest value alone.
-    quantum *= float(np.sum(few * np.round(few)) / np.sum(np.round(few) ** 2))
-    nearest = round(1 / quantum) if quantum < 1 else 1 / round(quantum)
-    return float(nearest) if abs(nearest * quantum - 1) < 1e-3 else 1 / quantum
 
 
 def broken_pixels(scan: RawData) -> NDArray[np.bool_]:

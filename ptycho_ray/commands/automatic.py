@@ -26,6 +26,7 @@ def reconstruct_automatically(
     from ptycho_ray.display.figures import plot_object, plot_positions
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.refinement.explained_image import REFINED_SCAN
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -40,14 +41,14 @@ def reconstruct_automatically(
     image.save(folder / "reconstruction.npz")
     refined = made.scan.select(np.arange(len(made.scan)))
     refined.positions_px, refined.probe = found.positions_px, found.probe
-    refined.to_file(folder / "refined_scan.npz")
+    refined.to_file(folder / REFINED_SCAN)
     origin = provenance(seed=seed, data_files=[scan_file])
     origin |= {"settings": dataclasses.asdict(made.config)}
     result: Result = {
         "verdict": made.verdict.sentence,
         "trusted": made.verdict.trusted,
         "image": folder / "reconstruction.npz",
-        "refined_scan": folder / "refined_scan.npz",
+        "refined_scan": folder / REFINED_SCAN,
         "report": folder / "report.html",
         "patterns": len(made.scan),
         "frames_left_out": made.plan.examined.left_out.tolist(),

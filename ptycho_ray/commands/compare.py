@@ -57,7 +57,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
-    from ptycho_ray.reconstruction.images import Image, explained_diffraction, label_of
+    from ptycho_ray.reconstruction.images import Image, label_of
+    from ptycho_ray.refinement.explained_image import explained_diffraction
 
     scan = None
     if options.scan is not None:

@@ -42,12 +42,13 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.display.uncertainty_report import calibration_sections
     from ptycho_ray.evaluation import evaluate_reconstruction
-    from ptycho_ray.reconstruction.images import explained_diffraction, label_of, read_image
+    from ptycho_ray.reconstruction.images import label_of, read_image
+    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
     image, scan = read_image(options.image), load_data(options.scan)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
     pixel = scan.pixel_size_m
-    diffraction = explained_diffraction(image, scan)
+    diffraction = explained_diffraction(image, as_refined(scan, options.image))
     result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
     sections = [Section("Consistency with the data", facts=diffraction)]
     if scan.object_truth is not None:

@@ -77,6 +77,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.refinement.explained_image import REFINED_SCAN
     from ptycho_ray.refinement.solver import half_data_agreement
 
     scan = workflow.load_data(options.scan)
@@ -100,22 +101,21 @@ def run(words: Sequence[str]) -> Result:
         )  # fmt: skip
     halves = half_data_agreement(scan, config, found, start=start) if options.half_data else None
     found.stitched.save(folder / "reconstruction.npz")
-    with atomic_path(folder / "refined_scan.npz") as temporary:
-        parts: dict[str, Any] = {
-            "probe": found.probe,
-            "positions_px": found.positions_px,
-            "intensity": found.intensity,
-        }
-        if config.slices > 1:
-            parts["slices"] = found.slices
-        if found.background is not None:
-            parts["background"] = found.background
-        np.savez_compressed(temporary, **parts)
+    refined = scan.select(np.arange(len(scan)))
+    refined.positions_px, refined.probe = found.positions_px, found.probe
+    refined.to_file(folder / REFINED_SCAN)
+    parts = {
+        "intensity": found.intensity,
+        "slices": found.slices if config.slices > 1 else None,
+        "background": found.background,
+    }
+    with atomic_path(folder / "further_unknowns.npz") as temporary:
+        np.savez_compressed(temporary, **{name: value for name, value in parts.items() if value is not None})
     origin = provenance(seed=config.seed, data_files=[options.scan])
     origin |= {"from": options.begin, "settings": dataclasses.asdict(config)}
     result: Result = {
         "image": folder / "reconstruction.npz",
-        "probe_and_positions": folder / "refined_scan.npz",
+        "refined_scan": folder / REFINED_SCAN,
         "report": folder / "report.html",
         "patterns": len(scan),
         **refinement_facts(found),

@@ -22,6 +22,8 @@ from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
 LOOKED_AT = 64
 PREPARE = "ptycho-ray prepare"
+#: How nearly all intensities have to be whole multiples of the smallest one, relative to that.
+WHOLE = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,24 @@ def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]
     total = frames.sum(axis=0, dtype=np.float64)
     dead: NDArray[np.bool_] = (total == 0) & (median_filter(total, size=3, mode="nearest") >= expected)
     return dead
+
+
+def photons_per_unit(scan: RawData) -> float | None:
+    """Photons per unit of intensity, if all intensities are whole multiples of one quantum; else None."""
+    rows = np.unique(np.linspace(0, len(scan) - 1, min(16, len(scan))).astype(np.int64))
+    values = scan.patterns.intensity(rows).astype(np.float64).ravel()
+    values = np.unique(values[values > 0])
+    if not len(values):
+        return None
+    quantum = float(values[0])
+    few = values[values < 200 * quantum] / quantum
+    whole = np.abs(few - np.round(few)) < WHOLE
+    if len(few) < 5 or not whole.mean() > 0.99:
+        return None
+    # The mean ratio to whole numbers is more exact than the smallest value alone.
+    quantum *= float(np.sum(few * np.round(few)) / np.sum(np.round(few) ** 2))
+    nearest = round(1 / quantum) if quantum < 1 else 1 / round(quantum)
+    return float(nearest) if abs(nearest * quantum - 1) < 1e-3 else 1 / quantum
 
 
 def suspected_problems(scan: RawData, probe_diameter_px: float) -> list[Problem]:

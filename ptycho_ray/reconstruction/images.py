@@ -1,26 +1,23 @@
-"""Reading and evaluating complex images, for ``evaluate``, ``compare`` and ``info``."""
+"""Reading complex images, for ``evaluate``, ``compare`` and ``info``."""
 
 from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.bundle import FILE_NAME
-from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data import load_data
 from ptycho_ray.data.contents import FileContents, default_max_bytes
 from ptycho_ray.data.loading import read_both
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
-from ptycho_ray.simulation.simulate import simulate_patterns
 
 RECONSTRUCTION = "reconstruction.npz"
-MOST_PATTERNS = 1024
 
 
 @dataclass(frozen=True)
@@ -120,37 +117,6 @@ def _bare_object(path: Path) -> FileContents | None:
         if name is None or any(key in npz for key in others):
             return None
         return FileContents(object_truth=npz.read(name), format="npz")
-
-
-def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
-    """Consistency of an image with the patterns of a scan: the diffraction R-factor, and that of an object without
-    structure. Needs no ground truth. The scale between image and data is fitted; for a long scan, evenly spread
-    patterns are used.
-    """
-    picked = np.unique(np.linspace(0, len(scan) - 1, MOST_PATTERNS).astype(int))
-    positions = scan.positions_px[picked] - np.array(image.origin_px)
-    low, high = scan.N // 2, np.array(image.pixels.shape) - (scan.N - scan.N // 2)
-    inside = np.all((positions >= low) & (positions <= high), axis=1)
-    if not inside.any():
-        raise InputError(
-            file=scan.source or None, found="no position inside the image", expected="a scan of the same sample"
-        )
-    import torch
-
-    from ptycho_ray.evaluation.explained import Explained, flat_object_rate, overall_r_factor
-    from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
-
-    measured = scan.patterns.intensity(picked[inside])
-    predicted = simulate_patterns(image.pixels, scan.probe, positions[inside], noise=False, sub_pixel="bilinear")
-    bare = simulate_patterns(np.ones((scan.N, scan.N)), scan.probe, np.array([[low, low]], dtype=float), noise=False)[0]
-    scale = measured.sum(dtype=np.float64) / predicted.sum(dtype=np.float64)
-    counts, good = torch.from_numpy(measured), good_pixels_of(scan.bad_pixels)
-    flat = flat_object_rate(apply_pixel_mask(torch.from_numpy(bare), good), counts)
-    return {
-        "r_factor": overall_r_factor(Explained(torch.from_numpy(predicted * scale), counts, good)),
-        "r_factor_of_a_flat_object": overall_r_factor(Explained(flat, counts, good)),
-        "patterns": int(inside.sum()),
-    }
 
 
 def label_of(path: Path) -> str:

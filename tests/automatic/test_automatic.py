@@ -10,12 +10,13 @@ import pytest
 from helpers import make_scan
 
 import ptycho_ray as pr
-from ptycho_ray.automatic.examine import examine, photons_per_unit
+from ptycho_ray.automatic.examine import examine
 from ptycho_ray.automatic.guesses import from_mean_pattern, rescaled_probe, turned_in_time
 from ptycho_ray.automatic.reconstruct import make_plan, reconstruct_scan
 from ptycho_ray.automatic.trials import Part, linear_map
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -171,3 +172,19 @@ def test_the_judges_of_a_part_are_learnt_from_by_nobody(scan):
 def test_a_linear_map_is_recovered(rng):
     before, matrix = rng.uniform(0, 100, (30, 2)), np.array([[1.02, 0.01], [-0.03, 0.97]])
     np.testing.assert_allclose(linear_map(before, before @ matrix.T + [4, -2]), matrix, atol=1e-10)
+
+
+def test_evaluate_judges_an_image_with_the_probe_and_positions_that_were_found_with_it(scan, tmp_path, capsys):
+    """The probe of the file is 30 % too wide: with it, the refined image would explain nothing."""
+    wrong = changed(scan, probe=rescaled_probe(scan.probe, 1.3), counts_are_photons=True)
+    wrong.to_file(tmp_path / "scan.npz")
+    folder = tmp_path / "image"
+    words = [str(tmp_path / "scan.npz"), "--iterations", "30", "--output-dir", str(folder)]
+    assert main(["refine", *words]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), str(tmp_path / "scan.npz"), "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)["diffraction"]
+    assert judged["times_noise"] < 1.15
+    (folder / "refined_scan.npz").unlink()
+    assert main(["evaluate", str(folder), str(tmp_path / "scan.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["diffraction"]["times_noise"] > judged["times_noise"] + 0.2

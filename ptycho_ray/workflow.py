@@ -19,8 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ptycho_ray.automatic.reconstruct import make_plan as plan_reconstruction
-from ptycho_ray.automatic.reconstruct import reconstruct_scan
+from ptycho_ray.automatic.reconstruct import plan_reconstruction, reconstruct_scan
 from ptycho_ray.bundle import Bundle
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse_arguments
@@ -282,10 +281,8 @@ def refine_cdi_image(
 
 
 def starting_image(start: Start, scan: RawData) -> StitchedObject | None:
-    """The image that ``start`` stands for.
-
-    A string or path names an image or a trained model (:func:`ptycho_ray.reconstruction.named_start`); of a model the
-    start is what it makes of the scan.
+    """The image that ``start`` stands for: a string or path names an image or a trained model
+    (:func:`ptycho_ray.reconstruction.named_start`); of a model it is what the model makes of the scan.
 
     Raises:
         ConfigurationError: there is nothing of that name.
@@ -320,9 +317,8 @@ def run_cdi_example(
     train: Callable[..., Results] | None = None,
     **training_options: Any,
 ) -> tuple[np.ndarray | None, np.ndarray | None, Results]:
-    """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of.
-
-    ``train`` does the training: :func:`train_cdi_model` if None, or ``ptycho_ray.cluster.train.train_on_cluster``.
+    """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of. ``train`` does
+    the training: :func:`train_cdi_model` if None, or ``ptycho_ray.cluster.train.train_on_cluster``.
 
     Returns:
         (amplitude or None, phase or None, results). Writes no file except the checkpoints that were asked for.

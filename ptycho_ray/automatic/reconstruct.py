@@ -74,7 +74,7 @@ class Automatic:
     seconds: float
 
 
-def make_plan(scan: RawData, *, seed: int = 0, tell: Callable[[str], None] = lambda line: None) -> Plan:
+def plan_reconstruction(scan: RawData, *, seed: int = 0, tell: Callable[[str], None] = lambda line: None) -> Plan:
     """Examine a scan and decide by short trials what is unknown about it; the same seed decides the same."""
     began = time.process_time()
     examined = examine(scan)
@@ -107,7 +107,7 @@ def reconstruct_scan(
     Raises:
         Diverged: the loss grows however small the steps are.
     """
-    plan = make_plan(scan, seed=seed, tell=tell)
+    plan = plan_reconstruction(scan, seed=seed, tell=tell)
     began = time.process_time()
     assumption = plan.choice.assumption
     solved = plan.examined.scan.select(np.arange(len(plan.examined.scan)))
@@ -126,7 +126,12 @@ def reconstruct_scan(
         plan.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
         now = replace(assumption, name="positions found", probe=found.probe, settings=settings_now, matrix=np.eye(2))
-        best = more_modes(plan.part, now, tell)
+
+        def decide(line: str) -> None:
+            plan.choice.decisions.append(line)
+            tell(line)
+
+        best = more_modes(plan.part, now, decide)
         solved.probe = best.probe
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
     refinement = _solved(solved, config, held_out, device, on_progress)

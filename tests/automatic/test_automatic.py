@@ -12,7 +12,7 @@ from helpers import make_scan
 import ptycho_ray as pr
 from ptycho_ray.automatic.examine import examine
 from ptycho_ray.automatic.guesses import from_mean_pattern, rescaled_probe, turned_in_time
-from ptycho_ray.automatic.reconstruct import make_plan, reconstruct_scan
+from ptycho_ray.automatic.reconstruct import plan_reconstruction, reconstruct_scan
 from ptycho_ray.automatic.trials import Part, linear_map
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
@@ -43,7 +43,7 @@ def changed(scan, **parts):
 @pytest.mark.slow
 def test_exchanged_axes_are_found_and_the_same_seed_decides_the_same(scan):
     exchanged = changed(scan, positions=scan.positions_px[:, ::-1], counts_are_photons=True)
-    first, second = (make_plan(exchanged, seed=2) for _ in range(2))
+    first, second = (plan_reconstruction(exchanged, seed=2) for _ in range(2))
     np.testing.assert_allclose(first.choice.trial.matrix, np.eye(2)[::-1])
     assert first.lines == second.lines
     np.testing.assert_array_equal(first.choice.trial.probe, second.choice.trial.probe)

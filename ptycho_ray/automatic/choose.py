@@ -22,6 +22,8 @@ COARSE = 6
 SLOW = 36
 #: Times the photon noise below which nothing further is asked.
 ENOUGH = 1.08
+#: Scale and angle are asked for until the trials have cost as much as so many passes over the whole scan.
+MOST_PASSES = 60
 #: First step of the scale of the scan, and of its angle in radians.
 STEP = 0.03
 #: The eight orientations of the scan axes as maps of (row, column), the one of the file first.
@@ -104,9 +106,11 @@ def _slowly(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     long = part.run(replace(best.assumption, probe=best.probe), SLOW)
     if long.figures is None or (long.figures.noise_is_known and long.figures.times_noise < ENOUGH):
         return long
+    long = _further(part, long, decide, {"modes": _one_mode_more}, SLOW)
     for name, matrix in (("scale", np.diag([STEP, STEP])), ("angle", np.array([[0.0, -STEP], [STEP, 0.0]]))):
-        long = _along(part, long, name, matrix, decide)
-    return _further(part, long, decide, {"modes": _one_mode_more}, SLOW)
+        if part.passes < MOST_PASSES:
+            long = _along(part, long, name, matrix, decide)
+    return long
 
 
 def _along(part: Part, best: Trial, name: str, step: NDArray[np.float64], decide: Callable[[str], None]) -> Trial:

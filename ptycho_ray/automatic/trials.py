@@ -23,8 +23,9 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.solver import Diverged, Refinement
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
-#: Patterns of the part, share of them that judge, and how far out of its middle they may lie (of its radius).
-MOST_PATTERNS, JUDGES, INNER = 160, 0.16, 0.75
+#: Patterns of the part: a quarter of the scan, within these limits. The share of them that judge, and how far out of its middle
+#: they may lie (of its radius).
+LEAST_PATTERNS, MOST_PATTERNS, JUDGES, INNER = 64, 160, 0.16, 0.75
 #: Neighbours by which it is told whether a pattern lies inside the scan, and the widest gap between two of them, in half turns.
 NEIGHBOURS, WIDEST_GAP = 8, 0.8
 #: Iterations of a trial.
@@ -104,17 +105,23 @@ class Part:
     Args:
         scan: the whole scan.
         seed: of the judges and of each refinement.
-        most: patterns taken.
+        most: patterns taken; a quarter of the scan if None.
         photons_per_unit: photons per unit of the scan's intensity; None if not known.
+
+    Attributes:
+        passes: what all trials have cost, in passes of one mode over the whole scan.
     """
 
     def __init__(
-        self, scan: RawData, seed: int, *, most: int = MOST_PATTERNS, photons_per_unit: float | None = None
+        self, scan: RawData, seed: int, *, most: int | None = None, photons_per_unit: float | None = None
     ) -> None:
+        most = most or min(max(LEAST_PATTERNS, len(scan) // 4), MOST_PATTERNS)
+        self.passes = 0.0
         middle = np.median(scan.positions_px, axis=0)
         distance = np.linalg.norm(scan.positions_px - middle, axis=1)
         rows = np.sort(np.argsort(distance, kind="stable")[:most])
         self.rows, self.scan, self.seed, self.photons_per_unit = rows, scan.select(rows), seed, photons_per_unit
+        self.whole = len(scan)
         self.start: StitchedObject | None = None
         radius = distance[rows].max()
         inner = (distance[rows] <= INNER * radius) & surrounded(scan.positions_px)[rows]
@@ -158,6 +165,8 @@ class Part:
             probe = found.probe
             if config.position_start is not None and config.position_model == "affine":
                 matrix = linear_map(scan.positions_px, found.positions_px) @ assumption.matrix
+        modes = config.probe_modes or len(assumption.probe)
+        self.passes += iterations * modes * len(self.rows) / self.whole
         trial = Trial(assumption, figures, time.process_time() - began, probe, matrix)
         self.trials.append(trial)
         return trial

@@ -10,9 +10,10 @@ import numpy as np
 from ptycho_ray.refinement.solver import Refinement
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
-#: An image is not to be trusted if it explains less than this share of what a flat object leaves beyond the noise, or is not
-#: better than a flat object by so many standard errors. Something is missing if it leaves more than so many times the noise.
-LEAST_SHARE, LEAST_SIGNIFICANCE, MISSING = 0.5, 3.0, 1.5
+#: An image is not to be trusted if it is not better than a flat object by so many standard errors. It explains little if that is
+#: less than this share of what the flat object leaves beyond the noise; something is missing if it leaves more than so many
+#: times the noise.
+LEAST_SIGNIFICANCE, LITTLE, MISSING = 3.0, 0.5, 1.5
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class Verdict:
     @property
     def trusted(self) -> bool:
         """Whether the image shows the sample, as far as the patterns can tell."""
-        if self.significance < LEAST_SIGNIFICANCE:
-            return False
-        return self.times_noise is None or self.explained >= LEAST_SHARE
+        return self.significance >= LEAST_SIGNIFICANCE
 
     @property
     def sentence(self) -> str:
@@ -56,7 +55,11 @@ class Verdict:
                 f"patterns that were left out of it (photon noise alone {self.r_factor_of_photon_noise:.4f}, {flat})"
             )
         if not self.trusted:
-            return f"NOT TO BE TRUSTED: the image hardly explains more than a flat object; {compared}"
+            return f"NOT TO BE TRUSTED: the image does not explain more than a flat object; {compared}"
+        if self.times_noise is not None and self.explained < LITTLE:
+            return (
+                f"{compared}; only {self.explained:.0%} of what a flat object leaves beyond photon noise is explained"
+            )
         if self.times_noise is not None and self.times_noise > MISSING:
             return f"{compared}; something about the experiment is still missing or wrong"
         return compared

@@ -10,8 +10,8 @@ import numpy as np
 from ptycho_ray.refinement.solver import Refinement
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
-#: An image is not to be trusted if it is not better than a flat object by so many standard errors. It explains little if that is
-#: less than this share of what the flat object leaves beyond the noise; something is missing if it leaves more than so many
+#: An image is not to be trusted if it is not better than a flat object by so many standard errors. It explains little if that
+#: is less than this share of what the flat object leaves beyond the noise; something is missing if it leaves more than so many
 #: times the noise.
 LEAST_SIGNIFICANCE, LITTLE, MISSING = 3.0, 0.5, 1.5
 

@@ -46,7 +46,7 @@ bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 demo: $(CORE)
-	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7
+	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7 --seed 22
 	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
 	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --refine 20 --output-dir $(DEMO)/image
 	$(BIN)/ptycho-ray evaluate $(DEMO)/image $(DEMO)/scan.npz

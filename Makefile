@@ -47,7 +47,9 @@ bench: $(EVERYTHING)
 
 demo: $(CORE)
 	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7 --seed 22
-	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
-	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --model-path $(DEMO)/model --refine 20 --output-dir $(DEMO)/image
+	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --output-dir $(DEMO)/image
 	$(BIN)/ptycho-ray evaluate $(DEMO)/image $(DEMO)/scan.npz
-	@echo "The picture: $(DEMO)/image/evaluation_images.png   The page: $(DEMO)/image/evaluation.html"
+	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
+	$(BIN)/ptycho-ray compare $(DEMO)/model $(DEMO)/image --scan $(DEMO)/scan.npz --output-dir $(DEMO)/comparison
+	@echo "The image, by the solver alone, and its verdict: $(DEMO)/image/report.html"
+	@echo "Beside a network trained for five epochs (model): $(DEMO)/comparison/comparison_images.png"

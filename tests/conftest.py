@@ -13,7 +13,7 @@ from helpers import make_scan, make_tiny_config
 
 pytest_plugins = ["ray_fixtures"]
 
-# Two processes share two cores; and a worker of Ray has one thread, so that its sums round as those of these processes do.
+# The processes of the tests share the cores; and a worker of Ray has one thread, so that its sums round as theirs do.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 HERE = Path(__file__).resolve().parent

@@ -75,10 +75,14 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
     for matrix in EIGHT:
         assumption = replace(best.assumption, name="scan axes", matrix=matrix @ best.assumption.matrix)
         trials.append(part.run(assumption, COARSE))
-    stored, *others = trials
-    rival = others[0]
-    for other in others[1:]:
-        rival = other if other.gain_over(rival).share > 0 else rival
+    stored, number = trials[0], 1
+    for other in range(2, len(trials)):
+        number = other if trials[other].gain_over(trials[number]).share > 0 else number
+    # Under a probe that is its own twin, a scan turned by half a turn explains as much; the first of the two is taken.
+    twin = next(other for other, matrix in enumerate(EIGHT) if np.array_equal(matrix, -EIGHT[number]))
+    if twin < number and not trials[number].beats(trials[twin]):
+        number = twin
+    rival = trials[number]
     if not rival.beats(stored):
         return best
     decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {rival.gain_over(stored)}")

@@ -18,8 +18,8 @@ from ptycho_ray.refinement.run import Run
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.
 SECOND = 0.99
 #: newton: iterations between two computations of the curvature, the share of a step that is taken, the most pixels that it may
-#: move, and what is added to the curvature, in units of its mean over the scan
-#: (none in the first iteration): a pattern without structure stays.
+#: move, and what is added to the curvature, in units of its mean over the scan (none in the first iteration): a pattern without
+#: structure stays.
 CURVATURE_EVERY, NEWTON_SHARE, NEWTON_MOST_PX, NEWTON_DAMPING = 5, 0.5, 0.5, 0.02
 #: First step of an eigenmode weight (relative to the probe) and of the eigenmodes.
 WEIGHT_STEP, EIGEN_STEP = 0.01, 0.02
@@ -61,7 +61,7 @@ class AuxiliaryUnknowns:
         }
 
     def begin(self, run: Run) -> None:
-        """An iteration begins."""
+        """An iteration begins. What is known of all patterns is taken here, where it is the same on every process."""
         traces = self.curvature.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
         self._typical_curvature = traces.sum() / (2 * (traces > 0).sum().clamp_min(1))
         if run.parallel.size > 1:
@@ -100,8 +100,9 @@ class AuxiliaryUnknowns:
             slopes = (slopes if run.kernel.good is None else slopes * run.kernel.good).flatten(2)
             self.curvature.index_copy_(0, rows, 2 * slopes @ slopes.mT)
         own = self.curvature.index_select(0, rows)
-        damped = own + NEWTON_DAMPING * self._typical_curvature * torch.eye(2, dtype=own.dtype, device=own.device)
-        step = -torch.linalg.solve(damped + 1e-12 * torch.eye(2, dtype=own.dtype), gradient[..., None])[..., 0]
+        damping = NEWTON_DAMPING * self._typical_curvature + 1e-12
+        damped = own + damping * torch.eye(2, dtype=own.dtype, device=own.device)
+        step = -torch.linalg.solve(damped, gradient[..., None])[..., 0]
         return (step * (NEWTON_SHARE * run.backoff)).clamp(-NEWTON_MOST_PX, NEWTON_MOST_PX)
 
     def common(self, run: Run, by_background: Tensor | None, by_eigen: Tensor | None, share: float) -> None:

@@ -114,7 +114,9 @@ def main() -> None:
                 made = reconstruct_scan(disturbed(scan, how, np.random.default_rng(1)), seed=seed)
                 seconds, verdict = time.process_time() - began, made.verdict
                 turned = (
-                    error is not None and how == "axes exchanged" and np.linalg.det(made.plan.choice.trial.matrix) > 0
+                    error is not None
+                    and how == "axes exchanged"
+                    and np.linalg.det(made.plan.choice.assumption.matrix) > 0
                 )
                 found = (
                     "-" if error is None else "axes not found" if turned else f"{error(made.refinement.stitched):.4f}"

@@ -38,11 +38,14 @@ MOST_MODES = 3
 
 @dataclass(frozen=True)
 class Choice:
-    """The assumption that was chosen, the trial that speaks for it, and what was decided, one sentence each."""
+    """The trial whose assumption was chosen, and what was decided, one sentence each."""
 
-    assumption: Assumption
     trial: Trial
     decisions: list[str]
+
+    @property
+    def assumption(self) -> Assumption:
+        return self.trial.assumption
 
 
 def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = lambda line: None) -> Choice:
@@ -59,9 +62,9 @@ def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = l
     best = _orientation(part, best, decide)
     best = _probe(part, best, decide)
     best = _further(part, best, decide, QUESTIONS)
-    if best.assumption.settings.get("position_model") != "free":
+    if "position_start" not in best.assumption.settings:
         best = _slowly(part, best, decide)
-    return Choice(best.assumption, best, decisions)
+    return Choice(best, decisions)
 
 
 def better(one: Trial, other: Trial) -> Trial:
@@ -157,7 +160,8 @@ def _further(
     """One unknown after the other, the one that explains most first, until none explains more."""
     open_questions = dict(questions)
     while open_questions:
-        best = part.run(replace(best.assumption, probe=best.probe), iterations) if iterations == ITERATIONS else best
+        if iterations == ITERATIONS:  # long trials have found their probe already
+            best = part.run(replace(best.assumption, probe=best.probe), iterations)
         answers: dict[str, Trial] = {}
         for name, question in open_questions.items():
             assumption = question(best.assumption)
@@ -184,8 +188,7 @@ def _one_mode_more(now: Assumption) -> Assumption | None:
 
 
 def _positions(now: Assumption) -> Assumption:
-    settings = now.settings | {"position_start": POSITIONS_FROM, "position_model": "free"}
-    return replace(now, name="positions refined", settings=settings)
+    return replace(now, name="positions refined", settings=now.settings | {"position_start": POSITIONS_FROM})
 
 
 def _intensities(now: Assumption) -> Assumption:

@@ -111,7 +111,7 @@ def reconstruct_scan(
     began = time.process_time()
     assumption = plan.choice.assumption
     solved = plan.examined.scan.select(np.arange(len(plan.examined.scan)))
-    solved.positions_px = transformed_positions(solved.positions_px, plan.choice.trial.matrix)
+    solved.positions_px = transformed_positions(solved.positions_px, assumption.matrix)
     solved.probe = plan.choice.trial.probe
     chosen = {"iterations": ITERATIONS, "seed": seed} | assumption.settings | dict(settings or {})
     config = RefinementConfig(**chosen)

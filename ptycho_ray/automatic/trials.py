@@ -72,14 +72,12 @@ class Trial:
         figures: one row per judge; None if the refinement diverged.
         seconds: processor seconds.
         probe: modes after it [P, N, N].
-        matrix: the linear map of the positions after it.
     """
 
     assumption: Assumption
     figures: PatternFigures | None
     seconds: float
     probe: NDArray[np.complex64]
-    matrix: NDArray[np.float64]
 
     def gain_over(self, other: Trial) -> Gain:
         """How much better this trial explains the patterns that judge than another one."""
@@ -145,7 +143,7 @@ class Part:
         config = RefinementConfig(**settings)
         scan = self.scan.select(np.arange(len(self.scan)))
         scan.positions_px = transformed_positions(scan.positions_px, assumption.matrix)
-        probe, matrix, figures = assumption.probe, assumption.matrix, None
+        probe, figures = assumption.probe, None
         try:
             with _quiet():
                 refinement = Refinement(scan, config, start=self.start, probe=probe, held_out=self.judges)
@@ -161,13 +159,10 @@ class Part:
                 intensities=config.intensity_start is not None,
                 photons_per_unit=refinement.photons_per_unit(self.photons_per_unit),
             )
-            found = refinement.result()
-            probe = found.probe
-            if config.position_start is not None and config.position_model == "affine":
-                matrix = linear_map(scan.positions_px, found.positions_px) @ assumption.matrix
+            probe = refinement.result().probe
         modes = config.probe_modes or len(assumption.probe)
         self.passes += iterations * modes * len(self.rows) / self.whole
-        trial = Trial(assumption, figures, time.process_time() - began, probe, matrix)
+        trial = Trial(assumption, figures, time.process_time() - began, probe)
         self.trials.append(trial)
         return trial
 
@@ -175,7 +170,7 @@ class Part:
 def surrounded(positions_px: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of the positions [n, 2] have neighbours on all sides, bool [n]: what a pattern at the rim shows, no other one saw.
 
-    Of the eight nearest neighbours no two that follow each other around the position may be half a turn apart or more.
+    Of the eight nearest neighbours no two that follow each other around the position may be ``WIDEST_GAP`` apart or more.
     """
     neighbours = min(NEIGHBOURS, len(positions_px) - 1)
     _, nearest = cKDTree(positions_px).query(positions_px, k=neighbours + 1)
@@ -201,9 +196,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def linear_map(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix [2, 2] that takes positions ``before`` [n, 2] to ``after``, each about its mean, by least squares."""
-    solution = np.linalg.lstsq(before - before.mean(axis=0), after - after.mean(axis=0), rcond=None)[0]
-    return np.asarray(solution.T)

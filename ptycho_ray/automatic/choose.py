@@ -6,7 +6,6 @@ what explains the patterns that judge better than before by more than chance.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.trials import ITERATIONS, LEAST_SHARE, SIGNIFICANCE, Assumption, Part, Trial
+from ptycho_ray.refinement.orientation import EIGHT
 
 #: Iterations of the trials of the orientation, which differ by more than the others.
 COARSE = 6
@@ -26,11 +26,6 @@ ENOUGH = 1.08
 MOST_PASSES = 60
 #: First step of the scale of the scan, and of its angle in radians.
 STEP = 0.03
-#: The eight orientations of the scan axes as maps of (row, column), the one of the file first.
-EIGHT = [
-    np.array([[a, 0], [0, b]]) @ (np.eye(2) if same else np.eye(2)[::-1])
-    for same, a, b in itertools.product((True, False), (1, -1), (1, -1))
-]
 #: Where the positions begin to move.
 POSITIONS_FROM = 2
 MOST_MODES = 3
@@ -75,14 +70,14 @@ def better(one: Trial, other: Trial) -> Trial:
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     """The other seven orientations, all as coarse; one is taken if it beats that of the file clearly."""
     trials = []
-    for matrix in EIGHT:
-        assumption = replace(best.assumption, name="scan axes", matrix=matrix @ best.assumption.matrix)
+    for each in EIGHT:  # the one of the file is the first
+        assumption = replace(best.assumption, name="scan axes", matrix=each.matrix @ best.assumption.matrix)
         trials.append(part.run(assumption, COARSE))
     stored, number = trials[0], 1
     for other in range(2, len(trials)):
         number = other if trials[other].gain_over(trials[number]).share > 0 else number
     # Under a probe that is its own twin, a scan turned by half a turn explains as much; the first of the two is taken.
-    twin = next(other for other, matrix in enumerate(EIGHT) if np.array_equal(matrix, -EIGHT[number]))
+    twin = EIGHT.index(EIGHT[number].turned())
     if twin < number and not trials[number].beats(trials[twin]):
         number = twin
     rival = trials[number]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, photons_per_unit
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
@@ -72,7 +73,7 @@ def examine(scan: RawData) -> Examined:
 
 def broken_pixels(scan: RawData) -> NDArray[np.bool_]:
     """Pixels that look dead or hot and that the file does not mask, bool [N, N]."""
-    frames = scan.patterns.intensity(_some(len(scan)))
+    frames = scan.patterns.intensity(evenly_spread(len(scan), LOOKED_AT))
     bad: NDArray[np.bool_] = dead_pixels(frames) | hot_pixels(frames)
     return bad if scan.bad_pixels is None else bad & ~scan.bad_pixels
 
@@ -94,7 +95,3 @@ def with_bad_pixels(scan: RawData, bad: NDArray[np.bool_]) -> RawData:
     made.patterns = made.patterns.with_bad_pixels(bad if scan.bad_pixels is None else scan.bad_pixels | bad)
     made._energies = None
     return made
-
-
-def _some(n: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, n - 1, min(LOOKED_AT, n)).astype(np.int64))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from ptycho_ray.automatic.trials import Assumption
+from ptycho_ray.data.loading import estimate_probe
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import fresnel_propagate, probe_diameter_px
 
@@ -36,21 +37,19 @@ def rescaled_probe(probe: Probe, factor: float) -> Probe:
     return (made * np.sqrt(photons[0] / photons[1])).astype(np.complex64)
 
 
-def from_mean_pattern(amplitude: NDArray[np.float64], diameters_px: list[float]) -> list[Probe]:
-    """Probes that diffract to the mean pattern: its square root (``amplitude`` [N, N], zero frequency at N//2) carried back
-    to the sample and out of focus until the probe is as wide as asked for, on either side of the focus."""
-    wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
+def out_of_focus(focus: Probe, diameters_px: list[float]) -> list[Probe]:
+    """A probe that is carried out of focus until it is as wide as asked for, on either side; ``focus`` where it is already."""
     made: list[Probe] = []
     for diameter in diameters_px:
-        low, high = 0.0, 4.0 * amplitude.shape[-1]
-        if probe_diameter_px(wave[None]) >= diameter:
-            made.append(wave[None].astype(np.complex64))
+        low, high = 0.0, 4.0 * focus.shape[-1]
+        if probe_diameter_px(focus) >= diameter:
+            made.append(focus)
             continue
         for _ in range(30):
             middle = (low + high) / 2
-            wide = probe_diameter_px(fresnel_propagate(wave, middle)[None])
+            wide = probe_diameter_px(fresnel_propagate(focus, middle))
             low, high = (middle, high) if wide < diameter else (low, middle)
-        made += [fresnel_propagate(wave, sign * high)[None].astype(np.complex64) for sign in (1, -1)]
+        made += [fresnel_propagate(focus, sign * high).astype(np.complex64) for sign in (1, -1)]
     return made
 
 
@@ -62,6 +61,5 @@ def first_probes(scan: RawData) -> list[Assumption]:
     """The probe of the file; where there is none, probes of several widths that diffract to the mean pattern."""
     if not scan.probe_is_guess:
         return [Assumption("probe of the file", scan.probe)]
-    amplitude = np.sqrt(scan.patterns.intensity().mean(axis=0, dtype=np.float64))
-    made = from_mean_pattern(amplitude, [share * scan.N for share in WIDTHS])
+    made = out_of_focus(estimate_probe(scan.patterns), [share * scan.N for share in WIDTHS])
     return [Assumption(f"probe from the mean pattern, {probe_diameter_px(probe):.3g} px wide", probe) for probe in made]

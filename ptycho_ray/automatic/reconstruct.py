@@ -110,9 +110,8 @@ def reconstruct_scan(
     plan = plan_reconstruction(scan, seed=seed, tell=tell)
     began = time.process_time()
     assumption = plan.choice.assumption
-    solved = plan.examined.scan.select(np.arange(len(plan.examined.scan)))
-    solved.positions_px = transformed_positions(solved.positions_px, assumption.matrix)
-    solved.probe = plan.choice.trial.probe
+    examined = plan.examined.scan
+    solved = examined.at(transformed_positions(examined.positions_px, assumption.matrix), plan.choice.trial.probe)
     chosen = {"iterations": ITERATIONS, "seed": seed} | assumption.settings | dict(settings or {})
     config = RefinementConfig(**chosen)
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
@@ -121,7 +120,6 @@ def reconstruct_scan(
         first_config = dataclasses.replace(config, iterations=FIRST_ROUND)
         unseen = np.union1d(held_out, plan.part.judges_of_scan)
         found = _solved(solved, first_config, unseen, device, on_progress).result()
-        solved.positions_px = found.positions_px
         # With positions and object almost right, what is still missing shows.
         plan.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
@@ -132,7 +130,7 @@ def reconstruct_scan(
             tell(line)
 
         best = more_modes(plan.part, now, decide)
-        solved.probe = best.probe
+        solved = solved.at(found.positions_px, best.probe)
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
     refinement = _solved(solved, config, held_out, device, on_progress)
     verdict = judge(refinement, plan.examined.photons_per_unit)

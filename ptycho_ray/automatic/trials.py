@@ -133,16 +133,14 @@ class Part:
 
     def go_on(self, positions_px: NDArray[np.float64], start: StitchedObject) -> None:
         """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""
-        self.scan = self.scan.select(np.arange(len(self.scan)))
-        self.scan.positions_px, self.start = positions_px[self.rows], start
+        self.scan, self.start = self.scan.at(positions_px[self.rows]), start
 
     def run(self, assumption: Assumption, iterations: int = ITERATIONS) -> Trial:
         """Refine from a flat object, or what :meth:`go_on` was given, under an assumption, and judge."""
         began = time.process_time()
         settings = {"iterations": iterations, "seed": self.seed, "check_every": 10_000} | assumption.settings
         config = RefinementConfig(**settings)
-        scan = self.scan.select(np.arange(len(self.scan)))
-        scan.positions_px = transformed_positions(scan.positions_px, assumption.matrix)
+        scan = self.scan.at(transformed_positions(self.scan.positions_px, assumption.matrix))
         probe, figures = assumption.probe, None
         try:
             with _quiet():

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import ProductOptions, Result
 from ptycho_ray.files import jsonable, write_json
@@ -38,9 +36,9 @@ def reconstruct_automatically(
     with contextlib.closing(RefinementProgress()) as progress:
         made = workflow.reconstruct_scan(scan, seed=seed, tell=tell, on_progress=progress)
     image, found = made.refinement.stitched, made.refinement
+    trials = trial_rows(made.plan)
     image.save(folder / "reconstruction.npz")
-    refined = made.scan.select(np.arange(len(made.scan)))
-    refined.positions_px, refined.probe = found.positions_px, found.probe
+    refined = made.scan.at(found.positions_px, found.probe)
     refined.to_file(folder / REFINED_SCAN)
     origin = provenance(seed=seed, data_files=[scan_file])
     origin |= {"settings": dataclasses.asdict(made.config)}
@@ -69,7 +67,7 @@ def reconstruct_automatically(
             Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", plot_object(
                 image.image, region=image.covered(), pixel_size_m=scan.pixel_size_m))]),
             Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
-            Section("Trials", rows=trial_rows(made.plan), folded=True),
+            Section("Trials", rows=trials, folded=True),
             Section("Probe and positions", pictures=[
                 ("The brightest probe mode.", plot_object(found.probe[0])),
                 ("Positions.", plot_positions(found.positions_px, pixel_size_m=scan.pixel_size_m)),
@@ -77,7 +75,7 @@ def reconstruct_automatically(
             Section("Provenance", facts=origin, folded=True),
         ],
     )  # fmt: skip
-    write_json(folder / "result.json", jsonable({**result, "trials": trial_rows(made.plan), "provenance": origin}))
+    write_json(folder / "result.json", jsonable({**result, "trials": trials, "provenance": origin}))
     return result
 
 

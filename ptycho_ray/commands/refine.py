@@ -101,9 +101,7 @@ def run(words: Sequence[str]) -> Result:
         )  # fmt: skip
     halves = half_data_agreement(scan, config, found, start=start) if options.half_data else None
     found.stitched.save(folder / "reconstruction.npz")
-    refined = scan.select(np.arange(len(scan)))
-    refined.positions_px, refined.probe = found.positions_px, found.probe
-    refined.to_file(folder / REFINED_SCAN)
+    scan.at(found.positions_px, found.probe).to_file(folder / REFINED_SCAN)
     parts = {
         "intensity": found.intensity,
         "slices": found.slices if config.slices > 1 else None,

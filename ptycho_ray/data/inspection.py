@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.loading import nearest_distances
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
@@ -79,7 +80,7 @@ def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]
 
 def photons_per_unit(scan: RawData) -> float | None:
     """Photons per unit of intensity, if all intensities are whole multiples of one quantum; else None."""
-    rows = np.unique(np.linspace(0, len(scan) - 1, min(16, len(scan))).astype(np.int64))
+    rows = evenly_spread(len(scan), 16)
     values = scan.patterns.intensity(rows).astype(np.float64).ravel()
     values = np.unique(values[values > 0])
     if not len(values):
@@ -101,7 +102,7 @@ def suspected_problems(scan: RawData, probe_diameter_px: float) -> list[Problem]
 
 
 def _of_patterns(scan: RawData) -> Iterator[Problem]:
-    rows = np.unique(np.linspace(0, len(scan) - 1, min(LOOKED_AT, len(scan))).astype(np.int64))
+    rows = evenly_spread(len(scan), LOOKED_AT)
     frames = scan.patterns.intensity(rows)
     mean = frames.mean(axis=0, dtype=np.float64)
     N = scan.N
@@ -164,7 +165,7 @@ def turned_against_probe(scan: RawData) -> str:
     be, or if this is undetermined: many probes are symmetric, and an estimated probe does not match the mean pattern
     at all. (The orientation of frames relative to positions is determined by ``ptycho-ray orient``.)
     """
-    rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), LOOKED_AT)).astype(np.int64))
+    rows = evenly_spread(len(scan), LOOKED_AT)
     mean = np.sqrt(scan.patterns.intensity(rows).mean(axis=0, dtype=np.float64))
     waves = np.fft.fftshift(np.fft.fft2(scan.probe.astype(np.complex128)), axes=(-2, -1))
     own = np.sqrt(np.sum(np.abs(waves) ** 2, axis=0))

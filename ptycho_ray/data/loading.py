@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, FileContents
 from ptycho_ray.data.formats import format_named, read_fields
-from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, is_integral
+from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
@@ -41,7 +41,7 @@ def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) 
 def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.complex64]:
     """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns."""
     modes = probe_modes(probe).astype(np.complex128)
-    rows = np.unique(np.linspace(0, len(patterns) - 1, min(64, len(patterns))).astype(np.int64))
+    rows = evenly_spread(len(patterns), 64)
     wanted = float(patterns.intensity(rows).sum(axis=(1, 2), dtype=np.float64).mean())
     energy = float(np.sum(np.abs(modes) ** 2))
     scale = math.sqrt(wanted / energy) if energy > 0 and math.isfinite(energy) else 1.0

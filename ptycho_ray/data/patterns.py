@@ -52,6 +52,11 @@ class ArrayFrames:
         return ArrayFrames(self.frames[indices], self.labels[indices])
 
 
+def evenly_spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of the numbers 0 to n - 1, spread over all of them, int64 [k]; all if there are no more."""
+    return np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
+
+
 class PatternStack:
     """Diffraction patterns [n, N, N], rows first, zero frequency at N//2, in the units of their file.
 
@@ -160,7 +165,7 @@ class PatternStack:
 
     def sample(self, count: int = 32) -> NDArray:
         """Up to ``count`` frames spread over the scan, as stored (bad pixels zeroed), for inspecting their values."""
-        picked = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+        picked = evenly_spread(len(self), count)
         frames = self._oriented(self.source.read(picked))
         return frames if self.bad_pixels is None else np.where(self.bad_pixels, frames.dtype.type(0), frames)
 

@@ -16,7 +16,7 @@ from scipy.ndimage import median_filter
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
-from ptycho_ray.data.patterns import FrameSource, is_integral
+from ptycho_ray.data.patterns import FrameSource, evenly_spread, is_integral
 from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, marked, narrowed_probe
 from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError
@@ -67,7 +67,7 @@ def survey(source: FrameSource, amplitude: bool, masked: NDArray[np.bool_] | Non
         total += clean(raw, amplitude).sum(axis=0, dtype=np.float64)
     if not total.any():
         raise InputError(field="patterns", found="no signal in any frame", expected="light")
-    rows = np.unique(np.linspace(0, n - 1, min(LOOKED_AT, n)).astype(np.int64))
+    rows = evenly_spread(n, LOOKED_AT)
     some = np.where(bad, 0, clean(source.read(rows), amplitude))
     hot, dead = hot_pixels(some) & ~bad, dead_pixels(some) & ~bad & (total == 0)
     good = ~(bad | hot | dead)

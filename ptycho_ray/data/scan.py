@@ -143,6 +143,13 @@ class Scan:
         chosen.sample_indices = rows if self.sample_indices is None else self.sample_indices[rows]
         return chosen
 
+    def at(self, positions_px: NDArray[np.float64], probe: NDArray[np.complex64] | None = None) -> Self:
+        """The same patterns at other positions [n, 2], and with another probe [P, N, N] if one is given."""
+        moved = self.select(np.arange(len(self)))
+        moved.positions_px = positions_px
+        moved.probe = self.probe if probe is None else probe
+        return moved
+
     def pattern_energies(self) -> NDArray[np.float64]:
         """Sum of each pattern's intensity in file units [n]; streamed over the patterns once, then remembered."""
         if self._energies is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_ray.data.inspection import photons_per_unit
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.raw_data import RawData, load_data
 from ptycho_ray.errors import InputError
 from ptycho_ray.reconstruction.images import Image
@@ -35,7 +36,7 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
     Raises:
         InputError: no pattern lies inside the image.
     """
-    picked = np.unique(np.linspace(0, len(scan) - 1, min(MOST_PATTERNS, len(scan))).astype(int))
+    picked = evenly_spread(len(scan), MOST_PATTERNS)
     positions = scan.positions_px[picked] - np.array(image.origin_px)
     low, high = scan.N // 2, np.array(image.pixels.shape) - (scan.N - scan.N // 2)
     inside = np.all((positions >= low - 1) & (positions <= high + 1), axis=1)

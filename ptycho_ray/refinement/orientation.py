@@ -51,6 +51,11 @@ class Orientation:
         turned = positions * np.array([-1.0 if self.flip_y else 1.0, -1.0 if self.flip_x else 1.0])
         return turned[:, ::-1].copy() if self.swap_xy else turned
 
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The same as a map of (row, column), [2, 2]."""
+        return self.apply(np.eye(2)).T
+
     def turned(self) -> Orientation:
         """The same, turned by 180 degrees."""
         return Orientation(not self.flip_x, not self.flip_y, self.swap_xy)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
@@ -154,6 +155,6 @@ def _first_object(
 
 def _match_photons(run: Run) -> None:
     """Scale the probe so that the first object explains the photons of some patterns, evenly spread."""
-    rows = run.tensor(run.rows[np.unique(np.linspace(0, len(run.rows) - 1, 32).astype(int))])
+    rows = run.tensor(run.rows[evenly_spread(len(run.rows), 32)])
     factor = run.kernel.best_scale(run.kernel.forward(run.state, rows)).median()
     run.state.probe_spectrum.mul_(factor)

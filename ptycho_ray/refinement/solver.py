@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
 from ptycho_ray.evaluation.frc import RingCorrelation
@@ -75,7 +76,7 @@ SMOOTH_JUDGES, SMOOTH_RISE = 32, 1.5
 
 def _some(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most ``count`` of the rows, spread over all of them."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
+    return rows[evenly_spread(len(rows), count)]
 
 
 class Refinement:
@@ -390,8 +391,7 @@ def half_data_agreement(
     """
     rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
     fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)
-    moved = scan.select(np.arange(len(scan)))
-    moved.positions_px = result.positions_px
+    moved = scan.at(result.positions_px)
     halves = []
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         half = Refinement(moved, fixed, start=start, probe=result.probe, learn=np.sort(part))

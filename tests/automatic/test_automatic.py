@@ -11,12 +11,13 @@ from helpers import make_scan
 
 import ptycho_ray as pr
 from ptycho_ray.automatic.examine import examine
-from ptycho_ray.automatic.guesses import from_mean_pattern, rescaled_probe, turned_in_time
+from ptycho_ray.automatic.guesses import out_of_focus, rescaled_probe, turned_in_time
 from ptycho_ray.automatic.reconstruct import plan_reconstruction, reconstruct_scan
 from ptycho_ray.automatic.trials import Part
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.inspection import photons_per_unit
+from ptycho_ray.data.loading import estimate_probe
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -155,8 +156,7 @@ def test_guesses_of_a_probe(scan):
     wide = rescaled_probe(scan.probe, 1.25)
     assert probe_diameter_px(wide) == pytest.approx(1.25 * probe_diameter_px(scan.probe), rel=0.08)
     assert np.sum(np.abs(wide) ** 2) == pytest.approx(np.sum(np.abs(scan.probe) ** 2), rel=1e-4)
-    amplitude = np.sqrt(scan.patterns.intensity().mean(axis=0))
-    assert [probe_diameter_px(probe) for probe in from_mean_pattern(amplitude, [14.0])] == pytest.approx(
+    assert [probe_diameter_px(probe) for probe in out_of_focus(estimate_probe(scan.patterns), [14.0])] == pytest.approx(
         [14, 14], rel=0.1
     )
 

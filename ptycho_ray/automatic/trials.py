@@ -21,7 +21,7 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.solver import Diverged, Refinement
-from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
+from ptycho_ray.refinement.unseen import PatternFigures
 
 #: Patterns of the part: a quarter of the scan, within these limits. The share of them that judge, and how far out of its middle
 #: they may lie (of its radius).
@@ -36,8 +36,8 @@ SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.003, 
 
 
 class Gain(NamedTuple):
-    """By which share of another trial's misfit beyond the noise a trial is better, and the mean of the logarithms of their
-    ratios over the patterns in units of its standard error."""
+    """By which share of another trial's misfit beyond the noise a trial is better, and how clearly
+    (:meth:`PatternFigures.significance_over`)."""
 
     share: float
     significance: float
@@ -84,11 +84,9 @@ class Trial:
         if self.figures is None or other.figures is None:
             return Gain(-np.inf if self.figures is None else np.inf, np.inf)
         ours, theirs = self.figures, other.figures
-        logarithms = np.log(theirs.misfit / ours.misfit)
-        error = logarithms.std(ddof=1) / np.sqrt(len(logarithms))
         beyond = theirs.misfit.sum() - (theirs.noise.sum() if theirs.noise_is_known else 0.0)
         share = (theirs.misfit.sum() - ours.misfit.sum()) / max(beyond, LEAST_BEYOND * theirs.misfit.sum())
-        return Gain(float(share), float(logarithms.mean() / max(error, 1e-12)))
+        return Gain(float(share), ours.significance_over(theirs))
 
     def beats(self, other: Trial) -> bool:
         """Whether it is better than the other by more than chance explains, and by enough to matter."""
@@ -150,13 +148,7 @@ class Part:
         except Diverged:
             pass
         else:
-            figures = judge_unseen(
-                refinement.run,
-                self.judges,
-                positions=config.position_start is not None and config.position_model == "free",
-                intensities=config.intensity_start is not None,
-                photons_per_unit=refinement.photons_per_unit(self.photons_per_unit),
-            )
+            figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
             probe = refinement.result().probe
         modes = config.probe_modes or len(assumption.probe)
         self.passes += iterations * modes * len(self.rows) / self.whole

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ptycho_ray.refinement.solver import Refinement
-from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 
 #: An image is not to be trusted if it is not better than a flat object by so many standard errors. It explains little if that
 #: is less than this share of what the flat object leaves beyond the noise; something is missing if it leaves more than so many
@@ -71,26 +68,14 @@ class Verdict:
 
 def judge(refinement: Refinement, photons_per_unit: float | None) -> Verdict:
     """The verdict on the present estimate of a refinement, by its held-out patterns."""
-    config, run, rows = refinement.config, refinement.run, refinement.held_out
-
-    def figures(*, intensities: bool) -> PatternFigures:
-        return judge_unseen(
-            run,
-            rows,
-            positions=config.position_start is not None and config.position_model == "free",
-            intensities=intensities,
-            photons_per_unit=refinement.photons_per_unit(photons_per_unit),
-        )
-
-    ours = figures(intensities=config.intensity_start is not None)
-    image = run.state.object.clone()
-    run.state.object.fill_(1)
-    flat = figures(intensities=True)
-    run.state.object.copy_(image)
+    state, rows = refinement.run.state, refinement.held_out
+    ours = refinement.judge_unseen(rows, photons_per_unit)
+    image = state.object.clone()
+    state.object.fill_(1)
+    flat = refinement.judge_unseen(rows, photons_per_unit, intensities=True)
+    state.object.copy_(image)
     known = ours.noise_is_known
     beyond = flat.misfit.sum() - (ours.noise.sum() if known else 0.0)
-    logarithms = np.log(flat.misfit / ours.misfit)
-    error = float(logarithms.std(ddof=1) / np.sqrt(len(logarithms))) if len(logarithms) > 1 else np.inf
     return Verdict(
         patterns=len(rows),
         r_factor=ours.r_factor,
@@ -98,5 +83,5 @@ def judge(refinement: Refinement, photons_per_unit: float | None) -> Verdict:
         r_factor_of_photon_noise=ours.noise_r_factor if known else None,
         times_noise=ours.times_noise if known else None,
         explained=float((flat.misfit.sum() - ours.misfit.sum()) / max(beyond, 1e-12)),
-        significance=float(logarithms.mean() / max(error, 1e-12)),
+        significance=ours.significance_over(flat),
     )

@@ -127,20 +127,22 @@ def explained_share(explained: Explained, empty_beam: Tensor) -> float:
 def noise_misfit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of ``2 * (sqrt(rate) - sqrt(n))**2`` for Poisson counts n of that rate: 2 * rate where it is dark, 1/2 where
     it is bright; interpolated in a table of the exact sums."""
-    rates, probabilities, roots = _poisson_table()
-    return np.interp(rate, rates, 4 * (rates - np.sqrt(rates) * (probabilities @ roots)))
+    rates, misfits, _ = _noise_curves()
+    return np.interp(rate, rates, misfits)
 
 
 def noise_difference(rate: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of ``|sqrt(rate) - sqrt(n)|`` for Poisson counts n of that rate: sqrt(rate) where it is dark, 0.4 where it is
     bright; from the same table."""
-    rates, probabilities, roots = _poisson_table()
-    return np.interp(rate, rates, (probabilities * np.abs(np.sqrt(rates)[:, None] - roots)).sum(axis=1))
+    rates, _, differences = _noise_curves()
+    return np.interp(rate, rates, differences)
 
 
 @functools.cache
-def _poisson_table() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rates [m] from dark to bright, the probability of each count at each rate [m, k], and the square roots of the counts."""
+def _noise_curves() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rates from dark to bright, and at each of them what :func:`noise_misfit` and :func:`noise_difference` are."""
     rates, counts = np.concatenate([[0.0], np.geomspace(1e-4, 50.0, 500)]), np.arange(200)
     probabilities = np.exp(xlogy(counts, rates[:, None]) - rates[:, None] - gammaln(counts + 1))
-    return rates, probabilities, np.sqrt(counts)
+    amplitudes, roots = np.sqrt(rates), np.sqrt(counts)
+    differences = (probabilities * np.abs(amplitudes[:, None] - roots)).sum(axis=1)
+    return rates, 4 * (rates - amplitudes * (probabilities @ roots)), differences

@@ -16,7 +16,7 @@ from ptycho_ray.reconstruction.images import Image
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.solver import Refinement
-from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
+from ptycho_ray.refinement.unseen import PatternFigures
 
 #: Of a longer scan, so many patterns are judged, evenly spread.
 MOST_PATTERNS = 1024
@@ -52,8 +52,7 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
     def figures(each: StitchedObject, *, intensities: bool) -> PatternFigures:
         config = RefinementConfig(probe_start=None, held_out_fraction=0.0)
         made = Refinement(judged, config, start=each, probe=scan.probe)
-        unit = made.photons_per_unit(photons)
-        return judge_unseen(made.run, rows, positions=False, intensities=intensities, photons_per_unit=unit)
+        return made.judge_unseen(rows, photons, intensities=intensities)
 
     ours = figures(start, intensities=False)
     flat = figures(replace(start, image=np.ones_like(start.image)), intensities=True)

@@ -45,6 +45,7 @@ from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
+from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 from ptycho_ray.training.parallel import DataParallel
 
 __all__ = [
@@ -175,9 +176,23 @@ class Refinement:
             counts = kernel.amplitude[waves.rows].square()
             yield Explained(waves.intensity, counts if kernel.good is None else counts * kernel.good, kernel.good)
 
-    def photons_per_unit(self, of_the_scan: float | None) -> float | None:
-        """Photons per unit of intensity here, from those per unit of the scan's intensity; None if not known."""
-        return None if of_the_scan is None else of_the_scan / self._photons
+    def judge_unseen(
+        self, rows: NDArray[np.int64], photons_per_unit: float | None, *, intensities: bool | None = None
+    ) -> PatternFigures:
+        """How well the present estimate explains patterns that it has not learnt from; see :func:`.unseen.judge_unseen`.
+
+        Args:
+            photons_per_unit: photons per unit of the scan's intensity; None if not known.
+            intensities: fit the intensity of each; if None, only if that is an unknown here.
+        """
+        config = self.config
+        return judge_unseen(
+            self.run,
+            rows,
+            positions=config.position_start is not None and config.position_model == "free",
+            intensities=config.intensity_start is not None if intensities is None else intensities,
+            photons_per_unit=None if photons_per_unit is None else photons_per_unit / self._photons,
+        )
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:

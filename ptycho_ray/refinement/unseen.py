@@ -60,6 +60,15 @@ class PatternFigures:
         """Root mean square difference of amplitudes over that of photon noise: one is perfect."""
         return float(np.sqrt(self.misfit.sum() / self.noise.sum()))
 
+    def significance_over(self, other: PatternFigures) -> float:
+        """How clearly the patterns are explained better than by ``other``: the mean of the logarithms of the ratios of their
+        misfits in units of its standard error; zero for a single pattern."""
+        logarithms = np.log(other.misfit / self.misfit)
+        if len(logarithms) < 2:
+            return 0.0
+        error = logarithms.std(ddof=1) / np.sqrt(len(logarithms))
+        return float(logarithms.mean() / max(error, 1e-12))
+
 
 @torch.no_grad()
 def judge_unseen(

@@ -87,6 +87,27 @@ DISTURBANCES = (
 )  # fmt: skip
 
 
+def row(path: Path, how: str, seed: int) -> str:
+    """One reconstruction, as a row of the table."""
+    scan, error = known_scan(path)
+    began = time.process_time()
+    made = reconstruct_scan(disturbed(scan, how, np.random.default_rng(1)), seed=seed)
+    seconds, verdict = time.process_time() - began, made.verdict
+    if error is None:
+        found = "-"
+    elif how == "axes exchanged" and np.linalg.det(made.plan.choice.assumption.matrix) > 0:
+        found = "axes not found"
+    else:
+        found = f"{error(made.refinement.stitched):.4f}"
+    noise, times = "unknown", "-"
+    if verdict.r_factor_of_photon_noise is not None and verdict.times_noise is not None:
+        noise, times = f"{verdict.r_factor_of_photon_noise:.4f}", f"{verdict.times_noise:.2f}"
+    r_factors = f"{verdict.r_factor:.4f} ({noise}, {verdict.r_factor_of_a_flat_object:.4f})"
+    chosen = "; ".join(line.split(":")[0] for line in made.plan.choice.decisions) or "-"
+    trusted = "" if verdict.trusted else "not to be trusted; "
+    return f"| {path.stem} | {how} | {seed} | {found} | {r_factors} | {times} | {seconds:.0f} | {trusted}{chosen} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="*", default=SCANS)
@@ -109,28 +130,7 @@ def main() -> None:
     for name in options.scans:
         for how in names:
             for seed in range(options.seeds):
-                scan, error = known_scan(folder / f"{name}.npz")
-                began = time.process_time()
-                made = reconstruct_scan(disturbed(scan, how, np.random.default_rng(1)), seed=seed)
-                seconds, verdict = time.process_time() - began, made.verdict
-                turned = (
-                    error is not None
-                    and how == "axes exchanged"
-                    and np.linalg.det(made.plan.choice.assumption.matrix) > 0
-                )
-                found = (
-                    "-" if error is None else "axes not found" if turned else f"{error(made.refinement.stitched):.4f}"
-                )
-                noise = (
-                    "unknown" if verdict.r_factor_of_photon_noise is None else f"{verdict.r_factor_of_photon_noise:.4f}"
-                )
-                times = "-" if verdict.times_noise is None else f"{verdict.times_noise:.2f}"
-                r_factors = f"{verdict.r_factor:.4f} ({noise}, {verdict.r_factor_of_a_flat_object:.4f})"
-                trusted = "" if verdict.trusted else "not to be trusted; "
-                chosen = trusted + "; ".join(line.split(":")[0] for line in made.plan.choice.decisions) or "-"
-                lines.append(
-                    f"| {name} | {how} | {seed} | {found} | {r_factors} | {times} | {seconds:.0f} | {chosen} |"
-                )
+                lines.append(row(folder / f"{name}.npz", how, seed))
                 print(lines[-1], flush=True)
     if options.table is not None:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -128,20 +128,8 @@ def test_info_tells_of_the_model_that_comes_with_the_program(capsys: Any) -> Non
 
 def test_a_scan_is_reconstructed_without_training(small_scan: Any, tmp_path: Path, capsys: Any) -> None:
     small_scan.to_file(tmp_path / "scan.h5")
-    assert (
-        main(
-            [
-                "reconstruct",
-                str(tmp_path / "scan.h5"),
-                "--model-path",
-                "pretrained",
-                "--output-dir",
-                str(tmp_path / "image"),
-                "--json",
-            ]
-        )
-        == 0
-    )
+    words = [str(tmp_path / "scan.h5"), "--model-path", "pretrained", "--output-dir", str(tmp_path / "image")]
+    assert main(["reconstruct", *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["patterns"] == len(small_scan)
     assert main(["evaluate", str(tmp_path / "image"), str(tmp_path / "scan.h5"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)

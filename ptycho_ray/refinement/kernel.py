@@ -3,8 +3,9 @@
 The forward model is that of ``physics/diffraction.py``, which a test holds it to; it is repeated here because its adjoint
 needs what lies between.
 
-The loss of a pattern is ``sum (sqrt(I) - sqrt(counts))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``;
-for photon counts this is the variance-stabilised Poisson likelihood. Derivatives by complex unknowns are
+The loss of a pattern is ``sum (sqrt(I + c) - sqrt(counts + c))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``.
+For photon counts and c = 3/8 this is the Poisson likelihood with its variance stabilised (Anscombe 1948), down to less than a photon
+a pixel; without c, pixels of a few photons count too much and pull the intensities down. Derivatives by complex unknowns are
 Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no conjugation
 but one at the detector. Those by real unknowns are the ordinary ones.
 
@@ -29,6 +30,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
+#: What stabilises the variance of photon counts.
+ANSCOMBE = 3 / 8
 #: Displacement in pixels by which derivatives by the position are taken as differences.
 SMALL_PX = 0.05
 
@@ -82,6 +85,7 @@ class Kernel:
         propagator: from the exit wave to the detector.
         good: one where a detector pixel counts, zero where not, real [N, N]; all count if None.
         between: propagation from a slice to the next; None for a thin object.
+        stabiliser: c of the loss; ANSCOMBE if the amplitudes are of photon counts.
     """
 
     def __init__(
@@ -92,9 +96,10 @@ class Kernel:
         *,
         good: Tensor | None = None,
         between: FreeSpace | None = None,
+        stabiliser: float = 0.0,
     ) -> None:
         self.amplitude, self.geometry, self.propagator = amplitude, geometry, propagator
-        self.good, self.between = good, between
+        self.good, self.between, self.stabiliser = good, between, stabiliser
         frequency = geometry.frequency
         turn = -2j * math.pi * frequency.to(geometry.dtype)
         self._slopes = torch.stack([turn[:, None].expand(-1, len(turn)), turn.expand(len(turn), -1)])  # [2, N, N]
@@ -148,7 +153,9 @@ class Kernel:
         The detector wave is used up.
         """
         measured = self.amplitude.index_select(0, waves.rows)
-        root = waves.intensity.add(EPSILON).sqrt_()
+        if self.stabiliser:
+            measured = measured.square_().add_(self.stabiliser).sqrt_()
+        root = waves.intensity.add(self.stabiliser + EPSILON).sqrt_()
         difference = root - measured
         if self.good is not None:
             difference.mul_(self.good)

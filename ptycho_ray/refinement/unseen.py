@@ -32,7 +32,7 @@ class PatternFigures:
 
     Attributes:
         noise_is_known: whether the intensities can be counted in photons; if not, what is said of noise means nothing.
-        misfit: squared difference of amplitudes, ``sum (sqrt(I) - sqrt(n))**2``.
+        misfit: the loss, ``sum (sqrt(I + c) - sqrt(n + c))**2`` (``kernel.py``).
         noise: what photon noise alone would leave of it at the predicted rates.
         difference, amplitude: ``sum |sqrt(I) - sqrt(n)|`` and ``sum sqrt(n)``, whose ratio is the R-factor.
         noise_difference: what photon noise alone would leave of ``difference``.
@@ -95,16 +95,17 @@ def judge_unseen(
             _fit_own(run, some, fitted, positions=positions, intensities=intensities)
         rate = kernel.forward(state, some).intensity
         root, measured = rate.clamp_min(0).sqrt(), kernel.amplitude.index_select(0, some)
-        difference = (root - measured) * judged
+        stabiliser = kernel.stabiliser
+        loss = (rate.clamp_min(0).add(stabiliser).sqrt() - measured.square().add(stabiliser).sqrt()).square()
         photons = rate.double().cpu().numpy() * per_unit
         seen = judged.cpu().double()
         sums.append(
             tuple(
                 each.double().sum(dim=(-2, -1)).cpu()
                 for each in (
-                    difference.square(),
-                    torch.from_numpy(noise_misfit(photons) / (2 * per_unit)) * seen,
-                    difference.abs(),
+                    loss * judged,
+                    torch.from_numpy(noise_misfit(photons, stabiliser) / (2 * per_unit)) * seen,
+                    (root - measured).abs() * judged,
                     torch.from_numpy(noise_difference(photons) / math.sqrt(per_unit)) * seen,
                     measured * judged,
                 )

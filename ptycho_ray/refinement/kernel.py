@@ -4,8 +4,8 @@ The forward model is that of ``physics/diffraction.py``, which a test holds it t
 needs what lies between.
 
 The loss of a pattern is ``sum (sqrt(I + c) - sqrt(counts + c))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``.
-For photon counts and c = 3/8 this is the Poisson likelihood with its variance stabilised (Anscombe 1948), down to less than a photon
-a pixel; without c, pixels of a few photons count too much and pull the intensities down. Derivatives by complex unknowns are
+For photon counts this is the Poisson likelihood with its variance stabilised. Without c, pixels of a few photons and fewer pull the
+intensities down; Anscombe's 3/8 (1948) is for more of them; ``docs/experiments.md`` has the choice. Derivatives by complex unknowns are
 Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no conjugation
 but one at the detector. Those by real unknowns are the ordinary ones.
 
@@ -30,8 +30,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
-#: What stabilises the variance of photon counts.
-ANSCOMBE = 3 / 8
+#: c of the loss for photon counts.
+STABILISER = 0.1
 #: Displacement in pixels by which derivatives by the position are taken as differences.
 SMALL_PX = 0.05
 
@@ -85,7 +85,7 @@ class Kernel:
         propagator: from the exit wave to the detector.
         good: one where a detector pixel counts, zero where not, real [N, N]; all count if None.
         between: propagation from a slice to the next; None for a thin object.
-        stabiliser: c of the loss; ANSCOMBE if the amplitudes are of photon counts.
+        stabiliser: c of the loss; STABILISER if the amplitudes are of photon counts.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from ptycho_ray.physics.propagation import FarField, FreeSpace, Propagator
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
-from ptycho_ray.refinement.kernel import ANSCOMBE, Kernel
+from ptycho_ray.refinement.kernel import STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
@@ -90,7 +90,7 @@ def build_run(
         dtype=complex_type,
         device=device,
     )
-    stabiliser = ANSCOMBE if known else 0.0
+    stabiliser = STABILISER if known else 0.0
     kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser)
     if probe is None and config.probe_guess == "mean_pattern":
         mean = amplitude[learn].square().mean(dim=0).sqrt()

@@ -55,6 +55,9 @@ class RefinementConfig:
     """Iteration from which the object is updated."""
     probe_start: NonNegativeInt | None = 0
     """Iteration from which the probe is updated."""
+    centre_start: NonNegativeInt | None = 10
+    """Iteration from which the centre of the probe may move in its window. Until the object is almost right it would drift;
+    then, where the object is sharp to a pixel, the patterns tell it."""
     position_start: NonNegativeInt | None = None
     """Iteration from which positions are updated."""
     position_method: Literal["newton", "gradient", "cross_correlation"] = "newton"

@@ -331,7 +331,7 @@ class Refinement:
             limit_amplitude(state.object, config.amplitude_limit)
         if self._support is not None:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
-        if self.run.probe_moves:
+        if self.run.probe_moves and not self.run.moves(config.centre_start):
             shift_spectrum(state.probe_spectrum, self._centre_px - probe_centre_px(state.probe))
         if config.hold_probe_power:
             state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))

@@ -106,6 +106,7 @@ def reconstruct_automatically(
     from ptycho_ray.config import ExecutionConfig
     from ptycho_ray.display.automatic_report import as_refined, save_automatic, trial_rows
     from ptycho_ray.display.progress import RefinementProgress
+    from ptycho_ray.display.report import provenance
     from ptycho_ray.training.device import resolve_device
 
     RefinementConfig(**wishes.get("settings", {}))  # what is wrong with them is said before anything is computed
@@ -125,5 +126,6 @@ def reconstruct_automatically(
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."
         more["product"] = product.write_product(as_refined(made), image.image, image.origin_px, remark)
-    result = save_automatic(made, folder, scan_file, seed=wishes["seed"], more=more)
+    origin = provenance(seed=wishes["seed"], data_files=[scan_file])
+    result = save_automatic(made, folder, str(scan_file), origin, more)
     return result | ({"trials": trial_rows(made.plan)} if explain else {})

@@ -168,6 +168,7 @@ def _reconstruct_automatically(
 ) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.display.automatic_report import save_automatic
+    from ptycho_ray.display.report import provenance
 
     assert options.input is not None
     if options.plan or options.explain:
@@ -198,7 +199,8 @@ def _reconstruct_automatically(
     losses = [progress.loss for progress in found.history]
     _write(output / PRODUCT_FILE, moved, found.stitched, found.probe, losses, remark)
     more = {"product": output / PRODUCT_FILE}
-    result = save_automatic(made, output, Path(scan.source), seed=seed, more=more)
+    origin = provenance(seed=seed, data_files=_files(options.input))
+    result = save_automatic(made, output, str(options.input), origin, more)
     events.emit("finished", epoch=iterations, cancelled=False, path=more["product"], verdict=made.verdict.sentence)
     return result if options.event_file else {}
 

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-import types
 import typing
 from typing import Annotated, Any
 
@@ -39,7 +38,7 @@ def fields_of_settings(cls: type[Any], section: str, without: tuple[str, ...] = 
         if field.name in without:
             continue
         kind: Any = hints[field.name]
-        if isinstance(kind, types.UnionType) and type(None) in typing.get_args(kind):
+        if type(None) in typing.get_args(kind):
             kind = Annotated[kind, BeforeValidator(_none)]
         words = f"{helps[field.name]} Default: {str(field.default).lower()}."
         members[f"{section}__{field.name}"] = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.display.report import Section, provenance, write_report
+from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ IMAGE, REFINED_SCAN, REPORT, RESULT = "reconstruction.npz", "refined_scan.npz", 
 
 
 def save_automatic(
-    made: Automatic, folder: Path, scan_file: Path, *, seed: int, name: str = "", more: Mapping[str, Any] | None = None
+    made: Automatic, folder: Path, source: str, origin: Mapping[str, Any], more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write image, scan as refined, report and ``result.json`` into ``folder``.
 
     Args:
-        scan_file: what was reconstructed, and ``name`` how the report calls it if not by its path.
+        source: how the report calls the scan.
+        origin: what is needed to reproduce it (:func:`ptycho_ray.display.report.provenance`); the settings are added.
         more: further entries of the result.
 
     Returns:
@@ -31,14 +32,11 @@ def save_automatic(
     """
     made.refinement.stitched.save(folder / IMAGE)
     as_refined(made).to_file(folder / REFINED_SCAN)
-    origin = provenance(seed=seed, data_files=[scan_file])
-    if name:
-        origin["data"] = {name: origin["data"][str(scan_file)]}
-    origin |= {"settings": dataclasses.asdict(made.config)}
+    origin = {**origin, "settings": dataclasses.asdict(made.config)}
     files = {"image": folder / IMAGE, "refined_scan": folder / REFINED_SCAN, "report": folder / REPORT}
     result = files | automatic_facts(made) | dict(more or {})
     trials = trial_rows(made.plan)
-    write_report(files["report"], title=f"Reconstruction of {name or scan_file}", sections=[
+    write_report(files["report"], title=f"Reconstruction of {source}", sections=[
         *_sections(made, trials), Section("Provenance", facts=origin, folded=True)
     ])  # fmt: skip
     write_json(folder / RESULT, jsonable({**result, "trials": trials, "provenance": origin}))

@@ -91,7 +91,8 @@ class ModelStore:
         models = self.all()
         names = list(dict.fromkeys(model.name for model in models))
         if wanted is None and len(names) != 1:
-            raise Problem(422, "invalid", "Name a model.", {"field": "model", "found": "none", "expected": names})
+            expected = names or "a model: start the service with one"
+            raise Problem(422, "invalid", "Name a model.", {"field": "model", "found": "none", "expected": expected})
         name, _, version = (wanted or names[0]).partition("@")
         versions = [model for model in models if model.name == name and version in ("", model.version)]
         if not versions:

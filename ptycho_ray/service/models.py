@@ -96,7 +96,7 @@ class ModelStore:
         name, _, version = (wanted or names[0]).partition("@")
         versions = [model for model in models if model.name == name and version in ("", model.version)]
         if not versions:
-            more = {"field": "model", "found": wanted, "expected": names}
+            more = {"field": "model", "found": wanted, "expected": names or "none: this service has no model"}
             raise Problem(422, "invalid", f"There is no model {str(wanted)[:100]!r}.", more)
         for model in versions:
             if self.check(model).problem is None:

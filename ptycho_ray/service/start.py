@@ -52,8 +52,8 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
     models = ModelStore(settings)
     usable = models.usable()
     broken = next(iter(models.all()), None)
-    if not usable and broken is not None:
-        problem = models.check(broken).problem
+    if not usable and (settings.models or broken is not None):
+        problem = None if broken is None else models.check(broken).problem
         raise InputError(
             field="models", found="none that can be loaded" if problem is None else problem.detail, expected="a bundle"
         )

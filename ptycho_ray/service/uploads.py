@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from ptycho_ray.config.types import did_you_mean
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices, Reference
 from ptycho_ray.service.settings import ServiceSettings
@@ -79,11 +80,16 @@ def invalid_fields(errors: Any) -> Problem:
     first = errors[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
     found = None if first["type"] in ("missing", "json_invalid") else repr(first.get("input"))[:200]
+    said = expected = first["msg"].removeprefix("Value error, ")
+    hint = None
+    if first["type"] == "extra_forbidden":
+        said, expected = "there is no such choice", "one that /docs lists"
+        hint = did_you_mean(field, [known.alias or name for name, known in Choices.model_fields.items()])
     return Problem(
         422,
         "invalid",
-        f"{field}: {first['msg']}",
-        {"field": field, "found": found, "expected": first["msg"], "errors": len(errors)},
+        f"{field}: {said}",
+        {"field": field, "found": found, "expected": expected, "errors": len(errors), "hint": hint},
     )
 
 

@@ -115,6 +115,7 @@ def reconstruct_automatically(
         print(line, file=sys.stderr, flush=True)
 
     scan = workflow.load_data(scan_file)
+    product.check_geometry(scan)
     if only_plan:
         of_plan = {name: value for name, value in wishes.items() if name != "settings"}
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)

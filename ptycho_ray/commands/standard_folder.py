@@ -32,8 +32,11 @@ from ptycho_ray.interop.ptychodus.options import (
     CONFIG_FILE,
     RECORD_IMAGES,
     SETTINGS_FILE,
+    SOLVER,
     read_ini,
+    solver_settings,
 )
+from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
     from ptycho_ray.commands import reconstruct, train
@@ -176,7 +179,10 @@ def _reconstruct_automatically(
         raise ConfigurationError(
             field=name, found="given together with --input", expected="ptycho-ray reconstruct SCAN"
         )
-    seed = read_ini(options.input / SETTINGS_FILE).get("seed", 0) if options.seed is None else options.seed
+    ini = read_ini(options.input / SETTINGS_FILE)
+    seed = ini.get("seed", 0) if options.seed is None else options.seed
+    settings = {**solver_settings(ini.get(SOLVER)), **solver}
+    RefinementConfig(**settings)
     iterations = 1
 
     def follow(now: Any) -> None:
@@ -191,7 +197,7 @@ def _reconstruct_automatically(
         scan,
         tell=lambda line: events.emit("decided", text=line),
         on_progress=follow,
-        **options.wishes(solver) | {"seed": seed},
+        **options.wishes(settings) | {"seed": seed},
     )
     found = made.refinement
     moved = with_positions(product, made.scan.scan_index, found.positions_px, scan.N)

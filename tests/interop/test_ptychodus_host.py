@@ -205,7 +205,7 @@ def test_the_automatic_reconstruction_needs_no_model(core: Any, folder: Path) ->
     diffraction = api.load_assembled_diffraction_data(folder / "diffraction.h5")
     product = api.load_product(folder / "product.h5", diffraction=diffraction)
     group = core.settings_registry["PtychoRay"].parameters()
-    group["Solver"].set_value("iterations=6 position_start=1")
+    group["Solver"].set_value("iterations=6 position_start=0")
     group["Seed"].set_value(2)
     before = product.get_product()
     result = product.reconstruct_local(algorithm="ptychoray_automatic", block=True)
@@ -214,9 +214,8 @@ def test_the_automatic_reconstruction_needs_no_model(core: Any, folder: Path) ->
     assert "patterns that were left out of it" in after.metadata.comments
     assert len(after.losses) == 6
     assert after.probe_positions.get_indexes().tolist() == before.probe_positions.get_indexes().tolist()
-    for name in ("get_coordinates_x_m", "get_coordinates_y_m"):
-        there, here = (getattr(each.probe_positions, name)() for each in (before, after))
-        np.testing.assert_allclose(here, there, atol=0.01 * after.object_.get_pixel_geometry().width_m)
+    moved = after.probe_positions.get_coordinates_x_m() - before.probe_positions.get_coordinates_x_m()
+    assert 1e-3 < np.abs(moved).max() / after.object_.get_pixel_geometry().width_m < 5
     assert np.abs(after.object_.get_array()).max() > 0
 
 

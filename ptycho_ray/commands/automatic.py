@@ -60,7 +60,7 @@ def section_of(typed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return settings, {name: value for name, value in typed.items() if not name.startswith(prefix)}
 
 
-def refinement_settings(solver: dict[str, Any], iterations: int, seed: int) -> RefinementConfig | None:
+def refinement_settings(solver: Mapping[str, Any], iterations: int, seed: int) -> RefinementConfig | None:
     """The settings of a refinement of the network's image, if any are given; ConfigurationError if it is not asked for."""
     if not solver:
         return None
@@ -72,7 +72,7 @@ def refinement_settings(solver: dict[str, Any], iterations: int, seed: int) -> R
             found=solver[name],
             expected="--refine N beside it, or no model: the automatic reconstruction",
         )
-    return RefinementConfig(**{"iterations": iterations, "seed": seed} | solver)
+    return RefinementConfig(**{"iterations": iterations, "seed": seed, **solver})
 
 
 def asks_for_network(options: Options, given: Mapping[str, Any]) -> str | None:
@@ -120,9 +120,9 @@ def reconstruct_automatically(
         of_plan = {name: value for name, value in wishes.items() if name != "settings"}
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
-    device = {"device": resolve_device(ExecutionConfig(**execution))} if execution else {}
+    device = resolve_device(ExecutionConfig(**execution)) if execution else None
     with contextlib.closing(RefinementProgress()) as progress:
-        made = workflow.reconstruct_scan(scan, tell=tell, on_progress=progress, **device, **wishes)
+        made = workflow.reconstruct_scan(scan, tell=tell, on_progress=progress, device=device, **wishes)
     image, more = made.refinement.stitched, {}
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."

@@ -82,7 +82,9 @@ def run(words: Sequence[str]) -> Result:
     network = asks_for_network(options, given)
     if network is None:
         if options.test_data_file is None:
-            raise InputError(field="SCAN", found="nothing", expected="a scan: ptycho-ray reconstruct scan.npz")
+            raise InputError(
+                field="test_data_file", found="nothing", expected="a scan: ptycho-ray reconstruct scan.npz"
+            )
         return reconstruct_automatically(
             options.test_data_file,
             Path(given.get("output_dir", InferenceConfig.output_dir)),

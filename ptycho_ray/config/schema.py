@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 import textwrap
 import typing
@@ -13,7 +12,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 
-@functools.cache
 def docstrings_of_fields(cls: type) -> dict[str, str]:
     """The string below each field in the source of ``cls``."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]

@@ -289,7 +289,8 @@ def _add_operations(app: FastAPI) -> None:
         service.check_space()
         await asyncio.to_thread(service.jobs.counts)
         usable = await asyncio.to_thread(service.models.usable)
-        if not usable and (service.settings.models or await asyncio.to_thread(service.models.all)):
+        named = bool(service.settings.models) or bool(await asyncio.to_thread(service.models.all))
+        if not usable and named:
             raise Problem(503, "busy", "No model can be loaded.", {"field": "models"}, 30)
         return {"ok": True, "models": [f"{model.name}@{model.version}" for model in usable]}
 

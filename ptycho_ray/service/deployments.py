@@ -71,8 +71,7 @@ class Models:
         """One attempt at a job that has no model."""
         from ptycho_ray.service.work import run_job
 
-        work = (run_job, job_id, attempt, None, self.jobs, self.settings)
-        await asyncio.get_running_loop().run_in_executor(self.solver, *work)
+        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, pool=self.solver)
 
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""
@@ -81,8 +80,8 @@ class Models:
         loaded = await self.loaded(serve.get_multiplexed_model_id())
         return await self._in_pool(predict, loaded, frames, positions, domain)
 
-    async def _in_pool(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+    async def _in_pool(self, function: Any, *args: Any, pool: ThreadPoolExecutor | None = None) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool or self.pool, function, *args)
 
 
 class ServeReplicas:

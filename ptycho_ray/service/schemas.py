@@ -44,7 +44,7 @@ class _Common(BaseModel):
     )
 
 
-class Choices(Solver, _Common):  # type: ignore[misc] # pydantic makes the class of the settings when this is loaded
+class Choices(Solver, _Common):
     """Options of a reconstruction. Settings of the solver that are given are kept and not decided."""
 
     model_config = ConfigDict(extra="forbid")
@@ -68,9 +68,7 @@ class Reference(Choices):
     """A scan that is not sent: a file the service can read, or a demo. Exactly one of the two."""
 
     path: str | None = Field(None, max_length=4096, description="Absolute path under a folder the service allows.")
-    demo: Literal[tuple(DEMOS)] | None = Field(
-        None, description="A simulated scan that suits the model, if one is named."
-    )  # type: ignore[valid-type]
+    demo: Literal[tuple(DEMOS)] | None = Field(None, description="A simulated scan that suits the model.")  # type: ignore[valid-type]
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"demo": "siemens"}, {"path": "/data/2026/scan_0042.h5"}]}

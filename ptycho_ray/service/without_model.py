@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Choices that only one of the two ways has.
 OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations")
 OF_NO_MODEL = ("budget_s", "seed")
+#: What a caller may make a replica hold or do, where the solver itself has no limit.
+MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
 
 
 def check_choices(choices: Choices, with_model: bool) -> None:
@@ -38,6 +40,10 @@ def check_choices(choices: Choices, with_model: bool) -> None:
         field = f"{SOLVER}.{next(iter(solver))}"
         more = {"field": field, "expected": "refinement_iterations beside it, or no model"}
         raise Problem(422, "invalid", "The image of the model is not refined.", more)
+    for name, most in MOST.items():
+        if (solver.get(name) or 0) > most:
+            more = {"field": f"{SOLVER}.{name}", "found": solver[name], "expected": f"at most {most}"}
+            raise Problem(422, "invalid", f"{SOLVER}.{name} is above the limit of the service.", more)
     try:
         RefinementConfig(**solver)
     except ConfigurationError as error:

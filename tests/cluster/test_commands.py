@@ -63,7 +63,11 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     assert (broken["exit_code"], missing["exit_code"]) == (2, 2)
     assert "neither a zip archive nor HDF5" in broken["error"]
     assert "c.npz" in missing["error"]
-    assert main(["reconstruct-scans", scans[0], "--output-dir", str(tmp_path / "again"), "--json"]) in (0, 3)
+    assert main(["evaluate-scans", *scans[:2], "--output-dir", str(tmp_path / "judged"), "--json"]) == 0
+    good, broken = json.loads(capsys.readouterr().out)["scans"]
+    assert good["verdict"]
+    assert 0 < good["r_factor"] < 1
+    assert "neither a zip archive nor HDF5" in broken["error"]
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
         (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),
+        (b"x", {"refinement.probe_modes": 65}, RAW, 422, "refinement.probe_modes"),
         (b"x", {"refinement.slices": 2}, RAW, 422, "refinement.slice_distance_px2"),
         (b"x", {"refinement.probe_mode": 2}, RAW, 422, "refinement.probe_mode"),
         (b"x", {"refinement_iterations": -3}, RAW, 422, "refinement_iterations"),

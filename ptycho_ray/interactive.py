@@ -173,6 +173,8 @@ def reconstruct(
     scan: RawData | str | Path,
     model: Reconstruction | str | Path | None = None,
     *,
+    refinement: Mapping[str, Any] | None = None,
+    budget_s: float | None = None,
     config: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -183,8 +185,11 @@ def reconstruct(
     Args:
         scan: a scan or its file.
         model: an earlier reconstruction, or a bundle or its folder.
+        refinement: settings of the solver that are given and not decided: ``{"probe_modes": 2}`` (those of ``ptycho-ray
+            refine``). With a model its image is refined with them.
+        budget_s: without a network, limit on the processor seconds of the trials.
         config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
-            ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
+            ``learning_rate=1e-3`` (those of ``ptycho-ray train``). ``seed`` alone is the seed of the automatic reconstruction.
         progress: report every decision, or every epoch.
 
     Raises:
@@ -197,9 +202,14 @@ def reconstruct(
     from ptycho_ray.display.progress import TrainingProgress
     from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
+    from ptycho_ray.refinement.config import RefinementConfig
     from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     raw = scan if isinstance(scan, RawData) else load(scan)
+    solver = RefinementConfig(**refinement) if refinement else None
+    training = config is not None or bool(set(settings) - {"seed"})
+    if budget_s is not None and (model is not None or training):
+        raise ConfigurationError(field="budget_s", found="given with a network", expected="no model and no training")
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
@@ -210,11 +220,20 @@ def reconstruct(
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
         if bundle is None:
             raise ConfigurationError(field="model", found="an image without a network", expected="one with a network")
-        _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)
+        _, _, results = workflow.reassemble_cdi_image(
+            raw, bundle.config, model=bundle.models, refinement=solver, keep_patches=False
+        )
         return Reconstruction(results["stitched"], raw, bundle)
-    if config is None and not settings:
-        made = workflow.reconstruct_scan(raw, tell=print if progress else lambda line: None)
+    if not training:
+        wishes = settings | ({} if budget_s is None else {"budget_s": budget_s})
+        made = workflow.reconstruct_scan(
+            raw, settings=refinement, tell=print if progress else lambda line: None, **wishes
+        )
         return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
+    if solver is not None:
+        raise ConfigurationError(
+            field="refinement", found="given with settings of a training", expected="refinement_iterations, or a model"
+        )
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
     resolved = resolve_config(TrainingConfig, config, typed=typed)

@@ -43,6 +43,13 @@ class ProductOptions:
     detector_pixel_m: float | None = None
     """Detector pixel, far field; for --product."""
 
+    def check_geometry(self, scan: RawData) -> None:
+        """InputError if a product is wanted and neither the scan nor these options have its geometry."""
+        if self.product is not None:
+            from ptycho_ray.data.formats.ptychodus_folder import with_geometry
+
+            with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
+
     def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
         """Write ``image`` with the geometry of the scan or of these options; InputError if neither has it."""
         if self.product is None:

@@ -17,15 +17,15 @@ from ptycho_ray.files import jsonable, write_json
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Reconstruct many scans with one trained network and evaluate the images, in parallel on a Ray cluster.
+    """Reconstruct many scans, automatically or with one trained network, and evaluate the images, in parallel on a Ray cluster.
 
-    Example: ptycho-ray evaluate-scans a.npz b.npz --model-path model --output-dir images
+    Example: ptycho-ray evaluate-scans a.npz b.npz --output-dir images
     """
 
     scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
     """The scans: NPZ, HDF5 or CXI."""
-    model_path: Annotated[str, FILE]
-    """The trained model: wts.h5.zip, the folder that train wrote to, or an MLflow model (models:/... or runs:/...)."""
+    model_path: Annotated[str | None, FILE] = None
+    """Use a trained model: wts.h5.zip, the folder that train wrote to, or an MLflow model (models:/... or runs:/...)."""
     output_dir: Annotated[Path, FOLDER]
     """Output folder, with a sub-folder for each scan and the figures of all scans in evaluation.json."""
     address: str | None = None
@@ -47,13 +47,15 @@ def run(words: Sequence[str]) -> Result:
     return result
 
 
-def reconstruct_and_evaluate(model_path: str, scan: Path, folder: Path) -> Result:
+def reconstruct_and_evaluate(model_path: str | None, scan: Path, folder: Path) -> Result:
     """The commands ``reconstruct`` and ``evaluate`` for one scan; the figures that stand in the table."""
     from ptycho_ray.commands import evaluate, reconstruct
 
-    reconstruct.run([str(scan), "--model-path", model_path, "--output-dir", str(folder)])
+    model = [] if model_path is None else ["--model-path", model_path]
+    made = reconstruct.run([str(scan), *model, "--output-dir", str(folder)])
     found = evaluate.run([str(folder), str(scan)])
     figures: Result = {"r_factor": found["diffraction"]["r_factor"]}
+    figures |= {name: made[name] for name in ("verdict", "trusted") if name in made}
     for part in ("amplitude", "phase"):
         if "truth" in found:
             figures |= {f"{part}_{name}": found["truth"][part][name] for name in ("mae", "ssim")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import sha256_of
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.solver import Progress
+from ptycho_ray.refinement.solver import Progress, RefinementConfig
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -128,15 +128,20 @@ class LoadedModel:
     def load(cls, place: Path, settings: ServiceSettings) -> LoadedModel:
         """Read a bundle and put it on the device of the settings."""
         bundle = load_bundle(place)
-        device = settings.accelerator
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_of(settings)
         for model in bundle.models:
             model.to(device)
         patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
         rows = max(1, patterns // bundle.config.model.gridsize**2)
         shared = tuple(SharedModel(model, rows) for model in bundle.models)
         return cls(bundle, shared, rows, sha256_of(bundle_path(place)))
+
+
+def device_of(settings: ServiceSettings) -> str:
+    """The device of the settings: "cpu" or "cuda"."""
+    if settings.accelerator != "auto":
+        return settings.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,9 @@ class Options:
         n_subsample: use this many patterns, chosen at random with seed 0.
         evaluate: compare with the true object, if the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
+        seed: of the trials and batches of a reconstruction without a model.
+        budget_s: limit on the processor seconds of these trials.
+        refinement: settings of the solver that were given.
     """
 
     stitch: str = "probe"
@@ -156,6 +164,9 @@ class Options:
     n_subsample: int | None = None
     evaluate: bool = False
     refinement_iterations: int = 0
+    seed: int = 0
+    budget_s: float | None = None
+    refinement: dict[str, Any] = field(default_factory=dict)
 
 
 def read_scan(path: Path, settings: ServiceSettings, n_subsample: int | None = None) -> RawData:
@@ -218,13 +229,19 @@ def reconstruct(
     if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
         raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
     execution = ExecutionConfig(inference_batch_size=loaded.rows)
+    refinement = None
+    if options.refinement_iterations:
+        refinement = RefinementConfig(
+            **{"iterations": options.refinement_iterations, "seed": loaded.bundle.config.seed} | options.refinement
+        )
     _, _, results = workflow.reassemble_cdi_image(
         scan,
-        replace(loaded.bundle.config, refinement_iterations=options.refinement_iterations),
+        replace(loaded.bundle.config, refinement_iterations=0),
         M=options.crop,
         model=loaded.models,
         execution=execution,
         stitch="crop" if options.stitch == "crop" else "probe",
+        refinement=refinement,
         keep_patches=False,
         on_batch=on_batch,
         on_refinement=on_refinement,

@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.cluster.connect import connected
-    from ptycho_ray.cluster.polish import polish_sweep
+    from ptycho_ray.cluster.sweep_polish import polish_sweep
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.sweep_table import LiveTable

@@ -45,8 +45,8 @@ LIT_SHARE = 0.95
 IMAGE = "reconstruction.npz"
 #: The figures of each held-out pattern, of a trial of the experiment.
 JUDGED = "held_out.npz"
-#: Patterns per update of a refinement. Few make it fast: after 24 iterations of 16 the misfit is where 48 of 32 leave it
-#: (docs/tune.md), and neighbouring values of a parameter differ less by chance.
+#: Patterns per update of a refinement: few tell wrong positions more clearly than more iterations do (docs/tune.md), and
+#: neighbouring values of a parameter differ less by chance.
 REFINE_BATCH = 16
 
 

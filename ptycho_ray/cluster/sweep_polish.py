@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,17 @@ from ptycho_ray.tuning.trial import JUDGED, Figures, run_trial, trial_config
 BY_PATTERN = ("likelihood", "deviance", "r_factor")
 
 
-def polish_sweep(scan: RawData, base: Mapping[str, Any], space: Space, record: SweepRecord) -> Polished | None:
+def polish_sweep(
+    scan: RawData,
+    base: Mapping[str, Any],
+    space: Space,
+    record: SweepRecord,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Polished | None:
     """Improve the best trial of a sweep and say what determines its parameters; the polished one is added to the record.
+
+    Args:
+        tell: given a line before every round of trials.
 
     Returns:
         None for a sweep over networks, over several objectives or another one than those of held-out patterns, one without a
@@ -48,6 +57,7 @@ def polish_sweep(scan: RawData, base: Mapping[str, Any], space: Space, record: S
         run = ray.remote(num_cpus=execution.cpus_per_device, max_retries=1)(_judged)
 
         def evaluate(points: Sequence[Values]) -> list[NDArray[np.float64] | None]:
+            tell(f"polish of trial {best.number}: {len(points)} trials around it")
             tasks = [
                 run.remote(
                     shared,

@@ -132,7 +132,7 @@ def run(words: Sequence[str]) -> Result:
                 )
                 table.close(record)
                 if options.polish:
-                    polished = polish_sweep(scan, base, space, record)
+                    polished = polish_sweep(scan, base, space, record, lambda line: print(line, file=sys.stderr))
         finally:
             table.close(record)
             if record.ended:

@@ -92,7 +92,7 @@ def determination(polished: Polished | None, space: Space, best: TrialRecord) ->
     found: dict[str, Any] = {}
     if polished is not None:
         found["parameters"] = [asdict(each) for each in polished.estimates]
-        found["not_determined"] = [each.name for each in polished.estimates if not each.determined]
+        found["not_determined"] = [each.name for each in polished.estimates if not each.determined] or None
         found["determined_only_together"] = [
             {"parameters": [first, second], "correlation": round(together, 3)}
             for first, second, together in polished.correlated

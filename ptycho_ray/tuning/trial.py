@@ -175,7 +175,8 @@ def _keep(folder: Path, stitched: StitchedObject, judged: Mapping[str, NDArray[n
     """The image, and the figures of each held-out pattern."""
     stitched.save(folder / IMAGE)
     with atomic_path(folder / JUDGED) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **judged)
+        arrays: dict[str, Any] = dict(judged)
+        np.savez(stream, **arrays)
 
 
 # -- a network ---------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def polish_sweep(
         run = ray.remote(num_cpus=execution.cpus_per_device, max_retries=1)(_judged)
 
         def evaluate(points: Sequence[Values]) -> list[NDArray[np.float64] | None]:
-            tell(f"polish of trial {best.number}: {len(points)} trials around it")
+            tell(f"polishing trial {best.number}: {len(points)} to run")
             tasks = [
                 run.remote(
                     shared,

@@ -124,13 +124,14 @@ def run(words: Sequence[str]) -> Result:
                 tracker.on_trial(f"trial-{trial.number:04}", trial)
 
     with recorded(trackers) as outcome:
-        polished = None
+        polished, ended = None, 0
         try:
             with connected(execution):
                 space = run_sweep(
                     scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch
                 )
                 table.close(record)
+                ended = len(record.ended)
                 if options.polish:
                     polished = polish_sweep(scan, base, space, record, lambda line: print(line, file=sys.stderr))
         finally:
@@ -139,7 +140,7 @@ def run(words: Sequence[str]) -> Result:
                 results.write_tables(record, space)
         best = record.best()
         result: Result = {
-            "trials": len(record.ended),
+            "trials": ended,
             "failed": sum(trial.status == "failed" for trial in record.ended),
             "stopped_early": sum(trial.status == "stopped" for trial in record.ended),
             "seconds": round(time.monotonic() - began, 1),

@@ -96,7 +96,7 @@ def determination(polished: Polished | None, space: Space, best: TrialRecord) ->
         found["determined_only_together"] = [
             {"parameters": [first, second], "correlation": round(together, 3)}
             for first, second, together in polished.correlated
-        ]
+        ] or None
         found["trials_of_the_polish"] = polished.evaluations
     on_bound = list(on_bounds(space, best.parameters))
     return found | ({"on_a_bound": on_bound} if on_bound else {})

@@ -29,17 +29,22 @@ WRONG = {
     "3 % too far apart": (1.03, 0.0), "1 % too far apart": (1.01, 0.0), "3 % too near": (0.97, 0.0),
     "rotated by 0.01": (1.0, 0.01),
 }  # fmt: skip
-#: Iterations, patterns per update, patterns of the scan (0 for all).
-REFINED = ((12, 32, 0), (24, 32, 0), (24, 16, 0), (12, 8, 0), (36, 32, 200))
+#: Iterations, patterns per update, patterns of the scan (0 for all), whether positions are refined.
+REFINED = (
+    (12, 32, 0, False), (24, 32, 0, False), (24, 16, 0, False), (12, 8, 0, False), (36, 32, 200, False), (36, 16, 0, True),
+)  # fmt: skip
 
 
 def moved(scan: RawData, scale: float, rotation_rad: float) -> RawData:
     return scan.at(transformed_positions(scan.positions_px, position_matrix(scale, rotation_rad)))
 
 
-def misfits(scan: RawData, judges: NDArray[np.int64], iterations: int, batch: int) -> NDArray[np.float64]:
-    """Of each judge, after a refinement of object and probe."""
-    config = RefinementConfig(iterations=iterations, batch_size=batch, check_every=iterations)
+def misfits(
+    scan: RawData, judges: NDArray[np.int64], iterations: int, batch: int, positions: bool
+) -> NDArray[np.float64]:
+    """Of each judge, after a refinement of object and probe; with ``positions`` of these too, then by half of its pixels."""
+    start = 2 if positions else None
+    config = RefinementConfig(iterations=iterations, batch_size=batch, position_start=start, check_every=iterations)
     refinement = Refinement(scan, config, held_out=judges)
     for _ in refinement:
         pass
@@ -75,9 +80,9 @@ def main() -> None:
     rows = [
         (f"direct, probe of {name} held", 0, lambda s, j, p=p: direct_misfits(s, j, p)) for name, p in probes.items()
     ]
-    for iterations, batch, most in REFINED:
-        name = f"refined, {iterations} of {batch} patterns, {most or 'all'}"
-        rows.append((name, most, lambda s, j, i=iterations, b=batch: misfits(s, j, i, b)))
+    for iterations, batch, most, free in REFINED:
+        name = f"refined, {iterations} of {batch} patterns, {most or 'all'}{', positions too' if free else ''}"
+        rows.append((name, most, lambda s, j, i=iterations, b=batch, f=free: misfits(s, j, i, b, f)))
     print(f"| trial | {' | '.join(WRONG)} | s |\n| - |{' - |' * (len(WRONG) + 1)}")
     for name, most, trial in rows:
         if options.only not in name:

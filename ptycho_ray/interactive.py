@@ -2,7 +2,7 @@
 
     scan = pr.load("scan.npz")
     image = pr.reconstruct(scan)                      # decides by the patterns what the scan needs, solves and judges
-    image = pr.reconstruct(scan, nepochs=30)          # trains a network on the scan's diffraction, then reconstructs it
+    image = pr.reconstruct(scan, nepochs=5)           # trains a network on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
 Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
@@ -188,8 +188,9 @@ def reconstruct(
         refinement: settings of the solver that are given and not decided: ``{"probe_modes": 2}`` (those of ``ptycho-ray
             refine``). With a model its image is refined with them.
         budget_s: without a network, limit on the processor seconds of the trials.
-        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
-            ``learning_rate=1e-3`` (those of ``ptycho-ray train``). ``seed`` alone is the seed of the automatic reconstruction.
+        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=5``, ``gridsize=2``,
+            ``learning_rate=1e-3`` (those of ``ptycho-ray train``, and its network where none is chosen). ``seed`` alone is the
+            seed of the automatic reconstruction.
         progress: report every decision, or every epoch.
 
     Raises:
@@ -199,7 +200,7 @@ def reconstruct(
     from ptycho_ray.bundle import Bundle, load_bundle
     from ptycho_ray.config import TrainingConfig
     from ptycho_ray.config.sources import resolve_config, setting_names
-    from ptycho_ray.display.progress import TrainingProgress
+    from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
     from ptycho_ray.refinement.config import RefinementConfig
@@ -238,7 +239,8 @@ def reconstruct(
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
     resolved = resolve_config(TrainingConfig, config, typed=typed)
     chosen = fitted_to_scans(resolved, [raw])
-    callbacks = [TrainingProgress(chosen.nepochs)] if progress else []
+    quicker = first_look(chosen.nepochs, len(raw) * raw.N**2, notebook=True)
+    callbacks = [TrainingProgress(chosen.nepochs, first_look=quicker)] if progress else []
     _, _, results = workflow.run_cdi_example(
         raw, raw, chosen, do_stitching=True, execution=resolved.execution, callbacks=callbacks, keep_patches=False
     )

@@ -81,14 +81,31 @@ def mean_figures(pieces: Iterable[Explained], lit: Tensor | None = None, photon_
     Raises:
         ZeroDivisionError: there is no pattern.
     """
-    sums, count = np.zeros(3), 0
-    for each in pieces:
-        parts = (each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor())
-        sums += [float(part.sum()) for part in parts]
-        count += parts[0].numel()
-    if count == 0:
+    return Figures(
+        **{name: float(values.mean()) for name, values in figures_by_pattern(pieces, lit, photon_scale).items()}
+    )
+
+
+def figures_by_pattern(
+    pieces: Iterable[Explained], lit: Tensor | None = None, photon_scale: float = 1.0
+) -> dict[str, NDArray[np.float64]]:
+    """The figures of :class:`Figures` by name, each with a value for every pattern [k]; arguments as for :func:`mean_figures`.
+
+    Raises:
+        ZeroDivisionError: there is no pattern.
+    """
+    rows = [
+        np.stack(
+            [
+                part.double().flatten().cpu().numpy()
+                for part in (each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor())
+            ]
+        )
+        for each in pieces
+    ]
+    if not sum(row.shape[1] for row in rows):
         raise ZeroDivisionError("no pattern to be judged by")
-    return Figures(*(sums / count).tolist())
+    return dict(zip(("likelihood", "deviance", "r_factor"), np.concatenate(rows, axis=1), strict=True))
 
 
 def overall_r_factor(explained: Explained) -> float:

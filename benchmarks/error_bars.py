@@ -91,7 +91,14 @@ def main() -> None:
                 began = time.process_time()
                 bars = error_bars(refinement, 1.0, np.random.default_rng(1))
                 spent = time.process_time() - began
-                cells = [name, unknowns, f"{photons:g}", *row(refinement, bars, truth), f"{seconds:.1f}", f"{spent:.1f}"]
+                cells = [
+                    name,
+                    unknowns,
+                    f"{photons:g}",
+                    *row(refinement, bars, truth),
+                    f"{seconds:.1f}",
+                    f"{spent:.1f}",
+                ]
                 print("| " + " | ".join(cells) + " |", flush=True)
 
 

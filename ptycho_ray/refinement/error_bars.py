@@ -109,7 +109,7 @@ def error_bars(refinement: Refinement, photons_per_unit: float | None, generator
 def _settings(config: RefinementConfig, share: float, step: float) -> RefinementConfig:
     """Those of a solution that begins where the refinement has ended: every unknown moves at once."""
     count = max(1, round(share * config.iterations))
-    moving = {
+    moving: dict[str, Any] = {
         name: 0
         for name in ("probe_start", "position_start", "intensity_start", "background_start")
         if getattr(config, name) is not None

@@ -11,6 +11,7 @@ method.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import math
@@ -43,6 +44,7 @@ from ptycho_ray.refinement.constraints import (
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
+from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
@@ -191,8 +193,31 @@ class Refinement:
             rows,
             positions=config.position_start is not None and config.position_model == "free",
             intensities=config.intensity_start is not None if intensities is None else intensities,
-            photons_per_unit=None if photons_per_unit is None else photons_per_unit / self._photons,
+            photons_per_unit=self.photons_per_count(photons_per_unit),
         )
+
+    def photons_per_count(self, photons_per_unit: float | None) -> float | None:
+        """Photons per unit of what is predicted here, given those per unit of the scan's intensity; None if not known."""
+        return None if photons_per_unit is None else photons_per_unit / self._photons
+
+    def again(self, amplitude: Tensor, config: RefinementConfig) -> Refinement:
+        """A refinement that begins with the present estimate, for measured amplitudes [n, N, N] and settings of its own.
+
+        It must have the unknowns of this one. This one is not changed by it.
+        """
+        other, old = copy.copy(self), self.run
+        kernel = copy.copy(old.kernel)
+        kernel.amplitude, kernel.geometry = amplitude, copy.copy(old.geometry)
+        kernel.geometry.place(old.geometry.positions_px)
+        state = dataclasses.replace(old.state, **checkpoint.snapshot(old.state))
+        generator = np.random.default_rng((config.seed, 6))
+        other.run = Run(kernel, state, config, old.rows, generator, self.parallel)
+        other.config, other.history, other.stopped, other._backoffs = config, [], "", 0
+        other._begin_method()
+        other._proven = other._snapshot() if config.method in JUDGE_THEIR_START else None
+        with torch.no_grad():
+            other._first_loss = other._lowest = other._loss_to_begin_with(_some(old.rows, 64))
+        return other
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:

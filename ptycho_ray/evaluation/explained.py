@@ -142,8 +142,8 @@ def explained_share(explained: Explained, empty_beam: Tensor) -> float:
 
 
 def noise_misfit(rate: NDArray[np.float64], stabiliser: float = 0.0) -> NDArray[np.float64]:
-    """Mean of ``2 * (sqrt(rate + c) - sqrt(n + c))**2``, c the ``stabiliser``, for Poisson counts n of that rate: 1/2 where it is
-    bright, 2 * rate where it is dark if c is 0; interpolated in a table of the exact sums."""
+    """Mean of ``2 * (sqrt(rate + c) - sqrt(n + c))**2``, c the ``stabiliser``, for Poisson counts n of that rate: 1/2 where it
+    is bright, 2 * rate where it is dark if c is 0; interpolated in a table of the exact sums."""
     rates, misfits, _ = _noise_curves(stabiliser)
     return np.interp(rate, rates, misfits)
 

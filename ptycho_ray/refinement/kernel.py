@@ -5,10 +5,10 @@ needs what lies between.
 
 The loss of a pattern is ``sum (sqrt(I + c) - sqrt(counts + c))**2`` with
 ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``. For photon counts this is the Poisson likelihood with its
-variance stabilised. Without c, pixels of a few photons and fewer pull the intensities down; Anscombe's 3/8 (1948) is for brighter ones;
-``docs/experiments.md`` has the choice. Derivatives by complex unknowns are Wirtinger derivatives ``dL/dz``, whose conjugate is the
-direction of steepest ascent: so the whole adjoint needs no conjugation but one at the detector. Those by real unknowns are the
-ordinary ones.
+variance stabilised. Without c, pixels of a few photons and fewer pull the intensities down; Anscombe's 3/8 (1948) is for
+brighter ones (``docs/experiments.md``). Derivatives by complex unknowns are Wirtinger derivatives ``dL/dz``, whose conjugate is
+the direction of steepest ascent: so the whole adjoint needs no conjugation but one at the detector. Those by real unknowns are
+the ordinary ones.
 
 The probe lives in Fourier space, where the sub-pixel part of a position is a separable phase ramp and where the gradient with
 respect to position and eigenmode weights is an inner product with what the probe's gradient needs anyway: four transforms a

@@ -69,8 +69,9 @@ def build_run(
     """
     complex_type = torch.complex128 if config.precision == "double" else torch.complex64
     real_type = torch.float64 if config.precision == "double" else torch.float32
-    known = photons_per_unit(scan) or (1.0 if scan.counts_are_photons else None)
-    photons = known or ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    counted = photons_per_unit(scan)
+    assumed = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    photons = counted or assumed
     counts = torch.from_numpy(scan.patterns.intensity()).to(device=device, dtype=real_type)
     propagator: Propagator = FarField()
     if config.near_field_px2 is not None:
@@ -90,7 +91,7 @@ def build_run(
         dtype=complex_type,
         device=device,
     )
-    stabiliser = STABILISER if known else 0.0
+    stabiliser = STABILISER if counted else 0.0
     kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser)
     if probe is None and config.probe_guess == "mean_pattern":
         mean = amplitude[learn].square().mean(dim=0).sqrt()

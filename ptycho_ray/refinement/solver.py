@@ -43,6 +43,7 @@ from ptycho_ray.refinement.constraints import (
 )
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
+from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
@@ -68,6 +69,8 @@ SMOOTHED = ("adam", "epie")
 WORSE_THAN_FIRST = 3.0
 #: ... that many times the lowest one and at least this share of that of the start.
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
+#: Iterations after which what repeats with a raster scan is taken from the object.
+RASTER_EVERY = 5
 #: Steps are halved at most that often.
 MOST_BACKOFFS = 8
 
@@ -127,6 +130,8 @@ class Refinement:
         self.history: list[Progress] = []
         self.stopped = ""
         self._power = float(self.run.state.probe_spectrum.abs().square().sum())
+        moving = self.config.position_start is not None or self.config.slices > 1
+        self._raster = None if moving else raster_step_px(self.run.geometry.positions_px)
         self._centre_px = probe_centre_px(self.run.state.probe)
         self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
@@ -354,6 +359,8 @@ class Refinement:
             smooth_phase(state.object, config.phase_smoothing)
         if config.amplitude_limit is not None:
             limit_amplitude(state.object, config.amplitude_limit)
+        if self._raster is not None and self.run.probe_moves and self.run.iteration % RASTER_EVERY == RASTER_EVERY - 1:
+            give_to_probe(self.run, self._raster)
         if self._support is not None:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
         if self.run.probe_moves and not self.run.moves(config.centre_start):

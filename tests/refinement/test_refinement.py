@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers import make_scan
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
@@ -355,3 +356,18 @@ def test_constraints_do_what_they_say(rng):
         smoother = rough.clone()
         change(smoother)
         assert float(smoother.diff(dim=-1).abs().sum()) < float(rough.diff(dim=-1).abs().sum())
+
+
+def test_a_smooth_background_is_found_and_not_invented() -> None:
+    scan = make_scan(80)
+    level = 0.05 * float(scan.pattern_energies().mean()) / scan.N**2
+    counts = scan.patterns.intensity() + np.random.default_rng(4).poisson(level, scan.patterns.intensity().shape)
+    veiled = RawData(
+        scan.positions_px[:, 1], scan.positions_px[:, 0], None, None, counts.astype(np.float32), scan.probe,
+        domain="intensity", counts_are_photons=True,
+    )  # fmt: skip
+    settings = RefinementConfig(iterations=15, probe_start=None, background_start=2, background_model="smooth")
+    for measured, low, high in ((veiled, 0.8, 1.1), (scan, 0.0, 0.1)):
+        found = refine(measured, settings).background
+        assert found is not None
+        assert low * level <= float(found.mean()) <= high * level

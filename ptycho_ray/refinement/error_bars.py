@@ -111,7 +111,7 @@ def _settings(config: RefinementConfig, share: float, step: float) -> Refinement
     count = max(1, round(share * config.iterations))
     moving: dict[str, Any] = {
         name: 0
-        for name in ("probe_start", "position_start", "intensity_start", "background_start")
+        for name in ("probe_start", "centre_start", "position_start", "intensity_start", "background_start")
         if getattr(config, name) is not None
     }
     if config.method == "adam":

@@ -110,15 +110,11 @@ def _settings(config: RefinementConfig, share: float, step: float) -> Refinement
     """Those of a solution that begins where the refinement has ended: every unknown moves at once."""
     count = max(1, round(share * config.iterations))
     moving: dict[str, Any] = {
-        name: 0
-        for name in ("probe_start", "position_start", "intensity_start", "background_start")
-        if getattr(config, name) is not None
+        name: 0 for name, start in dataclasses.asdict(config).items() if name.endswith("_start") and start is not None
     }
     if config.method == "adam":
         moving |= {"object_step": step * (config.object_step or 0.06), "probe_step": step * (config.probe_step or 0.05)}
-    return dataclasses.replace(
-        config, iterations=count, eigenmode_start=0, check_every=count + 1, patience=None, **moving
-    )
+    return dataclasses.replace(config, iterations=count, check_every=count + 1, patience=None, **moving)
 
 
 def _solved(refinement: Refinement, amplitude: torch.Tensor, config: RefinementConfig) -> Refinement:

@@ -153,10 +153,7 @@ class Kernel:
 
         The detector wave is used up.
         """
-        measured = self.amplitude.index_select(0, waves.rows)
-        if self.stabiliser:
-            measured = measured.square_().add_(self.stabiliser).sqrt_()
-        root = waves.intensity.add(self.stabiliser + EPSILON).sqrt_()
+        measured, root = self._roots(waves)
         difference = root - measured
         if self.good is not None:
             difference.mul_(self.good)
@@ -217,12 +214,24 @@ class Kernel:
         canvas.view(-1).index_add_(0, self.geometry.pixels(lines), patches.reshape(-1))
 
     def best_scale(self, waves: Waves) -> Tensor:
-        """The factor on each pattern's amplitude that explains it best, [b]; take it before :meth:`compare`."""
-        measured = self.amplitude.index_select(0, waves.rows)
-        root = waves.intensity.sqrt()
+        """The factor on each pattern's amplitude by which its loss is least, [b]; take it before :meth:`compare`.
+
+        Without a stabiliser it is exact, with one it is a step of Gauss and Newton. Any other factor than that of the loss
+        itself would drift: object and probe would undo it in every iteration.
+        """
+        measured, root = self._roots(waves)
+        slope = waves.intensity / root
         if self.good is not None:
-            root = root * self.good
-        return (root * measured).sum(dim=(-2, -1)) / root.square().sum(dim=(-2, -1)).clamp_min(EPSILON)
+            slope = slope * self.good
+        missing = (slope * (measured - root)).sum(dim=(-2, -1))
+        return 1 + missing / slope.square().sum(dim=(-2, -1)).clamp_min(EPSILON)
+
+    def _roots(self, waves: Waves) -> tuple[Tensor, Tensor]:
+        """What the loss compares, each [b, N, N]: ``sqrt(counts + c)`` and ``sqrt(I + c)``."""
+        measured = self.amplitude.index_select(0, waves.rows)
+        if self.stabiliser:
+            measured = measured.square_().add_(self.stabiliser).sqrt_()
+        return measured, waves.intensity.add(self.stabiliser + EPSILON).sqrt_()
 
 
 def _sum_of_modes(waves: Tensor) -> Tensor:

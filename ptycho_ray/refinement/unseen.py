@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.evaluation.explained import noise_difference, noise_misfit
+from ptycho_ray.refinement.kernel import EPSILON
 from ptycho_ray.refinement.run import Run
 
 #: Patterns at a time.
@@ -118,16 +119,19 @@ def judge_unseen(
 
 
 def _fit_own(run: Run, rows: Tensor, pixels: Tensor, *, positions: bool, intensities: bool) -> None:
-    """Fit position and intensity of each pattern to ``pixels`` [N, N], by steps of Gauss and Newton."""
+    """Fit position and intensity of each pattern to ``pixels`` [N, N] by the loss, by steps of Gauss and Newton."""
     kernel, state, geometry = run.kernel, run.state, run.geometry
-    measured = kernel.amplitude.index_select(0, rows) * pixels
+    stabiliser = kernel.stabiliser
+    measured = (kernel.amplitude.index_select(0, rows).square() + stabiliser).sqrt()
     for _ in range(STEPS):
         now, slopes = kernel.position_slopes(state, rows)
-        design = torch.cat([slopes] * positions + [now[:, None]] * intensities, dim=1) * pixels
+        root = (now.square() + stabiliser).sqrt()
+        design = torch.cat([slopes] * positions + [now[:, None]] * intensities, dim=1)
+        design = design * (now / root.clamp_min(EPSILON) * pixels)[:, None]
         design = design.flatten(2).double()  # [b, u, N * N]
         normal = design @ design.mT
         normal += 1e-6 * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1) + 1e-12)
-        wanted = design @ (measured - now * pixels).flatten(1).double()[..., None]
+        wanted = design @ ((measured - root) * pixels).flatten(1).double()[..., None]
         step = torch.linalg.solve(normal, wanted)[..., 0].to(now.dtype)
         if positions:
             geometry.shift(rows, step[:, :2].clamp(-MOST_PX, MOST_PX))

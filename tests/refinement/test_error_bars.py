@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ptycho_ray.evaluation import evaluate_reconstruction
 from ptycho_ray.refinement.error_bars import ErrorBars, error_bars
+from ptycho_ray.refinement.error_bars import _settings as solution_settings
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
@@ -83,6 +86,14 @@ def test_the_refinement_is_not_changed_and_the_generator_decides(noisy, bars):
     np.testing.assert_array_equal(refinement.run.geometry.positions_px, positions)
     other = error_bars(refinement, 1.0, np.random.default_rng(2))
     assert not np.array_equal(other.phase_std, bars.phase_std)
+
+
+@pytest.mark.parametrize("start", [None, 7])
+def test_a_solution_that_goes_on_moves_every_unknown_at_once(start):
+    names = [field.name for field in dataclasses.fields(RefinementConfig) if field.name.endswith("_start")]
+    given = {name: start for name in names if name != "eigenmode_start" or start is not None}
+    settings = dataclasses.asdict(solution_settings(RefinementConfig(**given), 1.0, 1.0))
+    assert {settings[name] for name in given} == {None if start is None else 0}
 
 
 def test_photons_that_are_not_known_are_found_by_the_misfit(noisy, bars):

@@ -1,31 +1,31 @@
 """What is unknown about a scan, decided by its patterns: short trials on a part of it, greedily.
 
-First the probe and the orientation of the scan, since under a wrong one nothing else can be judged; then, one after the other,
-what explains the patterns that judge better than before by more than chance.
+First the probe and the orientation of the scan, since under a wrong one nothing else can be judged; then, one after the
+other, what explains the patterns that judge better than before by more than chance; then, by longer trials on a larger part,
+what takes long to show: further modes, the scale and the angle of the scan. What is given is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
-from ptycho_ray.automatic.trials import ITERATIONS, LEAST_SHARE, SIGNIFICANCE, Assumption, Part, Trial
+from ptycho_ray.automatic.trials import LEAST_SHARE, LONG, LONG_BATCH, SIGNIFICANCE, Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
 
+#: Iterations of the solution, and of a first round where positions move: it finds them, and the second starts again from a flat
+#: object.
+SOLUTION, FIRST_ROUND = 40, 20
 #: Iterations of the trials of the orientation, which differ by more than the others.
 COARSE = 6
-#: Iterations of those of further modes.
-SLOW = 36
 #: Times the photon noise below which nothing further is asked.
 ENOUGH = 1.08
-#: Scale and angle are asked for until the trials have cost as much as so many passes over the whole scan.
-MOST_PASSES = 60
-#: First step of the scale of the scan, and of its angle in radians.
-STEP = 0.03
+#: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
+STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
 #: Where the positions begin to move.
 POSITIONS_FROM = 2
 MOST_MODES = 3
@@ -33,9 +33,10 @@ MOST_MODES = 3
 
 @dataclass(frozen=True)
 class Choice:
-    """The trial whose assumption was chosen, and what was decided, one sentence each."""
+    """The trial whose assumption was chosen, the part of the long trials, and what was decided, one sentence each."""
 
     trial: Trial
+    part: Part
     decisions: list[str]
 
     @property
@@ -43,8 +44,17 @@ class Choice:
         return self.trial.assumption
 
 
-def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = lambda line: None) -> Choice:
-    """Decide by trials on ``part``, beginning with the best of ``probes``."""
+def choose(
+    part: Part,
+    probes: list[Assumption],
+    given: Collection[str] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> Choice:
+    """Decide by trials on ``part``, beginning with the best of ``probes``.
+
+    Args:
+        given: settings of the refinement that are not decided; they are among those of each of ``probes``.
+    """
     decisions: list[str] = []
 
     def decide(line: str) -> None:
@@ -54,17 +64,27 @@ def choose(part: Part, probes: list[Assumption], tell: Callable[[str], None] = l
     best = part.run(probes[0])
     for other in probes[1:]:
         best = better(part.run(other), best)
+    if best.assumption.name != probes[0].name and not part.whole.probe_is_guess:
+        decide(f"{best.assumption.name}: {best.gain_over(part.trials[0])}")
     best = _orientation(part, best, decide)
-    best = _probe(part, best, decide)
-    best = _further(part, best, decide, QUESTIONS)
-    if "position_start" not in best.assumption.settings:
-        best = _slowly(part, best, decide)
-    return Choice(best, decisions)
+    if "probe_start" not in given and best.assumption.settings.get("near_field_px2") is None:
+        best = _probe(part, best, decide)
+    questions = {name: question for name, question in QUESTIONS.items() if not set(DECIDES[name]) & set(given)}
+    best = _further(part, best, decide, questions)
+    large = part.larger()
+    best = _at_length(large, best, decide, questions)
+    return Choice(best, large, decisions)
 
 
 def better(one: Trial, other: Trial) -> Trial:
     """The one that beats the other; the second in doubt."""
     return one if one.beats(other) else other
+
+
+def _solution(assumption: Assumption) -> float:
+    """Iterations times modes of the solution under an assumption."""
+    modes = assumption.settings.get("probe_modes") or len(assumption.probe)
+    return SOLUTION * modes + (FIRST_ROUND if "position_start" in assumption.settings else 0)
 
 
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
@@ -103,65 +123,103 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     return best
 
 
-def _slowly(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """If long trials leave more than noise, ask what takes long to show: the scale and angle of the scan, and modes."""
-    long = part.run(replace(best.assumption, probe=best.probe), SLOW)
-    if long.figures is None or (long.figures.noise_is_known and long.figures.times_noise < ENOUGH):
+def _at_length(part: Part, best: Trial, decide: Callable[[str], None], questions: Mapping[str, Question]) -> Trial:
+    """If a long trial leaves more than noise: modes, unless positions move (:func:`more_modes` then), and the scan's map."""
+    if not part.affords(_solution(best.assumption)):
+        return best
+    long = part.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
+    if not _something_is_missing(long):
         return long
-    long = _further(part, long, decide, {"modes": _one_mode_more}, SLOW)
-    for name, matrix in (("scale", np.diag([STEP, STEP])), ("angle", np.array([[0.0, -STEP], [STEP, 0.0]]))):
-        if part.passes < MOST_PASSES:
-            long = _along(part, long, name, matrix, decide)
-    return long
+    if "position_start" not in long.assumption.settings and "modes" in questions:
+        long = _further(part, long, decide, {"modes": _one_mode_more}, LONG)
+    return _linear_map(part, long, decide)
 
 
-def _along(part: Part, best: Trial, name: str, step: NDArray[np.float64], decide: Callable[[str], None]) -> Trial:
-    """The best linear map of the scan along one direction: a step to either side, then the lowest point of a parabola.
+def _something_is_missing(trial: Trial) -> bool:
+    figures = trial.figures
+    return figures is not None and not (figures.noise_is_known and figures.times_noise < ENOUGH)
+
+
+def _linear_map(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+    """Scale and then angle of the scan: steps to the side that explains more, then the lowest point of a parabola.
 
     A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
     """
+    first, steps = best, np.zeros(2)
+    for direction in np.eye(2):
+        trials = {0.0: best}
+        for step in (-1.0, 1.0):
+            if not part.affords(_solution(best.assumption), something_is_wrong=True):
+                return _accepted(best, first, decide)
+            trials[step] = _mapped(part, first, steps + step * direction)
+        lowest = min(trials, key=lambda step: _misfit(trials[step]))
+        while lowest in (min(trials), max(trials)) and abs(lowest) < MOST_STEPS:
+            further = lowest + np.sign(lowest)
+            trials[further] = _mapped(part, first, steps + further * direction)
+            lowest = min(trials, key=lambda step: _misfit(trials[step]))
+        if lowest not in (min(trials), max(trials)):
+            left, here, right = (_misfit(trials[lowest + away]) for away in (-1, 0, 1))
+            vertex = lowest + (left - right) / (2 * (left - 2 * here + right))
+            if abs(vertex - lowest) > SAME_STEP:
+                trials[vertex] = _mapped(part, first, steps + vertex * direction)
+                lowest = min(trials, key=lambda step: _misfit(trials[step]))
+        if trials[lowest].gain_over(best).significance > SIGNIFICANCE:
+            best, steps = trials[lowest], steps + lowest * direction
+    return _accepted(best, first, decide)
 
-    def at(share: float) -> Trial:
-        matrix = (np.eye(2) + share * step) @ best.assumption.matrix
-        return part.run(replace(best.assumption, name=f"{name} of the scan {share * STEP:+.3f}", matrix=matrix), SLOW)
 
-    low, high = at(-1), at(1)
-    if low.figures is None or high.figures is None or best.figures is None:
-        return best
-    below, here, above = (trial.figures.misfit.sum() for trial in (low, best, high) if trial.figures is not None)
-    curvature = below - 2 * here + above
-    if curvature <= 0:
-        return best
-    lowest = at(float(np.clip((below - above) / (2 * curvature), -2, 2)))
-    gain = lowest.gain_over(best)
-    if gain.significance < SIGNIFICANCE or gain.share < LEAST_SHARE / 2:
-        return best
-    decide(f"{lowest.assumption.name}: {gain}")
-    return lowest
+def _accepted(best: Trial, first: Trial, decide: Callable[[str], None]) -> Trial:
+    gain = best.gain_over(first)
+    if best is first or gain.share < LEAST_SHARE / 2:
+        return first
+    decide(f"{best.assumption.name}: {gain}")
+    return best
 
 
-def more_modes(part: Part, now: Assumption, tell: Callable[[str], None]) -> Trial:
+def _misfit(trial: Trial) -> float:
+    return np.inf if trial.figures is None else float(trial.figures.misfit.sum())
+
+
+def _mapped(part: Part, best: Trial, steps: NDArray[np.float64]) -> Trial:
+    """A long trial with the scan larger and turned by so many steps."""
+    scale, angle = STEP * steps
+    cos, sin = np.cos(angle), np.sin(angle)
+    matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ best.assumption.matrix
+    name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
+    return part.run(replace(best.assumption, name=name, matrix=matrix), LONG, batch_size=LONG_BATCH)
+
+
+def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
     """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
-    return _further(part, part.run(now, SLOW), tell, {"modes": _one_mode_more}, SLOW)
+    best = part.run(now, LONG, batch_size=LONG_BATCH)
+    questions = {} if set(DECIDES["modes"]) & set(given) else {"modes": _one_mode_more}
+    return _further(part, best, tell, questions, LONG)
+
+
+Question = Callable[[Assumption], Assumption | None]
 
 
 def _further(
     part: Part,
     best: Trial,
     decide: Callable[[str], None],
-    questions: Mapping[str, Callable[[Assumption], Assumption | None]],
-    iterations: int = ITERATIONS,
+    questions: Mapping[str, Question],
+    iterations: int | None = None,
 ) -> Trial:
-    """One unknown after the other, the one that explains most first, until none explains more."""
+    """One unknown after the other, the one that explains most first, until none explains more. Trials are long if
+    ``iterations`` are given; those have found their probe already."""
     open_questions = dict(questions)
-    while open_questions:
-        if iterations == ITERATIONS:  # long trials have found their probe already
-            best = part.run(replace(best.assumption, probe=best.probe), iterations)
-        answers: dict[str, Trial] = {}
-        for name, question in open_questions.items():
-            assumption = question(best.assumption)
-            if assumption is not None:
-                answers[name] = part.run(assumption, iterations)
+
+    def tried(assumption: Assumption) -> Trial:
+        if iterations is None:
+            return part.run(assumption)
+        return part.run(assumption, iterations, batch_size=LONG_BATCH)
+
+    while open_questions and part.affords(_solution(best.assumption), something_is_wrong=_something_is_missing(best)):
+        if iterations is None:
+            best = tried(replace(best.assumption, probe=best.probe))
+        asked = {name: question(best.assumption) for name, question in open_questions.items()}
+        answers = {name: tried(assumption) for name, assumption in asked.items() if assumption is not None}
         answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > 0}
         open_questions = {name: open_questions[name] for name in answers}
         taken = {name: trial for name, trial in answers.items() if trial.beats(best)}
@@ -191,12 +249,20 @@ def _intensities(now: Assumption) -> Assumption:
 
 
 def _background(now: Assumption) -> Assumption:
-    return replace(now, name="background", settings=now.settings | {"background_start": 2})
+    settings = {"background_start": 2, "background_model": "smooth"}
+    return replace(now, name="smooth background", settings=now.settings | settings)
 
 
-QUESTIONS: dict[str, Callable[[Assumption], Assumption | None]] = {
+QUESTIONS: dict[str, Question] = {
     "modes": _one_mode_more,
     "positions": _positions,
     "intensities": _intensities,
     "background": _background,
+}
+#: Settings that answer a question.
+DECIDES = {
+    "modes": ("probe_modes", "probe_start"),
+    "positions": ("position_start",),
+    "intensities": ("intensity_start",),
+    "background": ("background_start", "background_model"),
 }

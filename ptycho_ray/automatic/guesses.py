@@ -5,11 +5,15 @@ Probes are modes [P, N, N]; widths are in object pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from ptycho_ray.automatic.trials import Assumption
+from ptycho_ray.data.inspection import near_field_px2
 from ptycho_ray.data.loading import estimate_probe
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import fresnel_propagate, probe_diameter_px
@@ -57,9 +61,19 @@ def out_of_focus(focus: Probe, diameters_px: list[float]) -> list[Probe]:
 WIDTHS = (0.12, 0.2, 0.3, 0.42)
 
 
-def first_probes(scan: RawData) -> list[Assumption]:
-    """The probe of the file; where there is none, probes of several widths that diffract to the mean pattern."""
+def first_probes(scan: RawData, given: Mapping[str, Any]) -> list[Assumption]:
+    """The probe of the file; where there is none, probes of several widths that diffract to the mean pattern. In the near
+    field, and where the numbers of the file may mean one, the mean pattern propagated back to the sample."""
+    settings, near = dict(given), given.get("near_field_px2", near_field_px2(scan))
+    probes = []
+    if near is not None:
+        probe = estimate_probe(scan.patterns, near)
+        name = "near field, probe from the mean pattern"
+        probes.append(Assumption(name, probe, settings | {"near_field_px2": near}))
+    if "near_field_px2" in given or scan.far_field is False:
+        return probes
     if not scan.probe_is_guess:
-        return [Assumption("probe of the file", scan.probe)]
+        return [Assumption("probe of the file", scan.probe, settings), *probes]
     made = out_of_focus(estimate_probe(scan.patterns), [share * scan.N for share in WIDTHS])
-    return [Assumption(f"probe from the mean pattern, {probe_diameter_px(probe):.3g} px wide", probe) for probe in made]
+    name = "probe from the mean pattern, {:.3g} px wide"
+    return [*(Assumption(name.format(probe_diameter_px(probe)), probe, settings) for probe in made), *probes]

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho_ray.automatic.choose import Choice, choose, more_modes
+from ptycho_ray.automatic.choose import FIRST_ROUND, SOLUTION, Choice, choose, more_modes
 from ptycho_ray.automatic.examine import Examined, examine
 from ptycho_ray.automatic.guesses import first_probes
-from ptycho_ray.automatic.trials import Part, drawn, surrounded
-from ptycho_ray.automatic.verdict import Verdict, judge
+from ptycho_ray.automatic.trials import Part, Trial, drawn, surrounded
+from ptycho_ray.automatic.verdict import Verdict, findings, judge
 from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
 
-#: Iterations of the solution. Where positions move, a first round finds them, and the second starts again from a flat object.
-ITERATIONS, FIRST_ROUND = 40, 20
+#: Patterns below which none can be spared to judge.
+LEAST_PATTERNS = 8
 #: Patterns that are held out to judge: at least so many, if that is not more than a tenth.
 JUDGES, LEAST_HELD_OUT, MOST_HELD_OUT = 24, 0.02, 0.1
 
@@ -36,14 +37,17 @@ class Plan:
     Attributes:
         examined: the scan as it is solved, and what was mended.
         choice: probe, positions and settings that explain its patterns best.
-        part: the part of the scan on which was tried, and all trials.
         seconds: processor seconds that the plan took.
     """
 
     examined: Examined
     choice: Choice
-    part: Part
     seconds: float
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All of them, in their order."""
+        return self.choice.part.trials
 
     @property
     def lines(self) -> list[str]:
@@ -74,15 +78,39 @@ class Automatic:
     seconds: float
 
 
-def plan_reconstruction(scan: RawData, *, seed: int = 0, tell: Callable[[str], None] = lambda line: None) -> Plan:
-    """Examine a scan and decide by short trials what is unknown about it; the same seed decides the same."""
+def plan_reconstruction(
+    scan: RawData,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    budget_s: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """Examine a scan and decide by short trials what is unknown about it; the same seed decides the same.
+
+    Args:
+        settings: settings of :class:`RefinementConfig` that are given and not decided.
+        budget_s: processor seconds after which nothing further is tried (the plan then depends on the machine).
+
+    Raises:
+        InputError: there are fewer than ``LEAST_PATTERNS`` patterns.
+    """
     began = time.process_time()
+    given = dict(settings or {})
     examined = examine(scan)
     for line in examined.lines:
         tell(line)
-    part = Part(examined.scan, seed, photons_per_unit=examined.photons_per_unit)
-    choice = choose(part, first_probes(part.scan), tell)
-    return Plan(examined, choice, part, time.process_time() - began)
+    if len(examined.scan) < LEAST_PATTERNS:
+        raise InputError(
+            file=scan.source or None,
+            field="patterns",
+            found=f"{len(examined.scan)} that can be used",
+            expected=f"at least {LEAST_PATTERNS}, some of which judge the image",
+            hint="ptycho-ray info shows the scan; ptycho-ray refine solves it without a judgement",
+        )
+    part = Part(examined.scan, seed, photons_per_unit=examined.photons_per_unit, budget_s=budget_s)
+    choice = choose(part, first_probes(part.scan, given), given, tell)
+    return Plan(examined, choice, time.process_time() - began)
 
 
 def reconstruct_scan(
@@ -90,6 +118,7 @@ def reconstruct_scan(
     *,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    budget_s: float | None = None,
     device: torch.device | None = None,
     tell: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -100,6 +129,7 @@ def reconstruct_scan(
         scan: patterns, positions, and a probe if there is one.
         seed: of the trials, the patterns held out and the batches.
         settings: settings of :class:`RefinementConfig` that are given and not decided.
+        budget_s: processor seconds after which nothing further is tried.
         device: where it is computed.
         tell: told what is decided, one sentence at a time.
         on_progress: told after every iteration of the solution.
@@ -107,21 +137,22 @@ def reconstruct_scan(
     Raises:
         Diverged: the loss grows however small the steps are.
     """
-    plan = plan_reconstruction(scan, seed=seed, tell=tell)
+    plan = plan_reconstruction(scan, seed=seed, settings=settings, budget_s=budget_s, tell=tell)
     began = time.process_time()
     assumption = plan.choice.assumption
     examined = plan.examined.scan
     solved = examined.at(transformed_positions(examined.positions_px, assumption.matrix), plan.choice.trial.probe)
-    chosen = {"iterations": ITERATIONS, "seed": seed} | assumption.settings | dict(settings or {})
+    first_px = solved.positions_px
+    chosen = {"iterations": SOLUTION, "seed": seed} | assumption.settings | dict(settings or {})
     config = RefinementConfig(**chosen)
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
     held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
         first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
-        unseen = np.union1d(held_out, plan.part.judges_of_scan)
+        unseen = np.union1d(held_out, plan.choice.part.judges_of_scan)
         found = _solved(solved, first_config, unseen, device, on_progress).result()
         # With positions and object almost right, what is still missing shows.
-        plan.part.go_on(found.positions_px, found.stitched)
+        plan.choice.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
         now = replace(assumption, name="positions found", probe=found.probe, settings=settings_now, matrix=np.eye(2))
 
@@ -129,13 +160,15 @@ def reconstruct_scan(
             plan.choice.decisions.append(line)
             tell(line)
 
-        best = more_modes(plan.part, now, decide)
+        best = more_modes(plan.choice.part, now, decide, given=settings or {})
         solved = solved.at(found.positions_px, best.probe)
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
     refinement = _solved(solved, config, held_out, device, on_progress)
-    verdict = judge(refinement, plan.examined.photons_per_unit)
+    image = refinement.result()
+    told = findings(examined, image, assumption.matrix, first_px, len(scan))
+    verdict = judge(refinement, plan.examined.photons_per_unit, told)
     tell(verdict.sentence)
-    return Automatic(solved, plan, config, refinement.result(), verdict, held_out, time.process_time() - began)
+    return Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)
 
 
 def _solved(

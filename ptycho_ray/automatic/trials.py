@@ -28,8 +28,13 @@ from ptycho_ray.refinement.unseen import PatternFigures
 LEAST_PATTERNS, MOST_PATTERNS, JUDGES, INNER = 64, 160, 0.16, 0.75
 #: Neighbours by which it is told whether a pattern lies inside the scan, and the widest gap between two of them, in half turns.
 NEIGHBOURS, WIDEST_GAP = 8, 0.8
-#: Iterations of a trial.
-ITERATIONS = 12
+#: Iterations of a trial; of a long one, on so many patterns and with so many of them an update.
+ITERATIONS, LONG, LONG_PATTERNS, LONG_BATCH = 12, 24, 240, 16
+#: What trials set themselves, whatever is given for the solution.
+OF_TRIALS = ("iterations", "seed", "check_every", "held_out_fraction", "patience", "centre_start", "batch_size")
+#: Trials may cost so many times the solution, and more if their best leaves something unexplained; in any case so much work
+#: (iterations * modes * patterns * pixels, a few seconds).
+SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 3.0, 1.5e8
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
 #: noise; of all the misfit where the photons are not known. Noise is never taken to be more than the rest of 1.
 SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.003, 0.05
@@ -72,12 +77,14 @@ class Trial:
         figures: one row per judge; None if the refinement diverged.
         seconds: processor seconds.
         probe: modes after it [P, N, N].
+        work: iterations * modes * patterns * pixels.
     """
 
     assumption: Assumption
     figures: PatternFigures | None
     seconds: float
     probe: NDArray[np.complex64]
+    work: float
 
     def gain_over(self, other: Trial) -> Gain:
         """How much better this trial explains the patterns that judge than another one."""
@@ -103,42 +110,62 @@ class Part:
         seed: of the judges and of each refinement.
         most: patterns taken; a quarter of the scan if None.
         photons_per_unit: photons per unit of the scan's intensity; None if not known.
-
-    Attributes:
-        passes: what all trials have cost, in passes of one mode over the whole scan.
+        budget_s: processor seconds after which nothing further is tried; no limit if None.
+        trials: where trials are added.
     """
 
     def __init__(
-        self, scan: RawData, seed: int, *, most: int | None = None, photons_per_unit: float | None = None
+        self,
+        scan: RawData,
+        seed: int,
+        *,
+        most: int | None = None,
+        photons_per_unit: float | None = None,
+        budget_s: float | None = None,
+        trials: list[Trial] | None = None,
     ) -> None:
         most = most or min(max(LEAST_PATTERNS, len(scan) // 4), MOST_PATTERNS)
-        self.passes = 0.0
+        self.whole, self.seed, self.photons_per_unit, self.budget_s = scan, seed, photons_per_unit, budget_s
+        self.trials: list[Trial] = [] if trials is None else trials
         middle = np.median(scan.positions_px, axis=0)
         distance = np.linalg.norm(scan.positions_px - middle, axis=1)
         rows = np.sort(np.argsort(distance, kind="stable")[:most])
-        self.rows, self.scan, self.seed, self.photons_per_unit = rows, scan.select(rows), seed, photons_per_unit
-        self.whole = len(scan)
+        self.rows, self.scan = rows, scan.select(rows)
         self.start: StitchedObject | None = None
         radius = distance[rows].max()
         inner = (distance[rows] <= INNER * radius) & surrounded(scan.positions_px)[rows]
         self.judges = drawn(inner, max(2, round(JUDGES * len(rows))), np.random.default_rng((seed, 7)))
-        self.trials: list[Trial] = []
+
+    def larger(self) -> Part:
+        """The part of the long trials, with the same table of trials."""
+        return Part(
+            self.whole, self.seed, most=LONG_PATTERNS, photons_per_unit=self.photons_per_unit,
+            budget_s=self.budget_s, trials=self.trials,
+        )  # fmt: skip
 
     @property
     def judges_of_scan(self) -> NDArray[np.int64]:
         """The numbers of the judges in the whole scan."""
         return self.rows[self.judges]
 
+    def affords(self, solution: float, *, something_is_wrong: bool = False) -> bool:
+        """Whether a further trial may be made, for a solution of so many iterations times modes."""
+        if self.budget_s is not None and sum(trial.seconds for trial in self.trials) >= self.budget_s:
+            return False
+        share = SHARE_IF_WRONG if something_is_wrong else SHARE_OF_SOLUTION
+        limit = max(share * solution * len(self.whole) * self.whole.N**2, LEAST_WORK)
+        return sum(trial.work for trial in self.trials) < limit
+
     def go_on(self, positions_px: NDArray[np.float64], start: StitchedObject) -> None:
         """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""
         self.scan, self.start = self.scan.at(positions_px[self.rows]), start
 
-    def run(self, assumption: Assumption, iterations: int = ITERATIONS) -> Trial:
+    def run(self, assumption: Assumption, iterations: int = ITERATIONS, *, batch_size: int | None = None) -> Trial:
         """Refine from a flat object, or what :meth:`go_on` was given, under an assumption, and judge."""
         began = time.process_time()
-        settings = {"iterations": iterations, "seed": self.seed, "check_every": iterations + 1, "centre_start": None}
-        settings |= assumption.settings
-        config = RefinementConfig(**settings)
+        settings: dict[str, Any] = {name: value for name, value in assumption.settings.items() if name not in OF_TRIALS}
+        settings |= {"iterations": iterations, "seed": self.seed, "check_every": iterations + 1, "centre_start": None}
+        config = RefinementConfig(**settings, batch_size=batch_size)
         scan = self.scan.at(transformed_positions(self.scan.positions_px, assumption.matrix))
         probe, figures = assumption.probe, None
         try:
@@ -152,8 +179,8 @@ class Part:
             figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
             probe = refinement.result().probe
         modes = config.probe_modes or len(assumption.probe)
-        self.passes += iterations * modes * len(self.rows) / self.whole
-        trial = Trial(assumption, figures, time.process_time() - began, probe)
+        work = float(iterations * modes * len(self.rows) * scan.N**2)
+        trial = Trial(assumption, figures, time.process_time() - began, probe, work)
         self.trials.append(trial)
         return trial
 

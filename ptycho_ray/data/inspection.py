@@ -23,6 +23,8 @@ from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
 
 LOOKED_AT = 64
 PREPARE = "ptycho-ray prepare"
+#: Relative difference of two statements about the object's pixel that agree.
+PIXELS_AGREE = 0.02
 #: How nearly all intensities have to be whole multiples of the smallest one, relative to that.
 WHOLE = 0.02
 
@@ -230,7 +232,7 @@ def _of_geometry(scan: RawData) -> Iterator[Problem]:
     energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
     if scan.pixel_size_m and energy and distance and detector:
         expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
-        if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > 0.02:
+        if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > PIXELS_AGREE:
             yield Problem(
                 f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say "
                 f"{expected:.4g} m",
@@ -238,15 +240,28 @@ def _of_geometry(scan: RawData) -> Iterator[Problem]:
             )
 
 
-def near_field_command(scan: RawData) -> str:
-    """The commands that solve a near-field scan, with wavelength * effective distance / pixel**2 where the scan states it.
+def near_field_px2(scan: RawData) -> float | None:
+    """wavelength * effective distance / object pixel**2 of a scan that is, or may be, of the near field; else None.
 
-    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M.
+    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M. In
+    the far field the object's pixel follows from the other numbers; if it does not agree with them, the scan is of the near
+    field, or a number is wrong.
     """
-    value = "..."
-    if scan.energy_eV and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m:
-        wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
-        value = f"{wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m):.4g}"
+    if scan.far_field or not (
+        scan.energy_eV and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m
+    ):
+        return None
+    wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
+    far = wavelength * abs(scan.detector_distance_m) / (scan.N * scan.detector_pixel_m)
+    if scan.far_field is None and abs(far / scan.pixel_size_m - 1) <= PIXELS_AGREE:
+        return None
+    return wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m)
+
+
+def near_field_command(scan: RawData) -> str:
+    """The command that solves a near-field scan, with wavelength * effective distance / pixel**2 where the scan states it."""
+    near = near_field_px2(scan)
+    value = "..." if near is None else f"{near:.4g}"
     return f"ptycho-ray convert and refine --from flat, both with --near-field-px2 {value}"
 
 

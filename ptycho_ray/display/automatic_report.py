@@ -69,9 +69,9 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
     """The table of trials, each with the reason for which it was chosen, if it was."""
     reasons = [line.partition(": ") for line in plan.choice.decisions]
     rows = []
-    for trial in plan.part.trials:
+    for trial in plan.trials:
         figures, name = trial.figures, trial.assumption.name
-        gains = {str(trial.gain_over(other)) for other in plan.part.trials if other is not trial}
+        gains = {str(trial.gain_over(other)) for other in plan.trials if other is not trial}
         known = figures is not None and figures.noise_is_known
         rows.append(
             {

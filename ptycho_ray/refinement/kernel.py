@@ -31,8 +31,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
-#: c of the loss for photon counts.
-STABILISER = 0.1
+#: c of the loss for photon counts, in photons.
+STABILISER = 0.03
 #: Displacement in pixels by which derivatives by the position are taken as differences.
 SMALL_PX = 0.05
 

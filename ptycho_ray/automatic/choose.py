@@ -163,7 +163,8 @@ def _linear_map(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial
             if abs(vertex - lowest) > SAME_STEP:
                 trials[vertex] = _mapped(part, first, steps + vertex * direction)
                 lowest = min(trials, key=lambda step: _misfit(trials[step]))
-        if trials[lowest].gain_over(best).significance > SIGNIFICANCE:
+        inside = lowest not in (min(trials), max(trials))
+        if inside and trials[lowest].gain_over(best).significance > SIGNIFICANCE:
             best, steps = trials[lowest], steps + lowest * direction
     return _accepted(best, first, decide)
 

@@ -73,7 +73,7 @@ def first_probes(scan: RawData, given: Mapping[str, Any]) -> list[Assumption]:
     if "near_field_px2" in given or scan.far_field is False:
         return probes
     if not scan.probe_is_guess:
-        return [Assumption("probe of the file", scan.probe, settings), *probes]
+        return [*probes, Assumption("probe of the file", scan.probe, settings)]
     made = out_of_focus(estimate_probe(scan.patterns), [share * scan.N for share in WIDTHS])
     name = "probe from the mean pattern, {:.3g} px wide"
-    return [*(Assumption(name.format(probe_diameter_px(probe)), probe, settings) for probe in made), *probes]
+    return [*probes, *(Assumption(name.format(probe_diameter_px(probe)), probe, settings) for probe in made)]

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
-from ptycho_ray.automatic.trials import LEAST_SHARE, LONG, LONG_BATCH, SIGNIFICANCE, Assumption, Part, Trial
+from ptycho_ray.automatic.trials import (
+    LEAST_SHARE_AS_SIMPLE,
+    LONG,
+    LONG_BATCH,
+    SIGNIFICANCE,
+    Assumption,
+    Part,
+    Trial,
+)
 from ptycho_ray.refinement.orientation import EIGHT
 
 #: Iterations of the solution, and of a first round where positions move: it finds them, and the second starts again from a flat
@@ -78,7 +86,7 @@ def choose(
 
 def better(one: Trial, other: Trial) -> Trial:
     """The one that beats the other; the second in doubt."""
-    return one if one.beats(other) else other
+    return one if one.beats(other, as_simple=True) else other
 
 
 def _solution(assumption: Assumption) -> float:
@@ -88,20 +96,24 @@ def _solution(assumption: Assumption) -> float:
 
 
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """The other seven orientations, all as coarse; one is taken if it beats that of the file clearly."""
+    """The other orientations, all as coarse; one is taken if it beats that of the file clearly.
+
+    A scan turned by half a turn is left out: it explains as much as the twin of the probe does, which :func:`_probe` asks for.
+    """
     trials = []
-    for each in EIGHT:  # the one of the file is the first
+    others = [each for each in EIGHT if each != EIGHT[0].turned()]
+    for each in others:  # the one of the file is the first
         assumption = replace(best.assumption, name="scan axes", matrix=each.matrix @ best.assumption.matrix)
         trials.append(part.run(assumption, COARSE))
     stored, number = trials[0], 1
     for other in range(2, len(trials)):
         number = other if trials[other].gain_over(trials[number]).share > 0 else number
     # Under a probe that is its own twin, a scan turned by half a turn explains as much; the first of the two is taken.
-    twin = EIGHT.index(EIGHT[number].turned())
-    if twin < number and not trials[number].beats(trials[twin]):
+    twin = others.index(others[number].turned())
+    if twin < number and not trials[number].beats(trials[twin], as_simple=True):
         number = twin
     rival = trials[number]
-    if not rival.beats(stored):
+    if not rival.beats(stored, as_simple=True):
         return best
     decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {rival.gain_over(stored)}")
     return part.run(rival.assumption)
@@ -111,13 +123,14 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     """Held or refined, its twin in time (the other sign of defocus), and other widths."""
     first = best.assumption
     alternatives = [replace(first, name="probe held", settings=first.settings | {"probe_start": None})]
-    alternatives.append(replace(first, name="probe of the other defocus", probe=turned_in_time(first.probe)))
+    twin = "probe of the other defocus, or the scan turned by half a turn"
+    alternatives.append(replace(first, name=twin, probe=turned_in_time(first.probe)))
     for factor in (0.8, 1.25):
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
     for alternative in alternatives:
         trial = part.run(alternative)
-        if trial.beats(best):
+        if trial.beats(best, as_simple=alternative.settings == best.assumption.settings):
             decide(f"{alternative.name}: {trial.gain_over(best)}")
             best = trial
     return best
@@ -171,7 +184,7 @@ def _linear_map(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial
 
 def _accepted(best: Trial, first: Trial, decide: Callable[[str], None]) -> Trial:
     gain = best.gain_over(first)
-    if best is first or gain.share < LEAST_SHARE / 2:
+    if best is first or gain.share < LEAST_SHARE_AS_SIMPLE:
         return first
     decide(f"{best.assumption.name}: {gain}")
     return best

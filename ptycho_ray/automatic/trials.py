@@ -36,8 +36,9 @@ OF_TRIALS = ("iterations", "seed", "check_every", "held_out_fraction", "patience
 #: (iterations * modes * patterns * pixels, a few seconds).
 SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 3.0, 1.5e8
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
-#: noise; of all the misfit where the photons are not known. Noise is never taken to be more than the rest of 1.
-SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.003, 0.05
+#: noise, less if nothing is added that could fit noise; of all the misfit where the photons are not known. Noise is never taken
+#: to be more than the rest of 1.
+SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_AS_SIMPLE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.02, 0.003, 0.05
 
 
 class Gain(NamedTuple):
@@ -95,11 +96,15 @@ class Trial:
         share = (theirs.misfit.sum() - ours.misfit.sum()) / max(beyond, LEAST_BEYOND * theirs.misfit.sum())
         return Gain(float(share), ours.significance_over(theirs))
 
-    def beats(self, other: Trial) -> bool:
-        """Whether it is better than the other by more than chance explains, and by enough to matter."""
+    def beats(self, other: Trial, *, as_simple: bool = False) -> bool:
+        """Whether it is better than the other by more than chance explains, and by enough to matter.
+
+        ``as_simple``: it has no unknown that the other has not.
+        """
         gain = self.gain_over(other)
         known = other.figures is not None and other.figures.noise_is_known
-        return gain.significance > SIGNIFICANCE and gain.share > (LEAST_SHARE if known else LEAST_SHARE_OF_ALL)
+        least = (LEAST_SHARE_AS_SIMPLE if as_simple else LEAST_SHARE) if known else LEAST_SHARE_OF_ALL
+        return gain.significance > SIGNIFICANCE and gain.share > least
 
 
 class Part:

@@ -18,7 +18,6 @@ from ptycho_ray.automatic.trials import (
     LEAST_SHARE_AS_SIMPLE,
     LONG,
     LONG_BATCH,
-    SIGNIFICANCE,
     Assumption,
     Part,
     Trial,
@@ -34,6 +33,8 @@ COARSE = 6
 ENOUGH = 1.08
 #: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
 STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
+#: Share of the misfit beyond noise; a question whose answer gains less is not asked again.
+WORTH_ASKING = 0.02
 #: Where the positions begin to move.
 POSITIONS_FROM = 2
 MOST_MODES = 3
@@ -80,7 +81,10 @@ def choose(
     questions = {name: question for name, question in QUESTIONS.items() if not set(DECIDES[name]) & set(given)}
     best = _further(part, best, decide, questions)
     large = part.larger()
-    best = _at_length(large, best, decide, questions)
+    if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
+        best = _linear_map(part, best, decide)
+    elif part.affords(_solution(best.assumption)):
+        best = _at_length(part, large, best, decide, questions)
     return Choice(best, large, decisions)
 
 
@@ -136,16 +140,17 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     return best
 
 
-def _at_length(part: Part, best: Trial, decide: Callable[[str], None], questions: Mapping[str, Question]) -> Trial:
-    """If a long trial leaves more than noise: modes, unless positions move (:func:`more_modes` then), and the scan's map."""
-    if not part.affords(_solution(best.assumption)):
-        return best
-    long = part.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
+def _at_length(
+    part: Part, large: Part, best: Trial, decide: Callable[[str], None], questions: Mapping[str, Question]
+) -> Trial:
+    """A long trial; if it leaves more than noise, the map of the scan and further modes."""
+    long = large.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
     if not _something_is_missing(long):
         return long
-    if "position_start" not in long.assumption.settings and "modes" in questions:
-        long = _further(part, long, decide, {"modes": _one_mode_more}, LONG)
-    return _linear_map(part, long, decide)
+    mapped = _linear_map(part, long, decide)
+    if mapped is not long:
+        long = large.run(replace(long.assumption, matrix=mapped.assumption.matrix), LONG, batch_size=LONG_BATCH)
+    return _further(large, long, decide, {"modes": _one_mode_more} if "modes" in questions else {}, LONG)
 
 
 def _something_is_missing(trial: Trial) -> bool:
@@ -154,40 +159,57 @@ def _something_is_missing(trial: Trial) -> bool:
 
 
 def _linear_map(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """Scale and then angle of the scan: steps to the side that explains more, then the lowest point of a parabola.
+    """Scale and then angle of the scan by long trials with the brightest mode alone; ``best`` with the map that they find.
 
     A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
     """
-    first, steps = best, np.zeros(2)
+    settings = best.assumption.settings | ({"probe_modes": 1} if best.assumption.settings.get("probe_modes") else {})
+    simple = replace(best.assumption, name="scan as it is", probe=best.probe[:1], settings=settings)
+    if not part.affords(_solution(best.assumption), something_is_wrong=True):
+        return best
+    first = now = part.run(simple, LONG, batch_size=LONG_BATCH)
+    steps = np.zeros(2)
     for direction in np.eye(2):
-        trials = {0.0: best}
+        trials = {0.0: now}
         for step in (-1.0, 1.0):
-            if not part.affords(_solution(best.assumption), something_is_wrong=True):
-                return _accepted(best, first, decide)
             trials[step] = _mapped(part, first, steps + step * direction)
         lowest = min(trials, key=lambda step: _misfit(trials[step]))
+        if not (trials[lowest].beats(now, as_simple=True) or _promises(trials, now)):
+            continue
         while lowest in (min(trials), max(trials)) and abs(lowest) < MOST_STEPS:
             further = lowest + np.sign(lowest)
             trials[further] = _mapped(part, first, steps + further * direction)
             lowest = min(trials, key=lambda step: _misfit(trials[step]))
         if lowest not in (min(trials), max(trials)):
-            left, here, right = (_misfit(trials[lowest + away]) for away in (-1, 0, 1))
-            vertex = lowest + (left - right) / (2 * (left - 2 * here + right))
+            vertex = lowest + _vertex(*(_misfit(trials[lowest + away]) for away in (-1, 0, 1)))[0]
             if abs(vertex - lowest) > SAME_STEP:
                 trials[vertex] = _mapped(part, first, steps + vertex * direction)
                 lowest = min(trials, key=lambda step: _misfit(trials[step]))
         inside = lowest not in (min(trials), max(trials))
-        if inside and trials[lowest].gain_over(best).significance > SIGNIFICANCE:
-            best, steps = trials[lowest], steps + lowest * direction
-    return _accepted(best, first, decide)
+        if inside and trials[lowest].beats(now, as_simple=True):
+            now, steps = trials[lowest], steps + lowest * direction
+    if now is first:
+        return best
+    decide(f"{now.assumption.name}: {now.gain_over(first)}")
+    return replace(best, assumption=replace(best.assumption, matrix=now.assumption.matrix))
 
 
-def _accepted(best: Trial, first: Trial, decide: Callable[[str], None]) -> Trial:
-    gain = best.gain_over(first)
-    if best is first or gain.share < LEAST_SHARE_AS_SIMPLE:
-        return first
-    decide(f"{best.assumption.name}: {gain}")
-    return best
+def _promises(trials: dict[float, Trial], now: Trial) -> bool:
+    """Whether the parabola through three trials has its lowest point aside, by enough to matter."""
+    away, lowest = _vertex(*(_misfit(trials[step]) for step in (-1.0, 0.0, 1.0)))
+    figures = now.figures
+    if figures is None or not figures.noise_is_known or not abs(away) < 1:
+        return False
+    return _misfit(now) - lowest > LEAST_SHARE_AS_SIMPLE * (_misfit(now) - float(figures.noise.sum()))
+
+
+def _vertex(left: float, here: float, right: float) -> tuple[float, float]:
+    """Place and value of the lowest point of the parabola through three values a step apart; nan if it has none."""
+    curvature = left - 2 * here + right
+    if not curvature > 0 or not np.isfinite(curvature):
+        return np.nan, np.nan
+    away = (left - right) / (2 * curvature)
+    return float(away), float(here - curvature * away**2 / 2)
 
 
 def _misfit(trial: Trial) -> float:
@@ -234,7 +256,7 @@ def _further(
             best = tried(replace(best.assumption, probe=best.probe))
         asked = {name: question(best.assumption) for name, question in open_questions.items()}
         answers = {name: tried(assumption) for name, assumption in asked.items() if assumption is not None}
-        answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > 0}
+        answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > WORTH_ASKING}
         open_questions = {name: open_questions[name] for name in answers}
         taken = {name: trial for name, trial in answers.items() if trial.beats(best)}
         if not taken:

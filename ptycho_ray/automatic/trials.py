@@ -34,7 +34,7 @@ ITERATIONS, LONG, LONG_PATTERNS, LONG_BATCH = 12, 24, 240, 16
 OF_TRIALS = ("iterations", "seed", "check_every", "held_out_fraction", "patience", "centre_start", "batch_size")
 #: Trials may cost so many times the solution, and more if their best leaves something unexplained; in any case so much work
 #: (iterations * modes * patterns * pixels, a few seconds).
-SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 3.0, 1.5e8
+SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 2.5, 1.5e8
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
 #: noise, less if nothing is added that could fit noise; of all the misfit where the photons are not known. Noise is never taken
 #: to be more than the rest of 1.

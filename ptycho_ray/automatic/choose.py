@@ -82,7 +82,7 @@ def choose(
     best = _further(part, best, decide, questions)
     large = part.larger()
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
-        best = _linear_map(part, best, decide)
+        best = _linear_map(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
         best = _at_length(part, large, best, decide, questions)
     return Choice(best, large, decisions)
@@ -100,35 +100,37 @@ def _solution(assumption: Assumption) -> float:
 
 
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """The other orientations, all as coarse; one is taken if it beats that of the file clearly.
+    """All orientations, each as coarse; one is taken if it beats that of the file clearly.
 
-    A scan turned by half a turn is left out: it explains as much as the twin of the probe does, which :func:`_probe` asks for.
+    A scan turned by half a turn explains as much as the twin of the probe does, its other sign of defocus: the latter is taken.
     """
     trials = []
-    others = [each for each in EIGHT if each != EIGHT[0].turned()]
-    for each in others:  # the one of the file is the first
+    for each in EIGHT:  # the one of the file is the first
         assumption = replace(best.assumption, name="scan axes", matrix=each.matrix @ best.assumption.matrix)
         trials.append(part.run(assumption, COARSE))
     stored, number = trials[0], 1
     for other in range(2, len(trials)):
         number = other if trials[other].gain_over(trials[number]).share > 0 else number
     # Under a probe that is its own twin, a scan turned by half a turn explains as much; the first of the two is taken.
-    twin = others.index(others[number].turned())
+    twin = EIGHT.index(EIGHT[number].turned())
     if twin < number and not trials[number].beats(trials[twin], as_simple=True):
         number = twin
     rival = trials[number]
-    if not rival.beats(stored, as_simple=True):
+    if number == 0 or not rival.beats(stored, as_simple=True):
         return best
-    decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {rival.gain_over(stored)}")
+    gain = rival.gain_over(stored)
+    if twin == 0 and "near_field_px2" not in best.assumption.settings:
+        name = "probe of the other defocus, or the scan turned by half a turn"
+        decide(f"{name}: {gain}")
+        return part.run(replace(best.assumption, name=name, probe=turned_in_time(best.assumption.probe)))
+    decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {gain}")
     return part.run(rival.assumption)
 
 
 def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """Held or refined, its twin in time (the other sign of defocus), and other widths."""
+    """Held or refined, and other widths."""
     first = best.assumption
     alternatives = [replace(first, name="probe held", settings=first.settings | {"probe_start": None})]
-    twin = "probe of the other defocus, or the scan turned by half a turn"
-    alternatives.append(replace(first, name=twin, probe=turned_in_time(first.probe)))
     for factor in (0.8, 1.25):
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
@@ -147,7 +149,7 @@ def _at_length(
     long = large.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
     if not _something_is_missing(long):
         return long
-    mapped = _linear_map(part, long, decide)
+    mapped = _linear_map(part, large, long, decide)
     if mapped is not long:
         long = large.run(replace(long.assumption, matrix=mapped.assumption.matrix), LONG, batch_size=LONG_BATCH)
     return _further(large, long, decide, {"modes": _one_mode_more} if "modes" in questions else {}, LONG)
@@ -158,40 +160,45 @@ def _something_is_missing(trial: Trial) -> bool:
     return figures is not None and not (figures.noise_is_known and figures.times_noise < ENOUGH)
 
 
-def _linear_map(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+def _linear_map(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     """Scale and then angle of the scan by long trials with the brightest mode alone; ``best`` with the map that they find.
 
     A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
     """
-    settings = best.assumption.settings | ({"probe_modes": 1} if best.assumption.settings.get("probe_modes") else {})
-    simple = replace(best.assumption, name="scan as it is", probe=best.probe[:1], settings=settings)
     if not part.affords(_solution(best.assumption), something_is_wrong=True):
         return best
-    first = now = part.run(simple, LONG, batch_size=LONG_BATCH)
+    settings = best.assumption.settings | ({"probe_modes": 1} if best.assumption.settings.get("probe_modes") else {})
+    simple = replace(best.assumption, name="scan as it is", probe=best.probe[:1], settings=settings)
     steps = np.zeros(2)
+    now = part.run(simple, LONG, batch_size=LONG_BATCH)
     for direction in np.eye(2):
-        trials = {0.0: now}
-        for step in (-1.0, 1.0):
-            trials[step] = _mapped(part, first, steps + step * direction)
-        lowest = min(trials, key=lambda step: _misfit(trials[step]))
-        if not (trials[lowest].beats(now, as_simple=True) or _promises(trials, now)):
-            continue
-        while lowest in (min(trials), max(trials)) and abs(lowest) < MOST_STEPS:
-            further = lowest + np.sign(lowest)
-            trials[further] = _mapped(part, first, steps + further * direction)
-            lowest = min(trials, key=lambda step: _misfit(trials[step]))
-        if lowest not in (min(trials), max(trials)):
-            vertex = lowest + _vertex(*(_misfit(trials[lowest + away]) for away in (-1, 0, 1)))[0]
-            if abs(vertex - lowest) > SAME_STEP:
-                trials[vertex] = _mapped(part, first, steps + vertex * direction)
-                lowest = min(trials, key=lambda step: _misfit(trials[step]))
-        inside = lowest not in (min(trials), max(trials))
-        if inside and trials[lowest].beats(now, as_simple=True):
-            now, steps = trials[lowest], steps + lowest * direction
-    if now is first:
+        trials = {step: _mapped(part, simple, steps + step * direction) for step in (-1.0, 1.0)} | {0.0: now}
+        if any(trial.beats(now, as_simple=True) for trial in trials.values()) or _promises(trials, now):
+            steps = steps + _lowest(large, simple, steps, direction) * direction
+    if not steps.any():
         return best
-    decide(f"{now.assumption.name}: {now.gain_over(first)}")
-    return replace(best, assumption=replace(best.assumption, matrix=now.assumption.matrix))
+    first, last = (_mapped(large, simple, each) for each in (np.zeros(2), steps))
+    if not last.beats(first, as_simple=True):
+        return best
+    decide(f"{last.assumption.name}: {last.gain_over(first)}")
+    return replace(best, assumption=replace(best.assumption, matrix=last.assumption.matrix))
+
+
+def _lowest(part: Part, simple: Assumption, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
+    """Steps along a direction that explain most; none if that lies at the end of what was tried."""
+    trials = {step: _mapped(part, simple, steps + step * direction) for step in (-1.0, 0.0, 1.0)}
+    lowest = min(trials, key=lambda step: _misfit(trials[step]))
+    while lowest in (min(trials), max(trials)) and abs(lowest) < MOST_STEPS:
+        further = float(lowest + np.sign(lowest))
+        trials[further] = _mapped(part, simple, steps + further * direction)
+        lowest = min(trials, key=lambda step: _misfit(trials[step]))
+    if lowest in (min(trials), max(trials)):
+        return 0.0
+    vertex = lowest + _vertex(*(_misfit(trials[lowest + away]) for away in (-1, 0, 1)))[0]
+    if abs(vertex - lowest) > SAME_STEP:
+        trials[vertex] = _mapped(part, simple, steps + vertex * direction)
+        lowest = min(trials, key=lambda step: _misfit(trials[step]))
+    return lowest
 
 
 def _promises(trials: dict[float, Trial], now: Trial) -> bool:
@@ -216,13 +223,13 @@ def _misfit(trial: Trial) -> float:
     return np.inf if trial.figures is None else float(trial.figures.misfit.sum())
 
 
-def _mapped(part: Part, best: Trial, steps: NDArray[np.float64]) -> Trial:
+def _mapped(part: Part, simple: Assumption, steps: NDArray[np.float64]) -> Trial:
     """A long trial with the scan larger and turned by so many steps."""
     scale, angle = STEP * steps
     cos, sin = np.cos(angle), np.sin(angle)
-    matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ best.assumption.matrix
+    matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ simple.matrix
     name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
-    return part.run(replace(best.assumption, name=name, matrix=matrix), LONG, batch_size=LONG_BATCH)
+    return part.run(replace(simple, name=name, matrix=matrix), LONG, batch_size=LONG_BATCH)
 
 
 def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:

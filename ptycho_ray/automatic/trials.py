@@ -38,7 +38,7 @@ SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 2.5, 1.5e8
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
 #: noise, less if nothing is added that could fit noise; of all the misfit where the photons are not known. Noise is never taken
 #: to be more than the rest of 1.
-SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_AS_SIMPLE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.08, 0.02, 0.003, 0.05
+SIGNIFICANCE, LEAST_SHARE, LEAST_SHARE_AS_SIMPLE, LEAST_SHARE_OF_ALL, LEAST_BEYOND = 3.0, 0.1, 0.02, 0.003, 0.05
 
 
 class Gain(NamedTuple):

@@ -33,6 +33,8 @@ COARSE = 6
 ENOUGH = 1.08
 #: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
 STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
+#: Share of the misfit beyond noise that a step of the scan's map must gain to be followed.
+PROMISING = 0.06
 #: Share of the misfit beyond noise; a question whose answer gains less is not asked again.
 WORTH_ASKING = 0.02
 #: Where the positions begin to move.
@@ -161,23 +163,25 @@ def _something_is_missing(trial: Trial) -> bool:
 
 
 def _linear_map(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """Scale and then angle of the scan by long trials with the brightest mode alone; ``best`` with the map that they find.
+    """``best`` with the scale and the angle of the scan that long trials find. Whether there is one to be found is asked on the
+    small part with the brightest mode alone.
 
     A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
     """
     if not part.affords(_solution(best.assumption), something_is_wrong=True):
         return best
     settings = best.assumption.settings | ({"probe_modes": 1} if best.assumption.settings.get("probe_modes") else {})
-    simple = replace(best.assumption, name="scan as it is", probe=best.probe[:1], settings=settings)
+    whole = replace(best.assumption, probe=best.probe)
+    simple = replace(whole, name="scan as it is", probe=best.probe[:1], settings=settings)
     steps = np.zeros(2)
     now = part.run(simple, LONG, batch_size=LONG_BATCH)
     for direction in np.eye(2):
         trials = {step: _mapped(part, simple, steps + step * direction) for step in (-1.0, 1.0)} | {0.0: now}
-        if any(trial.beats(now, as_simple=True) for trial in trials.values()) or _promises(trials, now):
-            steps = steps + _lowest(large, simple, steps, direction) * direction
+        if _promises(trials, now):
+            steps = steps + _lowest(large, whole, steps, direction) * direction
     if not steps.any():
         return best
-    first, last = (_mapped(large, simple, each) for each in (np.zeros(2), steps))
+    first, last = (_mapped(large, whole, each) for each in (np.zeros(2), steps))
     if not last.beats(first, as_simple=True):
         return best
     decide(f"{last.assumption.name}: {last.gain_over(first)}")
@@ -202,12 +206,14 @@ def _lowest(part: Part, simple: Assumption, steps: NDArray[np.float64], directio
 
 
 def _promises(trials: dict[float, Trial], now: Trial) -> bool:
-    """Whether the parabola through three trials has its lowest point aside, by enough to matter."""
+    """Whether a step to a side, or the lowest point of the parabola, explains clearly more."""
+    if any(trial.beats(now, as_simple=True) and trial.gain_over(now).share > PROMISING for trial in trials.values()):
+        return True
     away, lowest = _vertex(*(_misfit(trials[step]) for step in (-1.0, 0.0, 1.0)))
     figures = now.figures
     if figures is None or not figures.noise_is_known or not abs(away) < 1:
         return False
-    return _misfit(now) - lowest > LEAST_SHARE_AS_SIMPLE * (_misfit(now) - float(figures.noise.sum()))
+    return _misfit(now) - lowest > PROMISING * (_misfit(now) - float(figures.noise.sum()))
 
 
 def _vertex(left: float, here: float, right: float) -> tuple[float, float]:
@@ -258,7 +264,7 @@ def _further(
             return part.run(assumption)
         return part.run(assumption, iterations, batch_size=LONG_BATCH)
 
-    while open_questions and part.affords(_solution(best.assumption), something_is_wrong=_something_is_missing(best)):
+    while open_questions and (part.affords(_solution(best.assumption)) if iterations is None else part.within_budget):
         if iterations is None:
             best = tried(replace(best.assumption, probe=best.probe))
         asked = {name: question(best.assumption) for name, question in open_questions.items()}

@@ -153,13 +153,16 @@ class Part:
         """The numbers of the judges in the whole scan."""
         return self.rows[self.judges]
 
+    @property
+    def within_budget(self) -> bool:
+        """Whether the limit in seconds, if there is one, is not yet reached."""
+        return self.budget_s is None or sum(trial.seconds for trial in self.trials) < self.budget_s
+
     def affords(self, solution: float, *, something_is_wrong: bool = False) -> bool:
         """Whether a further trial may be made, for a solution of so many iterations times modes."""
-        if self.budget_s is not None and sum(trial.seconds for trial in self.trials) >= self.budget_s:
-            return False
         share = SHARE_IF_WRONG if something_is_wrong else SHARE_OF_SOLUTION
         limit = max(share * solution * len(self.whole) * self.whole.N**2, LEAST_WORK)
-        return sum(trial.work for trial in self.trials) < limit
+        return self.within_budget and sum(trial.work for trial in self.trials) < limit
 
     def go_on(self, positions_px: NDArray[np.float64], start: StitchedObject) -> None:
         """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""

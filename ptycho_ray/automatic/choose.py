@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.trials import (
-    LEAST_SHARE_AS_SIMPLE,
     LONG,
     LONG_BATCH,
     Assumption,

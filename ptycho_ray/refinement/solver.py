@@ -71,6 +71,8 @@ WORSE_THAN_FIRST = 3.0
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
 #: Iterations after which what repeats with a raster scan is taken from the object.
 RASTER_EVERY = 5
+#: Relative difference of the held-out deviance within which two estimates explain as much.
+SAME_DEVIANCE = 0.01
 #: Steps are halved at most that often.
 MOST_BACKOFFS = 8
 
@@ -143,6 +145,11 @@ class Refinement:
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))
         self._lowest, self._backoffs = self._first_loss, 0
         self._best_judged, self._since_best = math.inf, 0
+        self._best: dict[str, Tensor] = self._snapshot()
+        self._best_iteration = 0
+        if start is not None and len(self.held_out):
+            with torch.no_grad():
+                self._best_judged = self.judge(self.held_out).deviance
 
     def __iter__(self) -> Iterator[Progress]:
         """Iterate until all iterations are done or the held-out patterns have not improved for long enough.
@@ -160,8 +167,11 @@ class Refinement:
             if len(self.held_out) and (done % self.config.check_every == 0 or done == self.config.iterations):
                 with torch.no_grad():
                     judged = self.judge(self.held_out)
+                self._consider_stopping(judged.deviance)
+                if (done == self.config.iterations or self.stopped) and self._put_best_back(judged.deviance):
+                    with torch.no_grad():
+                        judged = self.judge(self.held_out)
                 r_of, deviance = judged.r_factor, judged.deviance
-                self._consider_stopping(deviance)
             self.history.append(
                 Progress(
                     done, self.config.iterations, loss, step, self._backoffs, time.monotonic() - began, r_of, deviance
@@ -218,6 +228,7 @@ class Refinement:
         generator = np.random.default_rng((config.seed, 6))
         other.run = Run(kernel, state, config, old.rows, generator, self.parallel)
         other.config, other.history, other.stopped, other._backoffs = config, [], "", 0
+        other._best_judged = math.inf
         other._begin_method()
         other._proven = other._snapshot() if config.method in JUDGE_THEIR_START else None
         with torch.no_grad():
@@ -259,6 +270,7 @@ class Refinement:
             "backoffs": self._backoffs,
             "lowest": self._lowest,
             "best_judged": self._best_judged if math.isfinite(self._best_judged) else None,
+            "best_iteration": self._best_iteration,
             "since_best": self._since_best,
             "generator": self.run.generator.bit_generator.state,
             "history": [dataclasses.asdict(progress) for progress in self.history],
@@ -276,7 +288,7 @@ class Refinement:
         self.run.iteration, self.run.backoff = header["iteration"], header["backoff"]
         self._backoffs, self._lowest = header["backoffs"], header["lowest"]
         self._best_judged = math.inf if header["best_judged"] is None else header["best_judged"]
-        self._since_best = header["since_best"]
+        self._since_best, self._best_iteration = header["since_best"], header["best_iteration"]
         self.run.generator.bit_generator.state = header["generator"]
         self.history = [Progress(**item) for item in header["history"]]
 
@@ -292,6 +304,7 @@ class Refinement:
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
         parts |= {} if self._proven is None else {"proven": self._proven}
+        parts |= {"best": self._best} if len(self.held_out) else {}
         return parts | ({} if self.smooth is None else {"smooth": self.smooth})
 
     def _guarded_iteration(self) -> float:
@@ -386,9 +399,21 @@ class Refinement:
         image.copy_(start)
         return loss
 
+    def _put_best_back(self, deviance: float) -> bool:
+        """At the end: if the held-out patterns were explained better before, the estimate is what it was then."""
+        if deviance <= self._best_judged * (1 + SAME_DEVIANCE):
+            return False
+        checkpoint.restore(self.run.state, self._best)
+        self.run.geometry.place(self._best["positions_px"].numpy())
+        when = f"iteration {self._best_iteration}" if self._best_iteration else "the start"
+        kept = f"the held-out patterns were explained best by {when}, which is kept"
+        self.stopped = f"{self.stopped or 'all iterations done'}; {kept}"
+        return True
+
     def _consider_stopping(self, deviance: float) -> None:
         self._since_best = 0 if deviance < self._best_judged else self._since_best + 1
-        self._best_judged = min(deviance, self._best_judged)
+        if deviance < self._best_judged:
+            self._best_judged, self._best, self._best_iteration = deviance, self._snapshot(), self.run.iteration
         if self.config.patience is not None and self._since_best >= self.config.patience:
             self.stopped = f"no improvement on the held-out patterns in {self._since_best} checks"
 

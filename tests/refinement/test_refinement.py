@@ -378,3 +378,19 @@ def test_a_smooth_background_is_found_and_not_invented() -> None:
         found = refine(measured, settings).background
         assert found is not None
         assert low * level <= float(found.mean()) <= high * level
+
+
+def test_what_explained_the_held_out_patterns_best_is_kept() -> None:
+    scan = make_scan(60)
+    good = refine(scan, RefinementConfig(iterations=25, held_out_fraction=0.2, seed=1))
+    rough = RefinementConfig(
+        iterations=10, check_every=2, held_out_fraction=0.2, seed=1, object_step=0.5, schedule="constant"
+    )
+    refinement = Refinement(scan, rough, start=good.stitched, probe=good.probe)
+    before = refinement.judge(refinement.held_out).deviance
+    for progress in refinement:
+        pass
+    after = refinement.judge(refinement.held_out).deviance
+    assert after <= before, "no worse than its start"
+    assert progress.deviance == pytest.approx(after, rel=1e-5), "what is told is what is kept"
+    assert "which is kept" in refinement.stopped

@@ -6,8 +6,8 @@ FOLDER holds sim64_1e6.npz, whose positions, probe and probe guess are used; if 
 Scenes: its own; its scan over lines of ``ptycho_ray.simulation``; dead leaves under an aberrated probe, by which the rule was
 checked while it was chosen; and "untouched", a Siemens star under another aberrated probe along a spiral, which was looked at
 only when the rule was fixed. The probe is known, or refined from a guess (of the file, or a disc), or refined while positions
-are wrong by up to 0.7 pixels and refined too. Over the covered pixels; the error is taken after what diffraction leaves open has
-been fitted (a factor, a phase ramp; a shift if the probe is refined). One thread; CPU seconds.
+are wrong by up to 0.7 pixels and refined too. Over the covered pixels; the error is taken after what diffraction leaves open
+has been fitted (a factor, a phase ramp; a shift if the probe is refined). One thread; CPU seconds.
 """
 
 from __future__ import annotations

@@ -175,6 +175,7 @@ def reconstruct(
     *,
     refinement: Mapping[str, Any] | None = None,
     budget_s: float | None = None,
+    uncertainty: bool = False,
     config: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -188,6 +189,7 @@ def reconstruct(
         refinement: settings of the solver that are given and not decided: ``{"probe_modes": 2}`` (those of ``ptycho-ray
             refine``). With a model its image is refined with them.
         budget_s: without a network, limit on the processor seconds of the trials.
+        uncertainty: without a network, also determine error bars: ``amplitude_std`` and ``phase_std`` of ``stitched``.
         config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=5``, ``gridsize=2``,
             ``learning_rate=1e-3`` (those of ``ptycho-ray train``, and its network where none is chosen). ``seed`` alone is the
             seed of the automatic reconstruction.
@@ -209,8 +211,9 @@ def reconstruct(
     raw = scan if isinstance(scan, RawData) else load(scan)
     solver = RefinementConfig(**refinement) if refinement else None
     training = config is not None or bool(set(settings) - {"seed"})
-    if budget_s is not None and (model is not None or training):
-        raise ConfigurationError(field="budget_s", found="given with a network", expected="no model and no training")
+    alone = "uncertainty" if uncertainty else "budget_s" if budget_s is not None else None
+    if alone is not None and (model is not None or training):
+        raise ConfigurationError(field=alone, found="given with a network", expected="no model and no training")
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
@@ -228,7 +231,7 @@ def reconstruct(
     if not training:
         wishes = settings | ({} if budget_s is None else {"budget_s": budget_s})
         made = workflow.reconstruct_scan(
-            raw, settings=refinement, tell=print if progress else lambda line: None, **wishes
+            raw, settings=refinement, uncertainty=uncertainty, tell=print if progress else lambda line: None, **wishes
         )
         return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
     if solver is not None:

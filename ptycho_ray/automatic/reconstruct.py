@@ -21,6 +21,7 @@ from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.error_bars import ErrorBars, error_bars_and_halves
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
 
@@ -67,6 +68,7 @@ class Automatic:
         verdict: how well the image explains patterns that took no part in it.
         held_out: numbers of these, in ``scan``.
         seconds: processor seconds of the solution.
+        error_bars: standard deviations of the image, which holds them too; None if not asked for, or if they diverged.
     """
 
     scan: RawData
@@ -76,6 +78,7 @@ class Automatic:
     verdict: Verdict
     held_out: NDArray[np.int64]
     seconds: float
+    error_bars: ErrorBars | None = None
 
 
 def plan_reconstruction(
@@ -119,6 +122,7 @@ def reconstruct_scan(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     budget_s: float | None = None,
+    uncertainty: bool = False,
     device: torch.device | None = None,
     tell: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -130,6 +134,7 @@ def reconstruct_scan(
         seed: of the trials, the patterns held out and the batches.
         settings: settings of :class:`RefinementConfig` that are given and not decided.
         budget_s: processor seconds after which nothing further is tried.
+        uncertainty: also determine error bars of the image, and compare two halves of the data.
         device: where it is computed.
         tell: told what is decided, one sentence at a time.
         on_progress: told after every iteration of the solution.
@@ -168,7 +173,15 @@ def reconstruct_scan(
     told = findings(examined, image, assumption.matrix, first_px, len(scan))
     verdict = judge(refinement, plan.examined.photons_per_unit, told)
     tell(verdict.sentence)
-    return Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)
+    made = Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)
+    if not uncertainty:
+        return made
+    unit, generator = plan.examined.photons_per_unit, np.random.default_rng((seed, 9))
+    bars = error_bars_and_halves(refinement, solved, unit, generator, tell)
+    if bars is None:
+        return made
+    found = replace(made.refinement, stitched=bars.of(made.refinement.stitched))
+    return replace(made, refinement=found, error_bars=bars)
 
 
 def _solved(

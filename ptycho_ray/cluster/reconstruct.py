@@ -28,7 +28,7 @@ def reconstruct_scans_automatically(
     Args:
         execution: ``devices`` is the number of scans at a time ('auto': as many as the cluster has processor cores or GPUs
             for), ``cpus_per_device`` the cores of each.
-        wishes: arguments of ``workflow.reconstruct_scan``: seed, settings, budget_s.
+        wishes: arguments of ``workflow.reconstruct_scan``: seed, settings, budget_s, uncertainty.
 
     Returns:
         ``scan``, ``exit_code`` as that of ``ptycho-ray reconstruct``, and ``error`` or the verdict and the files.

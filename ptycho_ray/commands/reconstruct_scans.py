@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> Result:
         lines = reconstruct_scans_automatically(options.scans, options.output_dir, execution, options.wishes(solver))
         codes = {line["exit_code"] for line in lines}
         return {"scans": lines, "exit_code": next((code for code in WORST_FIRST if code in codes), 0)}
-    own = {"seed": options.seed, "budget": options.budget} | {
+    own = {"seed": options.seed, "budget": options.budget, "uncertainty": options.uncertainty} | {
         f"{SECTION}.{name}": value for name, value in solver.items()
     }
     refuse_without_network(own, "--model-path")

@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> Result:
         )
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
-    choices[SECTION] = solver
+    choices |= {"uncertainty": options.uncertainty or None, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         job = client.submit(options.scan, **choices)
         if options.no_wait:

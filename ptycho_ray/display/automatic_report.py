@@ -50,8 +50,10 @@ def as_refined(made: Automatic) -> RawData:
 
 def automatic_facts(made: Automatic) -> dict[str, Any]:
     """Verdict and figures, what was decided, and what it took."""
+    from ptycho_ray.display.uncertainty_report import error_bars_facts
+
     image = made.refinement.stitched
-    return {
+    facts: dict[str, Any] = {
         "verdict": made.verdict.sentence,
         "trusted": made.verdict.trusted,
         "patterns": len(made.scan),
@@ -63,6 +65,7 @@ def automatic_facts(made: Automatic) -> dict[str, Any]:
         "plan": made.plan.lines,
         "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
     }
+    return facts if made.error_bars is None else facts | {"uncertainty": error_bars_facts(made.error_bars)}
 
 
 def trial_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -87,12 +90,15 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def _sections(made: Automatic, trials: list[dict[str, Any]]) -> list[Section]:
     from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.display.uncertainty_report import error_bars_section
 
     image, found, pixel = made.refinement.stitched, made.refinement, made.scan.pixel_size_m
     picture = plot_object(image.image, region=image.covered(), pixel_size_m=pixel)
     positions = plot_positions(found.positions_px, pixel_size_m=pixel)
+    bars = [] if made.error_bars is None else [error_bars_section(made.error_bars, pixel)]
     return [
         Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", picture)]),
+        *bars,
         Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
         Section("Trials", rows=trials, folded=True),
         Section(

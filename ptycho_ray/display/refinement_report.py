@@ -9,6 +9,8 @@ import numpy as np
 from ptycho_ray.display.report import Section
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ptycho_ray.evaluation.frc import RingCorrelation
     from ptycho_ray.refinement.solver import RefinementResult
 
@@ -46,12 +48,19 @@ def refinement_section(result: RefinementResult, halves: RingCorrelation | None 
     pictures = [("Error over the iterations.", figure)]
     if halves is not None:
         facts["half_data"] = halves.to_dict()
-        curve = Figure(figsize=(7, 3), layout="constrained")
-        axes = curve.subplots()
-        axes.plot(halves.frequency, halves.correlation, label="two halves of the data")
-        axes.plot(halves.frequency, halves.half_bit, "--", label="half bit")
-        axes.set_xlabel("cycles per pixel")
-        axes.set_ylim(-0.1, 1.05)
-        axes.legend()
-        pictures.append(("Fourier ring correlation of two refinements, each of half of the patterns.", curve))
+        pictures.append(halves_picture(halves))
     return Section("Refinement", facts=facts, pictures=pictures)
+
+
+def halves_picture(halves: RingCorrelation) -> tuple[str, Figure]:
+    """The agreement of the images from two halves of the data, with its caption."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(halves.frequency, halves.correlation, label="two halves of the data")
+    axes.plot(halves.frequency, halves.half_bit, "--", label="half bit")
+    axes.set_xlabel("cycles per pixel")
+    axes.set_ylim(-0.1, 1.05)
+    axes.legend()
+    return "Fourier ring correlation of two refinements, each of half of the patterns.", figure

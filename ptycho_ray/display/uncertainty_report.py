@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_ray.display.figures import save_figure
+from ptycho_ray.display.refinement_report import halves_picture
 from ptycho_ray.display.report import Section
 from ptycho_ray.display.uncertainty_figures import plot_calibration, plot_deviation
 from ptycho_ray.evaluation import Calibration, Evaluation, calibration_of
 
 if TYPE_CHECKING:
-    from ptycho_ray.evaluation import RingCorrelation
     from ptycho_ray.reconstruction.images import Image
     from ptycho_ray.reconstruction.stitching import StitchedObject
     from ptycho_ray.refinement.error_bars import ErrorBars
@@ -50,28 +50,28 @@ def uncertainty_section(image: StitchedObject, members: int, pixel_size_m: float
     )
 
 
-def error_bars_facts(bars: ErrorBars, halves: RingCorrelation | None) -> dict[str, Any]:
-    """The error bars of the solver's image in numbers, with the agreement of two halves of the data."""
+def error_bars_facts(bars: ErrorBars) -> dict[str, Any]:
+    """The error bars of the solver's image in numbers, with the agreement of two halves of the data if it is known."""
     amplitude, phase = bars.medians
     facts: dict[str, Any] = {
         "sentence": bars.sentence,
         "amplitude_std_median": amplitude,
         "phase_std_rad_median": phase,
-        "by_noise_median": list(bars.noise),
-        "by_convergence_median": list(bars.convergence),
+        "by_replica_median": list(bars.replica),
+        "by_going_on_median": list(bars.going_on),
         "misfit_over_that_of_drawn_patterns": bars.misfit,
     }
-    return facts if halves is None else facts | {"half_data": halves.to_dict()}
+    return facts if bars.halves is None else facts | {"half_data": bars.halves.to_dict()}
 
 
-def error_bars_section(bars: ErrorBars, halves: RingCorrelation | None, pixel_size_m: float | None) -> Section:
+def error_bars_section(bars: ErrorBars, pixel_size_m: float | None) -> Section:
     """The part of a report on the error bars of the solver's image."""
     picture = plot_deviation(bars.amplitude_std, bars.phase_std, region=bars.covered, pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
         f"Standard deviation at each pixel, from photon noise and from what has not converged; {bars.sentence}.",
-        facts=error_bars_facts(bars, halves),
-        pictures=[("", picture)],
+        facts=error_bars_facts(bars),
+        pictures=[("", picture), *([] if bars.halves is None else [halves_picture(bars.halves)])],
     )
 
 

@@ -1,15 +1,17 @@
-"""Error bars of a solved image: how far the solution still moves, and how far photon noise moves it.
+"""Error bars of a solved image: how far from the truth the same solver ends on a scan whose truth is known.
 
-Two short solutions begin with the image; the squares of their local deviations are added:
+Two solutions are compared with the image, after what diffraction leaves open has been fitted, as an error is:
 
-- **Convergence**: the solver goes on with the measured patterns. What changes had not converged. At many photons this is
-  the larger error, and resampled patterns do not show it: they would be solved with the same omission.
-- **Noise**: patterns drawn at the predicted rates are solved, beginning with what predicts them. What changes is the effect of
-  photon noise, and of the bias that the root of few counts has; probe and positions move along if they are unknown.
+- **A replica**: patterns drawn at the predicted rates are solved as the measured ones were, from the same start. Its truth is
+  the image, so what differs is the effect of photon noise, of probe and positions if they are unknown, and of what such a
+  solution leaves out.
+- **Going on**: the solver goes on with the measured patterns. A part of the truth that the image lacks is lacking in the
+  truth of the replica too, which does not miss it; it shows in what still changes.
 
-Both are compared with the image after what diffraction leaves open has been fitted, as an error is. Drawn patterns are easier
-than measured ones: what the image lacks they lack too, above all where the detector is dim. So the deviation by noise is
-multiplied by the ratio of the two misfits, measured to drawn. docs/uncertainty.md says how well this holds.
+Neither shows more than there is, so at each scale the larger counts. A smooth deviation is known only over many times its
+scale: it is split by scale, and the window in which its square is averaged grows with it. Where the measured patterns are
+explained worse than drawn ones, the bars are widened by the ratio of the root mean squares. docs/uncertainty.md says how well
+this holds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,18 +27,21 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation.explained import noise_misfit
+from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.evaluation.registration import crop_truth, fit_ambiguities
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.solver import Refinement
+from ptycho_ray.refinement.result import Diverged
+from ptycho_ray.refinement.solver import Refinement, half_data_agreement
 
-#: Iterations of the two solutions, as shares of those of the refinement: together they cost what it has cost.
-GO_ON, DRAWN = 0.6, 0.4
-#: adam: steps of the solution of drawn patterns, relative to its usual ones: it begins where it ends, but for the noise.
-DRAWN_STEP = 1 / 3
-#: Standard deviation in pixels of the window in which a deviation is local: a dozen independent pixels or more.
-LOCAL_PX = 2.0
+#: The solver goes on for this share of the iterations it has done, with steps (adam's) that much smaller than its usual ones.
+GO_ON, GO_ON_STEP = 0.6, 1 / 3
+#: A deviation is split at these standard deviations of a Gaussian, in pixels; 0.6 stands for a single pixel.
+SCALES_PX = (0.6, 1.0, 2.0, 4.0, 8.0)
+#: Standard deviation of the window of a scale in units of it: a dozen independent values.
+WINDOW = 3.5
 #: Photons of a unit are sought within so many powers of ten.
 DECADES = 8.0
 
@@ -47,17 +53,19 @@ class ErrorBars:
     Attributes:
         amplitude_std, phase_std: float32 [H, W], the phase in radians; zero where the image is not covered.
         covered: bool [H, W], the well-lit pixels.
-        noise: medians over these of (amplitude, phase) by photon noise alone.
-        convergence: the same by what had not converged.
-        misfit: how many times worse the measured patterns are explained than drawn ones, as a ratio of misfits.
+        replica: medians over these of (amplitude, phase) by the replica alone.
+        going_on: the same by what changes when the solver goes on.
+        misfit: how many times worse the measured patterns are explained than drawn ones, as a ratio of root mean squares.
+        halves: agreement of the images from two halves of the patterns, if it was determined.
     """
 
     amplitude_std: NDArray[np.float32]
     phase_std: NDArray[np.float32]
     covered: NDArray[np.bool_]
-    noise: tuple[float, float]
-    convergence: tuple[float, float]
+    replica: tuple[float, float]
+    going_on: tuple[float, float]
     misfit: float
+    halves: RingCorrelation | None = None
 
     def of(self, image: StitchedObject) -> StitchedObject:
         """The image with its error bars."""
@@ -73,13 +81,13 @@ class ErrorBars:
         """For people."""
         amplitude, phase = self.medians
         line = f"error bars: median {amplitude:.2g} in amplitude, {phase:.2g} rad in phase"
-        if self.convergence[1] > self.noise[1]:
-            line += f"; the phase has not converged to its noise of {self.noise[1]:.2g} rad: more iterations would improve it"
+        if self.going_on[1] > self.replica[1]:
+            line += f"; the phase still changes by {self.going_on[1]:.2g} rad: more iterations would improve it"
         return line
 
 
 def error_bars(refinement: Refinement, photons_per_unit: float | None, generator: np.random.Generator) -> ErrorBars:
-    """Error bars of the present image of a refinement, at about the cost of the refinement; it is not changed.
+    """Error bars of the present image of a refinement, at 1.6 times the cost of the refinement; it is not changed.
 
     Args:
         photons_per_unit: photons per unit of the scan's intensity; if None, so many that their noise is the misfit.
@@ -90,38 +98,77 @@ def error_bars(refinement: Refinement, photons_per_unit: float | None, generator
     """
     image, config = refinement.stitched(), refinement.config
     covered = image.covered()
-    further = _solved(refinement, refinement.run.kernel.amplitude, _settings(config, GO_ON, 1.0))
+    further = _solved(refinement.again(refinement.run.kernel.amplitude, _going_on(refinement)))
     per_unit = refinement.photons_per_count(photons_per_unit) or _photons_that_explain(further)
-    drawn = _solved(further, _drawn(further, per_unit, generator), _settings(config, DRAWN, DRAWN_STEP))
-    misfit = max(1.0, further.history[-1].loss / max(drawn.history[-1].loss, 1e-30))
+    # Other batches, or the replica would repeat the errors of their order.
+    once_more = dataclasses.replace(config, seed=config.seed + 1, patience=None, check_every=config.iterations + 1)
+    anew = refinement.again(_drawn(refinement, per_unit, generator), once_more, from_the_start=True)
+    replica = _solved(anew, refinement.run.iteration)
+    misfit = float(np.sqrt(max(1.0, further.history[-1].loss / max(replica.history[-1].loss, 1e-30))))
     register = config.probe_start is not None
-    convergence = _local(_deviation(further.stitched(), image, covered, register), covered)
-    noise = _local(_deviation(drawn.stitched(), further.stitched(), covered, register), covered)
-    noise = [each * misfit for each in noise]
-    amplitude, phase = (np.hypot(a, b).astype(np.float32) for a, b in zip(convergence, noise, strict=True))
+    by_replica = _deviation(replica.stitched(), image, covered, register)
+    by_going_on = _deviation(further.stitched(), image, covered, register)
+    amplitude_std, phase_std = (
+        (misfit * np.sqrt(sum(np.maximum(*both) for both in zip(first, second, strict=True)))).astype(np.float32)
+        for first, second in zip(by_replica, by_going_on, strict=True)
+    )
 
-    def medians(parts: list[NDArray[Any]]) -> tuple[float, float]:
-        return float(np.median(parts[0][covered])), float(np.median(parts[1][covered]))
+    def medians(parts: list[Scales]) -> tuple[float, float]:
+        amplitude, phase = (float(np.median(np.sqrt(sum(squares))[covered])) for squares in parts)
+        return amplitude, phase
 
-    return ErrorBars(amplitude, phase, covered, medians(noise), medians(convergence), misfit)
+    return ErrorBars(amplitude_std, phase_std, covered, medians(by_replica), medians(by_going_on), misfit)
 
 
-def _settings(config: RefinementConfig, share: float, step: float) -> RefinementConfig:
-    """Those of a solution that begins where the refinement has ended: every unknown moves at once."""
-    count = max(1, round(share * config.iterations))
+def error_bars_and_halves(
+    refinement: Refinement,
+    scan: RawData,
+    photons_per_unit: float | None,
+    generator: np.random.Generator,
+    tell: Callable[[str], None],
+    *,
+    start: StitchedObject | None = None,
+) -> ErrorBars | None:
+    """Error bars with the agreement of two halves of the data, and a line about them; None if they could not be determined.
+
+    Args:
+        scan: what was refined, and ``start`` the image that it began with.
+        tell: given the sentence, and why something is missing: a short or scarcely overlapping scan may diverge in halves.
+    """
+    try:
+        bars = error_bars(refinement, photons_per_unit, generator)
+    except Diverged as error:
+        tell(f"no error bars: {error}")
+        return None
+    tell(bars.sentence)
+    try:
+        device = refinement.run.state.object.device
+        halves = half_data_agreement(scan, refinement.config, refinement.result(), start=start, device=device)
+    except Diverged as error:
+        tell(f"no comparison of two halves of the data: {error}")
+        return bars
+    return replace(bars, halves=halves)
+
+
+def _going_on(refinement: Refinement) -> RefinementConfig:
+    """The settings of a solution that begins where the refinement has ended: every unknown moves at once."""
+    config = refinement.config
+    count = max(1, round(GO_ON * refinement.run.iteration))
     moving: dict[str, Any] = {
         name: 0 for name, start in dataclasses.asdict(config).items() if name.endswith("_start") and start is not None
     }
     if config.method == "adam":
-        moving |= {"object_step": step * (config.object_step or 0.06), "probe_step": step * (config.probe_step or 0.05)}
+        steps = {"object_step": config.object_step or 0.06, "probe_step": config.probe_step or 0.05}
+        moving |= {name: GO_ON_STEP * step for name, step in steps.items()}
     return dataclasses.replace(config, iterations=count, check_every=count + 1, patience=None, **moving)
 
 
-def _solved(refinement: Refinement, amplitude: torch.Tensor, config: RefinementConfig) -> Refinement:
-    made = refinement.again(amplitude, config)
-    for _ in made:
-        pass
-    return made
+def _solved(refinement: Refinement, iterations: int | None = None) -> Refinement:
+    """After so many iterations, or all."""
+    for progress in refinement:
+        if progress.iteration == iterations:
+            break
+    return refinement
 
 
 @torch.no_grad()
@@ -166,20 +213,29 @@ def _photons_that_explain(refinement: Refinement) -> float:
     return float(10**middle)
 
 
+#: Local mean square [H, W] of a deviation at each scale.
+Scales = list[NDArray[np.float64]]
+
+
 def _deviation(
     other: StitchedObject, image: StitchedObject, covered: NDArray[np.bool_], register: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> list[Scales]:
     """How amplitude and phase of an image on the same canvas differ, after what diffraction leaves open has been fitted."""
     found = fit_ambiguities(other.image, image.image, mask=covered, register=register)
     there = crop_truth(image.image, found.shift_px, other.image.shape)
     here = found.apply(other.image)
-    return np.abs(here) - np.abs(there), np.angle(here * there.conj())
+    return [_by_scale(part, covered) for part in (np.abs(here) - np.abs(there), np.angle(here * there.conj()))]
 
 
-def _local(
-    deviation: tuple[NDArray[np.float64], NDArray[np.float64]], covered: NDArray[np.bool_]
-) -> list[NDArray[np.float64]]:
-    """Root mean square of each deviation in the neighbourhood of every covered pixel; zero elsewhere."""
-    share = np.maximum(gaussian_filter(covered.astype(np.float64), LOCAL_PX), 1e-9)
-    squares = (gaussian_filter(np.where(covered, part**2, 0.0), LOCAL_PX) for part in deviation)
-    return [np.where(covered, np.sqrt(square / share), 0.0) for square in squares]
+def _by_scale(deviation: NDArray[np.float64], covered: NDArray[np.bool_]) -> Scales:
+    """Mean square at each scale in the neighbourhood of every covered pixel, zero elsewhere; in all that of the deviation."""
+
+    def mean(values: NDArray[np.float64], width_px: float) -> NDArray[np.float64]:
+        share = np.maximum(gaussian_filter(covered.astype(np.float64), width_px), 1e-9)
+        return np.where(covered, gaussian_filter(np.where(covered, values, 0.0), width_px) / share, 0.0)
+
+    smoother = [np.where(covered, deviation, 0.0), *(mean(deviation, scale) for scale in SCALES_PX[1:])]
+    parts = [*(fine - coarse for fine, coarse in pairwise(smoother)), smoother[-1]]
+    squares = [mean(part**2, WINDOW * scale) for part, scale in zip(parts, SCALES_PX, strict=True)]
+    whole = sum(float(square[covered].sum()) for square in squares)
+    return [square * (float((smoother[0] ** 2).sum()) / max(whole, 1e-300)) for square in squares]

@@ -131,6 +131,7 @@ class Refinement:
         )
         self.history: list[Progress] = []
         self.stopped = ""
+        self._start = self._snapshot()
         self._power = float(self.run.state.probe_spectrum.abs().square().sum())
         moving = self.config.position_start is not None or self.config.slices > 1
         self._raster = None if moving else raster_step_px(self.run.geometry.positions_px)
@@ -215,16 +216,21 @@ class Refinement:
         """Photons per unit of what is predicted here, given those per unit of the scan's intensity; None if not known."""
         return None if photons_per_unit is None else photons_per_unit / self._photons
 
-    def again(self, amplitude: Tensor, config: RefinementConfig) -> Refinement:
+    def again(self, amplitude: Tensor, config: RefinementConfig, *, from_the_start: bool = False) -> Refinement:
         """A refinement that begins with the present estimate, for measured amplitudes [n, N, N] and settings of its own.
 
         It must have the unknowns of this one. This one is not changed by it.
+
+        Args:
+            from_the_start: begin with what this one began with.
         """
         other, old = copy.copy(self), self.run
         kernel = copy.copy(old.kernel)
         kernel.amplitude, kernel.geometry = amplitude, copy.copy(old.geometry)
-        kernel.geometry.place(old.geometry.positions_px)
+        begin = self._start if from_the_start else self._snapshot()
+        kernel.geometry.place(begin["positions_px"].numpy())
         state = dataclasses.replace(old.state, **checkpoint.snapshot(old.state))
+        checkpoint.restore(state, begin)
         generator = np.random.default_rng((config.seed, 6))
         other.run = Run(kernel, state, config, old.rows, generator, self.parallel)
         other.config, other.history, other.stopped, other._backoffs = config, [], "", 0
@@ -454,19 +460,27 @@ def refine(
 
 
 def half_data_agreement(
-    scan: RawData, config: RefinementConfig, result: RefinementResult, *, start: StitchedObject | None = None
+    scan: RawData,
+    config: RefinementConfig,
+    result: RefinementResult,
+    *,
+    start: StitchedObject | None = None,
+    device: torch.device | None = None,
 ) -> RingCorrelation:
     """Fourier ring correlation of two refinements, each of half of the patterns, where both are well lit.
 
     Probe and positions are those of ``result`` and fixed, so that both halves share the same coordinates: the agreement
     measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``.
+
+    Raises:
+        Diverged: half of the patterns do not determine the object.
     """
     rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
     fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)
     moved = scan.at(result.positions_px)
     halves = []
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        half = Refinement(moved, fixed, start=start, probe=result.probe, learn=np.sort(part))
+        half = Refinement(moved, fixed, start=start, probe=result.probe, learn=np.sort(part), device=device)
         for _ in half:
             pass
         halves.append(half.stitched())

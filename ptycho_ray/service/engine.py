@@ -156,6 +156,7 @@ class Options:
         refinement_iterations: iterations of the solver that refine the network's image.
         seed: of the trials and batches of a reconstruction without a model.
         budget_s: limit on the processor seconds of these trials.
+        uncertainty: also determine error bars of its image.
         refinement: settings of the solver that were given.
     """
 
@@ -166,6 +167,7 @@ class Options:
     refinement_iterations: int = 0
     seed: int = 0
     budget_s: float | None = None
+    uncertainty: bool = False
     refinement: dict[str, Any] = field(default_factory=dict)
 
 

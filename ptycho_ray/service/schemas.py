@@ -42,6 +42,9 @@ class _Common(BaseModel):
     budget_s: float | None = Field(
         None, gt=0, le=1e6, description="Without a model: limit on the processor seconds of the trials."
     )
+    uncertainty: bool = Field(
+        False, description="Without a model: also standard deviations of amplitude and phase (docs/uncertainty.md)."
+    )
 
 
 class Choices(Solver, _Common):

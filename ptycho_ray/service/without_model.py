@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Choices that only one of the two ways has.
 OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations")
-OF_NO_MODEL = ("budget_s", "seed")
+OF_NO_MODEL = ("budget_s", "seed", "uncertainty")
 #: What a caller may make a replica hold or do, where the solver itself has no limit.
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
 
@@ -62,6 +62,7 @@ def reconstruct(
         scan,
         seed=options.seed,
         settings=options.refinement,
+        uncertainty=options.uncertainty,
         device=torch.device(device_of(settings)),
         tell=monitor.tell,
         on_progress=monitor.on_solution,

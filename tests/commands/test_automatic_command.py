@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 import ptycho_ray as pr
@@ -12,6 +13,7 @@ from ptycho_ray import workflow
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.explained_image import as_refined
 
@@ -20,7 +22,7 @@ from ptycho_ray.refinement.explained_image import as_refined
 def image(scan_file, tmp_path_factory):
     """The folder of a reconstruction, and what the command said."""
     folder = tmp_path_factory.mktemp("automatic") / "image"
-    settings = ["--refinement.iterations", "7", "--refinement.object-start", "1", "--seed", "3"]
+    settings = ["--refinement.iterations", "7", "--refinement.object-start", "1", "--seed", "3", "--uncertainty"]
     words = ["reconstruct", str(scan_file), "--output-dir", str(folder), *settings, "--explain", "--json"]
     with pytest.MonkeyPatch.context() as patch:
         told = []
@@ -39,6 +41,19 @@ def test_settings_of_the_solver_are_kept_and_every_trial_is_explained(image):
     decided = [line.partition(": ")[2] for line in told["plan"] if "of the misfit" in line]
     assert sorted(row["chosen"] for row in told["trials"] if row["chosen"]) == sorted(decided)
     assert (folder / "report.html").is_file()
+
+
+def test_the_image_has_error_bars(image):
+    folder, told = image
+    with np.load(folder / "reconstruction.npz") as kept:
+        covered = StitchedObject(kept["object"], kept["weight"], (0.0, 0.0)).covered()
+        for name, fact in (("amplitude_std", "amplitude_std_median"), ("phase_std", "phase_std_rad_median")):
+            assert (kept[name][covered] > 0).all()
+            assert np.median(kept[name][covered]) == pytest.approx(told["uncertainty"][fact], rel=1e-5)
+    assert 0 < told["uncertainty"]["half_data"]["mean"] <= 1
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert told["uncertainty"]["sentence"] in report
+    assert "Fourier ring correlation" in report
 
 
 @pytest.mark.slow
@@ -69,6 +84,7 @@ def test_the_scan_as_refined_is_read_by_whatever_reads_a_scan(image, scan_file, 
         (["--model-path", "pretrained", "--seed", "0"], "leave out --seed"),
         (["--refine", "2", "--budget", "3"], "Leave out --refine"),
         (["--model-path", "pretrained", "--explain"], "Leave out --model-path"),
+        (["--model-path", "pretrained", "--uncertainty"], "leave out --uncertainty"),
         (["--model-path", "pretrained", "--refinement.method", "epie"], "--refine N"),
         (["--refinement.iterations", "0"], "at least 1"),
         (["--refinement.slices", "2"], "slice_distance_px2"),
@@ -104,7 +120,7 @@ def test_every_setting_of_the_solver_is_an_option_of_every_command(capsys):
                 assert f"--refinement.{field.name.replace('_', '-')}" in said, (command, field.name)
 
 
-def test_the_budget_reaches_the_core(scan_file, small_scan, tmp_path, monkeypatch):
+def test_budget_and_uncertainty_reach_the_core(scan_file, small_scan, tmp_path, monkeypatch):
     asked = []
 
     def core(scan, **wishes):
@@ -112,11 +128,23 @@ def test_the_budget_reaches_the_core(scan_file, small_scan, tmp_path, monkeypatc
         raise ConfigurationError("enough")
 
     monkeypatch.setattr(workflow, "reconstruct_scan", core)
-    words = ["reconstruct", str(scan_file), "--budget", "9.5", "--refinement.probe-modes", "2", "--output-dir"]
+    words = [
+        "reconstruct",
+        str(scan_file),
+        "--budget",
+        "9.5",
+        "--uncertainty",
+        "--refinement.probe-modes",
+        "2",
+        "--output-dir",
+    ]
     assert main([*words, str(tmp_path)]) == 2
     with pytest.raises(ConfigurationError, match="enough"):
-        pr.reconstruct(small_scan, budget_s=9.5, refinement={"probe_modes": 2}, seed=0, progress=False)
+        pr.reconstruct(
+            small_scan, budget_s=9.5, uncertainty=True, refinement={"probe_modes": 2}, seed=0, progress=False
+        )
     for wishes in asked:
+        assert wishes["uncertainty"] is True
         assert (wishes["budget_s"], wishes["settings"], wishes["seed"]) == (9.5, {"probe_modes": 2}, 0)
 
 
@@ -129,3 +157,5 @@ def test_a_notebook_gives_settings_of_the_solver(small_scan):
         pr.reconstruct(small_scan, refinement={"iterations": 6}, nepochs=1)
     with pytest.raises(ConfigurationError, match="budget_s"):
         pr.reconstruct(small_scan, budget_s=6, nepochs=1)
+    with pytest.raises(ConfigurationError, match="uncertainty"):
+        pr.reconstruct(small_scan, uncertainty=True, nepochs=1)

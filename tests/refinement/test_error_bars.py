@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.refinement.error_bars import ErrorBars, error_bars
-from ptycho_ray.refinement.error_bars import _settings as solution_settings
-from ptycho_ray.refinement.solver import Refinement, RefinementConfig
+from ptycho_ray.refinement import error_bars as module
+from ptycho_ray.refinement.error_bars import ErrorBars, _by_scale, _going_on, error_bars, error_bars_and_halves
+from ptycho_ray.refinement.solver import Diverged, Refinement, RefinementConfig
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
 from ptycho_ray.simulation.simulate import simulate_scan
@@ -30,7 +34,7 @@ def solved(photons: float, *, side: int = 84, count: int = 90, iterations: int =
     refinement = Refinement(scan, RefinementConfig(iterations=iterations, **({"probe_start": None} | settings)))
     for _ in refinement:
         pass
-    return refinement, image
+    return refinement, image, scan
 
 
 def coverages(refinement: Refinement, bars: ErrorBars, truth: np.ndarray) -> list[tuple[float, float]]:
@@ -92,7 +96,8 @@ def test_the_refinement_is_not_changed_and_the_generator_decides(noisy, bars):
 def test_a_solution_that_goes_on_moves_every_unknown_at_once(start):
     names = [field.name for field in dataclasses.fields(RefinementConfig) if field.name.endswith("_start")]
     given = {name: start for name in names if name != "eigenmode_start" or start is not None}
-    settings = dataclasses.asdict(solution_settings(RefinementConfig(**given), 1.0, 1.0))
+    refinement = SimpleNamespace(config=RefinementConfig(**given), run=SimpleNamespace(iteration=10))
+    settings = dataclasses.asdict(_going_on(refinement))
     assert {settings[name] for name in given} == {None if start is None else 0}
 
 
@@ -103,7 +108,34 @@ def test_photons_that_are_not_known_are_found_by_the_misfit(noisy, bars):
 
 def test_error_bars_grow_as_photons_are_lost(bars):
     darker = error_bars(solved(1e4)[0], 1.0, np.random.default_rng(1))
-    assert 2 < darker.noise[0] / bars.noise[0] < 5  # the root of ten, and the bias of few counts
+    assert 2 < darker.replica[0] / bars.replica[0] < 5  # the root of ten, more or less
+
+
+@given(seed=st.integers(0, 10**6), smooth_px=st.floats(0.0, 12.0))
+def test_the_scales_of_a_deviation_hold_its_whole_mean_square(seed, smooth_px):
+    rng = np.random.default_rng(seed)
+    covered = np.zeros((40, 50), bool)
+    covered[5:36, 3:47] = True
+    deviation = gaussian_filter(rng.normal(size=covered.shape), smooth_px)
+    scales = _by_scale(deviation, covered)
+    assert sum(scales)[covered].mean() == pytest.approx((deviation[covered] ** 2).mean())
+    assert not sum(scales)[~covered].any()
+    largest = int(np.argmax([scale.sum() for scale in scales]))
+    assert largest == 0 if smooth_px < 0.5 else smooth_px < 8 or largest == len(scales) - 1
+
+
+def test_what_diverges_is_told_and_costs_nothing_else(noisy, monkeypatch):
+    def diverge(*_, **__):
+        raise Diverged("too few patterns")
+
+    told = []
+    monkeypatch.setattr(module, "half_data_agreement", diverge)
+    bars = error_bars_and_halves(noisy[0], noisy[2], 1.0, np.random.default_rng(1), told.append)
+    assert told == [bars.sentence, "no comparison of two halves of the data: too few patterns"]
+    assert bars.halves is None
+    monkeypatch.setattr(module, "error_bars", diverge)
+    assert error_bars_and_halves(noisy[0], noisy[2], 1.0, np.random.default_rng(1), told.append) is None
+    assert told[-1] == "no error bars: too few patterns"
 
 
 @pytest.mark.slow

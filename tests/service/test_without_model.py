@@ -71,7 +71,7 @@ def test_a_cancelled_job_stops_between_two_decisions(
     assert not (settings.job_folder(job.id) / "report.html").exists()
 
 
-def test_the_budget_reaches_the_core(
+def test_budget_and_uncertainty_reach_the_core(
     store: Watched, settings: ServiceSettings, scan_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {}
@@ -81,8 +81,9 @@ def test_the_budget_reaches_the_core(
         raise InputError("enough")
 
     monkeypatch.setattr(workflow, "reconstruct_scan", core)
-    job = run(store, settings, scan_file, seed=3, budget_s=9.5, refinement={"probe_modes": 2})
+    job = run(store, settings, scan_file, seed=3, budget_s=9.5, uncertainty=True, refinement={"probe_modes": 2})
     assert (asked["budget_s"], asked["seed"], asked["settings"]) == (9.5, 3, {"probe_modes": 2})
+    assert asked["uncertainty"] is True
     assert "enough" in job.problem["detail"]
 
 

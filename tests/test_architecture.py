@@ -40,7 +40,7 @@ MAY_KNOW = {
         "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
     },
     "refinement": {"config", "data", "errors", "evaluation", "files", "physics", "reconstruction", "training"},
-    "automatic": {"data", "physics", "reconstruction", "refinement"},
+    "automatic": {"data", "errors", "physics", "reconstruction", "refinement"},
     "workflow": {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },

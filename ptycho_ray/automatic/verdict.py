@@ -139,7 +139,7 @@ def _findings(
     if (distance := float(np.sqrt(np.mean(moved**2)))) > MOVED_PX:
         yield f"positions corrected by {distance:.2f} px (rms)"
     if len(found.probe) > 1:
-        photons = np.sum(np.abs(found.probe) ** 2, axis=(1, 2), dtype=np.float64)
+        photons = np.asarray(np.sum(np.abs(found.probe) ** 2, axis=(1, 2), dtype=np.float64))
         yield f"{len(photons)} incoherent modes ({', '.join(f'{share:.0%}' for share in photons / photons.sum())})"
     if found.background is not None:
         light = float(found.background.sum()) / float(scan.pattern_energies().mean())

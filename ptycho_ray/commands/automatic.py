@@ -29,7 +29,7 @@ def reconstruct_automatically(
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    scan = workflow.load_data(scan_file)
+    scan = workflow.load_data(scan_file, reading=product.reading)
     if only_plan:
         plan = workflow.plan_reconstruction(scan, seed=seed, tell=tell)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
+from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Compare images of the same sample: figures of merit in one table, pictures on common colour scales.
 
     The reference is the true object of --truth, else that of --scan, else the first image. Images of other programs are
@@ -62,7 +62,12 @@ def run(words: Sequence[str]) -> Result:
 
     scan = None
     if options.scan is not None:
-        scan = workflow.load_data(options.scan, n_subsample=options.n_subsample, subsample_seed=options.subsample_seed)
+        scan = workflow.load_data(
+            options.scan,
+            n_subsample=options.n_subsample,
+            subsample_seed=options.subsample_seed,
+            reading=options.reading,
+        )
     middle = _middle(scan, options.truth, paths)
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Read a scan in any supported format and write it in another; reports what the output format cannot store.
 
     Formats are listed in docs/formats.md. That of the input is recognised from its content.
@@ -29,12 +29,6 @@ class Options(Common):
     to: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
     """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, ptyd, ptychodus, ptychodus-training,
     ptychovit, tike."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
-    domain: Literal["auto", "amplitude", "intensity"] = "auto"
-    """Quantity stored in the patterns of the input; 'auto' decides by the format and the values."""
-    transpose: bool = False
-    """Exchange rows and columns of every pattern."""
     flip_x: bool = False
     """Change the sign of the columns of all positions."""
     flip_y: bool = False
@@ -43,14 +37,6 @@ class Options(Common):
     """Exchange rows and columns of all positions."""
     coord_scale: float = 1.0
     """Factor on all positions."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for positions in metres in a file that does not state it."""
-    energy_eV: float | None = None
-    """Photon energy in electronvolts, if the file does not state it."""
-    detector_distance_m: float | None = None
-    """Distance from sample to detector in metres, if the file does not state it."""
-    detector_pixel_m: float | None = None
-    """Size of a detector pixel in metres, if the file does not state it."""
     near_field_px2: float | None = None
     """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); 'ptycho-ray info'
     computes it."""
@@ -74,14 +60,8 @@ def run(words: Sequence[str]) -> Result:
         swap_xy=options.swap_xy,
         coord_scale=options.coord_scale,
         subsample_seed=options.subsample_seed,
-        domain=options.domain,
-        transpose=options.transpose,
-        pixel_size_m=options.pixel_size_m,
-        energy_eV=options.energy_eV,
-        detector_distance_m=options.detector_distance_m,
-        detector_pixel_m=options.detector_pixel_m,
         near_field_px2=options.near_field_px2,
-        companion=options.companion,
+        reading=options.reading,
     )
     written = write_scan(scan, options.output, options.to)
     return {

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Reconstruct many scans with one trained network and evaluate the images, in parallel on a Ray cluster.
 
     Example: ptycho-ray evaluate-scans a.npz b.npz --model-path model --output-dir images
@@ -40,19 +40,19 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.config import ExecutionConfig
 
     execution = ExecutionConfig(address=options.address, cpus_per_device=options.cpus_per_device)
-    evaluate_one = functools.partial(reconstruct_and_evaluate, options.model_path)
+    evaluate_one = functools.partial(reconstruct_and_evaluate, options.model_path, options.reading.words())
     rows = evaluate_on_cluster(options.scans, evaluate_one, options.output_dir, execution)
     result: Result = {"scans": rows, "table": options.output_dir / "evaluation.json"}
     write_json(options.output_dir / "evaluation.json", jsonable(result))
     return result
 
 
-def reconstruct_and_evaluate(model_path: str, scan: Path, folder: Path) -> Result:
+def reconstruct_and_evaluate(model_path: str, reading: Sequence[str], scan: Path, folder: Path) -> Result:
     """The commands ``reconstruct`` and ``evaluate`` for one scan; the figures that stand in the table."""
     from ptycho_ray.commands import evaluate, reconstruct
 
-    reconstruct.run([str(scan), "--model-path", model_path, "--output-dir", str(folder)])
-    found = evaluate.run([str(folder), str(scan)])
+    reconstruct.run([str(scan), "--model-path", model_path, "--output-dir", str(folder), *reading])
+    found = evaluate.run([str(folder), str(scan), *reading])
     figures: Result = {"r_factor": found["diffraction"]["r_factor"]}
     for part in ("amplitude", "phase"):
         if "truth" in found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,17 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, Common, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, ReadingOptions, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import ModelConfig
+    from ptycho_ray.data import RawData
     from ptycho_ray.data.contents import FileContents
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Show the contents of a file: a scan in any supported format, a trained model or a reconstructed image.
 
     For a scan: its format, geometry, overlap and dose, and suspected problems.
@@ -30,10 +33,6 @@ class Options(Common):
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
     """A file, the folder that train or reconstruct wrote to, a model in MLflow (models:/NAME/VERSION), or
     'pretrained', the network shipped with the package."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for a file that does not state it."""
     gridsize: int = 1
     """Also show the overlap within groups of gridsize x gridsize patterns; with --architectures, the gridsize to assume."""
     architectures: bool = False
@@ -74,22 +73,31 @@ def run(words: Sequence[str]) -> Result:
 
 
 def _scan(path: Path, options: Options) -> Result:
-    from ptycho_ray.data import load_data
+    """What a file holds, whatever is wrong with it: what cannot be read is the verdict, not an error."""
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import format_named
     from ptycho_ray.data.inspection import describe_scan, suspected_problems
     from ptycho_ray.data.loading import read_both
+    from ptycho_ray.data.opening import require_scan
     from ptycho_ray.data.overlap import overlap_metrics
-    from ptycho_ray.files import require_file
+    from ptycho_ray.data.raw_data import scan_from_fields
 
-    fields = read_both(require_file(path), options.companion, default_max_bytes())
-    form = format_named(fields.format)
-    head = {"file": path, "format": f"{form.name} ({form.title})"}
-    if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
-        return {**head, "kind": "part of a scan", **_parts(fields)}
-    scan = load_data(path, companion=options.companion, pixel_size_m=options.pixel_size_m)
-    facts = describe_scan(scan)
-    diameter = float(facts["probe_diameter_px"])
+    head: Result = {"file": require_scan(path)}
+    reading, limit = options.reading, default_max_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes of the scan say the same
+        try:
+            fields = read_both(path, reading, limit)
+            form = format_named(fields.format)
+            head["format"] = f"{form.name} ({form.title})"
+            if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
+                return {"verdict": _verdict_of_part(fields), **head, "kind": "part of a scan", **_parts(fields)}
+            scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
+            facts = describe_scan(scan)
+            diameter = float(facts["probe_diameter_px"])
+            problems = [asdict(problem) for problem in suspected_problems(scan, diameter)]
+        except InputError as error:
+            return {"verdict": f"not readable as it is: {error}", **head, **_contents(path, limit, reading.shape)}
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = "photons" if scan.counts_are_photons else "units_of_the_file"
@@ -101,8 +109,11 @@ def _scan(path: Path, options: Options) -> Result:
         "far_field": scan.far_field,
     }
     return {
+        "verdict": _verdict(scan, problems),
         **head,
         "kind": "scan",
+        "notes": [note.removeprefix(f"{path}: ") for note in scan.notes] or "none",
+        "suspected_problems": problems or "none",
         **facts,
         "geometry": geometry,
         "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
@@ -112,8 +123,35 @@ def _scan(path: Path, options: Options) -> Result:
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
-        "suspected_problems": [asdict(problem) for problem in suspected_problems(scan, diameter)] or "none",
     }
+
+
+def _verdict(scan: RawData, problems: list[dict[str, str]]) -> str:
+    said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
+    if scan.notes:
+        said += f", {len(scan.notes)} note{'s' if len(scan.notes) > 1 else ''} on how it was read"
+    return f"a scan of {len(scan)} patterns of {scan.N} x {scan.N} pixels; {said}"
+
+
+def _verdict_of_part(fields: FileContents) -> str:
+    missing = _parts(fields)["missing"]
+    return f"part of a scan; missing: {'; '.join(missing)}" if missing else "part of a scan"
+
+
+def _contents(path: Path, limit: int, shape: str | None) -> Result:
+    """What a file looks like and its arrays, as far as it can be opened at all."""
+    from ptycho_ray.data.likeness import arrays_of, looks_like
+    from ptycho_ray.data.opening import opened
+
+    try:
+        with opened(path, limit, shape) as content:
+            arrays = sorted(arrays_of(content), key=lambda array: -math.prod(array.shape))
+            return {
+                "looks_like": looks_like(content),
+                "largest_arrays": [{"name": a.name, "shape": list(a.shape)} for a in arrays[:12]],
+            }
+    except InputError:
+        return {}
 
 
 def _dose(positions: Any, total: float, diameter: float) -> float | None:

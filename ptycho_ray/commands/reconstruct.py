@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray import __version__
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -22,7 +22,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(Common, ProductOptions):
+class Options(ProductOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. With
     --model-path, by a trained network: one forward pass, then stitching.
 
@@ -94,6 +94,7 @@ def run(words: Sequence[str]) -> Result:
         n_images=settings.n_groups,
         n_subsample=settings.n_subsample,
         subsample_seed=settings.subsample_seed,
+        reading=typed.options.reading,
     )
     amplitude, phase, results = workflow.reassemble_cdi_image(
         scan,

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Reconstruct many scans, or a very large one, with one trained network on a Ray cluster, in shards.
 
     The same command resumes an interrupted run: finished shards are not repeated.
@@ -47,6 +47,11 @@ def run(words: Sequence[str]) -> Result:
         address=options.address, cpus_per_device=options.cpus_per_device, devices=options.workers or "auto"
     )
     lines = reconstruct_on_cluster(
-        options.scans, options.model_path, options.output_dir, execution, shard_patterns=options.shard_patterns
+        options.scans,
+        options.model_path,
+        options.output_dir,
+        execution,
+        shard_patterns=options.shard_patterns,
+        reading=options.reading,
     )
     return {"scans": lines}

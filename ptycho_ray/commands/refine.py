@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import atomic_path, jsonable, write_json
@@ -26,7 +26,7 @@ CHECKPOINT = "refinement.safetensors"
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
@@ -80,7 +80,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.explained_image import REFINED_SCAN
     from ptycho_ray.refinement.solver import half_data_agreement
 
-    scan = workflow.load_data(options.scan)
+    scan = workflow.load_data(options.scan, reading=options.reading)
     folder = options.output_dir
 
     def draw(progress: Progress, now: StitchedObject) -> None:

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, ProductOptions, Result
+from ptycho_ray.commands.common import SCAN, ProductOptions, Result
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(Common, ProductOptions):
+class Options(ProductOptions):
     """Send a scan to a reconstruction service and save the image.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
@@ -53,6 +53,7 @@ def run(words: Sequence[str]) -> Result:
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
+    choices |= {name: value for name, value in options.reading.chosen().items() if name != "companion"}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         job = client.submit(options.scan, **choices)
         if options.no_wait:
@@ -72,7 +73,9 @@ def run(words: Sequence[str]) -> Result:
             from ptycho_ray.data import load_data
 
             arrays, remark = client.result(job["id"]).arrays(), f"Reconstructed by {options.url} with {done['model']}."
-            options.write_product(load_data(options.scan), arrays["object"], arrays["origin_px"].tolist(), remark)
+            options.write_product(
+                load_data(options.scan, reading=options.reading), arrays["object"], arrays["origin_px"].tolist(), remark
+            )
     facts = done.get("facts", {})
     return {"image": image, "job": job["id"], "model": done["model"]} | {
         name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")

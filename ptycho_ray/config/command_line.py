@@ -128,7 +128,7 @@ class _ReferenceArguments:
 def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | None) -> type[Any]:
     """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    helps = _docstrings_of_fields(cls)
+    helps = docstrings_of_fields(cls)
     members: list[Any] = []
     for field in dataclasses.fields(cls):
         if field.name == "model" or field.name in without:
@@ -155,7 +155,7 @@ def _metavar(kind: Any) -> str:
     return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
 
 
-def _docstrings_of_fields(cls: type) -> dict[str, str]:
+def docstrings_of_fields(cls: type) -> dict[str, str]:
     """The string below each field in the source of ``cls``."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ptycho_ray.config.command_line import docstrings_of_fields
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FORMATS
 from ptycho_ray.service.jobs import DONE, Job
@@ -16,7 +19,21 @@ from ptycho_ray.service.problems import MEDIA_TYPE
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
 
 
-class Choices(BaseModel):
+def _ways_to_read() -> dict[str, Any]:
+    """The options of reading a file as fields of a model; those that name another file are not offered."""
+    hints, helps = get_type_hints(Reading), docstrings_of_fields(Reading)
+    return {
+        each.name: (hints[each.name], Field(each.default, description=helps[each.name]))
+        for each in dataclasses.fields(Reading)
+        if each.name not in ("companion", "keys_only")
+    }
+
+
+WaysToRead: Any = create_model("WaysToRead", **_ways_to_read())
+"""How a file is read that does not say so itself: the fields of ``Reading``."""
+
+
+class Choices(WaysToRead):  # type: ignore[misc]  # its fields are those of Reading
     """Options of a reconstruction."""
 
     model_config = ConfigDict(extra="forbid")
@@ -34,6 +51,11 @@ class Choices(BaseModel):
     evaluate: bool = Field(False, description="Compare with the true object, if the scan holds one.")
     output: Output = Field("npz", description="Format of an immediate answer.")
     deadline_s: float | None = Field(None, gt=0, le=1e6, description="Time limit.")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was chosen about reading the file."""
+        return Reading(**{name: getattr(self, name) for name in WaysToRead.model_fields}).chosen()
 
 
 class Reference(Choices):

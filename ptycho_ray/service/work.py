@@ -99,7 +99,7 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: Serv
     check_links(
         source, [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
     )
-    scan = read_scan(source, settings, options.n_subsample)
+    scan = read_scan(source, settings, options.n_subsample, options.reading)
     read = time.perf_counter()
     monitor.stage("reconstructing", 0, len(scan))
     stitched = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement)
@@ -110,6 +110,7 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: Serv
         "shape": list(stitched.image.shape),
         "pixel_size_m": scan.pixel_size_m,
         "has_truth": scan.object_truth is not None,
+        "notes": scan.notes,
         "model_sha256": loaded.sha256,
     }
     if options.evaluate and scan.object_truth is not None:

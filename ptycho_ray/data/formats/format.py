@@ -34,6 +34,7 @@ FIELDS = (
     "detector pixel",
     "photon flag",
     "metadata",
+    "electrons",
 )
 """What a scan can have, in the words of ``Format.holds``."""
 
@@ -80,6 +81,7 @@ def held_by(raw: Scan) -> list[str]:
         "detector pixel": raw.detector_pixel_m is not None,
         "photon flag": True,
         "metadata": bool(raw.metadata),
+        "electrons": raw.electrons,
     }
     return [name for name in FIELDS if has[name]]
 

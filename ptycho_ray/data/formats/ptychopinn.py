@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.axes import array_frames
 from ptycho_ray.data.contents import (
     PLANCK_TIMES_LIGHT_EV_M,
     FileContents,
     choose_key,
-    frames_first,
     metadata_from_text,
     pairs,
     table_of_pairs,
@@ -54,12 +54,13 @@ def read_npz(npz: NpzFile) -> FileContents:
         )
         truth = None
     counts = npz.number("counts_are_photons")
+    frames, _, note = array_frames(npz.read(pattern_key), len(positions))
     return FileContents(
-        frames=frames_first(npz.read(pattern_key), len(positions), npz.path, pattern_key),
+        frames=frames,
         frames_field=pattern_key,
         positions=positions,
         nominal=nominal,
-        probe=npz.read("probeGuess", "probe"),
+        probe=npz.read_optional("probeGuess", "probe"),
         object_truth=npz.read_optional("objectGuess"),
         Y=truth,
         scan_index=npz.read_optional("scan_index"),
@@ -69,7 +70,9 @@ def read_npz(npz: NpzFile) -> FileContents:
         energy_eV=npz.number("energy_eV"),
         detector_distance_m=npz.number("detector_distance_m"),
         detector_pixel_m=npz.number("detector_pixel_m"),
+        electrons=_electrons(npz),
         metadata=metadata_of_npz(npz),
+        notes=[] if note is None else [f"{npz.path}: {pattern_key}: {note}"],
     )
 
 
@@ -112,6 +115,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         energy_eV=energy,
         detector_distance_m=scan.number("detector_distance_m", "detector_object_distance_m", "zo"),
         detector_pixel_m=scan.number("detector_pixel_m", "detector_pixel_size_m", "dxd"),
+        electrons=_electrons(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
 
@@ -133,6 +137,11 @@ def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return positions, nominal, False
 
 
+def _electrons(content: Content) -> bool | None:
+    said = content.number("electrons")
+    return None if said is None else bool(said)
+
+
 def _anything(content: Content) -> bool:
     return True
 
@@ -144,6 +153,7 @@ def _numbers(raw: Scan) -> dict[str, Any]:
         "detector_distance_m": raw.detector_distance_m,
         "detector_pixel_m": raw.detector_pixel_m,
         "counts_are_photons": raw.counts_are_photons,
+        "electrons": raw.electrons or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -183,19 +193,23 @@ def write_hdf5(raw: Scan, path: str | Path) -> None:
         write_patterns(file, "diff3d", raw, amplitude=True)
 
 
-def write_patterns(group: h5py.Group, name: str, raw: Scan, *, amplitude: bool = False) -> h5py.Dataset:
-    """Write the patterns of a scan piece by piece as float32, or as counts (uint32) where that is what they are."""
+def write_patterns(
+    group: h5py.Group, name: str, raw: Scan, *, amplitude: bool = False, grid: bool = False
+) -> h5py.Dataset:
+    """Write the patterns of a scan piece by piece as float32, or as counts (uint32) where that is what they are; with four axes
+    (n, 1, N, N) for a ``grid``."""
     counts = not amplitude and raw.patterns.domain == "intensity" and raw.patterns.source.dtype.kind in "ui"
     dataset = group.create_dataset(
         name,
-        raw.patterns.shape,
+        (len(raw), 1, raw.N, raw.N) if grid else raw.patterns.shape,
         np.uint32 if counts else np.float32,
-        chunks=(1, raw.N, raw.N),
+        chunks=(1, 1, raw.N, raw.N) if grid else (1, raw.N, raw.N),
         compression="gzip",
         compression_opts=1,
     )
     for piece, intensity in raw.patterns.chunks():
-        dataset[piece] = np.sqrt(intensity) if amplitude else intensity
+        values = np.sqrt(intensity) if amplitude else intensity
+        dataset[piece] = values[:, None] if grid else values
     return dataset
 
 

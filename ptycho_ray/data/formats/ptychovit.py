@@ -1,8 +1,8 @@
 """Pairs of files ``<stem>_dp.hdf5`` (patterns) and ``<stem>_para.hdf5``: PtychoViT, and PtychoShelves' data_roi.
 
 ``/dp`` is intensity. The PtychoViT file holds object, probe and positions in metres about the middle of the object; the
-data_roi file holds positions only (``ppX``, ``ppY`` in metres), wavelength and object pixel. A ``dp`` that MATLAB wrote
-has its rows and columns exchanged for Python: read it with ``transpose``.
+data_roi file holds positions only (``ppX``, ``ppY`` in metres), wavelength and object pixel. A ``dp`` that MATLAB wrote has its
+rows and columns exchanged for Python, which the scan tells.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def read_roi(scan: Hdf5Scan) -> FileContents:
         positions_in_metres=True,
         pixel_size_m=scan.number("dx"),
         energy_eV=PLANCK_TIMES_LIGHT_EV_M / wavelength if wavelength else None,
+        written_by_matlab=True,
     )
 
 

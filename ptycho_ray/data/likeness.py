@@ -1,0 +1,154 @@
+"""What an unknown file looks like, which of its arrays could be patterns and positions, and the command that reads it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.opening import BinaryFile, Content
+from ptycho_ray.errors import InputError
+
+MOST_KEYS = 4000
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a file: its name, shape and the letter of its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+def arrays_of(content: Content) -> list[Array]:
+    """The arrays of an open file with numbers, links to other files of its folder included."""
+    if isinstance(content, Hdf5Scan):
+        return [Array(*found) for found in content.arrays(MOST_KEYS)]
+    found = []
+    for name in content.keys()[:MOST_KEYS]:
+        if isinstance(content, NpzFile):
+            shape, kind = content.shape(name), content.dtype(name).kind
+        else:
+            try:
+                values = content.read(name)
+            except InputError:
+                continue
+            shape, kind = values.shape, values.dtype.kind
+        if kind in "biufc":
+            found.append(Array(name, tuple(shape), kind))
+    return found
+
+
+def frames_candidates(arrays: list[Array]) -> list[Array]:
+    """Arrays that could be patterns, the largest first."""
+    fitting = [a for a in arrays if len(a.shape) in (3, 4) and a.kind in "biuf" and sorted(a.shape)[-2] >= 8]
+    return sorted(fitting, key=lambda a: -math.prod(a.shape))
+
+
+def positions_candidates(arrays: list[Array], n: int | None) -> list[tuple[str, ...]]:
+    """Arrays, or pairs of them (rows, columns), that could be positions of ``n`` patterns."""
+    tables = [
+        (a.name,)
+        for a in arrays
+        if a.kind in "iuf" and len(a.shape) == 2 and {2, 3} & {*a.shape} and (n is None or n in a.shape)
+    ]
+    lines = [a.name for a in arrays if a.kind in "iuf" and len(a.shape) == 1 and a.shape[0] == n]
+    pairs = []
+    for name in lines:
+        last = name.rpartition("/")[2]
+        for y, x in (("y", "x"), ("Y", "X"), ("row", "col"), ("slow", "fast")):
+            if y in last and (other := name[: len(name) - len(last)] + last.replace(y, x)) in lines:
+                pairs.append((name, other))
+    return sorted(tables, key=lambda names: "pos" not in names[0].lower()) + sorted(set(pairs))
+
+
+def looks_like(content: Content) -> str:
+    """In words, which program or instrument wrote a file, as far as its names tell."""
+    if not isinstance(content, Hdf5Scan):
+        return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
+    names, top = set(content.names("/")), content.names("/")
+    if "Experiments" in names and content.text("file_format") in ("HyperSpy", None) and content.text("file_format"):
+        return "HyperSpy (.hspy)"
+    if "Data" in names and {"Image", "SpectrumStream", "Spectrum"} & set(content.names("Data")):
+        return "Velox EMD (Thermo Fisher)"
+    if content.text("authoring_program") or any(content.attribute(name, "python_class") for name in top[:20]):
+        return "py4DSTEM"
+    if "STEM Metadata" in names:
+        return "the metadata file of a DECTRIS ARINA scan; its frames are in the _master.h5 beside it"
+    if {"diffamp", "points"} <= names:
+        return "NSLS-II HXN"
+    if "entry/data" in content and any("data_" in name for name in content.names("entry/data")):
+        return "a DECTRIS master file"
+    if _is_emd(content, top):
+        return "EMD (Berkeley, Prismatic)"
+    if content.attribute("/", "NX_class") or any(content.attribute(name, "NX_class") for name in top[:20]):
+        program = content.attribute("/", "file_name") or ""
+        return f"NeXus{', not of ptychography' if content.attribute('/', 'NX_class') else ''}{f' ({program})' if program else ''}"
+    if any(content.attribute(name, "MATLAB_class") for name in top[:20]):
+        return "MATLAB 7.3"
+    return "an HDF5 file"
+
+
+def _is_emd(content: Hdf5Scan, top: list[str]) -> bool:
+    return any(content.attribute(name, "emd_group_type") is not None for name in top[:20])
+
+
+def unknown_file(content: Content, problem: InputError | None = None) -> InputError:
+    """The error for a file that no format reads: what it looks like, what it holds, what to type."""
+    arrays = arrays_of(content)
+    frames = frames_candidates(arrays)
+    found = f"what looks like {looks_like(content)}"
+    if not frames:
+        listed = ", ".join(f"{a.name} {a.shape}" for a in arrays[:8]) + (" ..." if len(arrays) > 8 else "")
+        why = (
+            f"; {problem.field}: {problem.problem}" if problem is not None and problem.problem and problem.field else ""
+        )
+        return InputError(
+            file=content.path,
+            field=None if problem is None else problem.field,
+            found=f"{found}, without an array that could be patterns (arrays: {listed or 'none'}){why}",
+            expected="a scan in one of the formats of docs/formats.md",
+            hint="patterns in another file: name that one, and this as --companion",
+        )
+    return InputError(
+        file=content.path,
+        field=None if problem is None else problem.field,
+        found=f"{found}, with patterns perhaps in {frames[0].name} {frames[0].shape}",
+        expected="to be told which arrays to read",
+        hint=f"Type: {command(content.path, arrays)}",
+    )
+
+
+def unknown_binary(content: BinaryFile) -> InputError:
+    """The error for a file of no known kind."""
+    if content.start.lstrip().startswith(b"<"):
+        found = "an XML file that belongs to no known detector"
+    elif not content.size:
+        found = "an empty file"
+    else:
+        found = "neither a zip archive nor HDF5, MATLAB, a table of numbers or frames with a known header"
+    return InputError(
+        file=content.path,
+        found=found,
+        expected="a scan in a format that docs/formats.md lists",
+        hint=f"Raw frames: ptycho-ray info {content.path} --shape NxROWSxCOLUMNS:uint16 --raster ROWSxCOLUMNS --step 1nm",
+    )
+
+
+def command(path: Path, arrays: list[Array]) -> str:
+    """The command that reads the likeliest arrays of a file."""
+    frames = frames_candidates(arrays)
+    words = f"ptycho-ray info {path} --frames {frames[0].name}"
+    shape = frames[0].shape
+    if len(shape) == 4:
+        return f"{words} --step 1nm" if not positions_candidates(arrays, shape[0] * shape[1]) else words
+    for axis in (0, 2):
+        places = positions_candidates(arrays, shape[axis])
+        if places:
+            return f"{words} --positions {','.join(places[0])}" + (" --axes yxn" if axis == 2 else "")
+    side = math.isqrt(shape[0])
+    raster = f"{side}x{side}" if side * side == shape[0] else "ROWSxCOLUMNS"
+    return f"{words} --raster {raster} --step 1nm" if raster[0].isdigit() else f"{words} --positions FILE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from ptycho_ray.config import ModelConfig
     from ptycho_ray.data import RawData
     from ptycho_ray.data.contents import FileContents
+
+
+MOST_LINES = 6
+"""Notes and suspected problems that are shown to a person."""
 
 
 @dataclass(kw_only=True)
@@ -112,9 +117,10 @@ def _scan(path: Path, options: Options) -> Result:
         "verdict": _verdict(scan, problems),
         **head,
         "kind": "scan",
-        "notes": [note.removeprefix(f"{path}: ") for note in scan.notes] or "none",
+        "notes": [note.replace(f"{path}: ", "") for note in scan.notes] or "none",
         "suspected_problems": problems or "none",
         **facts,
+        "probe_is_guess": scan.probe_is_guess,
         "geometry": geometry,
         "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
         "dose": {
@@ -127,6 +133,17 @@ def _scan(path: Path, options: Options) -> Result:
 
 
 def _verdict(scan: RawData, problems: list[dict[str, str]]) -> str:
+    import numpy as np
+
+    from ptycho_ray.data.placing import nearest_distances
+    from ptycho_ray.physics.optics import probe_diameter_px
+
+    diameter, step = probe_diameter_px(scan.probe), float(np.median(nearest_distances(scan.positions_px)))
+    if step > max(diameter, scan.N / 2) and scan.far_field is not False:
+        return (
+            f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so that "
+            "patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong"
+        )
     said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
     if scan.notes:
         said += f", {len(scan.notes)} note{'s' if len(scan.notes) > 1 else ''} on how it was read"
@@ -135,7 +152,9 @@ def _verdict(scan: RawData, problems: list[dict[str, str]]) -> str:
 
 def _verdict_of_part(fields: FileContents) -> str:
     missing = _parts(fields)["missing"]
-    return f"part of a scan; missing: {'; '.join(missing)}" if missing else "part of a scan"
+    whole = fields.frames is None or fields.positions is None
+    what = "part of a scan" if whole else "a scan of a detector that is not cropped yet"
+    return f"{what}; missing: {'; '.join(missing)}" if missing else what
 
 
 def _contents(path: Path, limit: int, shape: str | None) -> Result:
@@ -154,6 +173,72 @@ def _contents(path: Path, limit: int, shape: str | None) -> Result:
         return {}
 
 
+def as_text(result: Result) -> list[str]:
+    """The result for a person, on one screen: the verdict first, then figures with their units. Of models and images, and of
+    what is not a whole scan, the entries as they are."""
+    from ptycho_ray.commands.cli import as_text as entries
+
+    if result.get("kind") != "scan":
+        lists = {name: value for name, value in result.items() if name != "verdict" and value not in (None, [], "none")}
+        return [*_wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
+    geometry, pixel = result["geometry"], result["pixel_size_m"]
+    step, (rows, columns) = result["nearest_position_px"], result["scanned_field_px"]
+    low, high = result["dose"]["smallest_and_largest"]
+    unit = "photons" if result["counts_are_photons"] else "units of the file"
+    energy, distance, detector = (geometry[name] for name in ("energy_eV", "detector_distance_m", "detector_pixel_m"))
+    beam = [] if energy is None else [f"{energy / 1e3:.4g} {'keV electrons' if result['electrons'] else 'keV photons'}"]
+    beam += [] if detector is None else [f"detector pixel {length_text(detector)}"]
+    beam += [] if distance is None else [f"at {length_text(distance)}"]
+    probe = f"{result['probe_modes']} mode{'s' if result['probe_modes'] > 1 else ''}, {_both(result['probe_diameter_px'], pixel)} wide"
+    facts = {
+        "file": f"{result['file']}, {result['format']}",
+        "patterns": f"{result['patterns']} of {result['N']} x {result['N']} px, stored as {result['stored_as']}; "
+        f"{result['mean_intensity_of_a_pattern']:.4g} {unit} each ({low:.4g} to {high:.4g})",
+        "bad pixels": f"{result['bad_detector_pixels']} of {result['N'] ** 2}",
+        "beam": ", ".join(beam) or "not stated",
+        "object pixel": "not stated" if pixel is None else length_text(pixel),
+        "scan": f"{_both(rows, pixel)} x {_both(columns, pixel)}, neighbours {_both(step, pixel)} apart, overlap "
+        f"{_overlap(result['linear_overlap_of_neighbours'])}",
+        "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
+        "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
+    }
+    lines = _wrapped(result["verdict"], "")
+    for name, text in facts.items():
+        lines += [] if text is None else _wrapped(text, f"{name:14}")
+    for title, items in (("notes", result["notes"]), ("suspected", _problems(result))):
+        if items != "none":
+            lines += [title]
+            for item in items[:MOST_LINES]:
+                lines += _wrapped(item, "  - ")
+            lines += [f"  ... {len(items) - MOST_LINES} more (--json)"] if len(items) > MOST_LINES else []
+    return lines
+
+
+def _overlap(overlap: float) -> str:
+    return f"{overlap:.0%}" if overlap > 0 else "none"
+
+
+def _problems(result: Result) -> Any:
+    found = result["suspected_problems"]
+    return found if found == "none" else [f"{each['problem']}: {each['what_to_do']}" for each in found]
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False) or [first]
+
+
+def length_text(metres: float) -> str:
+    """A length with the unit that suits it."""
+    for unit, factor in (("m", 1.0), ("mm", 1e-3), ("um", 1e-6), ("nm", 1e-9), ("pm", 1e-12)):
+        if abs(metres) >= factor or unit == "pm":
+            return f"{metres / factor:.4g} {unit}"
+    return f"{metres} m"
+
+
+def _both(pixels: float, size: float | None) -> str:
+    return f"{pixels:.4g} px" if size is None else f"{length_text(pixels * size)} ({pixels:.4g} px)"
+
+
 def _dose(positions: Any, total: float, diameter: float) -> float | None:
     """All detected photons, spread over the scanned field and a margin of half a probe."""
     import numpy as np
@@ -167,11 +252,15 @@ def _parts(fields: FileContents) -> dict[str, Any]:
     frames, positions = fields.frames, fields.positions
     missing = []
     if frames is None:
-        missing.append("patterns: name the file with them, and this one as --companion")
+        missing.append("patterns (name the file with them, and this one as --companion)")
     elif frames.shape[1] != frames.shape[2]:
-        missing.append("square patterns: ptycho-ray prepare crops the detector around the beam")
-    if positions is None:
-        missing.append("positions: name the file with them as --companion")
+        missing.append("square patterns ('ptycho-ray prepare' crops the detector around the beam)")
+    if positions is None and fields.raster is not None:
+        missing.append("the step of the raster (--step 0.5nm, or in object pixels --step 2.5px)")
+    elif positions is None and frames is not None:
+        side = math.isqrt(frames.shape[0])
+        raster = f"{side}x{side}" if side * side == frames.shape[0] else "ROWSxCOLUMNS"
+        missing.append(f"positions (--positions FILE, or of a raster --raster {raster} --step 0.5nm)")
     return {
         "frames": None if frames is None else list(frames.shape),
         "positions": None if positions is None else len(positions),
@@ -181,8 +270,11 @@ def _parts(fields: FileContents) -> dict[str, Any]:
         "detector_distance_m": fields.detector_distance_m,
         "detector_pixel_m": fields.detector_pixel_m,
         "object_pixel_m": fields.pixel_size_m,
+        "electrons": fields.electrons,
+        "raster": fields.raster,
         "beam_centre_px": fields.beam_centre_px,
         "missing": missing,
+        "notes": [{"note": note} for note in fields.notes],
     }
 
 

@@ -11,7 +11,7 @@ from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content
 from ptycho_ray.errors import InputError
 
-MOST_KEYS = 4000
+MOST_KEYS, MOST_SHOWN = 4000, 12
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def positions_candidates(arrays: list[Array], n: int | None) -> list[tuple[str, 
 
 def looks_like(content: Content) -> str:
     """In words, which program or instrument wrote a file, as far as its names tell."""
+    if isinstance(content, BinaryFile):
+        return "an XML file" if content.start.lstrip().startswith(b"<") else "frames behind a header"
     if not isinstance(content, Hdf5Scan):
         return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
     names, top = set(content.names("/")), content.names("/")
@@ -97,28 +99,22 @@ def _is_emd(content: Hdf5Scan, top: list[str]) -> bool:
 
 
 def unknown_file(content: Content, problem: InputError | None = None) -> InputError:
-    """The error for a file that no format reads: what it looks like, what it holds, what to type."""
+    """The error for a file that no format reads: what it looks like, what it holds, what to type. ``problem`` is what the last
+    format missed."""
     arrays = arrays_of(content)
     frames = frames_candidates(arrays)
-    found = f"what looks like {looks_like(content)}"
+    alike = looks_like(content)
+    names = sorted(array.name for array in arrays)
+    keys = f"keys {', '.join(names[:MOST_SHOWN]) or 'none'}{' ...' if len(names) > MOST_SHOWN else ''}"
     if not frames:
-        listed = ", ".join(f"{a.name} {a.shape}" for a in arrays[:8]) + (" ..." if len(arrays) > 8 else "")
-        why = (
-            f"; {problem.field}: {problem.problem}" if problem is not None and problem.problem and problem.field else ""
-        )
-        return InputError(
-            file=content.path,
-            field=None if problem is None else problem.field,
-            found=f"{found}, without an array that could be patterns (arrays: {listed or 'none'}){why}",
-            expected="a scan in one of the formats of docs/formats.md",
-            hint="patterns in another file: name that one, and this as --companion",
-        )
+        hint = f"It looks like {alike}, and no array in it could be patterns: name the file with them, and this one as --companion"
+    else:
+        hint = f"It looks like {alike}. Type: {command(content.path, arrays)}"
+    if problem is None:
+        return InputError(file=content.path, found=f"an unknown format with the {keys}", expected="a known one", hint=hint)
+    near = f"{problem.hint}. " if problem.hint else ""
     return InputError(
-        file=content.path,
-        field=None if problem is None else problem.field,
-        found=f"{found}, with patterns perhaps in {frames[0].name} {frames[0].shape}",
-        expected="to be told which arrays to read",
-        hint=f"Type: {command(content.path, arrays)}",
+        problem.problem, file=content.path, field=problem.field, found=keys, expected=problem.expected, hint=near + hint
     )
 
 

@@ -103,7 +103,7 @@ def _ceilings(found: Marks, frames: NDArray) -> bool:
     often = at_top.mean(axis=0)
     marks = often >= NEARLY_ALWAYS
     if marks.any() and _is_beam(marks, frames, top):
-        _note(found, marks, f"saturated at {top:.6g} in every frame")
+        _note(found, marks, f"{top:.6g} in every frame (saturated)")
     elif marks.any():
         _note(found, binary_propagation(marks, mask=often >= 0.5), f"the mark {top:.6g}")
     saturated = at_top & ~found.bad

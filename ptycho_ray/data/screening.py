@@ -63,6 +63,13 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         return
     found = _screened(source, None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0)
     marks, n = found.marks, source.shape[0]
+    if marks.bad.all():
+        raise InputError(
+            file=path,
+            field=fields.frames_field,
+            found=f"values that are {next(iter(marks.rules))} in all pixels of all frames",
+            expected="a measurement",
+        )
     whole = marks.bad.size
     for rule, count in marks.rules.items():
         fields.note(f"{path}: {count} of {whole} detector pixels hold {rule} and are masked")

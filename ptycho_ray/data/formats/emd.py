@@ -62,7 +62,7 @@ def read(scan: Hdf5Scan) -> FileContents:
     first = 0 if f"{group}/dim0" in scan else 1
     ndim = scan.dataset(f"{group}/{name}").ndim
     axes = [_axis(scan, f"{group}/dim{number + first}") for number in range(ndim)]
-    made = FileContents(frames=frames, frames_field=field, raster=frames.raster, electrons=True)
+    made = FileContents(frames=frames, frames_field=field, raster=frames.raster, domain="intensity", electrons=True)
     volts = scan.number(f"{group}/beam_energy_eV", f"{OURS}/energy_eV")
     made.energy_eV = volts or _beam_energy(scan)
     steps = [factor * step for step, unit in axes[:2] if step and (factor := factor_of(unit, LENGTHS))]
@@ -74,7 +74,6 @@ def read(scan: Hdf5Scan) -> FileContents:
         made.electrons = bool(scan.number(f"{OURS}/electrons"))
         made.pixel_size_m = scan.number(f"{OURS}/pixel_size_m")
         made.probe, made.bad_pixels = scan.read_optional(f"{OURS}/probe"), scan.read_optional(f"{OURS}/bad_pixels")
-        made.domain = "intensity"
     return made
 
 
@@ -132,7 +131,7 @@ def read_velox(scan: Hdf5Scan) -> FileContents:
     """The stack with most frames, and the voltage from its metadata."""
     group = max(_velox(scan), key=lambda name: scan.file[f"{name}/Data"].shape[2])
     frames, field = scan.frames(None, f"{group}/Data", axes="yxn")
-    made = FileContents(frames=frames, frames_field=field, electrons=True)
+    made = FileContents(frames=frames, frames_field=field, domain="intensity", electrons=True)
     told = _json(scan, f"{group}/Metadata")
     try:
         made.energy_eV = float(told["Optics"]["AccelerationVoltage"]) or None

@@ -35,7 +35,7 @@ def read(scan: Hdf5Scan) -> FileContents:
     facts = [_axis(scan, f"{place}/{name}") for name in axes]
     ndim = scan.file[f"{place}/data"].ndim
     frames, field = scan.frames(None, f"{place}/data", axes=_letters(facts, ndim))
-    made = FileContents(frames=frames, frames_field=field, raster=frames.raster, electrons=True)
+    made = FileContents(frames=frames, frames_field=field, raster=frames.raster, domain="intensity", electrons=True)
     scanned = [fact for fact in facts if fact[2]]
     steps = [step * factor for step, unit, _ in scanned if step and (factor := factor_of(unit, LENGTHS))]
     if frames.raster is not None and len(steps) == 2:

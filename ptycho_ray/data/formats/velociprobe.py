@@ -48,12 +48,7 @@ def read(scan: Hdf5Scan) -> FileContents:
         raise InputError(file=scan.path, field="entry/data", found=f"{len(names)} links", expected="fewer")
     there, lost = _present(scan, names)
     if not there:
-        raise InputError(
-            file=scan.path,
-            field=names[0],
-            found=f"{len(names)} links to files of frames, none of which is there",
-            expected="the linked files in the same folder",
-        )
+        scan.dataset(names[0])  # says which file is not there
     if lost:
         notes.append(
             f"{scan.path}: {len(names) - len(there)} of {len(names)} linked files of frames are missing ({lost}): the frames before "

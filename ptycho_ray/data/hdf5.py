@@ -341,8 +341,8 @@ class Hdf5Scan:
             raise InputError(
                 file=self.path,
                 field=dataset.name,
-                found=f"{dataset.dtype} of shape {shape}",
-                expected="patterns: real numbers (n, N, N)" if n is None else f"{n} patterns (n, N, N)",
+                found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
+                expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
             )
         axes, note = likely_axes(shape, n, lambda: self._slices(dataset))
         if self.attribute(dataset.name, "MATLAB_class") is not None:

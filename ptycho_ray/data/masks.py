@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.opening import Content
-from ptycho_ray.data.patterns import evenly_spread
-from ptycho_ray.data.screening import as_frames
+from ptycho_ray.data.screening import as_frames, looked_at
 
 WORDS = ("mask", "bad_pix", "badpix", "good_pix", "goodpix", "deadpix", "dead_pix", "hotpix", "hot_pix", "pixelmask")
 NOT_MASKS = ("mask_applied", "mask_file", "maskfile", "probe_mask", "object_mask", "support", "roimask")
@@ -114,7 +113,7 @@ def _light_under(fields: FileContents, marked: NDArray[np.bool_], path: Path) ->
     """Part of the light of some frames that lies under the marked pixels."""
     assert fields.frames is not None
     source = as_frames(fields.frames, path, fields.frames_field)
-    some = source.read(evenly_spread(source.shape[0], 16))
+    some = source.read(looked_at(source.shape, 16))
     some = np.where(invalid_in(some), 0, some).astype(np.float64)
     mean = np.sqrt(np.clip(some, 0, None)).mean(axis=0)
     total = float(mean.sum())

@@ -20,6 +20,7 @@ from ptycho_ray.data.patterns import ArrayFrames, FrameSource, evenly_spread
 from ptycho_ray.errors import InputError
 
 LOOKED_AT = 64
+LOOKED_AT_BYTES = 128 * 2**20
 AT_ONCE_BYTES = 32 * 2**20
 ALL_FRAMES_BYTES = 2**30
 """Stacks up to this size are looked through frame by frame; of larger ones LOOKED_AT frames are."""
@@ -27,6 +28,12 @@ MUCH = 0.1
 """Part of a detector that, if masked, is worth a line."""
 CORNER = 3.0
 """So much more light about the corners than in the middle means that the zero frequency lies there."""
+
+
+def looked_at(shape: tuple[int, int, int], most: int) -> NDArray[np.int64]:
+    """Numbers of at most ``most`` frames, spread over all, fewer of large frames, so that they fit into LOOKED_AT_BYTES."""
+    n, height, width = shape
+    return evenly_spread(n, max(4, min(most, LOOKED_AT_BYTES // max(1, 8 * height * width))))
 
 
 @dataclass
@@ -106,7 +113,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
 
 def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened:
     n, height, width = source.shape
-    rows = evenly_spread(n, LOOKED_AT)
+    rows = looked_at(source.shape, LOOKED_AT)
     some = source.read(rows)
     marks = find_marks(some if masked is None or masked.shape != (height, width) else np.where(masked, 0, some))
     bad = marks.bad if masked is None or masked.shape != (height, width) else marks.bad | masked
@@ -149,7 +156,7 @@ def bring_to_middle(fields: FileContents, path: Path) -> None:
     n, height, width = source.shape
     if n == 0 or min(height, width) < 8:
         return
-    some = source.read(evenly_spread(n, 16))
+    some = source.read(looked_at(source.shape, 16))
     marks = find_marks(some)
     mean = np.where(marks.bad, 0, np.clip(np.where(invalid_in(some), 0, some), 0, None)).mean(axis=0, dtype=np.float64)
     if fields.bad_pixels is not None and np.shape(fields.bad_pixels) == mean.shape:

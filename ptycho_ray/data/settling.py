@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.mended import TurnedFrames, invalid_in
-from ptycho_ray.data.patterns import Domain, FrameSource, evenly_spread
-from ptycho_ray.data.screening import as_frames
+from ptycho_ray.data.patterns import Domain, FrameSource
+from ptycho_ray.data.screening import as_frames, looked_at
 from ptycho_ray.data.turning import rows_and_columns_exchanged
 
 FRAMES_LOOKED_AT = 12
@@ -57,7 +57,7 @@ def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = T
     if fields.frames is None:
         return
     source = as_frames(fields.frames, path, fields.frames_field)
-    rows = evenly_spread(source.shape[0], FRAMES_LOOKED_AT)
+    rows = looked_at(source.shape, FRAMES_LOOKED_AT)
     frames = source.read(rows)
     frames = np.where(invalid_in(frames), 0, frames)
     named: Domain | None = fields.domain

@@ -1,8 +1,8 @@
 """Files as beamlines and microscopes write them, each odd in one way, and what becomes of them.
 
-One simulated scan is written in every way below; each file is refined for a few iterations, and the image compared with the true
-object (correlation of phase and amplitude over the eight turns and all shifts). A file is read rightly if its image is as good as
-that of the control, or refused in one sentence that ends with a command.
+One simulated scan is written in every way below; each file is refined for a few iterations, and the image compared with the
+true object (correlation of phase and amplitude over the eight turns and all shifts). A file is read rightly if its image is
+as good as that of the control, or refused in one sentence that ends with a command.
 
     python benchmarks/odd_files.py --output docs/odd_files.md                 # about five minutes on two cores
     python benchmarks/odd_files.py --real FOLDER                              # what ``info`` says of each file of a folder
@@ -37,7 +37,8 @@ DISTANCE = PIXEL * N * DETECTOR / WAVELENGTH
 
 @dataclass(frozen=True)
 class Case:
-    """A file, what is odd about it, which control it is compared with (None: it must be refused), and options of the command."""
+    """A file, what is odd about it, which control it is compared with (None: it must be refused), and options of the
+    command."""
 
     name: str
     odd: str
@@ -100,7 +101,9 @@ def nexus(path: Path, scan: Scan, counts: NDArray, *, wrap: bool = False, mask: 
         file["entry/instrument/beam/incident_energy"] = energy[0]
         file["entry/instrument/beam/incident_energy"].attrs["units"] = text(energy[1])
         for axis, column in (("y", 0), ("x", 1)):
-            place = file.create_dataset(f"entry/sample/transformations/translation_{axis}", data=places[:, column] / unit[0])
+            place = file.create_dataset(
+                f"entry/sample/transformations/translation_{axis}", data=places[:, column] / unit[0]
+            )
             place.attrs["units"] = text(unit[1])
 
 
@@ -141,7 +144,12 @@ def matlab(path: Path, scan: Scan) -> None:
     with h5py.File(path, "w") as file:
         file["dp"] = np.ascontiguousarray(scan.counts.swapaxes(1, 2))
     with h5py.File(path.with_name(path.name.replace("_dp", "_para")), "w") as file:
-        file["ppX"], file["ppY"], file["lambda"], file["dx"] = scan.columns * PIXEL, scan.rows * PIXEL, WAVELENGTH, PIXEL
+        file["ppX"], file["ppY"], file["lambda"], file["dx"] = (
+            scan.columns * PIXEL,
+            scan.rows * PIXEL,
+            WAVELENGTH,
+            PIXEL,
+        )
 
 
 def plain(path: Path, scan: Scan, counts: NDArray, rows: slice = slice(None), **more: NDArray) -> None:
@@ -172,6 +180,15 @@ def eiger(path: Path, scan: Scan, *, last: int = 3, table: str = "", mask: NDArr
     path.with_name(f"{stem}.csv").write_text(table or "\n".join(f"{y!r},{x!r}" for y, x in metres.tolist()))
 
 
+def arina(path: Path, scan: Scan) -> None:
+    """Electrons of 300 keV, with positions in the object pixel of their wavelength, 0.2051 nm."""
+    pixel = 1.968749e-12 * 0.5 / (N * DETECTOR)
+    table = "\n".join(
+        f"{float(y * pixel)!r},{float(x * pixel)!r}" for y, x in zip(scan.rows, scan.columns, strict=True)
+    )
+    eiger(path, scan, table=table, energy=3e5, distance=0.5, description="Dectris ARINA")
+
+
 def with_header(path: Path, scan: Scan) -> None:
     lines = [f"{k};{x * PIXEL * 1e6:.6f};{y * PIXEL * 1e6:.6f}".replace(".", ",") for k, (y, x) in
              enumerate(zip(scan.rows, scan.columns, strict=True))]  # fmt: skip
@@ -189,7 +206,12 @@ def hxn(path: Path, scan: Scan) -> None:
     turned = np.fft.fftshift(np.rot90(np.sqrt(scan.counts), axes=(2, 1)), axes=(1, 2))
     with h5py.File(path, "w") as file:
         file["diffamp"], file["points"] = turned, np.stack([scan.columns, scan.rows]) * PIXEL * 1e6
-        file["z_m"], file["lambda_nm"], file["ccd_pixel_um"], file["angle"] = DISTANCE, WAVELENGTH * 1e9, DETECTOR * 1e6, 0.0
+        file["z_m"], file["lambda_nm"], file["ccd_pixel_um"], file["angle"] = (
+            DISTANCE,
+            WAVELENGTH * 1e9,
+            DETECTOR * 1e6,
+            0.0,
+        )
 
 
 def empad(path: Path, scan: Scan) -> None:
@@ -209,8 +231,8 @@ CASES = (
     Case("plain.nxs", "nothing (control without a probe)", "plain.nxs", lambda p, s: nexus(p, s, s.counts)),
     Case("probe.h5", "nothing (control with the exact probe)", "probe.h5", lambda p, s: plain(p, s, s.counts)),
     *(
-        Case(f"gap_{kind.__name__}_{value}.nxs".replace("-", "minus"), f"module gap marked {value} in {kind.__name__}", "plain.nxs",
-             marked(kind, value))
+        Case(f"gap_{kind.__name__}_{value}.nxs".replace("-", "minus"), f"module gap marked {value} in {kind.__name__}",
+             "plain.nxs", marked(kind, value))
         for kind, value in ((np.uint32, 2**32 - 1), (np.float32, 2**32 - 1), (np.int64, 2**32 - 1), (np.uint32, 2**32 - 2),
                             (np.int32, -1), (np.float64, -2), (np.float32, float("nan")), (np.int64, 2**31 - 1))
     ),
@@ -242,8 +264,7 @@ CASES = (
          lambda p, s: plain(p, s, np.ascontiguousarray(np.moveaxis(s.counts[:64], 0, 2)), slice(64))),
     Case("first64.h5", "nothing (control of 64 patterns)", "first64.h5", lambda p, s: plain(p, s, s.counts[:64], slice(64))),
     Case("energy.nxs", "energy of 0.009 eV", None, lambda p, s: nexus(p, s, s.counts, energy=(0.009, "eV"))),
-    Case("arina_master.h5", "electrons of 300 keV (DECTRIS ARINA)", None,
-         lambda p, s: eiger(p, s, energy=3e5, distance=0.5, description="Dectris ARINA")),
+    Case("arina_master.h5", "electrons of 300 keV (DECTRIS ARINA)", "plain.nxs", arina),
     Case("scan_34784.h5", "NSLS-II HXN: amplitudes, corner, turned", "plain.nxs", hxn),
     Case("empad_x20_y15.raw", "EMPAD without its XML", None, empad),
     Case("py4dstem.h5", "4D cube without units", None, py4dstem),
@@ -286,7 +307,17 @@ def run(case: Case, folder: Path, scan: Scan, iterations: int) -> dict[str, Any]
     """Refine one case. Phase and amplitude of its image, or the sentence with which it was refused."""
     path, output = folder / case.name, folder / f"out_{case.name}"
     case.write(path, scan)
-    words = ["refine", str(path), "--from", "flat", "--iterations", str(iterations), "--output-dir", str(output), "--json"]
+    words = [
+        "refine",
+        str(path),
+        "--from",
+        "flat",
+        "--iterations",
+        str(iterations),
+        "--output-dir",
+        str(output),
+        "--json",
+    ]
     told, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
         code = main([*words, *case.options])

@@ -80,7 +80,12 @@ def dm(path: Path, cube: NDArray, version: int = 4, scales: tuple[tuple[float, s
         return b"%%%%" + struct.pack(wide, 1) + struct.pack(wide, code) + struct.pack("<" + form, number)
 
     def array(code: int, values: NDArray) -> bytes:
-        return b"%%%%" + struct.pack(wide, 3) + b"".join(struct.pack(wide, k) for k in (20, code, values.size)) + values.tobytes()
+        return (
+            b"%%%%"
+            + struct.pack(wide, 3)
+            + b"".join(struct.pack(wide, k) for k in (20, code, values.size))
+            + values.tobytes()
+        )
 
     def text(words: str) -> bytes:
         return array(4, np.frombuffer(words.encode("utf-16-le"), "<u2"))
@@ -112,7 +117,9 @@ def dm(path: Path, cube: NDArray, version: int = 4, scales: tuple[tuple[float, s
 
     thumbnail = np.zeros((4, 4), cube.dtype)
     body = tree(("ImageList", (("", image(thumbnail, ())), ("", image(cube, scales[::-1])))))
-    path.write_bytes(struct.pack(">I", version) + struct.pack(wide, len(body)) + struct.pack(">I", 1) + body + b"\0" * 8)
+    path.write_bytes(
+        struct.pack(">I", version) + struct.pack(wide, len(body)) + struct.pack(">I", 1) + body + b"\0" * 8
+    )
     return path
 
 

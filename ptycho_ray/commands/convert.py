@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, WritingOptions):
     """Read a scan in any supported format and write it in another; reports what the output format cannot store.
 
     Formats are listed in docs/formats.md. That of the input is recognised from its content.
@@ -52,6 +53,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.formats import lost_in, write_scan
     from ptycho_ray.data.inspection import describe_scan
 
+    file_to_write(options.output, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
     scan = load_data(
         options.input,
         n_subsample=options.n_subsample,

@@ -114,7 +114,7 @@ def _scan(path: Path, options: Options) -> Result:
         "far_field": scan.far_field,
     }
     return {
-        "verdict": _verdict(scan, problems),
+        "verdict": _verdict(scan, facts, problems),
         **head,
         "kind": "scan",
         "notes": [note.replace(f"{path}: ", "") for note in scan.notes] or "none",
@@ -132,17 +132,12 @@ def _scan(path: Path, options: Options) -> Result:
     }
 
 
-def _verdict(scan: RawData, problems: list[dict[str, str]]) -> str:
-    import numpy as np
-
-    from ptycho_ray.data.placing import nearest_distances
-    from ptycho_ray.physics.optics import probe_diameter_px
-
-    diameter, step = probe_diameter_px(scan.probe), float(np.median(nearest_distances(scan.positions_px)))
-    if step > max(diameter, scan.N / 2) and scan.far_field is not False:
+def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]]) -> str:
+    step = facts["nearest_position_px"]
+    if step > max(facts["probe_diameter_px"], scan.N / 2) and scan.far_field is not False:
         return (
-            f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so that "
-            "patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong"
+            f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so "
+            "that patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong"
         )
     said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
     if scan.notes:
@@ -189,7 +184,8 @@ def as_text(result: Result) -> list[str]:
     beam = [] if energy is None else [f"{energy / 1e3:.4g} {'keV electrons' if result['electrons'] else 'keV photons'}"]
     beam += [] if detector is None else [f"detector pixel {length_text(detector)}"]
     beam += [] if distance is None else [f"at {length_text(distance)}"]
-    probe = f"{result['probe_modes']} mode{'s' if result['probe_modes'] > 1 else ''}, {_both(result['probe_diameter_px'], pixel)} wide"
+    modes = result["probe_modes"]
+    probe = f"{modes} mode{'s' if modes > 1 else ''}, {_both(result['probe_diameter_px'], pixel)} wide"
     facts = {
         "file": f"{result['file']}, {result['format']}",
         "patterns": f"{result['patterns']} of {result['N']} x {result['N']} px, stored as {result['stored_as']}; "
@@ -224,7 +220,9 @@ def _problems(result: Result) -> Any:
 
 
 def _wrapped(text: str, first: str) -> list[str]:
-    return textwrap.wrap(text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False) or [first]
+    return textwrap.wrap(
+        text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False
+    ) or [first]
 
 
 def length_text(metres: float) -> str:

@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, WritingOptions):
     """Determine which of the eight possible orders and signs the scan axes have.
 
     The object is solved for under each of them, with the probe of the file, and judged by held-out patterns. The result
@@ -44,6 +45,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.errors import InputError
     from ptycho_ray.refinement.orientation import find_orientation
 
+    if options.output is not None:
+        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file])
     scan = load_data(options.file, reading=options.reading)
     verdict = find_orientation(
         scan,

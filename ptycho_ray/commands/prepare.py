@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, WritingOptions):
     """Turn raw detector frames into a scan: mask, background, beam centre, window, binning, orientation, rotation.
 
     A figure of each step is written to a folder next to the output; the steps are recorded in the file.
@@ -78,6 +79,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.files import sha256_of
 
     path, how = require_scan(options.input), options.reading
+    file_to_write(options.output, overwrite=options.overwrite, inputs=[path, how.companion])
     fields = read_both(path, dataclasses.replace(how, transpose=False, pixel_size_m=None), default_max_bytes())
     if fields.frames is None:
         raise InputError(file=path, field="patterns", found="none", expected="frames", hint="see ptycho-ray info")

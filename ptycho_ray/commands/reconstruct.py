@@ -12,6 +12,7 @@ import tyro
 
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -22,7 +23,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions):
+class Options(ProductOptions, WritingOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. With
     --model-path, by a trained network: one forward pass, then stitching.
 
@@ -62,7 +63,11 @@ def run(words: Sequence[str]) -> Result:
     if not by_network and typed.options.test_data_file is not None:
         from ptycho_ray.commands.automatic import reconstruct_automatically
 
-        folder = Path(given.get("output_dir", InferenceConfig.output_dir))
+        folder = folder_to_write(
+            Path(given.get("output_dir", InferenceConfig.output_dir)),
+            given="output_dir" in given,
+            overwrite=typed.options.overwrite,
+        )
         return reconstruct_automatically(
             typed.options.test_data_file,
             folder,
@@ -73,7 +78,10 @@ def run(words: Sequence[str]) -> Result:
     if typed.options.refine is not None:
         given.setdefault("refinement_iterations", typed.options.refine)
     resolved = resolve_config(InferenceConfig, typed.options.config, typed=given, with_model=False)
-    settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
+    settings, execution = resolved.config, resolved.execution
+    folder = folder_to_write(
+        settings.output_dir, given=resolved.was_given("output_dir"), overwrite=typed.options.overwrite
+    )
     import numpy as np
 
     from ptycho_ray import workflow

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ProductOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions):
+class Options(ProductOptions, WritingOptions):
     """Send a scan to a reconstruction service and save the image.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
@@ -52,6 +53,8 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
+    if not options.no_wait:
+        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.scan])
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {name: value for name, value in options.reading.chosen().items() if name != "companion"}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:

@@ -76,7 +76,7 @@ def positions_file(reading: Reading, path: Path, max_bytes: int) -> Path | None:
 def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
     """The one array of a file that can be a mask or a probe. InputError if there are several."""
     with opened(path, max_bytes) as content:
-        shapes = {name: _shape(content, name) for name in content.keys()}
+        shapes = {name: _shape(content, name) for name in list(content.keys())}
         fitting = [name for name, shape in shapes.items() if shape is not None and len(shape) >= 2]
         named = [name for name in fitting if what in name.lower()]
         chosen = named if len(named) == 1 else fitting

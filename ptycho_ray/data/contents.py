@@ -32,11 +32,12 @@ class FileContents:
     trusted, ``column_scale`` a factor for the columns of positions that come from another file, ``beam_centre_px`` the
     (row, column) of the direct beam on the detector.
 
-    ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends (radian),
-    ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps. ``written_by_matlab`` marks
-    frames whose rows and columns may be exchanged, ``incomplete`` a file of which a part is missing, so that positions without
-    frames are expected. ``units_unknown`` says what the positions are whose unit only the user can tell. ``unused_masks`` are masks that could not be placed on the frames. ``notes`` holds what was mended or is
-    odd, a line each.
+    ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends
+    (radian), ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps.
+    ``written_by_matlab`` marks frames whose rows and columns may be exchanged, ``incomplete`` a file of which a part is
+    missing, so that positions without frames are expected. ``units_unknown`` says what the positions are whose unit only
+    the user can tell. ``unused_masks`` are masks that could not be placed on the frames. ``notes`` holds what was mended or
+    is odd, a line each.
     """
 
     frames: NDArray | FrameSource | None = None

@@ -81,7 +81,7 @@ def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]
     total = frames.sum(axis=0, dtype=np.float64)
     zero = total == 0
     dead: NDArray[np.bool_] = zero & (median_filter(total, size=3, mode="nearest") >= expected)
-    areas, count = label(zero)
+    areas, _ = label(zero)
     for number, place in enumerate(find_objects(areas), start=1):
         window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in place)
         area = areas[window] == number

@@ -87,8 +87,7 @@ def looks_like(content: Content) -> str:
     if _is_emd(content, top):
         return "EMD (Berkeley, Prismatic)"
     if content.attribute("/", "NX_class") or any(content.attribute(name, "NX_class") for name in top[:20]):
-        program = content.attribute("/", "file_name") or ""
-        return f"NeXus{', not of ptychography' if content.attribute('/', 'NX_class') else ''}{f' ({program})' if program else ''}"
+        return "NeXus, not of ptychography"
     if any(content.attribute(name, "MATLAB_class") for name in top[:20]):
         return "MATLAB 7.3"
     return "an HDF5 file"
@@ -107,11 +106,13 @@ def unknown_file(content: Content, problem: InputError | None = None) -> InputEr
     names = sorted(array.name for array in arrays)
     keys = f"keys {', '.join(names[:MOST_SHOWN]) or 'none'}{' ...' if len(names) > MOST_SHOWN else ''}"
     if not frames:
-        hint = f"It looks like {alike}, and no array in it could be patterns: name the file with them, and this one as --companion"
+        hint = f"It looks like {alike}; no array in it could be patterns: name the file with them, and this one as --companion"
     else:
         hint = f"It looks like {alike}. Type: {command(content.path, arrays)}"
     if problem is None:
-        return InputError(file=content.path, found=f"an unknown format with the {keys}", expected="a known one", hint=hint)
+        return InputError(
+            file=content.path, found=f"an unknown format with the {keys}", expected="a known one", hint=hint
+        )
     near = f"{problem.hint}. " if problem.hint else ""
     return InputError(
         problem.problem, file=content.path, field=problem.field, found=keys, expected=problem.expected, hint=near + hint

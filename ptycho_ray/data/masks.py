@@ -101,8 +101,8 @@ def settle_mask(fields: FileContents, path: Path) -> None:
         fields.bad_pixels = None
     elif covered > 1 - FEW or (covered >= FEW and light > 0.5):
         fields.note(
-            f"{path}: the mask covers {covered:.1%} of the detector and {light:.0%} of its light: it marks the good pixels, and "
-            f"{int((~marked).sum())} are bad"
+            f"{path}: the mask covers {covered:.1%} of the detector and {light:.0%} of its light: it marks the good pixels, "
+            f"and {int((~marked).sum())} are bad"
         )
         fields.bad_pixels = ~marked
     else:

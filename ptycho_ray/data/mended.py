@@ -65,7 +65,8 @@ class MendedFrames:
 
 
 class TurnedFrames:
-    """Frames of another source with rows and columns exchanged, then flipped, and the zero frequency moved from the corner to N//2.
+    """Frames of another source with rows and columns exchanged, then flipped, and the zero frequency moved from the corner
+    to N//2.
 
     The move from the corner comes first, since the other two keep pixel N//2 of a square frame only up to one pixel.
     """

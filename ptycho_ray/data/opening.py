@@ -55,8 +55,8 @@ class Content(Protocol):
 class BinaryFile:
     """A file that is none of the containers: frames behind a header, which the formats of microscopes read themselves.
 
-    ``start`` are its first bytes, ``size`` all of them, ``declared`` the shape and type that a user names for raw data. A folder
-    of images is one too, with ``start`` empty.
+    ``start`` are its first bytes, ``size`` all of them, ``declared`` the shape and type that a user names for raw data. A
+    folder of images is one too, with ``start`` empty.
     """
 
     kind = "binary"

@@ -144,8 +144,8 @@ def drop_spikes(fields: FileContents, path: Path) -> None:
         if len(np.unique(group)) > 1:
             first = int(np.flatnonzero(group != group[0])[0])
             fields.note(
-                f"{path}: the positions fall into {len(np.unique(group))} groups far from each other, the first change at frame "
-                f"{first}: a jump of the encoder? --select 0:{first} takes what lies before it"
+                f"{path}: the positions fall into {len(np.unique(group))} groups far from each other, the first change at "
+                f"frame {first}: a jump of the encoder? --select 0:{first} takes what lies before it"
             )
             return
     assert fields.positions is not None
@@ -158,7 +158,8 @@ def drop_spikes(fields: FileContents, path: Path) -> None:
 
 
 def groups_of(positions: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The group of each position [n], where groups lie some FAR usual distances apart: cells of this size that touch are one."""
+    """The group of each position [n], where groups lie some FAR usual distances apart: cells of this size that touch are
+    one."""
     distinct = np.unique(positions, axis=0)
     if len(distinct) < 3:
         return np.zeros(len(positions), np.int64)

@@ -202,19 +202,21 @@ def load_data(
     flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
     n_samples              accepted for compatibility, without effect
     reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
-                           ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``, ``select``,
-                           ``drop``, ``shape``, ``electrons``, ``domain``, ``transpose``, ``companion``, ``pixel_size_m``,
-                           ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m`` (``ptycho_ray.config.reading.Reading``)
+                           ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
+                           ``select``, ``drop``, ``shape``, ``electrons``, ``domain``, ``transpose``, ``companion``,
+                           ``pixel_size_m``, ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
+                           (``ptycho_ray.config.reading.Reading``)
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
     probe                  [N, N] or [P, N, N], or the array or file that holds it; replaces the probe of the file
     bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
     in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
     max_bytes              refuse a file whose arrays would take more memory, 0.8 of the machine's by default
 
-    What is no measurement (marked pixels, frames without light, spikes of the positions) is taken out, and what is odd is named,
-    each by a warning that also stands in ``Scan.notes``. A file without a probe gets one estimated from the mean pattern; a probe
-    of unknown scale is given the mean photons of a pattern. Patterns of HDF5 files stay on disk unless ``in_memory`` is set.
-    Raises InputError (MissingFileError for a missing file) naming file, field, what was found and what was expected.
+    What is no measurement (marked pixels, frames without light, spikes of the positions) is taken out, and what is odd is
+    named, each by a warning that also stands in ``Scan.notes``. A file without a probe gets one estimated from the mean
+    pattern; a probe of unknown scale is given the mean photons of a pattern. Patterns of HDF5 files stay on disk unless
+    ``in_memory`` is set. Raises InputError (MissingFileError for a missing file) naming file, field, what was found and
+    what was expected.
     """
     path = require_scan(file_path)
     limit = default_max_bytes() if max_bytes is None else max_bytes

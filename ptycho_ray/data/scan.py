@@ -27,11 +27,11 @@ class Scan:
     pixel N//2 lies on the position), ``diff3d`` [n, N, N] with the zero frequency at N//2, probe [N, N] or [P, N, N].
     ``*_start`` are the nominal positions; None means the measured ones.
 
-    ``electrons`` says that ``energy_eV`` is that of electrons. ``notes`` are the lines that reading the file gave, on what was
-    mended or is odd. ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
-    integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a
-    PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe and one was made
-    from the mean pattern.
+    ``electrons`` says that ``energy_eV`` is that of electrons. ``notes`` are the lines that reading the file gave, on what
+    was mended or is odd. ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude)
+    unless the values are integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If
+    ``diff3d`` is a PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe
+    and one was made from the mean pattern.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.

@@ -67,7 +67,7 @@ class Study:
     execution: ExecutionConfig
     folder: Path
     steps: int | None = None
-    reading: Reading = Reading()
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     def config_of(self, run: Run) -> TrainingConfig:
         """The settings of a run."""

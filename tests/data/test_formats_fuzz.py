@@ -208,9 +208,7 @@ def attempt(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            raw = load_data(
-                path, companion=companion, pixel_size_m=1e-8, max_bytes=LIMIT
-            )
+            raw = load_data(path, companion=companion, pixel_size_m=1e-8, max_bytes=LIMIT)
             raw.patterns.intensity()
     except InputError:
         return False

@@ -177,7 +177,9 @@ def test_unknown_files_say_what_they_look_like_and_what_to_type(counts: NDArray,
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["scan/detector/frames"], file["scan/motors/y_pos"] = counts, np.arange(n) * 1.5
         file["scan/motors/x_pos"] = np.arange(n) * 0.5
-    with pytest.raises(InputError, match="missing key.*Type: ptycho-ray info .*--frames scan/detector/frames --positions") as told:
+    with pytest.raises(
+        InputError, match="missing key.*Type: ptycho-ray info .*--frames scan/detector/frames --positions"
+    ) as told:
         quiet(tmp_path / "a.h5")
     words = str(told.value).partition("Type: ptycho-ray ")[2].split()
     how = dict(zip([word.removeprefix("--") for word in words[2::2]], words[3::2], strict=True))

@@ -159,7 +159,10 @@ def test_data_in_another_raw_file_is_refused(tmp_path: Path, counts: np.ndarray)
     [
         ({"xcoords": None, "xcoord": np.arange(n)}, "xcoords: missing key; found keys dp, .*did you mean 'xcoord'"),
         ({"xcoords": np.arange(9.0)}, r"xcoords, ycoords: found float64 \(9,\) and float64 \(20,\)"),
-        ({"xcoords": np.arange(9.0), "ycoords": np.arange(9.0)}, "positions: found 9 positions for 20 patterns.*--select 0:9"),
+        (
+            {"xcoords": np.arange(9.0), "ycoords": np.arange(9.0)},
+            "positions: found 9 positions for 20 patterns.*--select 0:9",
+        ),
         ({"xcoords": None, "pos": np.ones(5)}, r"pos: found float64 \(5,\)"),
         ({"xcoords": "text"}, "/xcoords: found type object; expected numbers"),
     ],

@@ -74,7 +74,9 @@ FITTING = [
 
 
 @settings(max_examples=25 * TIMES, **QUIET)
-@given(kind_and_mark=st.sampled_from(FITTING), row=st.integers(2, 12), width=st.integers(1, 3), missing=st.integers(0, 5))
+@given(
+    kind_and_mark=st.sampled_from(FITTING), row=st.integers(2, 12), width=st.integers(1, 3), missing=st.integers(0, 5)
+)
 def test_marks_are_found_whatever_type_stores_them(
     scan: RawData, counts: NDArray, tmp_path: Path, kind_and_mark: Any, row: int, width: int, missing: int
 ) -> None:
@@ -112,7 +114,9 @@ def test_a_few_saturated_pixels_are_no_marks(scan: RawData, counts: NDArray, tmp
 
 @settings(max_examples=8 * TIMES, **QUIET)
 @given(sigma=st.floats(0.3, 5), kind=st.sampled_from([np.int32, np.float32]))
-def test_noise_below_zero_masks_nothing(scan: RawData, counts: NDArray, tmp_path: Path, sigma: float, kind: Any) -> None:
+def test_noise_below_zero_masks_nothing(
+    scan: RawData, counts: NDArray, tmp_path: Path, sigma: float, kind: Any
+) -> None:
     noise = np.random.default_rng(0).normal(0, sigma, counts.shape)
     raw = quiet(written(tmp_path / "scan.h5", scan, (counts + np.rint(noise)).astype(kind)))
     assert raw.bad_pixels is None
@@ -238,7 +242,14 @@ def test_exchanged_rows_and_columns_are_told_by_the_scan(scan: RawData, counts: 
 
 # -- positions -----------------------------------------------------------------------------------------------------------
 
-NAMES = [("y", "x"), ("Row", "Column"), ("pos_y", "pos_x"), ("sample_y", "sample_x"), ("Ypos", "Xpos"), ("slow", "fast")]
+NAMES = [
+    ("y", "x"),
+    ("Row", "Column"),
+    ("pos_y", "pos_x"),
+    ("sample_y", "sample_x"),
+    ("Ypos", "Xpos"),
+    ("slow", "fast"),
+]
 UNITS = {
     "m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "Micrometer": 1e-6,
     "micrometres": 1e-6, "nm": 1e-9, "nanometer": 1e-9, "angstrom": 1e-10, "Angstroms": 1e-10, "Å": 1e-10,
@@ -398,7 +409,9 @@ def test_counts_and_their_roots_are_told_apart(counts: NDArray, gain: float, roo
     assert monitor == bool(np.ptp(quanta) > 1e-3 * quanta.mean())
 
 
-def test_intensities_under_the_name_of_amplitudes_and_the_reverse(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+def test_intensities_under_the_name_of_amplitudes_and_the_reverse(
+    scan: RawData, counts: NDArray, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "a.npz", diff3d=counts * 2.5, xcoords=scan.xcoords, ycoords=scan.ycoords, probe=scan.probe)
     raw = quiet(tmp_path / "a.npz")
     np.testing.assert_allclose(raw.patterns.intensity(), counts * 2.5, rtol=1e-6)
@@ -420,7 +433,9 @@ def test_a_disc_that_fills_the_window_is_found_where_it_is(radius: float, row: i
     disc = (np.hypot(r - row, c - column) < radius * side) * 100.0 + 0.5
     mean = rng.poisson(disc * 20) / 20
     for found in (symmetry_centre(mean), beam_centre(mean)):
-        np.testing.assert_allclose(found, [side // 2 + row, side // 2 + column], atol=1.2 + 0.5 * max(abs(row), abs(column)))
+        np.testing.assert_allclose(
+            found, [side // 2 + row, side // 2 + column], atol=1.2 + 0.5 * max(abs(row), abs(column))
+        )
 
 
 def test_the_zero_frequency_is_brought_from_the_corner(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
@@ -428,5 +443,3 @@ def test_the_zero_frequency_is_brought_from_the_corner(scan: RawData, counts: ND
     raw = quiet(written(tmp_path / "scan.h5", scan, shifted))
     np.testing.assert_array_equal(raw.patterns.intensity(), counts)
     assert any("corner" in note for note in raw.notes)
-
-

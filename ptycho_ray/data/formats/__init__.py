@@ -15,7 +15,7 @@ from ptycho_ray.data.formats.emd import EMD, VELOX
 from ptycho_ray.data.formats.format import FIELDS, Format, held_by, lost_in
 from ptycho_ray.data.formats.hxn import HXN
 from ptycho_ray.data.formats.hyperspy import HYPERSPY
-from ptycho_ray.data.formats.images import NPY, RAW, TIFF
+from ptycho_ray.data.formats.image_stacks import NPY, RAW, TIFF
 from ptycho_ray.data.formats.mat_results import PTYCHOSHELVES_RESULT
 from ptycho_ray.data.formats.microscopes import BLOCKFILE, EMPAD, MERLIN, MRC, TVIPS
 from ptycho_ray.data.formats.nexus import NEXUS
@@ -142,7 +142,14 @@ def format_named(name: str) -> Format:
     raise InputError(field="format", found=repr(name), expected=f"one of {', '.join(form.name for form in FORMATS)}")
 
 
-SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd", ".emd": "emd"}
+SUFFIXES = {
+    ".npz": "ptychopinn",
+    ".h5": "ptychopinn-hdf5",
+    ".hdf5": "ptychopinn-hdf5",
+    ".cxi": "cxi",
+    ".ptyd": "ptyd",
+    ".emd": "emd",
+}
 """The format written to a file of which only the name is given."""
 
 

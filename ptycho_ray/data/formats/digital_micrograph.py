@@ -204,7 +204,9 @@ def _dimensions(tags: dict[str, Any], image: str) -> tuple[int, ...]:
 def _axis(tags: dict[str, Any], image: str, number: int) -> tuple[float, str]:
     place = f"{image}/ImageData/Calibrations/Dimension/{number}"
     step, unit = tags.get(f"{place}/Scale", 0.0), tags.get(f"{place}/Units", "")
-    return (float(step) if isinstance(step, int | float) and np.isfinite(step) else 0.0), unit if isinstance(unit, str) else ""
+    return (float(step) if isinstance(step, int | float) and np.isfinite(step) else 0.0), unit if isinstance(
+        unit, str
+    ) else ""
 
 
 DIGITAL_MICROGRAPH = Format("dm", "DigitalMicrograph", ("binary",), recognise, read)

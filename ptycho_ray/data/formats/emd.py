@@ -1,7 +1,8 @@
 """EMD files: py4DSTEM (emdfile), Berkeley and Prismatic, and Velox (Thermo Fisher).
 
-The first three keep a cube ``data`` (Prismatic: ``datacube``) beside one array of coordinates for each axis, ``dim0`` or ``dim1``
-first. Its last two axes are the detector's; in the other two the beam is scanned. Velox keeps stacks of images (rows, columns, n).
+The first three keep a cube ``data`` (Prismatic: ``datacube``) beside one array of coordinates for each axis, ``dim0`` or
+``dim1`` first. Its last two axes are the detector's; in the other two the beam is scanned. Velox keeps stacks of images
+(rows, columns, n).
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def _cube(scan: Hdf5Scan) -> tuple[str, str] | None:
         seen += 1
         members = {name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)}
         for name in CUBES:
-            if name in members and {"dim0", "dim1"} & members and isinstance(group[name], h5py.Dataset):
-                if group[name].ndim in (3, 4) and group[name].dtype.kind in "biuf":
-                    return here, name
+            cube = group[name] if name in members and {"dim0", "dim1"} & members else None
+            if isinstance(cube, h5py.Dataset) and cube.ndim in (3, 4) and cube.dtype.kind in "biuf":
+                return here, name
         if depth < DEEPEST:
             waiting += [
                 (f"{here}/{name}".strip("/"), depth + 1)
@@ -56,7 +57,8 @@ def _cube(scan: Hdf5Scan) -> tuple[str, str] | None:
 
 
 def read(scan: Hdf5Scan) -> FileContents:
-    """Frames, and as far as the coordinates say: the raster's steps, and the detector's pixel as an angle or spatial frequency."""
+    """Frames, and as far as the coordinates say: the raster's steps, and the detector's pixel as an angle or spatial
+    frequency."""
     group, name = _cube(scan) or ("", "")
     frames, field = scan.frames(None, f"{group}/{name}")
     first = 0 if f"{group}/dim0" in scan else 1
@@ -78,8 +80,8 @@ def read(scan: Hdf5Scan) -> FileContents:
 
 
 def set_detector(made: FileContents, step: float, unit: str) -> None:
-    """What a detector pixel of ``step`` in ``unit`` is: an angle (mrad), or a spatial frequency (1/A, 1/nm), of which the object
-    pixel follows without an energy."""
+    """What a detector pixel of ``step`` in ``unit`` is: an angle (mrad), or a spatial frequency (1/A, 1/nm), of which the
+    object pixel follows without an energy."""
     assert made.frames is not None
     word = unit.strip("[]() ").replace("_", "").replace(" ", "").replace("$", "").replace("{", "").replace("}", "")
     angles = {"mrad": 1e-3, "rad": 1.0, "urad": 1e-6, "deg": np.pi / 180}
@@ -151,8 +153,8 @@ def _json(scan: Hdf5Scan, name: str) -> Any:
 
 
 def write(raw: Scan, path: Path) -> None:
-    """Write a scan as EMD 1.0 (emdfile, py4DSTEM): a cube (n, 1, N, N), with positions, probe and mask in a group of our own, since
-    EMD knows rasters only. InputError without an object pixel size."""
+    """Write a scan as EMD 1.0 (emdfile, py4DSTEM): a cube (n, 1, N, N), with positions, probe and mask in a group of our
+    own, since EMD knows rasters only. InputError without an object pixel size."""
     pixel = pixel_size_of(raw)
     if raw.patterns.shape[0] < 1:
         raise InputError(file=path, field="patterns", found="none", expected="patterns")
@@ -167,7 +169,11 @@ def write(raw: Scan, path: Path) -> None:
         write_patterns(cube, "data", raw, grid=True)
         cube["data"].attrs["units"] = "counts"
         for number, (name, step, unit) in enumerate(
-            [("Rx", 1.0, "pixels"), ("Ry", 1.0, "pixels"), *[(q, 1e-10 / (raw.N * pixel), "A^-1") for q in ("Qx", "Qy")]]
+            [
+                ("Rx", 1.0, "pixels"),
+                ("Ry", 1.0, "pixels"),
+                *[(q, 1e-10 / (raw.N * pixel), "A^-1") for q in ("Qx", "Qy")],
+            ]
         ):
             axis = cube.create_dataset(f"dim{number}", data=np.array([0.0, step]))
             axis.attrs.update({"name": name, "units": unit})

@@ -30,7 +30,8 @@ def read(scan: Hdf5Scan) -> FileContents:
             hint="patterns in another file: name that one",
         )
     axes = sorted(
-        (name for name in scan.names(place) if name.startswith("axis-") and name[5:].isdigit()), key=lambda name: int(name[5:])
+        (name for name in scan.names(place) if name.startswith("axis-") and name[5:].isdigit()),
+        key=lambda name: int(name[5:]),
     )
     facts = [_axis(scan, f"{place}/{name}") for name in axes]
     ndim = scan.file[f"{place}/data"].ndim

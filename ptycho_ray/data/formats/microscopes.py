@@ -52,7 +52,9 @@ def read_merlin(file: BinaryFile) -> FileContents:
         header, width, height = (int(words[k]) for k in (2, 4, 5))
         kind = words[6].decode("ascii").strip()
     except (IndexError, ValueError, UnicodeDecodeError) as error:
-        raise InputError(file=path, field="header", found=repr(file.start[:60]), expected="MQ1,number,offset,...") from error
+        raise InputError(
+            file=path, field="header", found=repr(file.start[:60]), expected="MQ1,number,offset,..."
+        ) from error
     if kind not in ("U08", "U16", "U32"):
         raise InputError(
             file=path,
@@ -116,7 +118,9 @@ def read_blockfile(file: BinaryFile) -> FileContents:
             f"{camera / 10:.4g} mm that is stated"
         )
     if turned:
-        notes.append(f"{path}: the scan is stated to be turned by {turned / 100:.4g} degrees: --rotation turns the positions")
+        notes.append(
+            f"{path}: the scan is stated to be turned by {turned / 100:.4g} degrees: --rotation turns the positions"
+        )
     return made
 
 
@@ -145,9 +149,15 @@ def read_tvips(file: BinaryFile) -> FileContents:
         path, dtype, (n, height, width), offset=256 + header, steps=(stride, width * dtype.itemsize, dtype.itemsize)
     )
     following = path.with_name(re.sub(r"(\d+)(\D*)$", lambda m: str(int(m[1]) + 1).zfill(len(m[1])) + m[2], path.name))
-    notes = [f"{path}: only this file is read, {following.name} goes on"] if following != path and following.is_file() else []
+    notes = (
+        [f"{path}: only this file is read, {following.name} goes on"]
+        if following != path and following.is_file()
+        else []
+    )
     energy = kilovolts * 1e3 if 0 < kilovolts < 2000 else None
-    return FileContents(frames=frames, frames_field="frames", domain="intensity", electrons=True, energy_eV=energy, notes=notes)
+    return FileContents(
+        frames=frames, frames_field="frames", domain="intensity", electrons=True, energy_eV=energy, notes=notes
+    )
 
 
 # MRC --------------------------------------------------------------------------------------------------------------------
@@ -201,8 +211,8 @@ def _denormal(values: np.ndarray) -> bool:
 
 
 def read_empad(file: BinaryFile) -> FileContents:
-    """The 128 x 128 pixels of each frame (two rows hold numbers of the electronics). The raster is that of the XML, or that in a
-    name with x20_y15."""
+    """The 128 x 128 pixels of each frame (two rows hold numbers of the electronics). The raster is that of the XML, or that
+    in a name with x20_y15."""
     path, notes = file.path, []
     if file.start.lstrip().startswith(b"<"):
         tree = _xml(path)
@@ -212,19 +222,28 @@ def read_empad(file: BinaryFile) -> FileContents:
         if raw == path or not raw.is_file():
             raise InputError(
                 file=path,
-                found=f"the XML of an EMPAD scan of {_text(tree, 'pix_y')} x {_text(tree, 'pix_x')}, whose frames are not beside it",
+                found=f"the XML of an EMPAD scan of {_text(tree, 'pix_y')} x {_text(tree, 'pix_x')}, whose frames are not "
+                "beside it",
                 expected=f"{name or 'the .raw file'} in the same folder",
             )
         path = raw
     else:
-        tree = next((found for other in sorted(path.parent.glob("*.xml"))[:50] if (found := _of(other, path)) is not None), None)
+        tree = next(
+            (found for other in sorted(path.parent.glob("*.xml"))[:50] if (found := _of(other, path)) is not None), None
+        )
     size = path.stat().st_size
     stride = EMPAD_ROWS * EMPAD_SIDE * 4
     n = size // stride
     frames = MappedFrames(path, "<f4", (n, EMPAD_SIDE, EMPAD_SIDE), steps=(stride, EMPAD_SIDE * 4, 4))
     made = FileContents(frames=frames, frames_field="frames", domain="intensity", electrons=True, notes=notes)
     named = re.search(r"x(\d+)_y(\d+)", path.name)
-    sides = (_text(tree, "pix_y"), _text(tree, "pix_x")) if tree is not None else (named[2], named[1]) if named else ("", "")
+    sides = (
+        (_text(tree, "pix_y"), _text(tree, "pix_x"))
+        if tree is not None
+        else (named[2], named[1])
+        if named
+        else ("", "")
+    )
     if all(side.isdigit() for side in sides) and int(sides[0]) * int(sides[1]) == n:
         made.raster = (int(sides[0]), int(sides[1]))
     if tree is not None:

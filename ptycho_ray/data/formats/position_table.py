@@ -20,10 +20,14 @@ from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 LARGEST_M = 0.1
 """A scan wider than this is not in metres."""
-_ROWS = re.compile(
-    r"(^|[^a-z])(y|row|rows|slow|ver|vert|vertical)([^a-z]|$|[0-9])|(pos|stage|sample|motor|enc|p|coord|scan)y|ypos|ycoord|posy|ystage"
+_STAGES = "pos|stage|sample|motor|enc|p|coord|scan"
+_ROWS, _COLUMNS = (
+    re.compile(rf"(^|[^a-z])({words})([^a-z]|$|[0-9])|({_STAGES}){axis}|{axis}(pos|coord|stage|enc)")
+    for axis, words in (
+        ("y", "y|row|rows|slow|ver|vert|vertical"),
+        ("x", "x|col|cols|column|columns|fast|hor|horiz|horizontal"),
+    )
 )
-_COLUMNS = re.compile(r"(^|[^a-z])(x|col|cols|column|columns|fast|hor|horiz|horizontal)([^a-z]|$|[0-9])|(pos|stage|sample|motor|enc|p|coord|scan)x|xpos|xcoord|posx|xstage")  # fmt: skip
 _NUMBERS = re.compile(r"index|frame|trigger|number|^n$|^i$|^#$|^id$|point|step")
 
 
@@ -85,9 +89,12 @@ def _named(content: TableFile, table: NDArray[np.float64]) -> FileContents | Non
         factor = factor_of(unit or units[1 - axis], LENGTHS)
         if factor is None:
             raise InputError(
-                file=content.path, field=content.names[chosen[axis]], found=f"the unit {unit!r}", expected="m, mm, um, nm, angstrom",
+                file=content.path,
+                field=content.names[chosen[axis]],
+                found=f"the unit {unit!r}",
+                expected="m, mm, um, nm, angstrom",
                 hint="--units names the unit of the positions",
-            )  # fmt: skip
+            )
         positions[:, axis] *= factor
     fields.notes.append(f"{content.path}: rows and columns are the columns {said}")
     return fields
@@ -110,8 +117,8 @@ def _two_columns(content: TableFile, table: NDArray[np.float64]) -> FileContents
 
 
 def _checked(fields: FileContents, content: TableFile) -> FileContents:
-    """Positions without a unit: metres, unless they are wider than any scan; whole numbers are steps. ``units_unknown`` says that
-    only the user can tell."""
+    """Positions without a unit: metres, unless they are wider than any scan; whole numbers are steps. ``units_unknown``
+    says that only the user can tell."""
     assert fields.positions is not None
     positions = fields.positions[np.isfinite(fields.positions).all(axis=1)]
     if not len(positions):

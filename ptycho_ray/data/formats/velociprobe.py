@@ -1,8 +1,9 @@
 """Master files of DECTRIS detectors (EIGER, ARINA, QUADRO ...): frames in linked files, the geometry in the master.
 
-Of present firmware (links in ``entry/data``) and older (links in ``entry``). Positions are in a text file (``table``), given as
-the auxiliary file or found under the master's name. The Velociprobe (APS 2-ID-D), whose files these were first, rotates its stage
-by ``chi`` about the vertical axis, so x is multiplied by its cosine. Detectors for electrons say so in their description.
+Of present firmware (links in ``entry/data``) and older (links in ``entry``). Positions are in a text file (``table``),
+given as the auxiliary file or found under the master's name. The Velociprobe (APS 2-ID-D), whose files these were first,
+rotates its stage by ``chi`` about the vertical axis, so x is multiplied by its cosine. Detectors for electrons say so in
+their description.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def read(scan: Hdf5Scan) -> FileContents:
         scan.dataset(names[0])  # says which file is not there
     if lost:
         notes.append(
-            f"{scan.path}: {len(names) - len(there)} of {len(names)} linked files of frames are missing ({lost}): the frames before "
-            "the first missing one are read"
+            f"{scan.path}: {len(names) - len(there)} of {len(names)} linked files of frames are missing ({lost}): the frames "
+            "before the first missing one are read"
         )
     frames, field = scan.joined_frames([scan.dataset(name) for name in there])
     width, height = scan.number(f"{DETECTOR}/x_pixel_size"), scan.number(f"{DETECTOR}/y_pixel_size")
@@ -127,7 +128,11 @@ def _take_mask(scan: Hdf5Scan, frames: Hdf5Frames, made: FileContents) -> None:
     origin = scan.read_optional(f"{DETECTOR}/region_origin", f"{SPECIFIC}/roi_origin")
     if placed is None and origin is not None and origin.size == 2 and mask.ndim == 2:
         x, y = (int(value) for value in origin.ravel())  # x, y in NeXus
-        placed = as_mask(mask[y : y + frames.shape[1], x : x + frames.shape[2]], frames.shape[1:]) if min(x, y) >= 0 else None
+        placed = (
+            as_mask(mask[y : y + frames.shape[1], x : x + frames.shape[2]], frames.shape[1:])
+            if min(x, y) >= 0
+            else None
+        )
     if placed is None and mask.ndim == 2 and not mask.any():
         return
     if placed is None:

@@ -1,5 +1,5 @@
-"""Stacks without any other information: TIFF files and folders of them, NumPy arrays (.npy), raw binary files whose shape and type
-the user names.
+"""Stacks without any other information: TIFF files and folders of them, NumPy arrays (.npy), raw binary files whose shape
+and type the user names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from ptycho_ray.errors import InputError
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, ZeroDivisionError, AttributeError, OverflowError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    RuntimeError,
+    ZeroDivisionError,
+    AttributeError,
+    OverflowError,
+)
 TYPES = re.compile(r"[<>]?(u?int(8|16|32|64)|float(16|32|64)|[iuf][1248])$")
 
 
@@ -117,7 +127,9 @@ def read_npy(file: BinaryFile) -> FileContents:
             shape, fortran, dtype = read(stream)
             offset = stream.tell()
     except (ValueError, OSError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise InputError(file=file.path, found=f"a damaged header ({error})", expected="an array in NPY format") from error
+        raise InputError(
+            file=file.path, found=f"a damaged header ({error})", expected="an array in NPY format"
+        ) from error
     return _array(file, tuple(shape), dtype, offset, fortran)
 
 
@@ -128,14 +140,16 @@ def recognise_raw(file: BinaryFile) -> bool:
 def read_raw(file: BinaryFile) -> FileContents:
     """Frames of the shape and type that the user names, as 300x128x128:uint16 or with an offset, 300x128x128:uint16:1024."""
     text, *more = (file.declared or "").split(":")
-    kind, offset = (more + ["float32", "0"][len(more):])[:2]
+    kind, offset = (more + ["float32", "0"][len(more) :])[:2]
     try:
         shape = tuple(int(part) for part in text.lower().split("x"))
         skipped = int(offset)
     except ValueError:
         shape, skipped = (), 0
     if len(shape) not in (3, 4) or min(shape) < 1 or skipped < 0 or not TYPES.match(kind):
-        raise InputError(field="shape", found=repr(file.declared), expected="NxROWSxCOLUMNS:TYPE, such as 300x128x128:uint16")
+        raise InputError(
+            field="shape", found=repr(file.declared), expected="NxROWSxCOLUMNS:TYPE, such as 300x128x128:uint16"
+        )
     return _array(file, shape, np.dtype(kind), skipped, False)
 
 
@@ -159,7 +173,9 @@ def _array(file: BinaryFile, shape: tuple[int, ...], dtype: np.dtype, offset: in
     else:
         n, step = raster[0] * raster[1], letters["c"][1]
         if letters["r"][1] != raster[1] * step:
-            raise InputError(file=file.path, found=f"a cube whose raster is not stored row by row ({axes})", expected="rcyx")
+            raise InputError(
+                file=file.path, found=f"a cube whose raster is not stored row by row ({axes})", expected="rcyx"
+            )
     steps = (int(step), int(letters["y"][1]), int(letters["x"][1]))
     frames = MappedFrames(file.path, dtype, (int(n), letters["y"][0], letters["x"][0]), offset=offset, steps=steps)
     return FileContents(

@@ -4,8 +4,8 @@ One simulated scan is written in every way below; each file is refined for a few
 true object (correlation of phase and amplitude over the eight turns and all shifts). A file is read rightly if its image is
 as good as that of the control, or refused in one sentence that ends with a command.
 
-    python benchmarks/odd_files.py --output docs/odd_files.md                 # about five minutes on two cores
-    python benchmarks/odd_files.py --real FOLDER                              # what ``info`` says of each file of a folder
+    python benchmarks/odd_files.py --into docs/formats.md                     # a few minutes on two cores
+    python benchmarks/odd_files.py --real FOLDER --into docs/formats.md       # what ``info`` says of each file of a folder
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ def real_files(folder: Path) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="file for the table (Markdown); printed if not given")
+    parser.add_argument("--into", type=Path, help="page whose table is replaced; printed if not given")
     parser.add_argument("--only", nargs="*", help="names of cases, with their controls")
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--real", type=Path, help="instead: describe the files of this folder")
@@ -389,8 +389,11 @@ def run_all() -> None:
             scan = simulated(folder)
             chosen = [case for case in CASES if not options.only or case.name in options.only]
             text = table([run(case, folder, scan, options.iterations) for case in tqdm(chosen)])
-    if options.output:
-        options.output.write_text(text)
+    if options.into:
+        marks = [f"<!-- {'real' if options.real else 'odd'} files: {end} -->" for end in ("begin", "end")]
+        before, _, rest = options.into.read_text().partition(marks[0])
+        after = rest.partition(marks[1])[2]
+        options.into.write_text(f"{before}{marks[0]}\n{text}{marks[1]}{after}")
     else:
         print(text)
 

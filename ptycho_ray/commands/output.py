@@ -1,4 +1,5 @@
-"""Where a command may write: nothing is overwritten that was not asked for, and what cannot be written is said before the work."""
+"""Where a command may write: nothing is overwritten that was not asked for, and what cannot be written is said before the
+work."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class WritingOptions:
 
 
 def file_to_write(path: Path, *, overwrite: bool, inputs: Sequence[Path | None] = (), field: str = "output") -> Path:
-    """``path``, if it can be written and nothing is lost by it. InputError if it exists, unless ``overwrite``, if it is a folder,
-    or if its folder cannot be written to."""
+    """``path``, if it can be written and nothing is lost by it. InputError if it exists, unless ``overwrite``, if it is a
+    folder, or if its folder cannot be written to."""
     if path.is_dir():
         raise InputError(file=path, field=field, found="a folder", expected="the name of a file")
     if path.exists() and not overwrite:
@@ -36,8 +37,8 @@ def file_to_write(path: Path, *, overwrite: bool, inputs: Sequence[Path | None] 
 
 
 def folder_to_write(folder: Path, *, given: bool, overwrite: bool, resume: bool = False) -> Path:
-    """The folder for the results: ``folder``, or if it was not ``given`` and holds some already the next one with a number. With
-    ``resume`` it is the one that was written last.
+    """The folder for the results: ``folder``, or if it was not ``given`` and holds some already the next one with a number.
+    With ``resume`` it is the one that was written last.
 
     InputError if it holds another result, unless ``overwrite`` or ``resume``, or cannot be written to.
     """

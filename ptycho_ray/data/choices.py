@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.axes import array_frames
-from ptycho_ray.data.contents import FileContents, pairs
+from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs
+from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.masks import as_mask
-from ptycho_ray.data.opening import Content, opened
+from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
@@ -66,6 +68,15 @@ def chosen_files(fields: FileContents, reading: Reading, path: Path, max_bytes: 
         fields.bad_pixels, fields.unused_masks = None, {}
 
 
+def positions_of_file(path: Path, max_bytes: int) -> FileContents | None:
+    """Positions [n, 2] of a file with one array; None for a file with a format of its own, a table for example."""
+    with opened(path, max_bytes) as content:
+        if isinstance(content, TableFile) or (isinstance(content, Hdf5Scan | NpzFile) and len(content.keys()) > 1):
+            return None
+    values = array_in(path, max_bytes, "positions")
+    return FileContents(positions=table_of_pairs(values, path, "positions"), format="arrays")
+
+
 def positions_file(reading: Reading, path: Path, max_bytes: int) -> Path | None:
     """The file of positions that ``reading`` names; None where it names arrays of the scan's own file, or nothing."""
     if reading.positions is None or _is_in(path, reading.positions.split(",")[0], max_bytes):
@@ -76,6 +87,10 @@ def positions_file(reading: Reading, path: Path, max_bytes: int) -> Path | None:
 def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
     """The one array of a file that can be a mask or a probe. InputError if there are several."""
     with opened(path, max_bytes) as content:
+        if isinstance(content, BinaryFile):
+            return _single_array(content, what)
+        if isinstance(content, TableFile):
+            return content.read("table")
         shapes = {name: _shape(content, name) for name in list(content.keys())}
         fitting = [name for name, shape in shapes.items() if shape is not None and len(shape) >= 2]
         named = [name for name in fitting if what in name.lower()]
@@ -88,6 +103,24 @@ def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
                 expected=f"one, or one named {what}",
             )
         return np.asarray(content.read(chosen[0]))
+
+
+def _single_array(file: BinaryFile, what: str) -> NDArray:
+    """The array of a .npy file, or the one image of a TIFF file."""
+    try:
+        if file.start.startswith(b"\x93NUMPY"):
+            values = np.load(file.path, mmap_mode="r", allow_pickle=False)
+            if values.nbytes <= file.max_bytes and values.dtype.kind in "biufc":
+                return np.asarray(values)
+        elif file.start.startswith(TIFF_MARKS):
+            frames = read_tiff(file).frames
+            if frames is not None and frames.shape[0] == 1 and not isinstance(frames, np.ndarray):
+                return frames.read(np.arange(1))[0]
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(file=file.path, field=what, found=f"damaged data ({error})", expected="one array") from error
+    raise InputError(
+        file=file.path, field=what, found="no single array", expected="NPY, NPZ, HDF5, MATLAB or TIFF with one"
+    )
 
 
 def _shape(content: Content, name: str) -> tuple[int, ...] | None:

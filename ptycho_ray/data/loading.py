@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
-from ptycho_ray.data.choices import chosen_files, positions_file
+from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import settle_mask
@@ -74,7 +74,8 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
         fields.positions = fields.nominal = fields.object_truth = fields.position_index = None
     for second in (table, other):
         if second is not None:
-            fields = combined(fields, read_fields(second, max_bytes), path)
+            found = positions_of_file(second, max_bytes) if second is table else None
+            fields = combined(fields, found or read_fields(second, max_bytes), path)
     chosen_files(fields, reading, path, max_bytes)
     for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m", "electrons"):
         if (value := getattr(reading, name)) is not None:

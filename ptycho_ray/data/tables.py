@@ -162,9 +162,10 @@ def _name_and_unit(word: str) -> tuple[str, str]:
 
 
 def not_numbers(path: Path) -> InputError:
-    """The error for a text file without numbers, and for a file of no known kind."""
+    """The error for a text file without numbers: neither a zip archive nor HDF5, MATLAB or a table of numbers."""
     return InputError(
         file=path,
-        found="neither a zip archive nor HDF5, MATLAB or a table of numbers",
+        found="a text file: neither a zip archive nor HDF5, MATLAB or a table of numbers",
         expected="a scan in a format that docs/formats.md lists",
+        hint="the data that it belongs to may lie beside it",
     )

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.patterns import FrameSource
 
-MOST = 1500
+MOST, MOST_BYTES = 1500, 2**29
 NEIGHBOURS = 8
 CLEARLY = 1.5
 """Ratio of the medians of the two curls, and standard errors of the sign test, that decide."""
@@ -28,8 +28,11 @@ def rows_and_columns_exchanged(
     """Whether frames [n, H, W] at positions [n, 2] have exchanged axes; None if the deflections do not tell."""
     if len(positions) != source.shape[0] or len(positions) < 32 or not np.isfinite(positions).all():
         return None
+    most = min(MOST, MOST_BYTES // (source.shape[1] * source.shape[2] * source.dtype.itemsize))
+    if most < 32:
+        return None  # too much to read for a hint
     middle = np.median(positions, axis=0)
-    rows = np.sort(np.argsort(np.linalg.norm(positions - middle, axis=1), kind="stable")[:MOST])
+    rows = np.sort(np.argsort(np.linalg.norm(positions - middle, axis=1), kind="stable")[:most])
     places = positions[rows] - middle
     unit = float(np.abs(places).max())
     if unit == 0:

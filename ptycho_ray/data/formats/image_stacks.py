@@ -5,6 +5,8 @@ and type the user names.
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,13 @@ from ptycho_ray.data.mapped import MappedFrames
 from ptycho_ray.data.opening import BinaryFile, images_in
 from ptycho_ray.errors import InputError
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
 _DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    RuntimeError,
-    ZeroDivisionError,
-    AttributeError,
-    OverflowError,
+    *(OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError, AttributeError, EOFError),
+    *(MemoryError, AssertionError, struct.error, zlib.error),
 )
+"""What tifffile raises for damaged files, depending on the place."""
 TYPES = re.compile(r"[<>]?(u?int(8|16|32|64)|float(16|32|64)|[iuf][1248])$")
 
 
@@ -58,7 +54,7 @@ class TiffFrames:
                         file.close()
                     open_path, file = path, tifffile.TiffFile(path)
                 assert file is not None
-                values = file.pages[page].asarray()
+                values = _page(path, file.pages[page])
                 if values.shape != self.shape[1:]:
                     raise InputError(file=path, found=f"an image of {values.shape}", expected=f"{self.shape[1:]}")
                 frames[k] = values
@@ -79,12 +75,23 @@ class TiffFrames:
         return chosen
 
 
+def _page(path: Path, page: Any) -> NDArray:
+    """The image of a page. InputError if its compressed data are longer than the image: they may inflate to anything."""
+    if page.compression != 1 and sum(page.databytecounts) > 1.2 * page.nbytes + 4096:
+        raise InputError(
+            file=path,
+            found=f"{sum(page.databytecounts)} compressed bytes for an image of {page.nbytes}",
+            expected="fewer",
+        )
+    return np.asarray(page.asarray())
+
+
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(file=path, found=f"damaged or unsupported data ({error})", expected="a complete TIFF file")
 
 
 def recognise_tiff(file: BinaryFile) -> bool:
-    return file.is_folder or file.start.startswith(_TIFF)
+    return file.is_folder or file.start.startswith(TIFF_MARKS)
 
 
 def read_tiff(file: BinaryFile) -> FileContents:

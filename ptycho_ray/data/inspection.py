@@ -86,7 +86,8 @@ def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]
         window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in place)
         area = areas[window] == number
         rim = binary_dilation(area) & ~area
-        if area.sum() <= 0.25 * zero.size and rim.any() and np.median(total[window][rim]) >= expected:
+        lit = rim.any() and np.quantile(total[window][rim], 0.25) >= expected
+        if 1 < area.sum() <= 0.25 * zero.size and lit:
             dead[window] |= area
     for axis in (0, 1):
         lines = total.sum(axis=1 - axis)

@@ -68,7 +68,7 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     if reading.companion is not None:
         other: Path | None = require_file(reading.companion, "companion")
     else:
-        other = find(path) if find is not None and incomplete and not reading.keys_only else None
+        other = find(path) if find is not None and incomplete else None
     table = None if reading.keys_only else positions_file(reading, path, max_bytes)
     if table is not None:
         fields.positions = fields.nominal = fields.object_truth = fields.position_index = None

@@ -52,7 +52,7 @@ def find_marks(frames: NDArray) -> Marks:
     good_frames = frames[~broken] if (~broken).any() else frames
     seen = invalid[~broken] if (~broken).any() else invalid
     found = Marks(np.zeros(frames.shape[1:], bool), broken=broken)
-    ever = seen.any(axis=0)
+    ever: NDArray[np.bool_] = np.asarray(seen.any(axis=0))
     _note(found, ever, _name_of(good_frames, ever, seen))
     if len(good_frames) > 1:
         for value, name in _negative_marks(good_frames):

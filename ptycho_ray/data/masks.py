@@ -65,7 +65,7 @@ def as_mask(values: NDArray, shape: tuple[int, ...]) -> NDArray[np.bool_] | None
     names in any."""
     set_ = np.asarray(values != 0)
     if set_.ndim == 3:
-        set_ = set_[0] if set_.shape[0] == 1 else set_[..., 0] if set_.shape[-1] == 1 else set_.any(axis=0)
+        set_ = np.asarray(set_[..., 0] if set_.shape[-1] == 1 else set_.any(axis=0))
     if set_.shape == tuple(shape):
         return set_
     return np.ascontiguousarray(set_.T) if set_.T.shape == tuple(shape) else None

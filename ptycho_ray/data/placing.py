@@ -117,7 +117,7 @@ def drop_missing(fields: FileContents, path: Path) -> None:
     """Leave out frames whose position is not a number."""
     if fields.positions is None or fields.frames is None or len(fields.positions) != fields.frames.shape[0]:
         return
-    missing = ~np.isfinite(fields.positions).all(axis=1)
+    missing = ~np.asarray(np.isfinite(fields.positions).all(axis=1))
     if missing.any() and not missing.all():
         fields.note(f"{path}: {_counted(missing)} no number as position and were left out: {_shown(missing)}")
         fields.keep(np.flatnonzero(~missing))

@@ -34,7 +34,9 @@ class TableFile:
             raise InputError(file=path, found=f"{path.stat().st_size} bytes of text", expected="a table of positions")
         table, header = _read(path)
         self.values = {"table": table}
-        self.names, self.units = zip(*(_name_and_unit(word) for word in header), strict=True) if header else ((), ())
+        named = [_name_and_unit(word) for word in header]
+        self.names: tuple[str, ...] = tuple(name for name, _ in named)
+        self.units: tuple[str, ...] = tuple(unit for _, unit in named)
 
     def __contains__(self, name: str) -> bool:
         return name in self.values

@@ -160,9 +160,10 @@ def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
     """
     path = Path(path)
     chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
-    if raw.electrons and "electrons" not in chosen.holds and raw.wavelength_m is not None:
+    wavelength = raw.wavelength_m
+    if raw.electrons and "electrons" not in chosen.holds and wavelength is not None:
         raw = copy.copy(raw)  # of photons of the same wavelength, since this format knows no others
-        raw.energy_eV, raw.electrons = PLANCK_TIMES_LIGHT_EV_M / raw.wavelength_m, False
+        raw.energy_eV, raw.electrons = PLANCK_TIMES_LIGHT_EV_M / wavelength, False
     if chosen.write is None:
         able = ", ".join(each.name for each in FORMATS if each.write is not None)
         raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")

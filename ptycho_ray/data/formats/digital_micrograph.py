@@ -180,7 +180,7 @@ def read(file: BinaryFile) -> FileContents:
         raise InputError(file=file.path, field=f"{image}/ImageData", found="no array of numbers", expected="patterns")
     dtype = np.dtype(place.dtype.byteorder.replace("=", "<").replace("|", "<") + kind)
     n = shape[0] if len(shape) == 3 else shape[0] * shape[1]
-    frames = MappedFrames(file.path, dtype, (n, *shape[-2:]), offset=place.offset)
+    frames = MappedFrames(file.path, dtype, (n, shape[-2], shape[-1]), offset=place.offset)
     made = FileContents(frames=frames, frames_field=f"{image}/ImageData/Data", domain="intensity", electrons=True)
     made.raster = (shape[0], shape[1]) if len(shape) == 4 else None
     axes = [_axis(tags, image, number) for number in range(len(shape))][::-1]  # the fastest comes first in the file
@@ -195,7 +195,7 @@ def read(file: BinaryFile) -> FileContents:
 
 def _dimensions(tags: dict[str, Any], image: str) -> tuple[int, ...]:
     """The shape of an image, slowest axis first."""
-    sizes = []
+    sizes: list[int] = []
     while isinstance(size := tags.get(f"{image}/ImageData/Dimensions/{len(sizes)}"), int):
         sizes.append(size)
     return tuple(sizes[::-1])

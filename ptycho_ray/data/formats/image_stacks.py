@@ -99,7 +99,7 @@ def read_tiff(file: BinaryFile) -> FileContents:
     paths = list(images_in(file.path)) if file.is_folder else [file.path]
     pages: list[tuple[Path, int]] = []
     shape: tuple[int, ...] | None = None
-    dtype = np.dtype(np.uint16)
+    dtype: np.dtype | None = None
     for path in paths:
         try:
             with tifffile.TiffFile(path) as tiff:
@@ -117,6 +117,7 @@ def read_tiff(file: BinaryFile) -> FileContents:
             raise InputError(file=path, found=f"an image of {here}", expected="less than the memory (max_bytes)")
         pages += [(path, page) for page in range(count)]
     assert shape is not None
+    assert dtype is not None
     frames = TiffFrames(pages, (shape[0], shape[1]), dtype)
     return FileContents(frames=frames, frames_field="pages", domain="intensity")
 

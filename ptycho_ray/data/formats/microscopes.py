@@ -213,7 +213,8 @@ def _denormal(values: np.ndarray) -> bool:
 def read_empad(file: BinaryFile) -> FileContents:
     """The 128 x 128 pixels of each frame (two rows hold numbers of the electronics). The raster is that of the XML, or that
     in a name with x20_y15."""
-    path, notes = file.path, []
+    path = file.path
+    tree: ElementTree.Element | None
     if file.start.lstrip().startswith(b"<"):
         tree = _xml(path)
         node = tree.find("raw_file")
@@ -235,7 +236,7 @@ def read_empad(file: BinaryFile) -> FileContents:
     stride = EMPAD_ROWS * EMPAD_SIDE * 4
     n = size // stride
     frames = MappedFrames(path, "<f4", (n, EMPAD_SIDE, EMPAD_SIDE), steps=(stride, EMPAD_SIDE * 4, 4))
-    made = FileContents(frames=frames, frames_field="frames", domain="intensity", electrons=True, notes=notes)
+    made = FileContents(frames=frames, frames_field="frames", domain="intensity", electrons=True)
     named = re.search(r"x(\d+)_y(\d+)", path.name)
     sides = (
         (_text(tree, "pix_y"), _text(tree, "pix_x"))

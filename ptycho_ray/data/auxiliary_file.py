@@ -49,6 +49,8 @@ def combined(first: FileContents, second: FileContents, path: Path) -> FileConte
     for field in dataclass_fields(FileContents):
         if field.name not in apart and getattr(first, field.name) is None:
             setattr(merged, field.name, getattr(second, field.name))
+    if merged.bad_pixels is None:  # a mask may lie in a file of its own, or beside the positions
+        merged.bad_pixels = second.bad_pixels if first.bad_pixels is None else first.bad_pixels
     merged.notes = [*first.notes, *second.notes]
     merged.written_by_matlab = first.written_by_matlab or second.written_by_matlab
     if merged.positions is not None and (first.frames is None or first.positions is None):

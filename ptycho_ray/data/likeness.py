@@ -29,14 +29,14 @@ def arrays_of(content: Content) -> list[Array]:
         return [Array(*found) for found in content.arrays(MOST_KEYS)]
     found = []
     for name in content.keys()[:MOST_KEYS]:
-        if isinstance(content, NpzFile):
-            shape, kind = content.shape(name), content.dtype(name).kind
-        else:
-            try:
+        try:
+            if isinstance(content, NpzFile):
+                shape, kind = content.shape(name), content.dtype(name).kind
+            else:
                 values = content.read(name)
-            except InputError:
-                continue
-            shape, kind = values.shape, values.dtype.kind
+                shape, kind = values.shape, values.dtype.kind
+        except InputError:
+            continue  # no array
         if kind in "biufc":
             found.append(Array(name, tuple(shape), kind))
     return found
@@ -69,6 +69,8 @@ def looks_like(content: Content) -> str:
     """In words, which program or instrument wrote a file, as far as its names tell."""
     if isinstance(content, BinaryFile):
         return "an XML file" if content.start.lstrip().startswith(b"<") else "frames behind a header"
+    if any(name.rpartition("/")[2] in (".zgroup", "zarr.json") for name in content.keys()[:MOST_KEYS]):
+        return "a Zarr store (HyperSpy .zspy), which is not read; HyperSpy saves the same signal as .hspy"
     if not isinstance(content, Hdf5Scan):
         return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
     names, top = set(content.names("/")), content.names("/")

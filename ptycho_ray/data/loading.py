@@ -15,7 +15,7 @@ from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats import format_named, read_fields
-from ptycho_ray.data.masks import settle_mask
+from ptycho_ray.data.masks import note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.placing import drop_missing, drop_spikes, nearest_distances, place_on_raster, scale_positions
 from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry
@@ -98,6 +98,8 @@ def complete(fields: FileContents, reading: Reading, path: Path, *, mask_is_give
     drop_missing(fields, path)
     if not mask_is_given:
         settle_mask(fields, path)
+        if reading.mask is None and not reading.keys_only:
+            note_masks_beside(fields, path)
     bring_to_middle(fields, path)
     screen_frames(fields, path)
     if reading.domain == "auto":

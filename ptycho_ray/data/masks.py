@@ -5,6 +5,7 @@ Legend: H and W the detector's rows and columns.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from ptycho_ray.data.screening import as_frames, looked_at
 
 WORDS = ("mask", "bad_pix", "badpix", "good_pix", "goodpix", "deadpix", "dead_pix", "hotpix", "hot_pix", "pixelmask")
 NOT_MASKS = ("mask_applied", "mask_file", "maskfile", "probe_mask", "object_mask", "support", "roimask")
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff", ".mat")
+MOST_FILES = 2000
 FEW = 0.05
 """A side of a mask with fewer pixels than this is the bad one, whatever lies under it (hot pixels are bright)."""
 
@@ -33,13 +36,15 @@ def mask_names(content: Content) -> list[str]:
 
 def find_mask(fields: FileContents, content: Content) -> None:
     """Take the mask of an open file that its format does not know; one that cannot be placed is kept in ``unused_masks``."""
-    if fields.frames is None or fields.bad_pixels is not None:
+    if fields.bad_pixels is not None:
         return
     for name in mask_names(content):
         shape = _shape_of(content, name)
         if shape is None or len(shape) not in (2, 3) or np.prod(shape, dtype=object) > 2**28:
             continue
-        if (placed := as_mask(np.asarray(content.read(name)), fields.frames.shape[1:])) is None:
+        values = np.asarray(content.read(name))
+        shape_of_frames = values.shape[-2:] if fields.frames is None else fields.frames.shape[1:]
+        if (placed := as_mask(values, shape_of_frames)) is None:
             fields.unused_masks[name] = shape
             continue
         if fields.bad_pixels is None:
@@ -47,6 +52,19 @@ def find_mask(fields: FileContents, content: Content) -> None:
             fields.notes.append(f"{content.path}: bad pixels are those of the mask {name}")
         else:
             fields.unused_masks[name] = shape
+
+
+def note_masks_beside(fields: FileContents, path: Path) -> None:
+    """Name the files in the folder of a scan that look like a mask, if no mask is used: they are not."""
+    if fields.bad_pixels is not None or fields.frames is None or path.is_dir():
+        return
+    beside = [
+        other
+        for other in itertools.islice(path.parent.iterdir(), MOST_FILES)
+        if "mask" in other.stem.lower() and other.suffix.lower() in SUFFIXES and other != path and other.is_file()
+    ]
+    for other in sorted(beside)[:3]:
+        fields.note(f"{path}: {other.name} beside it looks like a mask and was not used: --mask {other}")
 
 
 def _shape_of(content: Content, name: str) -> tuple[int, ...] | None:

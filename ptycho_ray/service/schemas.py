@@ -33,7 +33,7 @@ WaysToRead: Any = create_model("WaysToRead", **_ways_to_read())
 """How a file is read that does not say so itself: the fields of ``Reading``."""
 
 
-class Choices(WaysToRead):  # type: ignore[misc]  # its fields are those of Reading
+class Choices(WaysToRead):
     """Options of a reconstruction."""
 
     model_config = ConfigDict(extra="forbid")

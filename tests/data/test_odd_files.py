@@ -182,11 +182,22 @@ def test_a_mask_that_cannot_be_placed_is_named(scan: RawData, counts: NDArray, t
     raw = quiet(path)
     assert raw.bad_pixels is None
     assert any("pixel_mask of 50 x 60 pixels was not used" in note and "--mask" in note for note in raw.notes)
-    np.save(tmp_path / "mine.npy", np.eye(N))
+    np.save(tmp_path / "my_mask.npy", np.eye(N))
+    assert any("my_mask.npy beside it looks like a mask and was not used: --mask" in note for note in quiet(path).notes)
+    assert np.array_equal(quiet(path, mask=str(tmp_path / "my_mask.npy")).bad_pixels, np.eye(N, dtype=bool))
     np.savez(tmp_path / "mine.npz", mask=np.eye(N), other=1)
     assert np.array_equal(quiet(path, mask=str(tmp_path / "mine.npz")).bad_pixels, np.eye(N, dtype=bool))
     with pytest.raises(InputError, match="mask: found nothing; expected an existing file"):
         quiet(path, mask="gone.npz")
+
+
+def test_a_mask_in_the_auxiliary_file_is_used(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a_dp.hdf5", "w") as file:
+        file["dp"] = counts
+    with h5py.File(tmp_path / "a_para.hdf5", "w") as file:
+        file["ppX"], file["ppY"], file["lambda"], file["dx"] = scan.xcoords * PX, scan.ycoords * PX, WAVELENGTH, PX
+        file["detector_mask"] = 1 - np.eye(N, dtype=np.uint8)
+    assert np.array_equal(quiet(tmp_path / "a_dp.hdf5").bad_pixels, np.eye(N, dtype=bool))
 
 
 # -- axes ----------------------------------------------------------------------------------------------------------------

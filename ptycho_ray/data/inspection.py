@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, find_objects, label, median_filter
+from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
 
+from ptycho_ray.data.marks import dead_pixels as dead_pixels
 from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
@@ -73,31 +74,6 @@ def hot_pixels(frames: NDArray, *, factor: float = 20.0, floor: float = 3.0) -> 
     steady = spread < np.maximum(0.3 * mean, 3 * np.sqrt(mean))
     hot: NDArray[np.bool_] = (mean > factor * np.maximum(around, mean.mean() * 1e-3)) & (mean > floor) & steady
     return hot
-
-
-def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]:
-    """Pixels [H, W] that are zero in all frames [n, H, W] although at least ``expected`` counts were seen around them: single
-    ones, areas that light surrounds, and gaps between modules, which run across the detector between lines with light."""
-    total = frames.sum(axis=0, dtype=np.float64)
-    zero = total == 0
-    dead: NDArray[np.bool_] = zero & (median_filter(total, size=3, mode="nearest") >= expected)
-    areas, _ = label(zero)
-    for number, place in enumerate(find_objects(areas), start=1):
-        window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in place)
-        area = areas[window] == number
-        rim = binary_dilation(area) & ~area
-        lit = rim.any() and np.quantile(total[window][rim], 0.25) >= expected
-        if 1 < area.sum() <= 0.25 * zero.size and lit:
-            dead[window] |= area
-    for axis in (0, 1):
-        lines = total.sum(axis=1 - axis)
-        lit = np.flatnonzero(lines >= expected * total.shape[1 - axis])
-        between = np.zeros(len(lines), bool)
-        if len(lit) > 1:
-            between[lit[0] : lit[-1]] = True
-        gap = (lines == 0) & between
-        dead |= gap[:, None] if axis == 0 else gap[None, :]
-    return dead
 
 
 def photons_per_unit(scan: RawData) -> float | None:

@@ -17,7 +17,7 @@ from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
-from ptycho_ray.data.placing import drop_missing, drop_spikes, nearest_distances, place_on_raster, scale_positions
+from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
 from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
 from ptycho_ray.data.screening import bring_to_middle, screen_frames
@@ -25,9 +25,6 @@ from ptycho_ray.data.settling import settle_quantity, settle_turn
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.optics import fresnel_propagate
-
-WIDEST_STEP = 0.5
-"""Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
@@ -141,21 +138,6 @@ def _cut(fields: FileContents, rows: NDArray[np.int64]) -> None:
         if values is not None and len(values) != n:
             setattr(fields, name, values[rows])
     fields.keep(rows)
-
-
-def warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
-    """Warn of a far-field pixel for which neighbours share less than half a window: it is most likely wrong."""
-    if not np.isfinite(positions).all():
-        return  # refused later, with the number of the position
-    step = float(np.median(nearest_distances(positions)))
-    if step > WIDEST_STEP * N:
-        warnings.warn(
-            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px "
-            "apart in a "
-            f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
-            "(--pixel-size-m)",
-            stacklevel=3,
-        )
 
 
 def all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArray:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_propagation
+from scipy.ndimage import binary_dilation, binary_propagation, find_objects, label, median_filter
 
 from ptycho_ray.data.mended import invalid_in
 
 NEARLY_ALWAYS = 0.9
 """A value that a pixel holds in this part of the frames is a mark of it and no measurement."""
-CEILINGS = (2**8 - 1, 2**16 - 2, 2**16 - 1)
+CEILINGS = (2**8 - 1, 2**15 - 1, 2**16 - 2, 2**16 - 1)
 """Marks that are also the largest number a short type holds: the same pixels in every frame, or saturation."""
 OUTSTANDING = 1000.0
 """A value that many pixels share in every frame and that is this much above all others is a mark, whichever it is."""
@@ -57,9 +57,7 @@ def find_marks(frames: NDArray) -> Marks:
     if len(good_frames) > 1:
         for value, name in _negative_marks(good_frames):
             _note(found, (good_frames == value).mean(axis=0) >= NEARLY_ALWAYS, name)
-        for _ in CEILINGS:
-            if not _ceilings(found, good_frames):
-                break
+        _ceilings(found, good_frames)
         _outstanding(found, good_frames)
     rest = good_frames[:, ~found.bad]
     if rest.dtype.kind in "if" and rest.size:
@@ -89,27 +87,27 @@ def _negative_marks(frames: NDArray) -> list[tuple[float, str]]:
     return [(-1.0, "the mark -1"), (-2.0, "the mark -2")] if frames.dtype.kind in "if" else []
 
 
-def _ceilings(found: Marks, frames: NDArray) -> bool:
-    """The largest number of a short type, in its own or in another: a mark where it stands in the same pixels nearly always,
-    with what lies around them grown to the connected area; else saturation. True if there were marks."""
+def _ceilings(found: Marks, frames: NDArray) -> None:
+    """The largest number of a short type, in its own or in another: a mark where it stands in the same pixels nearly always
+    (counts of that size vary), with what lies around them grown to the connected area; else saturation."""
     rest = frames[:, ~found.bad]
     if not rest.size or not np.isfinite(rest).any():
-        return False
+        return
     top = float(np.nanmax(rest))
-    roots = [value**0.5 for value in CEILINGS] if frames.dtype.kind == "f" else []
-    if not any(abs(top - value) <= 2e-7 * value for value in (*CEILINGS, *roots)):
-        return False
-    at_top = (frames >= top * (1 - 2e-7)) & ~found.bad
-    often = at_top.mean(axis=0)
-    marks = often >= NEARLY_ALWAYS
-    if marks.any() and _is_beam(marks, frames, top):
-        _note(found, marks, f"{top:.6g} in every frame (saturated)")
-    elif marks.any():
-        _note(found, binary_propagation(marks, mask=often >= 0.5), f"the mark {top:.6g}")
-    saturated = at_top & ~found.bad
-    if saturated.sum() >= FEWEST_SATURATED:
-        found.saturated = (top, int(saturated.any(axis=0).sum()), int(saturated.any(axis=(1, 2)).sum()))
-    return bool(marks.any())
+    values = [*CEILINGS, *(value**0.5 for value in CEILINGS if frames.dtype.kind == "f")]
+    for value in sorted((value for value in values if value <= top * (1 + 2e-7)), reverse=True):
+        held = (
+            np.abs(frames - frames.dtype.type(value)) <= 2e-7 * value if frames.dtype.kind == "f" else frames == value
+        )
+        often = np.asarray(held.mean(axis=0))
+        marks = (often >= NEARLY_ALWAYS) & ~found.bad
+        if marks.any() and _is_beam(marks, frames, value):
+            _note(found, marks, f"{value:.6g} in every frame (saturated)")
+        elif marks.any():
+            _note(found, binary_propagation(marks, mask=often >= 0.5), f"the mark {value:.6g}")
+        left = held & ~found.bad
+        if abs(top - value) <= 2e-7 * value and left.sum() >= FEWEST_SATURATED:
+            found.saturated = (top, int(left.any(axis=0).sum()), int(left.any(axis=(1, 2)).sum()))
 
 
 def _is_beam(marks: NDArray[np.bool_], frames: NDArray, top: float) -> bool:
@@ -140,3 +138,28 @@ def _outstanding(found: Marks, frames: NDArray) -> None:
         # Edges of a gap that was interpolated or binned hold a part of the mark.
         edge = (values > OUTSTANDING * usual).any(axis=0)
         _note(found, binary_propagation(often, mask=edge | often), name)
+
+
+def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]:
+    """Pixels [H, W] that are zero in all frames [n, H, W] although at least ``expected`` counts were seen around them: single
+    ones, areas that light surrounds, and gaps between modules, which run across the detector between lines with light."""
+    total = frames.sum(axis=0, dtype=np.float64)
+    zero = total == 0
+    dead: NDArray[np.bool_] = zero & (median_filter(total, size=3, mode="nearest") >= expected)
+    areas, _ = label(zero)
+    for number, place in enumerate(find_objects(areas), start=1):
+        window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in place)
+        area = areas[window] == number
+        rim = binary_dilation(area) & ~area
+        lit = rim.any() and np.quantile(total[window][rim], 0.25) >= expected
+        if 1 < area.sum() <= 0.25 * zero.size and lit:
+            dead[window] |= area
+    for axis in (0, 1):
+        lines = total.sum(axis=1 - axis)
+        lit = np.flatnonzero(lines >= expected * total.shape[1 - axis])
+        between = np.zeros(len(lines), bool)
+        if len(lit) > 1:
+            between[lit[0] : lit[-1]] = True
+        gap = (lines == 0) & between
+        dead |= gap[:, None] if axis == 0 else gap[None, :]
+    return dead

@@ -15,6 +15,7 @@ from ptycho_ray.errors import InputError
 ENERGIES_EV = (10.0, 1e6)
 LARGEST_PIXEL_M, SMALLEST_PIXEL_M = 10e-6, 1e-13
 PHOTONS_UP_TO_EV = 120e3
+SMALLEST_STEP_PX = 0.05
 CANVAS_BYTES = 48
 """Memory that a reconstruction needs for a pixel of its image, roughly."""
 
@@ -92,12 +93,17 @@ def check_canvas(positions_px: NDArray[np.float64], N: int, path: Path) -> None:
 
 
 def note_overlap(fields: FileContents, positions_px: NDArray[np.float64], diameter_px: float, path: Path) -> None:
-    """Name neighbours that do not overlap: their distance is above the probe's diameter."""
+    """Name neighbours that do not overlap, their distance being above the probe's diameter, and such that hardly differ."""
     if len(positions_px) < 2 or not np.isfinite(positions_px).all() or diameter_px <= 0:
         return
     step = float(np.median(nearest_distances(positions_px)))
+    if step < SMALLEST_STEP_PX:
+        fields.note(
+            f"{path}: positions: neighbours lie only {step:.2g} px apart; another unit (--units), or a wrong pixel "
+            "(--pixel-size-m)?"
+        )
     if step > diameter_px:
         fields.note(
             f"{path}: positions: neighbours lie {step:.3g} px apart under a probe of {diameter_px:.3g} px, so they do not "
-            "overlap; another unit (--units), or a wrong pixel (--pixel-size-m)?"
+            "overlap; a near-field scan, another unit (--units), or a wrong pixel (--pixel-size-m)?"
         )

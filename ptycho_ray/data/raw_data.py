@@ -21,7 +21,6 @@ from ptycho_ray.data.loading import (
     patterns_of,
     positions_px,
     read_both,
-    warn_of_wide_steps,
     with_mean_photons,
 )
 from ptycho_ray.data.normalisation import normalize_data
@@ -268,11 +267,7 @@ def scan_from_fields(
     patterns = patterns_of(fields, domain, transpose, path)
     if near_field_px2 is not None:
         fields.far_field = False
-    far_field_assumed = fields.pixel_size_m is None
     positions, nominal = positions_px(fields, patterns.N, path)
-    if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
-        assert fields.pixel_size_m is not None
-        warn_of_wide_steps(positions, patterns.N, fields.pixel_size_m, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
         if flip_x:
             coordinates[:, 1] *= -1
@@ -308,8 +303,10 @@ def scan_from_fields(
     if given is None:
         raw.probe_is_guess = True
         fields.note(f"{path}: no probe found, it was estimated from the mean pattern")
-    elif fields.far_field is not False:
-        note_overlap(fields, raw.positions_px, probe_diameter_px(raw.probe), path)
+    if fields.far_field is not False:
+        # An estimated probe says little of the width of the true one: only the window bounds that.
+        diameter = patterns.N / 2 if given is None else probe_diameter_px(raw.probe)
+        note_overlap(fields, raw.positions_px, diameter, path)
     raw.notes = fields.notes
     return raw
 

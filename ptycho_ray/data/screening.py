@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
-from ptycho_ray.data.marks import Marks, find_marks
+from ptycho_ray.data.marks import Marks, dead_pixels, find_marks
 from ptycho_ray.data.mended import MendedFrames, TurnedFrames, invalid_in
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource, evenly_spread
 from ptycho_ray.errors import InputError
@@ -24,6 +24,8 @@ LOOKED_AT_BYTES = 128 * 2**20
 AT_ONCE_BYTES = 32 * 2**20
 ALL_FRAMES_BYTES = 2**30
 """Stacks up to this size are looked through frame by frame; of larger ones LOOKED_AT frames are."""
+FEWEST_DEAD = 8
+"""So many dead pixels are worth a line."""
 MUCH = 0.1
 """Part of a detector that, if masked, is worth a line."""
 CORNER = 3.0
@@ -38,12 +40,14 @@ def looked_at(shape: tuple[int, int, int], most: int) -> NDArray[np.int64]:
 
 @dataclass
 class Screened:
-    """Frames after screening: the source, its bad pixels [H, W], and the frames worth keeping, numbers [k] among the n."""
+    """Frames after screening: the source, its bad pixels [H, W], the frames worth keeping (numbers [k] among
+    the n), and how many pixels look dead."""
 
     source: FrameSource
     bad: NDArray[np.bool_]
     kept: NDArray[np.int64]
     marks: Marks
+    dead: int = 0
 
 
 def as_frames(frames: NDArray | FrameSource, path: Path, field: str) -> FrameSource:
@@ -96,6 +100,11 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         if marks.rules.get(largest, 0) < 0.5 * found.bad.sum():
             largest = "the mask of the file"
         fields.note(f"{path}: {found.bad.mean():.0%} of the detector is masked, by this rule: {largest}")
+    if found.dead > FEWEST_DEAD:
+        fields.note(
+            f"{path}: {found.dead} pixels are zero in all frames looked at, with light around them: a gap between modules? "
+            "'ptycho-ray prepare' masks them, or --mask"
+        )
     lost = np.setdiff1d(np.arange(n), found.kept)
     if lost.size:
         shown = ", ".join(str(number) for number in source.labels[lost[:8]]) + (" ..." if lost.size > 8 else "")
@@ -145,7 +154,8 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
         mended = MendedFrames(source, marks.bad if marks.rules else None, clip=clip)
         if source.in_memory:
             mended = ArrayFrames(mended.read(np.arange(n)), source.labels)
-    return Screened(mended, bad, kept, marks)
+    shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))
+    return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()))
 
 
 def bring_to_middle(fields: FileContents, path: Path) -> None:

@@ -90,7 +90,8 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
         if values is None:
             if rows:
                 raise InputError(file=path, field=f"line {number + 1}", found=repr(line[:40]), expected="numbers")
-            header = words
+            units = len(words) == len(header) and all(_is_unit(word) for word in words)
+            header = [f"{name} [{unit}]" for name, unit in zip(header, words, strict=True)] if units else words
         elif line.strip()[:1] in "#%" and not rows:
             continue  # a number in a comment
         else:
@@ -100,6 +101,11 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
     if len({len(row) for row in rows}) > 1:
         raise InputError(file=path, found="lines of different lengths", expected="a table of numbers")
     return np.array(rows), header if len(header) == len(rows[0]) else []
+
+
+def _is_unit(word: str) -> bool:
+    bare = word.strip("[](){} ")
+    return factor_of(bare, LENGTHS) is not None or bare.lower() in (*PIXELS, "", "-", "#", "s", "1")
 
 
 def _decoded(path: Path) -> str:

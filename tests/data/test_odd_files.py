@@ -103,6 +103,24 @@ def test_a_mark_that_was_scaled_is_still_one(counts: NDArray, factor: float, squ
     np.testing.assert_array_equal(find_marks(frames.astype(np.float32)).bad, expected)
 
 
+@pytest.mark.parametrize("mark", [255, 32767, 65534, 65535])
+def test_a_mark_below_the_brightest_counts_is_still_one(counts: NDArray, mark: int) -> None:
+    frames = (counts * (2e5 / counts.max())).astype(np.uint32)
+    frames[:, 5] = mark
+    found = find_marks(frames)
+    assert found.bad[5].all()
+    assert found.bad.sum() == N
+    assert found.saturated is None
+
+
+def test_a_gap_of_zeros_is_named(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+    frames = counts.copy()
+    frames[:, :, 12:14] = 0
+    raw = quiet(written(tmp_path / "scan.h5", scan, frames))
+    assert any("a gap between modules?" in note for note in raw.notes)
+    assert not any("gap" in note for note in quiet(written(tmp_path / "good.h5", scan, counts)).notes)
+
+
 def test_a_few_saturated_pixels_are_no_marks(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
     top = float(np.quantile(counts, 0.9995))
     frames = np.minimum(counts * (65535 / top), 65535).astype(np.uint16)
@@ -307,6 +325,12 @@ def test_headers_of_position_tables(
     text = ("# written by a stage\n" if comment else "") + "\n".join([separator.join(header), *lines]) + "\n"
     raw = quiet(master(tmp_path, counts, text, encoding))
     np.testing.assert_allclose(raw.positions_px, scan.positions_px, rtol=1e-6, atol=1e-5)
+
+
+def test_units_on_a_line_of_their_own(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+    lines = [f"{k}\t{x * PX * 1e3:.9f}\t{y * PX * 1e3:.9f}" for k, (y, x) in enumerate(scan.positions_px)]
+    raw = quiet(master(tmp_path, counts, "\n".join(["point\tstage_x\tstage_y", "-\tmm\tmm", *lines])))
+    np.testing.assert_allclose(raw.positions_px, scan.positions_px, atol=1e-3)
 
 
 def test_positions_in_steps_or_of_no_unit_are_asked_about(scan: RawData, counts: NDArray, tmp_path: Path) -> None:

@@ -202,6 +202,11 @@ def spike(path: Path, scan: Scan) -> None:
     nexus(path, scan, scan.counts, positions=places)
 
 
+def without_two(path: Path, scan: Scan) -> None:
+    places = np.stack([scan.rows, scan.columns], 1) * PIXEL
+    nexus(path, scan, np.delete(scan.counts, [77, 120], axis=0), positions=np.delete(places, [77, 120], axis=0))
+
+
 def hxn(path: Path, scan: Scan) -> None:
     turned = np.fft.fftshift(np.rot90(np.sqrt(scan.counts), axes=(2, 1)), axes=(1, 2))
     with h5py.File(path, "w") as file:
@@ -250,7 +255,8 @@ CASES = (
     Case("roimask_master.h5", "mask of the whole detector, frames of a region", "plain.nxs",
          lambda p, s: eiger(p, s, mask=np.ones((1065, 1030), np.uint32))),
     Case("header_master.h5", "table with a header, decimal commas, x before y, micrometres", "plain.nxs", with_header),
-    Case("spike.nxs", "an encoder's spike of 1 m, a NaN position", "plain.nxs", spike),
+    Case("spike.nxs", "an encoder's spike of 1 m, a NaN position", "without_two.nxs", spike),
+    Case("without_two.nxs", "nothing (control without these two patterns)", "without_two.nxs", without_two),
     Case("aborted_master.h5", "last link leads nowhere (200 of 300 frames)", "first200.nxs",
          lambda p, s: eiger(p, s, last=2, n=200)),
     Case("first200.nxs", "nothing (control of 200 patterns)", "first200.nxs",
@@ -305,7 +311,9 @@ def _correlation(part: NDArray, whole: NDArray) -> float:
 
 def run(case: Case, folder: Path, scan: Scan, iterations: int) -> dict[str, Any]:
     """Refine one case. Phase and amplitude of its image, or the sentence with which it was refused."""
-    path, output = folder / case.name, folder / f"out_{case.name}"
+    folder = folder / f"case_{case.name}"
+    folder.mkdir()
+    path, output = folder / case.name, folder / "image"
     case.write(path, scan)
     words = [
         "refine",
@@ -321,8 +329,10 @@ def run(case: Case, folder: Path, scan: Scan, iterations: int) -> dict[str, Any]
     told, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
         code = main([*words, *case.options])
-    notes = [line.removeprefix("warning: ").replace(f"{path}: ", "") for line in said.getvalue().splitlines()
-             if line.startswith("warning: ") and "no probe found" not in line]  # fmt: skip
+    lines = said.getvalue().replace(f"{path}: ", "").replace(f"{folder}/", "").splitlines()
+    notes = [
+        line.removeprefix("warning: ") for line in lines if line.startswith("warning: ") and "no probe" not in line
+    ]
     result: dict[str, Any] = {"case": case, "code": code, "notes": notes}
     if code:
         return result | {"error": json.loads(told.getvalue().splitlines()[-1])["error"].replace(f"{folder}/", "")}

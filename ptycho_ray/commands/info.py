@@ -250,15 +250,15 @@ def _parts(fields: FileContents) -> dict[str, Any]:
     frames, positions = fields.frames, fields.positions
     missing = []
     if frames is None:
-        missing.append("patterns (name the file with them, and this one as --companion)")
+        missing.append("patterns: name the file with them, and this one as --companion")
     elif frames.shape[1] != frames.shape[2]:
-        missing.append("square patterns ('ptycho-ray prepare' crops the detector around the beam)")
+        missing.append("square patterns: ptycho-ray prepare crops the detector around the beam")
     if positions is None and fields.raster is not None:
-        missing.append("the step of the raster (--step 0.5nm, or in object pixels --step 2.5px)")
+        missing.append("the step of the raster: --step 0.5nm, or in object pixels --step 2.5px")
     elif positions is None and frames is not None:
         side = math.isqrt(frames.shape[0])
         raster = f"{side}x{side}" if side * side == frames.shape[0] else "ROWSxCOLUMNS"
-        missing.append(f"positions (--positions FILE, or of a raster --raster {raster} --step 0.5nm)")
+        missing.append(f"positions: --positions FILE, or of a raster --raster {raster} --step 0.5nm")
     return {
         "frames": None if frames is None else list(frames.shape),
         "positions": None if positions is None else len(positions),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.errors import InputError
 
-CLEARLY = 2.0
-"""Sums of the light along one axis vary so many times more than along the other if one of them counts patterns."""
+CLEARLY, AT_LEAST = 3.0, 0.25
+"""Sums of the light along one axis vary so many times more than along the other, and by so much of their mean, if one of the
+two counts patterns."""
 MOST_SLICES = 64
 
 
@@ -75,7 +76,7 @@ def axes_by_light(values: NDArray) -> bool | None:
     first = amounts.sum(axis=tuple(range(half, values.ndim)))
     last = amounts.sum(axis=tuple(range(values.ndim - half)))
     variation = [float(part.std() / part.mean()) if part.mean() > 0 else 0.0 for part in (first, last)]
-    if max(variation) < CLEARLY * min(variation) or max(variation) == 0:
+    if max(variation) < max(CLEARLY * min(variation), AT_LEAST):
         return None
     return variation[1] < variation[0]
 

@@ -79,7 +79,8 @@ def _name_of(frames: NDArray, pixels: NDArray[np.bool_], seen: NDArray[np.bool_]
     if not values.size:
         return ""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        return "not finite" if not np.isfinite(values).any() else "not finite, or the largest number of a type"
+        others = "" if not np.isfinite(values).any() else ", or the largest number of a type"
+        return f"values that are not finite{others}"
     return f"the mark {values.max():.10g}"
 
 

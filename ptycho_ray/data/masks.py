@@ -6,6 +6,7 @@ Legend: H and W the detector's rows and columns.
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ WORDS = ("mask", "bad_pix", "badpix", "good_pix", "goodpix", "deadpix", "dead_pi
 NOT_MASKS = ("mask_applied", "mask_file", "maskfile", "probe_mask", "object_mask", "support", "roimask")
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff", ".mat")
 MOST_FILES = 2000
+WORD = re.compile(r"(^|[^a-z])mask([^a-z]|$)")
+"""The name of a file that looks like a mask: mask.npy, eiger_mask.tif, mask2.h5."""
 FEW = 0.05
 """A side of a mask with fewer pixels than this is the bad one, whatever lies under it (hot pixels are bright)."""
 
@@ -61,7 +64,7 @@ def note_masks_beside(fields: FileContents, path: Path) -> None:
     beside = [
         other
         for other in itertools.islice(path.parent.iterdir(), MOST_FILES)
-        if "mask" in other.stem.lower() and other.suffix.lower() in SUFFIXES and other != path and other.is_file()
+        if WORD.search(other.stem.lower()) and other.suffix.lower() in SUFFIXES and other != path and other.is_file()
     ]
     for other in sorted(beside)[:3]:
         fields.note(f"{path}: {other.name} beside it looks like a mask and was not used: --mask {other}")

@@ -78,7 +78,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         raise InputError(
             file=path,
             field=fields.frames_field,
-            found=f"values that are {next(iter(marks.rules))} in all pixels of all frames",
+            found=f"{next(iter(marks.rules))} in all pixels of all frames",
             expected="a measurement",
         )
     whole = marks.bad.size

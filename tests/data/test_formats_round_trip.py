@@ -156,7 +156,7 @@ def test_the_command_says_what_is_lost(small_scan: RawData, tmp_path: Path, caps
     assert told["format"] == "ptyd"
     assert {"probe", "object", "photon flag"} <= set(told["not_held_by_this_format"])
     for wrong, message in (("mat", "one of"), ("velociprobe", "which is only read")):
-        assert main([*words[:-1], "--to", wrong]) == 2
+        assert main([*words[:-1], "--overwrite", "--to", wrong]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -91,13 +91,13 @@ def test_bad_values_of_a_stack_too_large_to_look_through_are_met_when_their_batc
     tmp_path: Path, counts: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = counts.astype(np.float32)
-    frames[5, 0, 0], frames[6, 0, 0] = np.nan, -1
+    frames[5, 0, 0], frames[8, 0, 0] = np.nan, -1
     frames[7] = 0
     monkeypatch.setattr(screening, "ALL_FRAMES_BYTES", 0)
     monkeypatch.setattr(screening, "LOOKED_AT", 2)
     raw = load_data(write(tmp_path / "scan.h5", frames))
     raw.patterns.intensity(np.arange(5))
-    for index, message in ((5, "not finite"), (6, "negative"), (7, "no signal")):
+    for index, message in ((5, "not finite"), (8, "negative"), (7, "no signal")):
         with pytest.raises(InputError, match=rf"scan.h5: /dp: found .*{message}.*index {index}"):
             raw.patterns.intensity([index])
 

@@ -26,9 +26,9 @@ class Options(ReadingOptions, WritingOptions):
     input: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan to read."""
     output: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan to write. Without --to the suffix decides: .npz, .h5 (the keys of PtychoPINN), .cxi, .ptyd."""
+    """The scan to write. Without --to the suffix decides: .npz, .h5 (the keys of PtychoPINN), .cxi, .nxs, .emd, .ptyd."""
     to: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
-    """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, ptyd, ptychodus, ptychodus-training,
+    """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, emd, ptyd, ptychodus, ptychodus-training,
     ptychovit, tike."""
     flip_x: bool = False
     """Change the sign of the columns of all positions."""

@@ -14,7 +14,7 @@ from ptycho_ray.errors import InputError
 
 ENERGIES_EV = (10.0, 1e6)
 LARGEST_PIXEL_M, SMALLEST_PIXEL_M = 10e-6, 1e-13
-PHOTONS_UP_TO_EV = 120e3
+PHOTONS_UP_TO_EV = 45e3
 SMALLEST_STEP_PX = 0.05
 CANVAS_BYTES = 48
 """Memory that a reconstruction needs for a pixel of its image, roughly."""

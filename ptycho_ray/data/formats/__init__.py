@@ -149,6 +149,7 @@ SUFFIXES = {
     ".cxi": "cxi",
     ".ptyd": "ptyd",
     ".emd": "emd",
+    ".nxs": "nexus",
 }
 """The format written to a file of which only the name is given."""
 

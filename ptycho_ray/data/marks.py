@@ -17,8 +17,8 @@ NEARLY_ALWAYS = 0.9
 """A value that a pixel holds in this part of the frames is a mark of it and no measurement."""
 CEILINGS = (2**8 - 1, 2**15 - 1, 2**16 - 2, 2**16 - 1)
 """Marks that are also the largest number a short type holds: the same pixels in every frame, or saturation."""
-OUTSTANDING = 1000.0
-"""A value that many pixels share in every frame and that is this much above all others is a mark, whichever it is."""
+OUTSTANDING = 20.0
+"""A value that pixels share to the last digit in every frame, this many times above the others, is a mark, whichever it is."""
 FEWEST_SATURATED = 3
 """So many values at the top of a range are no chance."""
 BROKEN = 0.25
@@ -57,6 +57,7 @@ def find_marks(frames: NDArray) -> Marks:
     if len(good_frames) > 1:
         for value, name in _negative_marks(good_frames):
             _note(found, (good_frames == value).mean(axis=0) >= NEARLY_ALWAYS, name)
+        _always_negative(found, good_frames)
         _ceilings(found, good_frames)
         _outstanding(found, good_frames)
     rest = good_frames[:, ~found.bad]
@@ -86,6 +87,17 @@ def _name_of(frames: NDArray, pixels: NDArray[np.bool_], seen: NDArray[np.bool_]
 
 def _negative_marks(frames: NDArray) -> list[tuple[float, str]]:
     return [(-1.0, "the mark -1"), (-2.0, "the mark -2")] if frames.dtype.kind in "if" else []
+
+
+def _always_negative(found: Marks, frames: NDArray) -> None:
+    """Pixels that are negative in nearly every frame and share their value in each: a mark that was divided by a monitor."""
+    if frames.dtype.kind not in "if":
+        return
+    with np.errstate(invalid="ignore"):
+        below = np.asarray((frames < 0).mean(axis=0) >= NEARLY_ALWAYS) & ~found.bad
+    held = frames[:, below]
+    if held.shape[1] > 1 and (np.ptp(held, axis=1) <= 1e-6 * np.abs(held).max(axis=1)).mean() >= NEARLY_ALWAYS:
+        _note(found, below, f"the mark {float(np.median(held)):.4g}")
 
 
 def _ceilings(found: Marks, frames: NDArray) -> None:

@@ -17,7 +17,20 @@ from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.opening import Content
 from ptycho_ray.data.screening import as_frames, looked_at
 
-WORDS = ("mask", "bad_pix", "badpix", "good_pix", "goodpix", "deadpix", "dead_pix", "hotpix", "hot_pix", "pixelmask")
+WORDS = (
+    "mask",
+    "bad_pix",
+    "badpix",
+    "good_pix",
+    "goodpix",
+    "deadpix",
+    "dead_pix",
+    "hotpix",
+    "hot_pix",
+    "pixelmask",
+    "valid_pix",
+    "bpm",
+)
 NOT_MASKS = ("mask_applied", "mask_file", "maskfile", "probe_mask", "object_mask", "support", "roimask")
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff", ".mat")
 MOST_FILES = 2000

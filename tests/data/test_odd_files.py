@@ -103,6 +103,15 @@ def test_a_mark_that_was_scaled_is_still_one(counts: NDArray, factor: float, squ
     np.testing.assert_array_equal(find_marks(frames.astype(np.float32)).bad, expected)
 
 
+def test_a_mark_divided_by_a_monitor_is_still_one(counts: NDArray) -> None:
+    for mark in (-1.0, 2.0**32 - 1):
+        frames = counts[:40].astype(np.float64)
+        frames[:, 5] = mark
+        found = find_marks((frames / np.random.default_rng(0).uniform(900, 1100, (40, 1, 1))).astype(np.float32))
+        assert np.flatnonzero(found.bad.any(axis=1)).tolist() == [5]
+        assert found.bad[5].all()
+
+
 @pytest.mark.parametrize("mark", [255, 32767, 65534, 65535])
 def test_a_mark_below_the_brightest_counts_is_still_one(counts: NDArray, mark: int) -> None:
     frames = (counts * (2e5 / counts.max())).astype(np.uint32)
@@ -331,6 +340,20 @@ def test_units_on_a_line_of_their_own(scan: RawData, counts: NDArray, tmp_path: 
     lines = [f"{k}\t{x * PX * 1e3:.9f}\t{y * PX * 1e3:.9f}" for k, (y, x) in enumerate(scan.positions_px)]
     raw = quiet(master(tmp_path, counts, "\n".join(["point\tstage_x\tstage_y", "-\tmm\tmm", *lines])))
     np.testing.assert_allclose(raw.positions_px, scan.positions_px, atol=1e-3)
+
+
+@pytest.mark.parametrize("header", ["samz_um,samx_um", "alpha [um],beta [um]", "vertical/um,theta/um"])
+def test_axes_with_other_names(header: str, scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+    lines = [f"{y * PX * 1e6:.9f},{x * PX * 1e6:.9f}" for y, x in scan.positions_px]
+    raw = quiet(master(tmp_path, counts, "\n".join([header, *lines])))
+    np.testing.assert_allclose(raw.positions_px, scan.positions_px, atol=1e-3)
+
+
+def test_units_of_arrays_are_honoured(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
+    path = written(tmp_path / "scan.h5", scan, counts, positions=scan.positions_px * PX * 1e6)
+    with h5py.File(path, "a") as file:
+        file["positions_px"].attrs["units"] = "microns"
+    np.testing.assert_allclose(quiet(path, pixel_size_m=PX).positions_px, scan.positions_px)
 
 
 def test_positions_in_steps_or_of_no_unit_are_asked_about(scan: RawData, counts: NDArray, tmp_path: Path) -> None:

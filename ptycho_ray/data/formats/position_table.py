@@ -20,7 +20,7 @@ from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 LARGEST_M = 0.1
 """A scan wider than this is not in metres."""
-_STAGES = "pos|stage|sample|motor|enc|p|coord|scan"
+_STAGES = "pos|stage|sample|sam|s|motor|enc|p|coord|scan|piezo"
 _ROWS, _COLUMNS = (
     re.compile(rf"(^|[^a-z])({words})([^a-z]|$|[0-9])|({_STAGES}){axis}|{axis}(pos|coord|stage|enc)")
     for axis, words in (
@@ -70,6 +70,11 @@ def _named(content: TableFile, table: NDArray[np.float64]) -> FileContents | Non
         for pattern in (_ROWS, _COLUMNS)
     )
     rows, columns = ([k for k in found if k not in other] for found, other in ((rows, columns), (columns, rows)))
+    left = [k for k, name in enumerate(content.names) if not _NUMBERS.search(name) and k not in (*rows, *columns)]
+    if len(left) == 1 and bool(rows) != bool(columns):  # one axis has another name: samx, samz
+        rows, columns = rows or left, columns or left
+    if len(left) == 2 and not rows and not columns and any(content.units[k] for k in left):
+        rows, columns = left[:1], left[1:]
     if not rows or not columns:
         return None
     chosen = [_measured(content.names, found) for found in (rows, columns)]
@@ -113,7 +118,13 @@ def _measured(names: tuple[str, ...], found: list[int]) -> int:
 
 
 def _two_columns(content: TableFile, table: NDArray[np.float64]) -> FileContents:
-    return _checked(FileContents(positions=table.copy(), positions_in_metres=True), content)
+    fields = FileContents(positions=table.copy(), positions_in_metres=True)
+    if content.names:
+        said = ", ".join(content.names)
+        fields.notes.append(
+            f"{content.path}: the header ({said}) names no rows and columns: taken for rows, columns in metres"
+        )
+    return _checked(fields, content)
 
 
 def _checked(fields: FileContents, content: TableFile) -> FileContents:

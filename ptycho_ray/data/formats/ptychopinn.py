@@ -29,11 +29,13 @@ from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
+from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
 
 PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")
+POSITION_KEYS = ("xcoords", "positions_px", "pos", "positions_m", "encoder", "probe_position_x_m")
 AMPLITUDE_KEYS = ("diff3d", "diffraction")
 
 
@@ -88,9 +90,9 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
 
 def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
-    positions, nominal, metres = _positions(scan)
+    positions, nominal, metres = _in_units(scan, *_positions(scan))
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
-    if "pos" in scan and "xcoords" not in scan:
+    if "pos" in scan and "xcoords" not in scan and not metres:
         positions += frames.shape[-1] // 2
     energy = scan.number("energy_eV", "photon_energy_eV")
     wavelength = scan.number("wavelength_m", "wavelength")
@@ -118,6 +120,17 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         electrons=_electrons(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
+
+
+def _in_units(
+    scan: Hdf5Scan, positions: NDArray[np.float64], nominal: NDArray[np.float64] | None, metres: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
+    """Positions in metres where their array states a unit of length."""
+    unit = next((unit for name in POSITION_KEYS if name in scan and (unit := scan.attribute(name, "units"))), None)
+    factor = None if unit is None else factor_of(str(unit), LENGTHS)
+    if factor is None:
+        return positions, nominal, metres
+    return positions * factor, None if nominal is None else nominal * factor, True
 
 
 def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:

@@ -154,15 +154,20 @@ def _verdict_of_part(fields: FileContents) -> str:
 
 def _contents(path: Path, limit: int, shape: str | None) -> Result:
     """What a file looks like and its arrays, as far as it can be opened at all."""
+    from ptycho_ray.data.formats import find_format
     from ptycho_ray.data.likeness import arrays_of, looks_like
     from ptycho_ray.data.opening import opened
 
     try:
         with opened(path, limit, shape) as content:
             arrays = sorted(arrays_of(content), key=lambda array: -math.prod(array.shape))
-            return {
-                "looks_like": looks_like(content),
-                "largest_arrays": [{"name": a.name, "shape": list(a.shape)} for a in arrays[:12]],
+            try:
+                form = find_format(content)
+                known = {"format": f"{form.name} ({form.title})"} if not form.name.startswith("ptychopinn") else {}
+            except InputError:
+                known = {}
+            return (known or {"looks_like": looks_like(content)}) | {
+                "largest_arrays": [{"name": a.name, "shape": list(a.shape)} for a in arrays[:12] if a.shape],
             }
     except InputError:
         return {}

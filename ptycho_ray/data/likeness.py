@@ -84,6 +84,8 @@ def looks_like(content: Content) -> str:
         return "the metadata file of a DECTRIS ARINA scan; its frames are in the _master.h5 beside it"
     if {"diffamp", "points"} <= names:
         return "NSLS-II HXN"
+    if "entry/data/data" in content and "entry/instrument" not in content:
+        return "frames that a DECTRIS master file links to; name its _master.h5"
     if "entry/data" in content and any("data_" in name for name in content.names("entry/data")):
         return "a DECTRIS master file"
     if _is_emd(content, top):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_raw_binary_of_a_named_shape(counts: NDArray, tmp_path: Path) -> None:
         quiet(tmp_path / "frames.bin", shape=f"{n + 9}x{N}x{N}:uint16", **how)
     with pytest.raises(InputError, match="known header.*--shape"):
         quiet(tmp_path / "frames.bin")
+
+
+def test_a_stack_larger_than_the_memory_stays_on_disk(tmp_path: Path) -> None:
+    """Ten gigabytes, of which nothing was written but one frame (a sparse file): a bounded part of it is read."""
+    side, count = 128, 300_000
+    with (tmp_path / "frames.bin").open("wb") as file:
+        file.truncate(side * side * 2 * count)
+        file.seek(side * side * 2 * 12_345)
+        file.write(np.full((side, side), 7, np.uint16).tobytes())
+    tracemalloc.start()
+    how = {"shape": f"{count}x{side}x{side}:uint16", "raster": "500x600", "step": "3px"}
+    raw = quiet(tmp_path / "frames.bin", probe=np.ones((side, side), complex), **how)
+    assert raw.patterns.intensity([12_345]).min() == 7
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert raw.patterns.nbytes > 9e9
+    assert peak < 500 * 2**20
 
 
 def test_empad_with_and_without_its_xml(counts: NDArray, tmp_path: Path) -> None:

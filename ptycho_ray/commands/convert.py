@@ -50,10 +50,12 @@ class Options(ReadingOptions, WritingOptions):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
-    from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.formats import format_to_write, lost_in, write_scan
     from ptycho_ray.data.inspection import describe_scan
 
-    file_to_write(options.output, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
+    beside = format_to_write(options.output, options.to).beside
+    for written in [options.output] if beside is None else [options.output, beside(options.output)]:
+        file_to_write(written, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
     scan = load_data(
         options.input,
         n_subsample=options.n_subsample,
@@ -65,10 +67,10 @@ def run(words: Sequence[str]) -> Result:
         near_field_px2=options.near_field_px2,
         reading=options.reading,
     )
-    written = write_scan(scan, options.output, options.to)
+    form = write_scan(scan, options.output, options.to)
     return {
         "file": options.output,
-        "format": written.name,
-        "not_held_by_this_format": lost_in(scan, written),
+        "format": form.name,
+        "not_held_by_this_format": lost_in(scan, form),
         **describe_scan(scan),
     }

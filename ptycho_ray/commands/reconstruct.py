@@ -12,7 +12,7 @@ import tyro
 
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
-from ptycho_ray.commands.output import WritingOptions, folder_to_write
+from ptycho_ray.commands.output import WritingOptions, file_to_write, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -59,6 +59,8 @@ def run(words: Sequence[str]) -> Result:
 
         return reconstruct_folder(typed.options, typed.settings)
     given = dict(typed.settings)
+    if typed.options.product is not None:
+        file_to_write(typed.options.product, overwrite=typed.options.overwrite, field="product")
     by_network = {*given} - {"test_data_file", "output_dir"} or typed.options.refine or typed.options.config
     if not by_network and typed.options.test_data_file is not None:
         from ptycho_ray.commands.automatic import reconstruct_automatically

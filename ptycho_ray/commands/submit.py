@@ -55,6 +55,8 @@ def run(words: Sequence[str]) -> Result:
         )
     if not options.no_wait:
         file_to_write(options.output, overwrite=options.overwrite, inputs=[options.scan])
+        if options.product is not None:
+            file_to_write(options.product, overwrite=options.overwrite, inputs=[options.scan], field="product")
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {name: value for name, value in options.reading.chosen().items() if name != "companion"}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:

@@ -26,6 +26,10 @@ def test_convert_refuses_its_own_input_and_any_other_file(
     assert main(["convert", str(path), str(other)]) == 2
     assert other.read_text() == "mine"
     assert main(["convert", str(path), str(other), "--overwrite"]) == 0
+    pair = ["convert", str(path), str(tmp_path / "a_dp.hdf5"), "--to", "ptychovit", "--pixel-size-m", "1e-8"]
+    (tmp_path / "a_para.hdf5").write_text("mine")
+    assert main(pair) == 2  # the second file of the pair would be lost
+    assert (tmp_path / "a_para.hdf5").read_text() == "mine"
     assert main(["simulate", str(path)]) == 2
     assert path.read_bytes() == before
 

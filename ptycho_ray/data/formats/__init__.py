@@ -80,6 +80,7 @@ __all__ = [
     "Format",
     "find_format",
     "format_named",
+    "format_to_write",
     "held_by",
     "lost_in",
     "read_fields",
@@ -154,19 +155,26 @@ SUFFIXES = {
 """The format written to a file of which only the name is given."""
 
 
+def format_to_write(path: Path, form: str | None = None) -> Format:
+    """The format that ``write_scan`` would write. InputError if it can only be read."""
+    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
+    if chosen.write is None:
+        able = ", ".join(each.name for each in FORMATS if each.write is not None)
+        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
+    return chosen
+
+
 def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
     """Write a scan in the format called ``form``; None goes by the suffix, NPZ where it says nothing.
 
     Raises InputError if the format cannot be written, or needs something that the scan lacks.
     """
     path = Path(path)
-    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
+    chosen = format_to_write(path, form)
+    assert chosen.write is not None
     wavelength = raw.wavelength_m
     if raw.electrons and "electrons" not in chosen.holds and wavelength is not None:
         raw = copy.copy(raw)  # of photons of the same wavelength, since this format knows no others
         raw.energy_eV, raw.electrons = PLANCK_TIMES_LIGHT_EV_M / wavelength, False
-    if chosen.write is None:
-        able = ", ".join(each.name for each in FORMATS if each.write is not None)
-        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
     chosen.write(raw, path)
     return chosen

@@ -66,16 +66,23 @@ def read_roi(scan: Hdf5Scan) -> FileContents:
     )
 
 
+def other_of_pair(path: Path) -> Path:
+    """The file that is written beside ``path``. InputError for a name that is neither of a pair."""
+    for mine, other in ((PATTERNS, PARAMETERS), (PARAMETERS, PATTERNS)):
+        if path.stem.endswith(mine):
+            return path.with_name(path.stem.removesuffix(mine) + other + path.suffix)
+    raise InputError(
+        file=path,
+        field="output",
+        found=f"the name {path.name}",
+        expected=f"a name that ends in {PATTERNS} or {PARAMETERS}, beside which the other is written",
+    )
+
+
 def write(raw: Scan, path: Path) -> None:
     """Write the pair; ``path`` is either of the two. InputError without an object pixel size."""
     pixel = pixel_size_of(raw)
-    if not path.stem.endswith((PATTERNS, PARAMETERS)):
-        raise InputError(
-            file=path,
-            field="output",
-            found=f"the name {path.name}",
-            expected=f"a name that ends in {PATTERNS} or {PARAMETERS}, beside which the other is written",
-        )
+    other_of_pair(path)
     stem = path.stem.removesuffix(PATTERNS).removesuffix(PARAMETERS)
     image = object_of(raw)
     metres = (raw.positions_px - half_pixel(raw.N) - (np.array(image.shape) - 1) / 2) * pixel
@@ -91,7 +98,9 @@ def write(raw: Scan, path: Path) -> None:
 
 
 _HOLDS = frozenset({"patterns", "positions", "probe", "probe modes", "object", "pixel size"})
-PTYCHOVIT = Format("ptychovit", "PtychoViT pair", ("hdf5",), recognise_vit, read_product, write, _HOLDS, companion)
+PTYCHOVIT = Format(
+    "ptychovit", "PtychoViT pair", ("hdf5",), recognise_vit, read_product, write, _HOLDS, companion, other_of_pair
+)
 FOLD_SLICE_POSITIONS = Format(
     "data-roi", "PtychoShelves data_roi pair", ("hdf5",), recognise_roi, read_roi, companion=companion
 )

@@ -185,7 +185,7 @@ def flyback(positions: NDArray[np.float64]) -> NDArray[np.bool_]:
     this is usual, as in a scan in random order."""
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    far = steps > 4 * usual
+    far = steps > 5 * usual
     alone = np.zeros(len(positions), bool)
     alone[1:-1] = far[:-1] & far[1:]
     return alone if usual > 0 and 0 < alone.sum() <= 0.1 * len(positions) else np.zeros(len(positions), bool)

@@ -223,3 +223,59 @@ def test_info_describes_every_file_that_can_be_opened(
         assert 0 < len(lines) < 30
         assert main(["info", str(path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["verdict"]
+
+
+def eiger(folder: Path, counts: NDArray, *, group: str = "entry/data", lost: int | None = None) -> Path:
+    """A master file of three linked files of 5 frames, and a table of 15 positions; file ``lost`` was not written."""
+    for number in range(1, 4):
+        if number != lost:
+            with h5py.File(folder / f"s_data_{number:06d}.h5", "w") as file:
+                file["entry/data/data"] = counts[5 * number - 5 : 5 * number]
+    with h5py.File(folder / "s_master.h5", "w") as file:
+        for number in range(1, 4):
+            file[f"{group}/data_{number:06d}"] = h5py.ExternalLink(f"s_data_{number:06d}.h5", "entry/data/data")
+        detector = file.create_group("entry/instrument/detector")
+        detector["detector_distance"], detector["x_pixel_size"], detector["y_pixel_size"] = 1.0, 75e-6, 75e-6
+        file["entry/instrument/beam/incident_wavelength"] = 1.0
+    np.savetxt(folder / "s.csv", np.random.default_rng(0).uniform(0, 1e-6, (n, 2)), delimiter=",")
+    return folder / "s_master.h5"
+
+
+def test_master_files_of_older_firmware_and_of_an_aborted_scan(counts: NDArray, tmp_path: Path) -> None:
+    raw = quiet(eiger(tmp_path, counts, group="entry"))
+    np.testing.assert_array_equal(raw.patterns.intensity([14, 3]), counts[[14, 3]])
+    assert raw.energy_eV == pytest.approx(12398.42, rel=1e-6)  # of the wavelength, 1 Angstrom
+    for lost, left in ((3, 10), (2, 5)):
+        folder = tmp_path / str(lost)
+        folder.mkdir()
+        raw = quiet(eiger(folder, counts, lost=lost))
+        np.testing.assert_array_equal(raw.patterns.intensity(), counts[:left])
+        assert any(f"the first {left} of 15 positions" in note for note in raw.notes)
+        assert any(f"s_data_00000{lost}.h5" in note for note in raw.notes)
+
+
+def test_a_mask_of_the_whole_detector_is_cut_where_the_file_says(counts: NDArray, tmp_path: Path) -> None:
+    path, mask = eiger(tmp_path, counts), np.zeros((60, 50), np.uint32)
+    mask[12, 24] = 1
+    with h5py.File(path, "a") as file:
+        file["entry/instrument/detector/pixel_mask"] = mask
+    raw = quiet(path)
+    assert raw.bad_pixels is None
+    assert any("pixel_mask of 60 x 50 pixels was not used" in note for note in raw.notes)
+    with h5py.File(path, "a") as file:
+        file["entry/instrument/detector/region_origin"] = np.array([20, 10])  # x, y
+    assert np.argwhere(quiet(path).bad_pixels).tolist() == [[2, 4]]
+
+
+def test_hxn_frames_are_turned_back(counts: NDArray, tmp_path: Path) -> None:
+    places = np.random.default_rng(0).uniform(0, 2, (2, n))
+    with h5py.File(tmp_path / "scan_1.h5", "w") as file:
+        file["diffamp"] = np.fft.fftshift(np.rot90(np.sqrt(counts), axes=(2, 1)), axes=(1, 2))
+        file["points"] = places
+        file["z_m"], file["lambda_nm"], file["ccd_pixel_um"], file["angle"] = 1.0, 0.1, 55.0, 60.0
+    raw = quiet(tmp_path / "scan_1.h5")
+    np.testing.assert_allclose(raw.patterns.intensity([2, 9]), counts[[2, 9]], rtol=1e-5)
+    assert raw.pixel_size_m == pytest.approx(1e-10 / (N * 55e-6))
+    metres = np.stack([places[1], places[0] * 0.5], axis=1) * 1e-6
+    np.testing.assert_allclose(raw.positions_px * raw.pixel_size_m, metres, atol=1e-12)
+    assert any("turned by 60 degrees" in note for note in raw.notes)

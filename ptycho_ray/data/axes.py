@@ -34,6 +34,8 @@ def read_axes(text: str, ndim: int) -> str:
 def likely_axes(shape: tuple[int, ...], n: int | None, sample: Callable[[], NDArray]) -> tuple[str, str | None]:
     """Axes of an array of ``shape`` with three or four axes, of ``n`` patterns if that is known, and a line about them where
     the numbers alone do not decide. ``sample()`` reads (a part along the first axis of) the array."""
+    if len(shape) == 4 and shape[3] == 1 and shape[0] == n:
+        return "ryxc", None  # channels last
     if len(shape) == 4:
         first, last = "rcyx", "yxrc"
         fits = (n is None or shape[0] * shape[1] == n, n is None or shape[2] * shape[3] == n)

@@ -52,8 +52,8 @@ class Reading:
     """Leave these patterns out: 77,120."""
     shape: Annotated[str | None, _named("NxROWSxCOLUMNS")] = None
     """Shape of a raw binary file; its type follows a colon: 300x130x128:float32."""
-    electrons: bool | None = None
-    """The beam consists of electrons; by default what the file says."""
+    beam: Literal["auto", "photons", "electrons"] = "auto"
+    """What the beam consists of; 'auto' is what the file says, photons if it says nothing."""
     domain: Literal["auto", "amplitude", "intensity"] = "auto"
     """Quantity stored in the patterns; 'auto' decides by the format and the values."""
     transpose: bool = False

@@ -74,9 +74,11 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
             found = positions_of_file(second, max_bytes) if second is table else None
             fields = combined(fields, found or read_fields(second, max_bytes), path)
     chosen_files(fields, reading, path, max_bytes)
-    for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m", "electrons"):
+    for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m"):
         if (value := getattr(reading, name)) is not None:
             setattr(fields, name, value)
+    if reading.beam != "auto":
+        fields.electrons = reading.beam == "electrons"
     if bad_pixels is not None:
         fields.bad_pixels = bad_pixels
     for line in fields.notes:

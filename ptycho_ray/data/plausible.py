@@ -50,7 +50,9 @@ def check_energy(fields: FileContents, path: Path, *, needed: bool) -> None:
             )
         fields.note(f"{path}: energy_eV: found {found}; expected {expected} (--energy-eV gives the right one)")
     elif energy > PHOTONS_UP_TO_EV and fields.electrons is None:
-        fields.note(f"{path}: energy_eV: {energy / 1e3:.4g} keV taken for that of photons; are these --electrons?")
+        fields.note(
+            f"{path}: energy_eV: {energy / 1e3:.4g} keV taken for that of photons; are these electrons (--beam electrons)?"
+        )
 
 
 def check_pixel(fields: FileContents, path: Path) -> None:

@@ -202,7 +202,7 @@ def load_data(
     n_samples              accepted for compatibility, without effect
     reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
                            ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
-                           ``select``, ``drop``, ``shape``, ``electrons``, ``domain``, ``transpose``, ``companion``,
+                           ``select``, ``drop``, ``shape``, ``beam``, ``domain``, ``transpose``, ``companion``,
                            ``pixel_size_m``, ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
                            (``ptycho_ray.config.reading.Reading``)
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)

@@ -445,7 +445,7 @@ def test_electrons_never_take_the_wavelength_of_photons(scan: RawData, counts: N
     raw = quiet(path, detector_distance_m=0.5)
     assert raw.electrons
     assert raw.pixel_size_m == pytest.approx(1.96875e-12 * 0.5 / (N * DETECTOR), rel=1e-4)
-    assert quiet(path, detector_distance_m=0.5, electrons=False).wavelength_m == pytest.approx(4.1328e-12, rel=1e-4)
+    assert quiet(path, detector_distance_m=0.5, beam="photons").wavelength_m == pytest.approx(4.1328e-12, rel=1e-4)
     raw.to_file(tmp_path / "back.h5")
     back = quiet(tmp_path / "back.h5")
     assert (back.electrons, back.energy_eV) == (True, 3e5)

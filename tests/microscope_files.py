@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -167,3 +171,48 @@ def tiff_folder(path: Path, frames: NDArray) -> Path:
     for number, frame in enumerate(frames):
         tifffile.imwrite(path / f"scan_{number}.tif", frame)
     return path
+
+
+def zspy(path: Path, cube: NDArray, compressor: str | None = "blosc", zipped: bool = False) -> Path:
+    """A HyperSpy signal in Zarr: as ``hspy``, in chunks that do not divide the sides; the first chunk is one of zeros."""
+    chunks = [2, 3, 10, 16]
+    members: dict[str, bytes] = {".zgroup": b'{"zarr_format": 2}'}
+
+    def put(name: str, content: Any) -> None:
+        members[name] = json.dumps(content).encode()
+
+    place = "Experiments/scan"
+    put(f"{place}/data/.zarray", {
+        "shape": cube.shape, "chunks": chunks, "dtype": cube.dtype.str, "order": "C", "fill_value": 0, "filters": None,
+        "compressor": None if compressor is None else {"id": compressor}, "zarr_format": 2,
+    })  # fmt: skip
+    for axis in range(4):
+        step, unit = (0.5, "nm") if axis < 2 else (0.5, "mrad")
+        put(f"{place}/axis-{axis}/.zattrs", {"navigate": axis < 2, "scale": step, "units": unit})
+    put(f"{place}/metadata/Acquisition_instrument/TEM/.zattrs", {"beam_energy": 200.0})
+    for chunk in np.ndindex(*(-(-side // step) for side, step in zip(cube.shape, chunks, strict=True))):
+        whole = np.zeros(chunks, cube.dtype)
+        start = [number * step for number, step in zip(chunk, chunks, strict=True)]
+        part = cube[tuple(slice(first, first + step) for first, step in zip(start, chunks, strict=True))]
+        whole[tuple(slice(0, side) for side in part.shape)] = part
+        members[f"{place}/data/{'.'.join(map(str, chunk))}"] = _compressed(whole, compressor)
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    else:
+        for name, data in members.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path
+
+
+def _compressed(values: NDArray, compressor: str | None) -> bytes:
+    if compressor == "zlib":
+        return zlib.compress(values.tobytes())
+    if compressor != "blosc":
+        return values.tobytes()
+    with h5py.File("chunk", "w", driver="core", backing_store=False) as file:
+        data = np.frombuffer(values.tobytes(), np.uint8)
+        dataset = file.create_dataset("d", data=data, chunks=data.shape, **hdf5plugin.Blosc(cname="lz4"))
+        return bytes(dataset.id.read_direct_chunk((0,))[1])

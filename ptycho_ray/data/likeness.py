@@ -70,7 +70,7 @@ def looks_like(content: Content) -> str:
     if isinstance(content, BinaryFile):
         return "an XML file" if content.start.lstrip().startswith(b"<") else "frames behind a header"
     if any(name.rpartition("/")[2] in (".zgroup", "zarr.json") for name in content.keys()[:MOST_KEYS]):
-        return "a Zarr store (HyperSpy .zspy), which is not read; HyperSpy saves the same signal as .hspy"
+        return "a Zarr store of another version or layout; HyperSpy saves the same signal as .hspy"
     if not isinstance(content, Hdf5Scan):
         return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
     names, top = set(content.names("/")), content.names("/")

@@ -94,9 +94,9 @@ class BinaryFile:
 
 
 def require_scan(path: str | Path) -> Path:
-    """``path`` as a Path: a file, or a folder of images. MissingFileError for anything else."""
+    """``path`` as a Path: a file, a folder of images or a Zarr store. MissingFileError for anything else."""
     path = Path(path)
-    if path.is_dir() and any(True for _ in images_in(path)):
+    if path.is_dir() and ((path / ".zgroup").is_file() or any(True for _ in images_in(path))):
         return path
     return require_file(path)
 

@@ -173,6 +173,8 @@ SAMPLES |= {
     "hxn": _hdf5("a.h5", diffamp=STACK, points=PLACES.T, z_m=1.0, lambda_nm=0.1, ccd_pixel_um=55.0, angle=0.0),
     "py4dstem": lambda folder: microscope_files.py4dstem(folder / "a.h5", CUBE),
     "hspy": lambda folder: microscope_files.hspy(folder / "a.hspy", CUBE),
+    "zspy": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "zlib", zipped=True),
+    "zspy blosc": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "blosc", zipped=True),
     "dm3": lambda folder: microscope_files.dm(folder / "a.dm3", CUBE, 3, CALIBRATED),
     "dm4": lambda folder: microscope_files.dm(folder / "a.dm4", CUBE, 4, CALIBRATED),
     "blo": lambda folder: microscope_files.blockfile(folder / "a.blo", STACK, (2, 3)),

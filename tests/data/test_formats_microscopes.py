@@ -157,6 +157,18 @@ def test_cubes_that_state_their_steps(kind: str, counts: NDArray, tmp_path: Path
     np.testing.assert_allclose(raw.positions_px[COLUMNS] - raw.positions_px[0], [step / raw.pixel_size_m, 0])
 
 
+@pytest.mark.parametrize("compressor", ["blosc", "zlib", None])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_zspy(compressor: str | None, zipped: bool, counts: NDArray, tmp_path: Path) -> None:
+    cube = counts.reshape(ROWS, COLUMNS, N, N)
+    path = write.zspy(tmp_path / "a.zspy", cube, compressor, zipped)
+    raw = quiet(path)
+    np.testing.assert_array_equal(raw.patterns.intensity([1, 13, 14]), counts[[1, 13, 14]])
+    assert raw.energy_eV == 2e5
+    assert raw.pixel_size_m == pytest.approx(2.50793e-12 / (N * 5e-4), rel=1e-4)
+    np.testing.assert_allclose(raw.positions_px[1] - raw.positions_px[0], [0, 0.5e-9 / raw.pixel_size_m])
+
+
 def test_a_cube_without_units_asks_for_its_step(counts: NDArray, tmp_path: Path) -> None:
     path = write.py4dstem(tmp_path / "a.h5", counts.reshape(ROWS, COLUMNS, N, N), calibrated=False)
     with pytest.raises(InputError, match=r"raster of 3 x 5 without its step.*Type: ptycho-ray info .* --step"):

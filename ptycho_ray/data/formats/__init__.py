@@ -28,6 +28,7 @@ from ptycho_ray.data.formats.ptychovit import FOLD_SLICE_POSITIONS, PAIR_PATTERN
 from ptycho_ray.data.formats.ptypy import PTYD, PTYR
 from ptycho_ray.data.formats.tike import TIKE
 from ptycho_ray.data.formats.velociprobe import VELOCIPROBE
+from ptycho_ray.data.formats.zspy import ZSPY
 from ptycho_ray.data.likeness import unknown_binary, unknown_file
 from ptycho_ray.data.masks import find_mask
 from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
@@ -58,6 +59,7 @@ FORMATS: tuple[Format, ...] = (
     TABLE,
     HXN,
     HYPERSPY,
+    ZSPY,
     EMD,
     VELOX,
     RAW,

@@ -35,7 +35,7 @@ def read(scan: Hdf5Scan) -> FileContents:
     )
     facts = [_axis(scan, f"{place}/{name}") for name in axes]
     ndim = scan.file[f"{place}/data"].ndim
-    frames, field = scan.frames(None, f"{place}/data", axes=_letters(facts, ndim))
+    frames, field = scan.frames(None, f"{place}/data", axes=letters_of(facts, ndim))
     made = FileContents(frames=frames, frames_field=field, raster=frames.raster, domain="intensity", electrons=True)
     scanned = [fact for fact in facts if fact[2]]
     steps = [step * factor for step, unit, _ in scanned if step and (factor := factor_of(unit, LENGTHS))]
@@ -57,7 +57,7 @@ def _axis(scan: Hdf5Scan, name: str) -> tuple[float, str, bool]:
     return number, unit if isinstance(unit, str) else "", bool(scanned)
 
 
-def _letters(facts: list[tuple[float, str, bool]], ndim: int) -> str | None:
+def letters_of(facts: list[tuple[float, str, bool]], ndim: int) -> str | None:
     """Axes of the array by which of them are scanned; None where that does not fit patterns."""
     scanned = [k for k, fact in enumerate(facts) if fact[2]]
     if len(facts) != ndim or len(scanned) != ndim - 2:

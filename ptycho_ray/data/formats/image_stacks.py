@@ -91,7 +91,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def recognise_tiff(file: BinaryFile) -> bool:
-    return file.is_folder or file.start.startswith(TIFF_MARKS)
+    return (file.is_folder and not (file.path / ".zgroup").is_file()) or file.start.startswith(TIFF_MARKS)
 
 
 def read_tiff(file: BinaryFile) -> FileContents:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.patterns import FrameSource
 
-IMPOSSIBLE = (2**31 - 2, 2**31 - 1, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**64 - 2, 2**64 - 1)
+IMPOSSIBLE = tuple(2**bits - less for bits in (31, 32, 63, 64) for less in (1, 2))
 """Numbers that no detector counts up to: the largest of its type, or one less, mark a pixel as bad."""
 
 

@@ -223,7 +223,7 @@ def main() -> None:
 
         def over_http(path: Path) -> None:
             with httpx.Client(timeout=300) as http:
-                answer = http.post(f"{url}/v1/reconstructions", content=path.read_bytes(), headers=RAW)
+                answer = http.post(f"{url}/v1/reconstructions?model=bench", content=path.read_bytes(), headers=RAW)
                 assert answer.status_code == 200, answer.text
                 np.load(io.BytesIO(answer.content))["object"]
 
@@ -256,7 +256,7 @@ def main() -> None:
 
             def many() -> None:
                 nonlocal times
-                _, times = asyncio.run(ask(url, "/v1/reconstructions", 4 * CLIENTS, CLIENTS, **post))
+                _, times = asyncio.run(ask(url, "/v1/reconstructions?model=bench", 4 * CLIENTS, CLIENTS, **post))
 
             alone, together = in_turn(in_process(model, large, folder), many, rounds=3)
             rate = 4 * CLIENTS / together

@@ -1,4 +1,5 @@
-"""Reconstructs scans with a trained model and judges the images, each scan a task of the Ray cluster that runs this job:
+"""Reconstructs scans, automatically or with a trained model, and judges the images, each scan a task of the Ray cluster that
+runs this job:
 
 ray job submit --working-dir . -- python jobs/evaluate.py /data/scan.npz --model-path /shared/run-1 --output-dir /shared/images
 """

@@ -1,5 +1,7 @@
-"""Reconstructs scans with a trained model on the Ray cluster that runs this job, in shards that any loss leaves whole:
+"""Reconstructs scans on the Ray cluster that runs this job: automatically, one task a scan, or with a trained model in shards
+that any loss leaves whole:
 
+ray job submit --working-dir . -- python jobs/reconstruct.py /data/a.h5 /data/b.h5 --output-dir /shared/out
 ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --model-path /shared/run-1 --output-dir /shared/out
 """
 

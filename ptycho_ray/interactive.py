@@ -2,7 +2,7 @@
 
     scan = pr.load("scan.npz")
     image = pr.reconstruct(scan)                      # decides by the patterns what the scan needs, solves and judges
-    image = pr.reconstruct(scan, nepochs=30)          # trains a network on the scan's diffraction, then reconstructs it
+    image = pr.reconstruct(scan, nepochs=5)           # trains a network on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
 Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
@@ -173,6 +173,8 @@ def reconstruct(
     scan: RawData | str | Path,
     model: Reconstruction | str | Path | None = None,
     *,
+    refinement: Mapping[str, Any] | None = None,
+    budget_s: float | None = None,
     config: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -183,8 +185,12 @@ def reconstruct(
     Args:
         scan: a scan or its file.
         model: an earlier reconstruction, or a bundle or its folder.
-        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=30``, ``gridsize=2``,
-            ``learning_rate=1e-3`` (those of ``ptycho-ray train``).
+        refinement: settings of the solver that are given and not decided: ``{"probe_modes": 2}`` (those of ``ptycho-ray
+            refine``). With a model its image is refined with them.
+        budget_s: without a network, limit on the processor seconds of the trials.
+        config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=5``, ``gridsize=2``,
+            ``learning_rate=1e-3`` (those of ``ptycho-ray train``, and its network where none is chosen). ``seed`` alone is the
+            seed of the automatic reconstruction.
         progress: report every decision, or every epoch.
 
     Raises:
@@ -194,12 +200,17 @@ def reconstruct(
     from ptycho_ray.bundle import Bundle, load_bundle
     from ptycho_ray.config import TrainingConfig
     from ptycho_ray.config.sources import resolve_config, setting_names
-    from ptycho_ray.display.progress import TrainingProgress
+    from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
+    from ptycho_ray.refinement.config import RefinementConfig
     from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     raw = scan if isinstance(scan, RawData) else load(scan)
+    solver = RefinementConfig(**refinement) if refinement else None
+    training = config is not None or bool(set(settings) - {"seed"})
+    if budget_s is not None and (model is not None or training):
+        raise ConfigurationError(field="budget_s", found="given with a network", expected="no model and no training")
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
@@ -210,16 +221,26 @@ def reconstruct(
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
         if bundle is None:
             raise ConfigurationError(field="model", found="an image without a network", expected="one with a network")
-        _, _, results = workflow.reassemble_cdi_image(raw, bundle.config, model=bundle.models, keep_patches=False)
+        _, _, results = workflow.reassemble_cdi_image(
+            raw, bundle.config, model=bundle.models, refinement=solver, keep_patches=False
+        )
         return Reconstruction(results["stitched"], raw, bundle)
-    if config is None and not settings:
-        made = workflow.reconstruct_scan(raw, tell=print if progress else lambda line: None)
+    if not training:
+        wishes = settings | ({} if budget_s is None else {"budget_s": budget_s})
+        made = workflow.reconstruct_scan(
+            raw, settings=refinement, tell=print if progress else lambda line: None, **wishes
+        )
         return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
+    if solver is not None:
+        raise ConfigurationError(
+            field="refinement", found="given with settings of a training", expected="refinement_iterations, or a model"
+        )
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
     resolved = resolve_config(TrainingConfig, config, typed=typed)
     chosen = fitted_to_scans(resolved, [raw])
-    callbacks = [TrainingProgress(chosen.nepochs)] if progress else []
+    quicker = first_look(chosen.nepochs, len(raw) * raw.N**2, notebook=True)
+    callbacks = [TrainingProgress(chosen.nepochs, first_look=quicker)] if progress else []
     _, _, results = workflow.run_cdi_example(
         raw, raw, chosen, do_stitching=True, execution=resolved.execution, callbacks=callbacks, keep_patches=False
     )

@@ -59,7 +59,7 @@ MAY_KNOW = {
         "simulation", "workflow",
     },
     "cluster": {
-        "bundle", "config", "data", "errors",  "files", "models", "reconstruction", "refinement",
+        "bundle", "config", "data", "display", "errors", "files", "models", "reconstruction", "refinement",
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {

@@ -117,7 +117,7 @@ def reconstruct_scan(
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
     held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
-        first_config = dataclasses.replace(config, iterations=FIRST_ROUND)
+        first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
         unseen = np.union1d(held_out, plan.part.judges_of_scan)
         found = _solved(solved, first_config, unseen, device, on_progress).result()
         # With positions and object almost right, what is still missing shows.

@@ -136,7 +136,8 @@ class Part:
     def run(self, assumption: Assumption, iterations: int = ITERATIONS) -> Trial:
         """Refine from a flat object, or what :meth:`go_on` was given, under an assumption, and judge."""
         began = time.process_time()
-        settings = {"iterations": iterations, "seed": self.seed, "check_every": 10_000} | assumption.settings
+        settings = {"iterations": iterations, "seed": self.seed, "check_every": iterations + 1, "centre_start": None}
+        settings |= assumption.settings
         config = RefinementConfig(**settings)
         scan = self.scan.at(transformed_positions(self.scan.positions_px, assumption.matrix))
         probe, figures = assumption.probe, None

@@ -1,7 +1,8 @@
 """Python client of the reconstruction service: ``Client``, and ``AsyncClient`` for asyncio.
 
     with Client("http://127.0.0.1:8000") as client:
-        image = client.reconstruct("scan.h5", model="lines64").arrays()["object"]
+        image = client.reconstruct("scan.h5").arrays()["object"]                   # decided by the patterns
+        image = client.reconstruct("scan.h5", model="lines64").arrays()["object"]  # one pass of a network
 
     with client.stream(N=64, dtype="uint16", on_preview=show) as stream:  # while the scan is measured
         for positions, frames in detector:

@@ -124,7 +124,9 @@ class _Plan:
     ) -> _Steps[httpx.Response]:
         """Send a scan, or the name of one that the service can read."""
         headers = {"Idempotency-Key": uuid.uuid4().hex} | ({} if wait else {"Prefer": "respond-async"})
-        params = {name: value for name, value in choices.items() if value is not None}
+        params = {name: value for name, value in choices.items() if value is not None and name != "refinement"}
+        for name, value in (choices.get("refinement") or {}).items():
+            params[f"refinement.{name}"] = "none" if value is None else value
         if sum(given is not None for given in (scan, path, demo)) != 1:
             raise InputError(field="scan", found="none or several", expected="exactly one of scan, path and demo")
         if scan is None:
@@ -219,7 +221,8 @@ class Client:
 
         Args:
             output: "npz", "hdf5" (Ptychodus), "png" or "raw".
-            choices: model, stitch, n_subsample, evaluate, ...: the fields of the interface.
+            choices: model, stitch, n_subsample, evaluate, ...: the fields of the interface. Without a model the scan is
+                reconstructed automatically; ``refinement={"probe_modes": 2}`` are settings of the solver that are given.
 
         Raises:
             ServiceError: the service refused, failed, or could not be reached for ``patience_s``.
@@ -318,7 +321,7 @@ class AsyncClient:
         on_progress: OnProgress | None = None,
         **choices: Any,
     ) -> Image:
-        """The image of a scan."""
+        """The image of a scan; see ``Client.reconstruct``."""
         return await self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
 
     async def submit(

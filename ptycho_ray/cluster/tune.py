@@ -34,6 +34,7 @@ from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
+from ptycho_ray.tuning.bounds import MOST_WIDENINGS, holding, on_bounds, widened
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
 from ptycho_ray.tuning.trial import run_trial, trial_config
@@ -53,6 +54,8 @@ GRACE_SHARE, REDUCTION = 1 / 9, 3
 #: What the process of a trial needs that leaves the computing to workers of its own.
 DRIVER_RESOURCES = {"CPU": 0.0, "memory": 2.0**20}
 
+#: Further trials after a bound was moved: this share of those asked for, and at least so many.
+FURTHER_SHARE, LEAST_FURTHER = 0.25, 8
 #: A note in the folder of a trial that failed.
 ERROR_NOTE = "error.txt"
 
@@ -82,8 +85,11 @@ def run_sweep(
     seed: int = 0,
     learn_from: Sequence[SweepRecord] = (),
     watcher: Watcher | None = None,
-) -> None:
+) -> Space:
     """Run trials until ``record`` has ``trials`` that ended, failed ones included.
+
+    Where the best trial of the experiment lies on a bound of the space, the bound is moved and further trials are run, at most
+    ``MOST_WIDENINGS`` times.
 
     Args:
         base: settings of all trials by name, ``execution.devices`` and ``execution.address`` among them.
@@ -91,53 +97,85 @@ def run_sweep(
         learn_from: finished sweeps whose results the search may use.
         watcher: called in this process whenever a trial begins, reports or ends.
 
+    Returns:
+        the space, with the bounds that were moved.
+
     Raises:
         ConfigurationError: the objectives, the scheduler and the cluster do not go together.
         TrainingInterrupted: after Ctrl-C.
     """
-    config, execution = trial_config(base, {})
     check_sweep(scan, base, space)
-    with environment(TUNE_DEFAULTS), connected(execution):
+    further = max(LEAST_FURTHER, math.ceil(trials * FURTHER_SHARE))
+    space, times = holding(space, [trial.parameters for trial in record.trials.values()])
+    with environment(TUNE_DEFAULTS), connected(trial_config(base, {})[1]):
         check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
-        resources, concurrent = _room(execution)
-        search = _informed_search(space, seed, record, learn_from)
-        left = trials - len(record.ended)
-        if left <= 0:
-            return
-        on_workers = execution.devices != 1
-        task = _Task(
-            space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
-            execution.cpus_per_device, on_workers, space.scheduler == "pbt",
-        )  # fmt: skip
-        recorder = _Recorder(record, config.nepochs, watcher)
-        storage = record.folder / "ray"
-        shutil.rmtree(storage, ignore_errors=True)
-        trainable = tune.with_parameters(_trial, scan=in_memory_if_it_fits(scan), task=task)
-        searcher = _Searcher(search, record, config.nepochs)
-        population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
-            param_space={"trial": tune.grid_search(population)} if population else None,
-            tune_config=tune.TuneConfig(
-                num_samples=1 if population else left,
-                search_alg=None if population else searcher,
-                scheduler=_scheduler(space, config.nepochs, on_workers),
-                max_concurrent_trials=concurrent,
-                reuse_actors=space.scheduler != "pbt",
-                trial_name_creator=_name,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="sweep", storage_path=str(storage.absolute()), verbose=0, callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=0),
-            ),
-        )  # fmt: skip
-        try:
-            with _quiet_ray():
-                tuner.fit()
-        except KeyboardInterrupt:
-            raise TrainingInterrupted(record.folder) from None
-        shutil.rmtree(storage, ignore_errors=True)
+        while True:
+            _run_trials(scan, base, space, record, trials, seed=seed, learn_from=learn_from, watcher=watcher)
+            best = record.best()
+            sides = {} if best is None or len(space.objectives) > 1 else on_bounds(space, best.parameters)
+            if best is None or not sides:
+                return space
+            names = ", ".join(sides)
+            wider = widened(space, best.parameters)
+            if not space.of_experiment or times == MOST_WIDENINGS or wider == space:
+                log.warning("the best trial lies on a bound of %s, which stays where it is", names)
+                return space
+            log.warning("the best trial lies on a bound of %s: the range is widened, %d further trials", names, further)
+            space, times, trials = wider, times + 1, len(record.ended) + further
+
+
+def _run_trials(
+    scan: RawData,
+    base: Mapping[str, Any],
+    space: Space,
+    record: SweepRecord,
+    trials: int,
+    *,
+    seed: int,
+    learn_from: Sequence[SweepRecord],
+    watcher: Watcher | None,
+) -> None:
+    """Those of one space."""
+    config, execution = trial_config(base, {})
+    resources, concurrent = _room(execution)
+    left = trials - len(record.ended)
+    if left <= 0:
+        return
+    search = _informed_search(space, seed, record, learn_from)
+    on_workers = execution.devices != 1
+    task = _Task(
+        space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
+        execution.cpus_per_device, on_workers, space.scheduler == "pbt",
+    )  # fmt: skip
+    recorder = _Recorder(record, config.nepochs, watcher)
+    storage = record.folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    trainable = tune.with_parameters(_trial, scan=in_memory_if_it_fits(scan), task=task)
+    searcher = _Searcher(search, record, config.nepochs)
+    population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([resources])),
+        param_space={"trial": tune.grid_search(population)} if population else None,
+        tune_config=tune.TuneConfig(
+            num_samples=1 if population else left,
+            search_alg=None if population else searcher,
+            scheduler=_scheduler(space, config.nepochs, on_workers),
+            max_concurrent_trials=concurrent,
+            reuse_actors=space.scheduler != "pbt",
+            trial_name_creator=_name,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep", storage_path=str(storage.absolute()), verbose=0, callbacks=[recorder],
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )  # fmt: skip
+    try:
+        with _quiet_ray(), _one_thread():
+            tuner.fit()
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(record.folder) from None
+    shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextmanager
@@ -150,6 +188,17 @@ def _quiet_ray() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The trials have the processors; the search of this process needs one thread, and more would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
@@ -217,7 +266,7 @@ def _scheduler(space: Space, epochs: int, on_workers: bool) -> TrialScheduler:
     whole = OBJECTIVES[first].at_end or on_workers or len(space.objectives) > 1
     kind = space.scheduler
     if kind == "auto":
-        kind = "none" if whole or space.trial == "direct" else "asha"
+        kind = "none" if whole or space.of_experiment else "asha"
     if kind == "none":
         return FIFOScheduler()
     if whole:

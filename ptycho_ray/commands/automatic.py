@@ -3,95 +3,130 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import ProductOptions, Result
-from ptycho_ray.files import jsonable, write_json
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
-    from ptycho_ray.automatic.reconstruct import Plan
+    from ptycho_ray.commands.reconstruct import Options
+
+#: What asks for no network: the scan, where the image goes, where it is computed, and what is shown of an error.
+_NO_NETWORK = {"test_data_file", "output_dir", "execution.accelerator", "debug"}
+#: The section of the solver's settings: ``--refinement.probe-modes 2``.
+SECTION = "refinement"
+
+
+@dataclass(kw_only=True)
+class AutomaticOptions:
+    """Options of commands that reconstruct without a network."""
+
+    seed: int | None = None
+    """Without a model: seed of the trials, the patterns held out and the batches; 0 if not given."""
+    budget: float | None = None
+    """Without a model: limit on the processor seconds of the trials."""
+
+    def wishes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of ``workflow.reconstruct_scan`` and ``plan_reconstruction`` that these options stand for."""
+        given: dict[str, Any] = {"seed": self.seed or 0}
+        if settings:
+            given["settings"] = dict(settings)
+        return given if self.budget is None else given | {"budget_s": self.budget}
+
+
+def refuse_without_network(given: Mapping[str, Any], network: str) -> None:
+    """ConfigurationError if an option of the automatic reconstruction stands beside ``network``, what asks for a network."""
+    named = next((name for name, value in given.items() if value is not None and value is not False), None)
+    if named is not None:
+        raise ConfigurationError(
+            "a network decides nothing",
+            field=f"--{named}",
+            found=f"given together with {network}",
+            expected="one of the two",
+            hint=f"Leave out {network} for the automatic reconstruction, or leave out --{named}",
+        )
+
+
+def section_of(typed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the solver among what was typed, by their own names, and the rest."""
+    prefix = f"{SECTION}."
+    settings = {name.removeprefix(prefix): value for name, value in typed.items() if name.startswith(prefix)}
+    return settings, {name: value for name, value in typed.items() if not name.startswith(prefix)}
+
+
+def refinement_settings(solver: Mapping[str, Any], iterations: int, seed: int) -> RefinementConfig | None:
+    """The settings of a refinement of the network's image, if any are given; ConfigurationError if it is not asked for."""
+    if not solver:
+        return None
+    if not iterations:
+        name = next(iter(solver))
+        raise ConfigurationError(
+            "the image of the network is not refined",
+            field=f"--{SECTION}.{name.replace('_', '-')}",
+            found=solver[name],
+            expected="--refine N beside it, or no model: the automatic reconstruction",
+        )
+    return RefinementConfig(**{"iterations": iterations, "seed": seed, **solver})
+
+
+def asks_for_network(options: Options, given: Mapping[str, Any]) -> str | None:
+    """The first thing on the command line that only a network has; None if there is none."""
+    if "model_path" in given:
+        return "--model-path"
+    if options.refine is not None:
+        return "--refine"
+    if options.config is not None:
+        return "--config"
+    return next((f"--{name.replace('_', '-')}" for name in given if name not in _NO_NETWORK), None)
+
+
+def own_options(options: Options) -> dict[str, Any]:
+    """The options that only the automatic reconstruction has."""
+    return {name: getattr(options, name) for name in ("plan", "explain", "seed", "budget")}
 
 
 def reconstruct_automatically(
-    scan_file: Path, folder: Path, *, seed: int, only_plan: bool, product: ProductOptions
+    scan_file: Path,
+    folder: Path,
+    wishes: Mapping[str, Any],
+    *,
+    only_plan: bool,
+    explain: bool,
+    product: ProductOptions,
+    execution: Mapping[str, Any],
 ) -> Result:
-    """Reconstruct a scan without a setting, and write image, scan as refined, report and figures into ``folder``."""
+    """Reconstruct a scan without a network, and write image, scan as refined, report and figures into ``folder``."""
     from ptycho_ray import workflow
-    from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.config import ExecutionConfig
+    from ptycho_ray.display.automatic_report import as_refined, save_automatic, trial_rows
     from ptycho_ray.display.progress import RefinementProgress
-    from ptycho_ray.display.report import Section, provenance, write_report
-    from ptycho_ray.refinement.explained_image import REFINED_SCAN
+    from ptycho_ray.display.report import provenance
+    from ptycho_ray.training.device import resolve_device
+
+    RefinementConfig(**wishes.get("settings", {}))  # what is wrong with them is said before anything is computed
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     scan = workflow.load_data(scan_file, reading=product.reading)
+    product.check_geometry(scan)
     if only_plan:
-        plan = workflow.plan_reconstruction(scan, seed=seed, tell=tell)
+        of_plan = {name: value for name, value in wishes.items() if name != "settings"}
+        plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
+    device = resolve_device(ExecutionConfig(**execution)) if execution else None
     with contextlib.closing(RefinementProgress()) as progress:
-        made = workflow.reconstruct_scan(scan, seed=seed, tell=tell, on_progress=progress)
-    image, found = made.refinement.stitched, made.refinement
-    trials = trial_rows(made.plan)
-    image.save(folder / "reconstruction.npz")
-    refined = made.scan.at(found.positions_px, found.probe)
-    refined.to_file(folder / REFINED_SCAN)
-    origin = provenance(seed=seed, data_files=[scan_file])
-    origin |= {"settings": dataclasses.asdict(made.config)}
-    result: Result = {
-        "verdict": made.verdict.sentence,
-        "trusted": made.verdict.trusted,
-        "image": folder / "reconstruction.npz",
-        "refined_scan": folder / REFINED_SCAN,
-        "report": folder / "report.html",
-        "patterns": len(made.scan),
-        "frames_left_out": made.plan.examined.left_out.tolist(),
-        "shape": list(image.image.shape),
-        "origin_px": list(image.origin_px),
-        "pixel_size_m": scan.pixel_size_m,
-        "figures": made.verdict.to_dict(),
-        "plan": made.plan.lines,
-        "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
-    }
+        made = workflow.reconstruct_scan(scan, tell=tell, on_progress=progress, device=device, **wishes)
+    image, more = made.refinement.stitched, {}
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."
-        result["product"] = product.write_product(refined, image.image, image.origin_px, remark)
-    write_report(
-        result["report"],
-        title=f"Reconstruction of {scan_file}",
-        sections=[
-            Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", plot_object(
-                image.image, region=image.covered(), pixel_size_m=scan.pixel_size_m))]),
-            Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
-            Section("Trials", rows=trials, folded=True),
-            Section("Probe and positions", pictures=[
-                ("The brightest probe mode.", plot_object(found.probe[0])),
-                ("Positions.", plot_positions(found.positions_px, pixel_size_m=scan.pixel_size_m)),
-            ]),
-            Section("Provenance", facts=origin, folded=True),
-        ],
-    )  # fmt: skip
-    write_json(folder / "result.json", jsonable({**result, "trials": trials, "provenance": origin}))
-    return result
-
-
-def trial_rows(plan: Plan) -> list[dict[str, Any]]:
-    """The table of trials."""
-    rows = []
-    for trial in plan.part.trials:
-        figures = trial.figures
-        rows.append(
-            {
-                "assumption": trial.assumption.name,
-                "r_factor": None if figures is None else round(figures.r_factor, 4),
-                "times_noise": round(figures.times_noise, 3)
-                if figures is not None and figures.noise_is_known
-                else None,
-                "seconds": round(trial.seconds, 2),
-            }
-        )
-    return rows
+        more["product"] = product.write_product(as_refined(made), image.image, image.origin_px, remark)
+    origin = provenance(seed=wishes["seed"], data_files=[scan_file])
+    result = save_automatic(made, folder, str(scan_file), origin, more)
+    return result | ({"trials": trial_rows(made.plan)} if explain else {})

@@ -27,9 +27,9 @@ COMMANDS = {
     "train": "train a network on a scan; no images of the sample are needed",
     "pretrain": "train a general network on simulated scans",
     "tune": "search for settings of the experiment, the physics or the network; no ground truth is needed",
-    "reconstruct": "reconstruct a scan with a trained network",
+    "reconstruct": "reconstruct a scan: automatically, or with a trained network",
     "refine": "refine an image with an iterative solver, or solve from scratch",
-    "reconstruct-scans": "reconstruct many scans, or a very large one, in shards on a Ray cluster",
+    "reconstruct-scans": "reconstruct many scans, or a very large one, on a Ray cluster",
     "evaluate-scans": "reconstruct and evaluate many scans in parallel on a Ray cluster",
     "evaluate": "measure image quality against the ground truth or the data",
     "compare": "compare several images: figures of merit and plots",
@@ -107,6 +107,8 @@ def _run(command: str, words: list[str]) -> int:
         return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
     except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
         return _fail(error, FAILED, as_json, debug="--debug" in words)
+    if result and "exit_code" in result:
+        return int(result["exit_code"])
     return NOT_TRUSTED if result and result.get("trusted") is False else OK
 
 

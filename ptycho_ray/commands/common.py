@@ -47,6 +47,14 @@ class ProductOptions(ReadingOptions):
     product: Annotated[Path | None, FILE] = None
     """Also write the image as a Ptychodus product, which needs the geometry of the experiment."""
 
+    def check_geometry(self, scan: RawData) -> None:
+        """InputError if a product is wanted and neither the scan nor these options have its geometry."""
+        if self.product is not None:
+            from ptycho_ray.data.formats.ptychodus_folder import with_geometry
+
+            how = self.reading
+            with_geometry(scan, how.energy_eV, how.detector_distance_m, how.detector_pixel_m)
+
     def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
         """Write ``image`` with the geometry of the scan or of these options; InputError if neither has it."""
         if self.product is None:

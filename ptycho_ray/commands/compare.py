@@ -37,7 +37,8 @@ class Options(ReadingOptions, WritingOptions):
     truth: Annotated[Path | None, SCAN] = None
     """A scan that holds the true object, or a reconstruction to be used as ground truth."""
     scan: Annotated[Path | None, SCAN] = None
-    """The scan: trained models are applied to it, and the R-factor of its patterns is reported for each image."""
+    """The scan: trained models are applied to it, and the R-factor of its patterns is reported for each image, with the probe
+    and positions of the refined_scan.npz beside it, if there is one."""
     n_subsample: int | None = None
     """Use only this many patterns of --scan, drawn at random."""
     subsample_seed: int | None = None
@@ -59,7 +60,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
     from ptycho_ray.reconstruction.images import Image, label_of
-    from ptycho_ray.refinement.explained_image import explained_diffraction
+    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
     given = options.output_dir != Options.output_dir
     folder = folder_to_write(options.output_dir, given=given, overwrite=options.overwrite)
@@ -71,6 +72,7 @@ def run(words: Sequence[str]) -> Result:
             subsample_seed=options.subsample_seed,
             reading=options.reading,
         )
+        whole = scan if options.n_subsample is None else workflow.load_data(options.scan, reading=options.reading)
     middle = _middle(scan, options.truth, paths)
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}
@@ -78,7 +80,9 @@ def run(words: Sequence[str]) -> Result:
     for name, path in zip(names, paths, strict=True):
         images[name], extra_columns[name] = _read(path, scan, middle)
         if scan is not None:
-            extra_columns[name]["r_factor"] = explained_diffraction(images[name], scan)["r_factor"]
+            refined = as_refined(whole, path)
+            judged = scan if refined is whole else refined
+            extra_columns[name]["r_factor"] = explained_diffraction(images[name], judged)["r_factor"]
     if options.truth is not None:
         label, reference = label_of(options.truth), _read(options.truth, None, middle)[0]
     elif scan is not None and scan.object_truth is not None:

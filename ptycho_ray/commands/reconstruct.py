@@ -11,23 +11,36 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray import __version__
+from ptycho_ray.commands.automatic import (
+    SECTION,
+    AutomaticOptions,
+    asks_for_network,
+    own_options,
+    reconstruct_automatically,
+    refinement_settings,
+    refuse_without_network,
+    section_of,
+)
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
 from ptycho_ray.commands.output import WritingOptions, file_to_write, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
+from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path, jsonable, write_json
+from ptycho_ray.refinement.config import RefinementConfig
 
 # Settings of a reconstruction that replace those the model was trained with.
 _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions, WritingOptions):
-    """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. With
-    --model-path, by a trained network: one forward pass, then stitching.
+class Options(ProductOptions, WritingOptions, AutomaticOptions):
+    """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. Settings of the
+    solver that are given (--refinement.*) are kept and not decided. With --model-path, by a trained network: one forward
+    pass, then stitching; with --refine, settings of the solver are those of the refinement.
 
-    Example: ptycho-ray reconstruct scan.npz --output-dir image
+    Example: ptycho-ray reconstruct scan.npz --refinement.probe-modes 2 --output-dir image
     """
 
     test_data_file: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
@@ -35,10 +48,10 @@ class Options(ProductOptions, WritingOptions):
     model_path: Annotated[Path | None, FILE] = None
     """Use a trained network: wts.h5.zip, the folder that train wrote to, or 'pretrained' for the one shipped with the package
     (docs/networks.md). If neither this nor a setting of a network is given, no network is used (docs/automatic.md)."""
-    seed: int = 0
-    """Without a model: seed of the trials, the patterns held out and the batches."""
     plan: bool = False
     """Without a model: only decide, show what was decided and all trials, and end."""
+    explain: bool = False
+    """Without a model: also show all trials, with the reason for each choice."""
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings."""
     refine: int | None = None
@@ -53,37 +66,47 @@ class Options(ProductOptions, WritingOptions):
 
 
 def run(words: Sequence[str]) -> Result:
-    typed = parse(Options, words, prog="ptycho-ray reconstruct", config_class=InferenceConfig, with_model=False)
-    if typed.options.input is not None:
+    typed = parse(
+        Options,
+        words,
+        prog="ptycho-ray reconstruct",
+        config_class=InferenceConfig,
+        with_model=False,
+        sections={SECTION: RefinementConfig},
+    )
+    options = typed.options
+    solver, given = section_of(typed.settings)
+    if options.input is not None:
         from ptycho_ray.commands.standard_folder import reconstruct_folder
 
-        return reconstruct_folder(typed.options, typed.settings)
-    given = dict(typed.settings)
-    if typed.options.product is not None:
-        file_to_write(typed.options.product, overwrite=typed.options.overwrite, field="product")
-    by_network = {*given} - {"test_data_file", "output_dir"} or typed.options.refine or typed.options.config
-    if not by_network and typed.options.test_data_file is not None:
-        from ptycho_ray.commands.automatic import reconstruct_automatically
-
-        folder = folder_to_write(
-            Path(given.get("output_dir", InferenceConfig.output_dir)),
-            given="output_dir" in given,
-            overwrite=typed.options.overwrite,
-        )
+        return reconstruct_folder(options, given, solver)
+    if options.product is not None:
+        scans = [options.test_data_file, options.reading.companion]
+        file_to_write(options.product, overwrite=options.overwrite, inputs=scans, field="product")
+    network = asks_for_network(options, given)
+    if network is None:
+        if options.test_data_file is None:
+            raise InputError(
+                field="test_data_file", found="nothing", expected="a scan: ptycho-ray reconstruct scan.npz"
+            )
+        folder = Path(given.get("output_dir", InferenceConfig.output_dir))
+        if not options.plan:  # which writes nothing
+            folder = folder_to_write(folder, given="output_dir" in given, overwrite=options.overwrite)
         return reconstruct_automatically(
-            typed.options.test_data_file,
+            options.test_data_file,
             folder,
-            seed=typed.options.seed,
-            only_plan=typed.options.plan,
-            product=typed.options,
+            options.wishes(solver),
+            only_plan=options.plan,
+            explain=options.explain,
+            product=options,
+            execution={"accelerator": given["execution.accelerator"]} if "execution.accelerator" in given else {},
         )
-    if typed.options.refine is not None:
-        given.setdefault("refinement_iterations", typed.options.refine)
-    resolved = resolve_config(InferenceConfig, typed.options.config, typed=given, with_model=False)
+    refuse_without_network(own_options(options), network)
+    if options.refine is not None:
+        given.setdefault("refinement_iterations", options.refine)
+    resolved = resolve_config(InferenceConfig, options.config, typed=given, with_model=False)
     settings, execution = resolved.config, resolved.execution
-    folder = folder_to_write(
-        settings.output_dir, given=resolved.was_given("output_dir"), overwrite=typed.options.overwrite
-    )
+    folder = folder_to_write(settings.output_dir, given=resolved.was_given("output_dir"), overwrite=options.overwrite)
     import numpy as np
 
     from ptycho_ray import workflow
@@ -104,13 +127,14 @@ def run(words: Sequence[str]) -> Result:
         n_images=settings.n_groups,
         n_subsample=settings.n_subsample,
         subsample_seed=settings.subsample_seed,
-        reading=typed.options.reading,
+        reading=options.reading,
     )
     amplitude, phase, results = workflow.reassemble_cdi_image(
         scan,
         config,
         model=bundle.models,
         execution=execution,
+        refinement=refinement_settings(solver, settings.refinement_iterations, config.seed),
         keep_patches=settings.debug,
         on_batch=BatchProgress("reconstructing", force_bar=execution.enable_progress_bar),
         on_refinement=RefinementProgress(force_bar=execution.enable_progress_bar),
@@ -141,9 +165,9 @@ def run(words: Sequence[str]) -> Result:
 
         result["uncertainty"] = uncertainty_facts(stitched, len(bundle.models))
         sections.append(uncertainty_section(stitched, len(bundle.models), scan.pixel_size_m))
-    if typed.options.product is not None:
+    if options.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__} with {settings.model_path}."
-        result["product"] = typed.options.write_product(scan, stitched.image, stitched.origin_px, remark)
+        result["product"] = options.write_product(scan, stitched.image, stitched.origin_px, remark)
     picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=scan.pixel_size_m)
     write_report(
         result["report"],

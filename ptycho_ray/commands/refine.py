@@ -53,6 +53,8 @@ class Options(ReadingOptions, WritingOptions):
     """Write a figure of the image to the output folder every N iterations; 0 for never."""
     half_data: bool = False
     """Also refine two halves of the data and report their Fourier ring correlation (takes twice the time)."""
+    uncertainty: bool = False
+    """Also determine error bars of amplitude and phase at every pixel, and --half-data (takes three times the time)."""
 
 
 def run(words: Sequence[str]) -> Result:
@@ -106,8 +108,20 @@ def run(words: Sequence[str]) -> Result:
             scan, config, start=start, checkpoint=folder / CHECKPOINT, resume=options.resume, on_progress=progress,
             on_image=draw, image_every=options.picture_every,
         )  # fmt: skip
-    halves = half_data_agreement(scan, config, found, start=start) if options.half_data else None
-    found.stitched.save(folder / "reconstruction.npz")
+    wanted = options.half_data or options.uncertainty
+    halves = half_data_agreement(scan, config, found, start=start) if wanted else None
+    image, bars = found.stitched, None
+    if options.uncertainty:
+        from ptycho_ray.data.inspection import photons_per_unit
+        from ptycho_ray.display.uncertainty_report import error_bars_facts, error_bars_section
+        from ptycho_ray.refinement.error_bars import error_bars
+        from ptycho_ray.refinement.solver import Refinement
+
+        finished = Refinement(scan, config, start=start)
+        finished.resume(folder / CHECKPOINT)
+        bars = error_bars(finished, photons_per_unit(scan), np.random.default_rng((config.seed, 7)))
+        image = bars.of(image)
+    image.save(folder / "reconstruction.npz")
     scan.at(found.positions_px, found.probe).to_file(folder / REFINED_SCAN)
     parts = {
         "intensity": found.intensity,
@@ -127,6 +141,8 @@ def run(words: Sequence[str]) -> Result:
     }
     if halves is not None:
         result["half_data"] = halves.to_dict()
+    if bars is not None:
+        result["uncertainty"] = error_bars_facts(bars, None)
     picture = plot_object(found.stitched.image, region=found.stitched.covered(), pixel_size_m=scan.pixel_size_m)
     probe = plot_object(found.probe[0])
     write_report(
@@ -135,6 +151,7 @@ def run(words: Sequence[str]) -> Result:
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)]),
             refinement_section(found, halves),
+            *([] if bars is None else [error_bars_section(bars, halves, scan.pixel_size_m)]),
             Section(
                 "Probe and positions",
                 pictures=[

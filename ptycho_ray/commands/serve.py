@@ -15,7 +15,8 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common):
-    """Run the reconstruction service on this machine: a web page and an HTTP interface.
+    """Run the reconstruction service on this machine: a web page and an HTTP interface. Scans are reconstructed
+    automatically, or by one of the trained models that are given.
 
     Example: ptycho-ray serve model lines64=other/model
     """

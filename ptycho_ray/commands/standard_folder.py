@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_ray import __version__
-from ptycho_ray.bundle import PTYCHODUS_FILE_NAME
+from ptycho_ray.bundle import FILE_NAME, PTYCHODUS_FILE_NAME
+from ptycho_ray.commands.automatic import asks_for_network, own_options, refinement_settings, refuse_without_network
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
-from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed
+from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed, with_positions
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
 from ptycho_ray.errors import ConfigurationError, MissingFileError
 from ptycho_ray.files import jsonable, write_json
@@ -31,8 +32,11 @@ from ptycho_ray.interop.ptychodus.options import (
     CONFIG_FILE,
     RECORD_IMAGES,
     SETTINGS_FILE,
+    SOLVER,
     read_ini,
+    solver_settings,
 )
+from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
     from ptycho_ray.commands import reconstruct, train
@@ -101,11 +105,18 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
     return result if options.event_file else {}  # standard output has the events and nothing else
 
 
-def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -> Result:
-    """Reconstruct the scan of a folder with a trained model: that of ``--model-path``, or the one in the folder."""
+def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], solver: Mapping[str, Any]) -> Result:
+    """Reconstruct the scan of a folder with a trained model: that of ``--model-path``, or the one in the folder. If there is
+    none and nothing of a network is asked for, automatically; ``solver`` are settings of the solver that were given."""
     with event_stream(options.event_file) as events:
         folder, output = _folders(options.input, options.output)
         scan, product = read_standard_folder(folder)
+        network = asks_for_network(options, typed) or next(
+            (name for name in (PTYCHODUS_FILE_NAME, FILE_NAME) if (folder / name).exists()), None
+        )
+        if network is None:
+            return _reconstruct_automatically(options, scan, product, solver, output, events)
+        refuse_without_network(own_options(options), network)
         given = {"model_path": folder, **typed, "test_data_file": Path(scan.source), "output_dir": output}
         if options.refine is not None:
             given.setdefault("refinement_iterations", options.refine)
@@ -126,6 +137,7 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
             model=bundle.models,
             execution=resolved.execution,
             keep_patches=False,
+            refinement=refinement_settings(solver, iterations, bundle.config.seed),
             on_batch=ProgressEvents(events),
             on_refinement=lambda now: events.emit("epoch", epoch=now.iteration, num_epochs=epochs, loss=now.loss),
         )
@@ -146,6 +158,56 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any]) -
         _write(result["product"], product, results["stitched"], probe, losses, f"{remark}.")
         write_json(output / "result.json", jsonable({**result, "provenance": origin}))
         events.emit("finished", epoch=epochs, cancelled=False, path=result["product"], model=resolved.config.model_path)
+    return result if options.event_file else {}
+
+
+def _reconstruct_automatically(
+    options: reconstruct.Options,
+    scan: RawData,
+    product: Product,
+    solver: Mapping[str, Any],
+    output: Path,
+    events: EventStream,
+) -> Result:
+    from ptycho_ray import workflow
+    from ptycho_ray.display.automatic_report import save_automatic
+    from ptycho_ray.display.report import provenance
+
+    assert options.input is not None
+    if options.plan or options.explain:
+        name = "--plan" if options.plan else "--explain"
+        raise ConfigurationError(
+            field=name, found="given together with --input", expected="ptycho-ray reconstruct SCAN"
+        )
+    ini = read_ini(options.input / SETTINGS_FILE)
+    seed = ini.get("seed", 0) if options.seed is None else options.seed
+    settings = {**solver_settings(ini.get(SOLVER)), **solver}
+    RefinementConfig(**settings)
+    iterations = 1
+
+    def follow(now: Any) -> None:
+        nonlocal iterations
+        iterations = now.iterations
+        events.emit("epoch", epoch=now.iteration, num_epochs=iterations, loss=now.loss)
+
+    events.emit(
+        "started", **_identity("reconstruct", scan), num_epochs=iterations, product_output=output / PRODUCT_FILE
+    )
+    made = workflow.reconstruct_scan(
+        scan,
+        tell=lambda line: events.emit("decided", text=line),
+        on_progress=follow,
+        **options.wishes(settings) | {"seed": seed},
+    )
+    found = made.refinement
+    moved = with_positions(product, made.scan.scan_index, found.positions_px, scan.N)
+    remark = f"ptycho_ray {__version__}, automatic: {made.verdict.sentence}."
+    losses = [progress.loss for progress in found.history]
+    _write(output / PRODUCT_FILE, moved, found.stitched, found.probe, losses, remark)
+    more = {"product": output / PRODUCT_FILE}
+    origin = provenance(seed=seed, data_files=_files(options.input))
+    result = save_automatic(made, output, str(options.input), origin, more)
+    events.emit("finished", epoch=iterations, cancelled=False, path=more["product"], verdict=made.verdict.sentence)
     return result if options.event_file else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, section_of
 from ptycho_ray.commands.common import SCAN, ProductOptions, Result
 from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
+from ptycho_ray.refinement.config import RefinementConfig
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions, WritingOptions):
-    """Send a scan to a reconstruction service and save the image.
+class Options(ProductOptions, WritingOptions, AutomaticOptions):
+    """Send a scan to a reconstruction service and save the image. Without --model it is reconstructed automatically, as by
+    ptycho-ray reconstruct.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
     The token, if the service requires one, is taken from the environment variable PTYCHO_RAY_TOKEN.
@@ -28,11 +32,13 @@ class Options(ProductOptions, WritingOptions):
     url: str = "http://127.0.0.1:8000"
     """Address of the service."""
     model: str | None = None
-    """NAME or NAME@VERSION; may be omitted if the service has only one."""
+    """NAME or NAME@VERSION of a trained model of the service."""
     output: Path = Path("reconstruction.npz")
     """File to write; .npz, .h5 (Ptychodus) or .png."""
     stitch: Literal["probe", "crop"] = "probe"
-    """How patches are combined into one image."""
+    """With a model: how patches are combined into one image."""
+    refine: int | None = None
+    """With a model: refine its image with this many iterations of the solver."""
     n_subsample: int | None = None
     """Use only this many patterns, drawn at random."""
     no_wait: bool = False
@@ -43,7 +49,8 @@ FORMATS = {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".png": "png"}
 
 
 def run(words: Sequence[str]) -> Result:
-    options = parse(Options, words, prog="ptycho-ray submit").options
+    typed = parse(Options, words, prog="ptycho-ray submit", sections={SECTION: RefinementConfig})
+    options, (solver, _) = typed.options, section_of(typed.settings)
     from ptycho_ray.client import Client
     from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
@@ -53,19 +60,33 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
+    for field, file in options.reading.files().items():
+        how = " ".join(options.reading.words())
+        raise InputError(
+            file=file,
+            field=field,
+            found="a file beside the scan",
+            expected="all in the one file that is sent",
+            hint=f"ptycho-ray convert {options.scan} whole.h5 {how} && ptycho-ray submit whole.h5",
+        )
     if not options.no_wait:
         file_to_write(options.output, overwrite=options.overwrite, inputs=[options.scan])
         if options.product is not None:
             file_to_write(options.product, overwrite=options.overwrite, inputs=[options.scan], field="product")
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
-    choices |= {name: value for name, value in options.reading.chosen().items() if name != "companion"}
+    choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
+    choices |= options.reading.chosen()
+    choices[SECTION] = solver
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         job = client.submit(options.scan, **choices)
         if options.no_wait:
             return {"job": job["id"], "state": job["state"], "url": f"{options.url.rstrip('/')}{job['links']['self']}"}
-        bar = BatchProgress("reconstructing", "%")
+        bar, told = BatchProgress("reconstructing", "%"), list[str]()
 
         def show(state: dict[str, Any]) -> None:
+            for line in (state.get("facts") or {}).get("plan", [])[len(told) :]:
+                told.append(line)
+                print(line, file=sys.stderr, flush=True)
             bar(int(100 * state["progress"]), 100)
 
         try:
@@ -82,6 +103,7 @@ def run(words: Sequence[str]) -> Result:
                 load_data(options.scan, reading=options.reading), arrays["object"], arrays["origin_px"].tolist(), remark
             )
     facts = done.get("facts", {})
-    return {"image": image, "job": job["id"], "model": done["model"]} | {
+    judged = {name: facts[name] for name in ("verdict", "trusted") if name in facts}
+    return {"image": image, "job": job["id"], "model": done["model"], **judged} | {
         name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")
     }

@@ -40,7 +40,8 @@ class Options(ReadingOptions, WritingOptions):
     """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
     is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
     --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take
-    precedence. If none of these gives N or n_groups, N is taken from the file and all positions are used.
+    precedence. If none of these gives N or n_groups, N is taken from the file and all positions are used; if none
+    chooses a network, it is the one that docs/networks.md recommends, with 5 epochs.
 
     With several scans, or a folder of scans, one network is trained on all of them; each scan keeps its own probe and scales.
 
@@ -94,7 +95,7 @@ def run(words: Sequence[str]) -> Result:
     files, execution = training_files(resolved.config), resolved.execution
     train, goes_on = way_of_training(options, resolved)
     from ptycho_ray import workflow
-    from ptycho_ray.display.progress import TrainingProgress
+    from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.training_report import TrainedScan, write_training_report
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
@@ -118,9 +119,12 @@ def run(words: Sequence[str]) -> Result:
     origin["settings_given"] = settings_by_source(resolved)
     settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
     trackers = build_trackers(execution, folder, settings, run_tags(origin), resume=goes_on)
+    quicker = first_look(config.nepochs, sum(len(scan) * scan.N**2 for scan in scans))
     with (
         recorded(trackers) as record,
-        contextlib.closing(TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)) as progress,
+        contextlib.closing(
+            TrainingProgress(config.nepochs, first_look=quicker, force_bar=execution.enable_progress_bar)
+        ) as progress,
     ):
         how: dict[str, Any] = {"execution": execution, "callbacks": [progress, *trackers], "keep_patches": False}
         if len(scans) == 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +18,10 @@ from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable, write_json
+
+if TYPE_CHECKING:
+    from ptycho_ray.data import RawData
+    from ptycho_ray.tuning.space import Space
 
 #: Settings that say where and how a sweep runs; two that differ only in them are the same sweep.
 NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
@@ -50,6 +55,8 @@ class Options(ReadingOptions):
     """Output folders of finished sweeps over the same parameters, whose results are made known to the search."""
     resume: bool = False
     """Continue the sweep in --output-dir: after an interruption, or with more --trials."""
+    polish: bool = True
+    """Improve the best trial of a sweep over the experiment at the end, and say how well the data determine each parameter."""
     keep_all: bool = False
     """Keep the model or image of every trial, not only of the best (or Pareto-optimal) ones."""
 
@@ -73,6 +80,8 @@ def run(words: Sequence[str]) -> Result:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
 
     from ptycho_ray import workflow
+    from ptycho_ray.cluster.connect import connected
+    from ptycho_ray.cluster.sweep_polish import polish_sweep
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.sweep_table import LiveTable
@@ -88,8 +97,14 @@ def run(words: Sequence[str]) -> Result:
         reading=options.reading,
     )
     space = suited_to(space, scan)
-    base = base_settings(resolved, scan.N, len(scan))
+    base = base_settings(resolved, scan, space)
     check_sweep(scan, base, space)
+    axes = None
+    if space.orient and "position_axes" not in base:
+        from ptycho_ray.tuning.axes import axes_of
+
+        base["position_axes"], axes = axes_of(scan, config.seed)
+        print(axes, file=sys.stderr)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -112,15 +127,23 @@ def run(words: Sequence[str]) -> Result:
                 tracker.on_trial(f"trial-{trial.number:04}", trial)
 
     with recorded(trackers) as outcome:
+        polished, ended = None, 0
         try:
-            run_sweep(scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch)
+            with connected(execution):
+                space = run_sweep(
+                    scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch
+                )
+                table.close(record)
+                ended = len(record.ended)
+                if options.polish:
+                    polished = polish_sweep(scan, base, space, record, lambda line: print(line, file=sys.stderr))
         finally:
             table.close(record)
             if record.ended:
                 results.write_tables(record, space)
         best = record.best()
         result: Result = {
-            "trials": len(record.ended),
+            "trials": ended,
             "failed": sum(trial.status == "failed" for trial in record.ended),
             "stopped_early": sum(trial.status == "stopped" for trial in record.ended),
             "seconds": round(time.monotonic() - began, 1),
@@ -133,11 +156,12 @@ def run(words: Sequence[str]) -> Result:
                 **{n: best.figures[n] for n in record.objectives},
                 **best.parameters,
             }
-            result |= results.write_best(record, base, space)
+            result |= results.determination(polished, space, best) | ({"axes": axes} if axes else {})
+            result |= results.write_best(record, base, space, polished)
         if len(record.objectives) > 1:
             result["pareto_front"] = [trial.number for trial in record.pareto()]
         title = f"Sweep over {len(space.parameters)} settings on {Path(config.train_data_file).name}"
-        result["report"] = results.write_sweep_report(record, base, space, title, origin)
+        result["report"] = results.write_sweep_report(record, base, space, title, origin, polished)
         if not options.keep_all:
             results.drop_other_trials(record)
         outcome.bundle = result.get("model")
@@ -150,17 +174,22 @@ def run(words: Sequence[str]) -> Result:
     return result
 
 
-def base_settings(resolved: Resolved[TrainingConfig], N: int, n_patterns: int) -> dict[str, Any]:
-    """The settings that were given, by name, with the N of the scan and all its positions by default."""
+def base_settings(resolved: Resolved[TrainingConfig], scan: RawData, space: Space) -> dict[str, Any]:
+    """The settings that were given, by name, with the N of the scan and all its positions by default, and for a sweep over
+    networks what is recommended, as ``train`` takes it."""
     config, base = resolved.config, {}
     for name in resolved.provenance:
         if resolved.was_given(name):
             section, _, field = name.rpartition(".")
             holder = {"model": config.model, "execution": resolved.execution, "": config}[section]
             base[name] = getattr(holder, field)
-    base.setdefault("model.N", N)
+    if not space.of_experiment:
+        from ptycho_ray.training.settings_of_scans import recommended_where_open
+
+        base |= recommended_where_open(resolved, config, [scan], [p.name for p in space.parameters])
+    base.setdefault("model.N", scan.N)
     if "n_images" not in base:
-        base.setdefault("n_groups", n_patterns)
+        base.setdefault("n_groups", len(scan))
     assert config.train_data_file is not None
     base["train_data_file"] = Path(config.train_data_file).absolute()
     return base

@@ -7,13 +7,11 @@ the defaults. The help of an option is the docstring below its field.
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import inspect
 import sys
-import textwrap
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -22,6 +20,7 @@ import tyro
 
 from ptycho_ray.config.execution import ExecutionConfig
 from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.schema import docstrings_of_fields
 from ptycho_ray.config.sources import setting_names
 from ptycho_ray.config.training import TrainingConfig
 
@@ -34,6 +33,7 @@ MOST_USED = frozenset(
         *("output_dir", "seed", "n_groups", "n_subsample", "neighbor_count", "nphotons", "validation_fraction"),
         *("batch_size", "nepochs", "nll_weight", "mae_weight", "probe_trainable"),
         *("accelerator", "precision", "learning_rate", "early_stop_patience", "inference_batch_size"),
+        *("refinement.method", "refinement.iterations", "refinement.probe_modes", "refinement.position_start"),
     ]
 )
 
@@ -54,41 +54,47 @@ def parse(
     config_class: type[Any] | None = None,
     with_model: bool = True,
     with_execution: bool = True,
+    sections: Mapping[str, type[Any]] | None = None,
 ) -> Typed[T]:
     """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its and the execution settings.
 
+    ``sections`` are further settings classes by name; theirs are typed and returned as ``name.setting``.
     A field of ``options_class`` that has the name of a setting stands for that setting. As usual for a command line
     this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
     """
     everything = "--help-all" in argv or not with_execution
     shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
-    sections: dict[str, type] = {}
+    classes: dict[str, type] = {}
+    prefixed = dict(sections or {})
     if config_class is not None:
-        sections = {"model": ModelConfig} if with_model else {}
-        sections |= {"settings": config_class}
-        sections |= {"execution": ExecutionConfig} if with_execution else {}
+        classes = {"model": ModelConfig} if with_model else {}
+        classes |= {"settings": config_class}
+        prefixed = ({"execution": ExecutionConfig} if with_execution else {}) | prefixed
+    prefixes = {name: f"{name}." for name in prefixed}
     drafts: dict[str, Any] = {
-        name: _draft(cls, () if name == "execution" else own, shown) for name, cls in sections.items()
+        name: _draft(cls, (), shown) if name == "execution" else _draft(cls, own, shown, prefixes.get(name, ""))
+        for name, cls in (classes | prefixed).items()
     }
     without_prefix = tyro.conf.configure(tyro.conf.OmitArgPrefixes)
     members: list[Any] = [
-        (name, cls if name == "execution" else without_prefix(cls), dataclasses.field(default_factory=cls))
+        (name, cls if name in prefixed else without_prefix(cls), dataclasses.field(default_factory=cls))
         for name, cls in drafts.items()
     ]
     command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
     description = inspect.cleandoc(options_class.__doc__ or "")
-    if sections and with_execution:
+    if drafts and with_execution:
         description += f"\n\n{'All settings are shown.' if everything else 'More settings: --help-all.'}"
     words = ["--help" if word == "--help-all" else word for word in argv]
-    words = _one_word_flags(words, [options_class, *drafts.values()])
+    with_flags = [("", options_class), *((prefixes.get(name, ""), cls) for name, cls in drafts.items())]
+    words = _one_word_flags(words, with_flags)
     options: Any = tyro.cli(command, args=words, prog=prog, description=description)
 
     named = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     settings = {}
     for section, cls in drafts.items():
         for field in dataclasses.fields(cls):
-            prefix = "execution." if section == "execution" else ""
+            prefix = prefixes.get(section, "")
             if {f"{prefix}{field.name}", f"{prefix}no_{field.name}"} & named:
                 key = field.name if section == "settings" else f"{section}.{field.name}"
                 settings[key] = getattr(getattr(options, section), field.name)
@@ -125,8 +131,9 @@ class _ReferenceArguments:
     """Reconstruct test_data_file after training."""
 
 
-def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | None) -> type[Any]:
-    """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later."""
+def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | None, prefix: str = "") -> type[Any]:
+    """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later. ``shown`` are
+    names with their prefix."""
     hints = typing.get_type_hints(cls, include_extras=True)
     helps = docstrings_of_fields(cls)
     members: list[Any] = []
@@ -140,7 +147,7 @@ def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | No
         kind = Annotated[
             kind, tyro.conf.arg(help=helps[field.name], metavar=_metavar(kind) if default is None else None)
         ]
-        if shown is not None and field.name not in shown:
+        if shown is not None and f"{prefix}{field.name}" not in shown:
             kind = Annotated[kind, tyro.conf.Suppress]
         members.append((field.name, kind, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(cls.__name__, members, namespace={"__doc__": cls.__doc__})
@@ -155,24 +162,10 @@ def _metavar(kind: Any) -> str:
     return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
 
 
-def docstrings_of_fields(cls: type) -> dict[str, str]:
-    """The string below each field in the source of ``cls``."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    helps = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            helps[field.target.id] = " ".join(ast.literal_eval(below.value).split())
-    return helps
-
-
-def _one_word_flags(words: list[str], classes: Sequence[type]) -> list[str]:
+def _one_word_flags(words: list[str], classes: Sequence[tuple[str, type]]) -> list[str]:
     """Turn ``--object-big False`` into ``--no-object-big``, the only form that the parser knows; True likewise."""
     flags = {
-        ("execution." if cls.__name__ == "ExecutionConfig" else "") + name
-        for cls in classes
-        for name, kind in typing.get_type_hints(cls).items()
-        if kind is bool
+        prefix + name for prefix, cls in classes for name, kind in typing.get_type_hints(cls).items() if kind is bool
     }
     plain: list[str] = []
     for word in words:

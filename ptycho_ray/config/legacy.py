@@ -85,6 +85,7 @@ OUR_FIELDS = frozenset(
         "position_scale",
         "position_rotation_rad",
         "position_shear",
+        "position_axes",
         "object_pixel_size_m",
         "refinement_iterations",
         "ensemble_members",

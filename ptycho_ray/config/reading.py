@@ -87,6 +87,17 @@ class Reading:
         """The options that differ from their defaults."""
         return {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default}
 
+    def files(self) -> dict[str, Path]:
+        """The other files that are named, by the option that names them."""
+        others = {name: getattr(self, name) for name in ("positions", "mask", "probe")}
+        named = {name: Path(value) for name, value in others.items() if value is not None and Path(value).is_file()}
+        return named if self.companion is None else {"companion": self.companion, **named}
+
+    def absolute(self) -> Reading:
+        """The same on a machine or in a process with another working folder."""
+        paths = {name: path.absolute() for name, path in self.files().items()}
+        return self.with_changes({name: path if name == "companion" else str(path) for name, path in paths.items()})
+
     def words(self) -> list[str]:
         """The same as words of a command line."""
         words = []

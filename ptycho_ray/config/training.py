@@ -27,6 +27,11 @@ from ptycho_ray.errors import ConfigurationError
 
 Backend = Literal["tensorflow", "pytorch"]
 
+PositionAxes = Literal[
+    "as stored", "flip_x", "flip_y", "flip_x flip_y",
+    "swap_xy", "flip_x swap_xy", "flip_y swap_xy", "flip_x flip_y swap_xy",
+]  # fmt: skip
+
 DEFAULT_TRAINING_GROUPS = 512
 #: In place of a model's file: the model that comes with the program.
 PRETRAINED = "pretrained"
@@ -178,6 +183,9 @@ class TrainingConfig:
     """Rotation of the scan positions about their mean, rows towards columns."""
     position_shear: FiniteFloat = 0.0
     """Shear of the scan positions about their mean: fraction of the column coordinate added to the row."""
+    position_axes: PositionAxes = "as stored"
+    """Order and signs of the scan axes, as ptycho-ray convert and orient name them: first the signs, then the exchange; before
+    the other corrections of the positions."""
     object_pixel_size_m: PositiveFloat | None = None
     """Object pixel size, overriding that of the file; scan positions are converted accordingly."""
     refinement_iterations: NonNegativeInt = 0

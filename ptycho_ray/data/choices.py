@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.axes import array_frames
 from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs
 from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
+from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.masks import as_mask
 from ptycho_ray.data.npz import NpzFile

@@ -32,6 +32,12 @@ def position_matrix(scale: float = 1.0, rotation_rad: float = 0.0, shear: float 
     return scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, shear], [0.0, 1.0]])
 
 
+def axes_matrix(axes: str) -> Matrix:
+    """Positions as columns (row, column) with other signs and order of the axes, [2, 2]; ``axes`` as ``position_axes``."""
+    signs = np.diag([-1.0 if "flip_y" in axes else 1.0, -1.0 if "flip_x" in axes else 1.0])
+    return signs[::-1].copy() if "swap_xy" in axes else signs
+
+
 def transformed_positions(positions: Matrix, matrix: Matrix) -> Matrix:
     """``matrix`` applied to positions [n, 2] about their mean, which stays where it is, so that transforms compose."""
     centre = positions.mean(axis=0)
@@ -54,6 +60,7 @@ def apply_corrections(raw: RawData, config: TrainingConfig) -> RawData:
     """
     scale, pixel = config.position_scale, config.object_pixel_size_m
     matrix = position_matrix(scale, config.position_rotation_rad, config.position_shear)
+    matrix = matrix @ axes_matrix(config.position_axes)
     if pixel is not None:
         _require(raw, "object_pixel_size_m", pixel, "pixel_size_m")
         assert raw.pixel_size_m is not None

@@ -18,8 +18,8 @@ import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.axes import MOST_SLICES, likely_axes, read_axes
 from ptycho_ray.data.contents import choose_key
+from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
 from ptycho_ray.errors import InputError
 
 CHUNK_CACHE_BYTES = 32 * 2**20
@@ -73,8 +73,8 @@ class Hdf5Frames:
     """Frames [n, rows, columns] of one or several HDF5 datasets, read in runs of consecutive frames.
 
     The files are opened for each read, so that the object can be pickled and used in any process. ``axes`` are those of a
-    dataset as in ``axes.py``; the frames of a raster are numbered row by row. ``labels`` are the numbers of the frames in the
-    file.
+    dataset as in ``frame_axes.py``; the frames of a raster are numbered row by row. ``labels`` are the numbers of the frames in
+    the file.
     """
 
     in_memory = False

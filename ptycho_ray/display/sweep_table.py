@@ -28,7 +28,11 @@ class LiveTable:
             if trial.status != "running" or time.monotonic() - self._drawn > REDRAW_S:
                 self._draw(record)
         elif trial.status != "running":
-            print(f"{len(record.ended)}/{self.trials}  {_line(record, trial)}", file=self.stream, flush=True)
+            print(
+                f"{len(record.ended)}/{max(self.trials, len(record.trials))}  {_line(record, trial)}",
+                file=self.stream,
+                flush=True,
+            )
 
     def close(self, record: SweepRecord) -> None:
         """Draw the last state."""
@@ -37,7 +41,8 @@ class LiveTable:
 
     def _draw(self, record: SweepRecord) -> None:
         failed = sum(trial.status == "failed" for trial in record.ended)
-        head = f"{len(record.ended)} of {self.trials} trials, {failed} failed, {time.monotonic() - self._began:.0f} s"
+        of = max(self.trials, len(record.trials))
+        head = f"{len(record.ended)} of {of} trials, {failed} failed, {time.monotonic() - self._began:.0f} s"
         best = sorted(record.judged(), key=record.loss)[:BEST_SHOWN]
         lines = [
             head,

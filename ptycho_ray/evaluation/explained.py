@@ -81,14 +81,31 @@ def mean_figures(pieces: Iterable[Explained], lit: Tensor | None = None, photon_
     Raises:
         ZeroDivisionError: there is no pattern.
     """
-    sums, count = np.zeros(3), 0
-    for each in pieces:
-        parts = (each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor())
-        sums += [float(part.sum()) for part in parts]
-        count += parts[0].numel()
-    if count == 0:
+    return Figures(
+        **{name: float(values.mean()) for name, values in figures_by_pattern(pieces, lit, photon_scale).items()}
+    )
+
+
+def figures_by_pattern(
+    pieces: Iterable[Explained], lit: Tensor | None = None, photon_scale: float = 1.0
+) -> dict[str, NDArray[np.float64]]:
+    """The figures of :class:`Figures` by name, each with a value for every pattern [k]; arguments as for :func:`mean_figures`.
+
+    Raises:
+        ZeroDivisionError: there is no pattern.
+    """
+    rows = [
+        np.stack(
+            [
+                part.double().flatten().cpu().numpy()
+                for part in (each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor())
+            ]
+        )
+        for each in pieces
+    ]
+    if not sum(row.shape[1] for row in rows):
         raise ZeroDivisionError("no pattern to be judged by")
-    return Figures(*(sums / count).tolist())
+    return dict(zip(("likelihood", "deviance", "r_factor"), np.concatenate(rows, axis=1), strict=True))
 
 
 def overall_r_factor(explained: Explained) -> float:
@@ -124,25 +141,25 @@ def explained_share(explained: Explained, empty_beam: Tensor) -> float:
     return (empty - reached) / (empty - noise)
 
 
-def noise_misfit(rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of ``2 * (sqrt(rate) - sqrt(n))**2`` for Poisson counts n of that rate: 2 * rate where it is dark, 1/2 where
-    it is bright; interpolated in a table of the exact sums."""
-    rates, misfits, _ = _noise_curves()
+def noise_misfit(rate: NDArray[np.float64], stabiliser: float = 0.0) -> NDArray[np.float64]:
+    """Mean of ``2 * (sqrt(rate + c) - sqrt(n + c))**2``, c the ``stabiliser``, for Poisson counts n of that rate: 1/2 where it
+    is bright, 2 * rate where it is dark if c is 0; interpolated in a table of the exact sums."""
+    rates, misfits, _ = _noise_curves(stabiliser)
     return np.interp(rate, rates, misfits)
 
 
 def noise_difference(rate: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of ``|sqrt(rate) - sqrt(n)|`` for Poisson counts n of that rate: sqrt(rate) where it is dark, 0.4 where it is
     bright; from the same table."""
-    rates, _, differences = _noise_curves()
+    rates, _, differences = _noise_curves(0.0)
     return np.interp(rate, rates, differences)
 
 
 @functools.cache
-def _noise_curves() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _noise_curves(stabiliser: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Rates from dark to bright, and at each of them what :func:`noise_misfit` and :func:`noise_difference` are."""
     rates, counts = np.concatenate([[0.0], np.geomspace(1e-4, 50.0, 500)]), np.arange(200)
     probabilities = np.exp(xlogy(counts, rates[:, None]) - rates[:, None] - gammaln(counts + 1))
-    amplitudes, roots = np.sqrt(rates), np.sqrt(counts)
+    amplitudes, roots = np.sqrt(rates + stabiliser), np.sqrt(counts + stabiliser)
     differences = (probabilities * np.abs(amplitudes[:, None] - roots)).sum(axis=1)
-    return rates, 4 * (rates - amplitudes * (probabilities @ roots)), differences
+    return rates, 4 * (rates + stabiliser - amplitudes * (probabilities @ roots)), differences

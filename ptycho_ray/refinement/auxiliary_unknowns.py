@@ -27,6 +27,33 @@ WEIGHT_STEP, EIGEN_STEP = 0.01, 0.02
 INTENSITY_SHARE = 0.5
 #: First step of the background, relative to the mean photons of a pixel.
 BACKGROUND_STEP = 0.02
+#: A smooth background is a sum of so many cosines along each axis of the detector; the share of a Newton step that is taken.
+COSINES, SMOOTH_SHARE = 5, 0.3
+
+
+class SmoothBackground:
+    """Newton's steps of a background that is a sum of few cosines over the detector.
+
+    The curvature of the loss is taken at the mean pattern: 1 / (2 n) a pattern and pixel.
+    """
+
+    def __init__(self, run: Run) -> None:
+        kernel = run.kernel
+        side = kernel.amplitude.shape[-1]
+        angle = torch.pi * (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        along = torch.cos(angle * torch.arange(COSINES)[:, None])
+        cosines = (along[:, None, :, None] * along[None, :, None, :]).reshape(-1, side, side).to(kernel.amplitude)
+        self.cosines = kernel.propagator.arrange(cosines).flatten(1)
+        mean = kernel.amplitude.square().mean(dim=0)
+        weight = 0.5 / mean.clamp_min(float(mean.mean()) * 1e-4)
+        weight = weight if kernel.good is None else weight * kernel.good
+        normal = (self.cosines * weight.flatten()).double() @ self.cosines.T.double()
+        self.inverse = torch.linalg.inv(normal).to(kernel.amplitude)
+
+    def step(self, background: Tensor, by_background: Tensor, patterns: int) -> None:
+        """Change ``background`` [N, N], given the derivative summed over so many patterns."""
+        wanted = self.inverse @ (self.cosines @ by_background.flatten())
+        background.sub_((wanted @ self.cosines).view_as(background), alpha=SMOOTH_SHARE / patterns)
 
 
 class AuxiliaryUnknowns:
@@ -41,7 +68,10 @@ class AuxiliaryUnknowns:
         self.visits = torch.zeros(n, 1, dtype=real.dtype, device=real.device)
         self.weight = {"mean": torch.zeros_like(state.eigen_weight), "square": torch.zeros_like(state.eigen_weight)}
         self.eigen = Moments(state.eigen_spectrum) if len(state.eigen_spectrum) else None
-        self.background = None if state.background is None else Moments(state.background)
+        self.background: Moments | SmoothBackground | None = None
+        if state.background is not None:
+            smooth = run.config.background_model == "smooth"
+            self.background = SmoothBackground(run) if smooth else Moments(state.background)
         self.mean_pixel = float(run.kernel.amplitude.square().mean())
         self._typical_curvature = torch.zeros((), dtype=real.dtype, device=real.device)
         self._before: dict[str, Tensor] = {}
@@ -105,11 +135,17 @@ class AuxiliaryUnknowns:
         step = -torch.linalg.solve(damped, gradient[..., None])[..., 0]
         return (step * (NEWTON_SHARE * run.backoff)).clamp(-NEWTON_MOST_PX, NEWTON_MOST_PX)
 
-    def common(self, run: Run, by_background: Tensor | None, by_eigen: Tensor | None, share: float) -> None:
-        """Update the unknowns that all patterns share, with derivatives summed over the batch and over all processes."""
+    def common(
+        self, run: Run, by_background: Tensor | None, by_eigen: Tensor | None, share: float, patterns: int
+    ) -> None:
+        """Update the unknowns that all patterns share, with derivatives summed over so many patterns of the batch and over all
+        processes."""
         state = run.state
         if by_background is not None and self.background is not None and state.background is not None:
-            self.background.step(state.background, by_background, BACKGROUND_STEP * self.mean_pixel * share)
+            if isinstance(self.background, SmoothBackground):
+                self.background.step(state.background, by_background, patterns)
+            else:
+                self.background.step(state.background, by_background, BACKGROUND_STEP * self.mean_pixel * share)
             state.background.clamp_min_(0)
         if by_eigen is not None and self.eigen is not None and run.moves(run.config.eigenmode_start):
             size = float(state.probe_spectrum[0].abs().max())

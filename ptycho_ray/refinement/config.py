@@ -55,6 +55,9 @@ class RefinementConfig:
     """Iteration from which the object is updated."""
     probe_start: NonNegativeInt | None = 0
     """Iteration from which the probe is updated."""
+    centre_start: NonNegativeInt | None = 10
+    """Iteration from which the centre of the probe may move in its window. Until the object is almost right it would drift;
+    then, where the object is sharp to a pixel, the patterns tell it."""
     position_start: NonNegativeInt | None = None
     """Iteration from which positions are updated."""
     position_method: Literal["newton", "gradient", "cross_correlation"] = "newton"
@@ -78,6 +81,9 @@ class RefinementConfig:
     """Iteration from which the intensity of each pattern is fitted."""
     background_start: NonNegativeInt | None = None
     """Iteration from which a background common to all patterns is fitted."""
+    background_model: Literal["free", "smooth"] = "free"
+    """Fit the background of every detector pixel, or one that changes slowly over the detector: that of the air, of the
+    room, of dark counts. It takes much less from the image."""
     slices: PositiveInt = 1
     """Number of slices of a thick object."""
     slice_distance_px2: FiniteFloat = 0.0

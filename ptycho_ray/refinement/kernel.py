@@ -3,10 +3,12 @@
 The forward model is that of ``physics/diffraction.py``, which a test holds it to; it is repeated here because its adjoint
 needs what lies between.
 
-The loss of a pattern is ``sum (sqrt(I) - sqrt(counts))**2`` with ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``;
-for photon counts this is the variance-stabilised Poisson likelihood. Derivatives by complex unknowns are
-Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no conjugation
-but one at the detector. Those by real unknowns are the ordinary ones.
+The loss of a pattern is ``sum (sqrt(I + c) - sqrt(counts + c))**2`` with
+``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``. For photon counts this is the Poisson likelihood with its
+variance stabilised. Without c, pixels of a few photons and fewer pull the intensities down; Anscombe's 3/8 (1948) is for
+brighter ones (``docs/experiments.md``). Derivatives by complex unknowns are Wirtinger derivatives ``dL/dz``, whose conjugate is
+the direction of steepest ascent: so the whole adjoint needs no conjugation but one at the detector. Those by real unknowns are
+the ordinary ones.
 
 The probe lives in Fourier space, where the sub-pixel part of a position is a separable phase ramp and where the gradient with
 respect to position and eigenmode weights is an inner product with what the probe's gradient needs anyway: four transforms a
@@ -29,6 +31,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
+#: c of the loss for photon counts.
+STABILISER = 0.1
 #: Displacement in pixels by which derivatives by the position are taken as differences.
 SMALL_PX = 0.05
 
@@ -82,6 +86,7 @@ class Kernel:
         propagator: from the exit wave to the detector.
         good: one where a detector pixel counts, zero where not, real [N, N]; all count if None.
         between: propagation from a slice to the next; None for a thin object.
+        stabiliser: c of the loss; STABILISER if the amplitudes are of photon counts.
     """
 
     def __init__(
@@ -92,9 +97,10 @@ class Kernel:
         *,
         good: Tensor | None = None,
         between: FreeSpace | None = None,
+        stabiliser: float = 0.0,
     ) -> None:
         self.amplitude, self.geometry, self.propagator = amplitude, geometry, propagator
-        self.good, self.between = good, between
+        self.good, self.between, self.stabiliser = good, between, stabiliser
         frequency = geometry.frequency
         turn = -2j * math.pi * frequency.to(geometry.dtype)
         self._slopes = torch.stack([turn[:, None].expand(-1, len(turn)), turn.expand(len(turn), -1)])  # [2, N, N]
@@ -147,8 +153,7 @@ class Kernel:
 
         The detector wave is used up.
         """
-        measured = self.amplitude.index_select(0, waves.rows)
-        root = waves.intensity.add(EPSILON).sqrt_()
+        measured, root = self._roots(waves)
         difference = root - measured
         if self.good is not None:
             difference.mul_(self.good)
@@ -209,12 +214,24 @@ class Kernel:
         canvas.view(-1).index_add_(0, self.geometry.pixels(lines), patches.reshape(-1))
 
     def best_scale(self, waves: Waves) -> Tensor:
-        """The factor on each pattern's amplitude that explains it best, [b]; take it before :meth:`compare`."""
-        measured = self.amplitude.index_select(0, waves.rows)
-        root = waves.intensity.sqrt()
+        """The factor on each pattern's amplitude by which its loss is least, [b]; take it before :meth:`compare`.
+
+        Without a stabiliser it is exact, with one it is a step of Gauss and Newton. Any other factor than that of the loss
+        itself would drift: object and probe would undo it in every iteration.
+        """
+        measured, root = self._roots(waves)
+        slope = waves.intensity / root
         if self.good is not None:
-            root = root * self.good
-        return (root * measured).sum(dim=(-2, -1)) / root.square().sum(dim=(-2, -1)).clamp_min(EPSILON)
+            slope = slope * self.good
+        missing = (slope * (measured - root)).sum(dim=(-2, -1))
+        return 1 + missing / slope.square().sum(dim=(-2, -1)).clamp_min(EPSILON)
+
+    def _roots(self, waves: Waves) -> tuple[Tensor, Tensor]:
+        """What the loss compares, each [b, N, N]: ``sqrt(counts + c)`` and ``sqrt(I + c)``."""
+        measured = self.amplitude.index_select(0, waves.rows)
+        if self.stabiliser:
+            measured = measured.square_().add_(self.stabiliser).sqrt_()
+        return measured, waves.intensity.add(self.stabiliser + EPSILON).sqrt_()
 
 
 def _sum_of_modes(waves: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
@@ -18,7 +19,7 @@ from ptycho_ray.physics.propagation import FarField, FreeSpace, Propagator
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
-from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.kernel import STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
@@ -68,7 +69,9 @@ def build_run(
     """
     complex_type = torch.complex128 if config.precision == "double" else torch.complex64
     real_type = torch.float64 if config.precision == "double" else torch.float32
-    photons = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    counted = photons_per_unit(scan)
+    assumed = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    photons = counted or assumed
     counts = torch.from_numpy(scan.patterns.intensity()).to(device=device, dtype=real_type)
     propagator: Propagator = FarField()
     if config.near_field_px2 is not None:
@@ -88,7 +91,8 @@ def build_run(
         dtype=complex_type,
         device=device,
     )
-    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between)
+    stabiliser = STABILISER if counted else 0.0
+    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser)
     if probe is None and config.probe_guess == "mean_pattern":
         mean = amplitude[learn].square().mean(dim=0).sqrt()
         first = propagator.backward(mean.to(complex_type))[None]

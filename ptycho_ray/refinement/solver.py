@@ -11,6 +11,7 @@ method.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import math
@@ -42,7 +43,9 @@ from ptycho_ray.refinement.constraints import (
 )
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
+from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
+from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
@@ -66,6 +69,8 @@ SMOOTHED = ("adam", "epie")
 WORSE_THAN_FIRST = 3.0
 #: ... that many times the lowest one and at least this share of that of the start.
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
+#: Iterations after which what repeats with a raster scan is taken from the object.
+RASTER_EVERY = 5
 #: Steps are halved at most that often.
 MOST_BACKOFFS = 8
 
@@ -125,6 +130,8 @@ class Refinement:
         self.history: list[Progress] = []
         self.stopped = ""
         self._power = float(self.run.state.probe_spectrum.abs().square().sum())
+        moving = self.config.position_start is not None or self.config.slices > 1
+        self._raster = None if moving else raster_step_px(self.run.geometry.positions_px)
         self._centre_px = probe_centre_px(self.run.state.probe)
         self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
         self._support = None
@@ -191,8 +198,31 @@ class Refinement:
             rows,
             positions=config.position_start is not None and config.position_model == "free",
             intensities=config.intensity_start is not None if intensities is None else intensities,
-            photons_per_unit=None if photons_per_unit is None else photons_per_unit / self._photons,
+            photons_per_unit=self.photons_per_count(photons_per_unit),
         )
+
+    def photons_per_count(self, photons_per_unit: float | None) -> float | None:
+        """Photons per unit of what is predicted here, given those per unit of the scan's intensity; None if not known."""
+        return None if photons_per_unit is None else photons_per_unit / self._photons
+
+    def again(self, amplitude: Tensor, config: RefinementConfig) -> Refinement:
+        """A refinement that begins with the present estimate, for measured amplitudes [n, N, N] and settings of its own.
+
+        It must have the unknowns of this one. This one is not changed by it.
+        """
+        other, old = copy.copy(self), self.run
+        kernel = copy.copy(old.kernel)
+        kernel.amplitude, kernel.geometry = amplitude, copy.copy(old.geometry)
+        kernel.geometry.place(old.geometry.positions_px)
+        state = dataclasses.replace(old.state, **checkpoint.snapshot(old.state))
+        generator = np.random.default_rng((config.seed, 6))
+        other.run = Run(kernel, state, config, old.rows, generator, self.parallel)
+        other.config, other.history, other.stopped, other._backoffs = config, [], "", 0
+        other._begin_method()
+        other._proven = other._snapshot() if config.method in JUDGE_THEIR_START else None
+        with torch.no_grad():
+            other._first_loss = other._lowest = other._loss_to_begin_with(_some(old.rows, 64))
+        return other
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -329,9 +359,11 @@ class Refinement:
             smooth_phase(state.object, config.phase_smoothing)
         if config.amplitude_limit is not None:
             limit_amplitude(state.object, config.amplitude_limit)
+        if self._raster is not None and self.run.probe_moves and self.run.iteration % RASTER_EVERY == RASTER_EVERY - 1:
+            give_to_probe(self.run, self._raster)
         if self._support is not None:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
-        if self.run.probe_moves:
+        if self.run.probe_moves and not self.run.moves(config.centre_start):
             shift_spectrum(state.probe_spectrum, self._centre_px - probe_centre_px(state.probe))
         if config.hold_probe_power:
             state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.evaluation.explained import noise_difference, noise_misfit
+from ptycho_ray.refinement.kernel import EPSILON
 from ptycho_ray.refinement.run import Run
 
 #: Patterns at a time.
@@ -32,7 +33,7 @@ class PatternFigures:
 
     Attributes:
         noise_is_known: whether the intensities can be counted in photons; if not, what is said of noise means nothing.
-        misfit: squared difference of amplitudes, ``sum (sqrt(I) - sqrt(n))**2``.
+        misfit: the loss, ``sum (sqrt(I + c) - sqrt(n + c))**2`` (``kernel.py``).
         noise: what photon noise alone would leave of it at the predicted rates.
         difference, amplitude: ``sum |sqrt(I) - sqrt(n)|`` and ``sum sqrt(n)``, whose ratio is the R-factor.
         noise_difference: what photon noise alone would leave of ``difference``.
@@ -95,16 +96,17 @@ def judge_unseen(
             _fit_own(run, some, fitted, positions=positions, intensities=intensities)
         rate = kernel.forward(state, some).intensity
         root, measured = rate.clamp_min(0).sqrt(), kernel.amplitude.index_select(0, some)
-        difference = (root - measured) * judged
+        stabiliser = kernel.stabiliser
+        loss = (rate.clamp_min(0).add(stabiliser).sqrt() - measured.square().add(stabiliser).sqrt()).square()
         photons = rate.double().cpu().numpy() * per_unit
         seen = judged.cpu().double()
         sums.append(
             tuple(
                 each.double().sum(dim=(-2, -1)).cpu()
                 for each in (
-                    difference.square(),
-                    torch.from_numpy(noise_misfit(photons) / (2 * per_unit)) * seen,
-                    difference.abs(),
+                    loss * judged,
+                    torch.from_numpy(noise_misfit(photons, stabiliser) / (2 * per_unit)) * seen,
+                    (root - measured).abs() * judged,
                     torch.from_numpy(noise_difference(photons) / math.sqrt(per_unit)) * seen,
                     measured * judged,
                 )
@@ -117,16 +119,19 @@ def judge_unseen(
 
 
 def _fit_own(run: Run, rows: Tensor, pixels: Tensor, *, positions: bool, intensities: bool) -> None:
-    """Fit position and intensity of each pattern to ``pixels`` [N, N], by steps of Gauss and Newton."""
+    """Fit position and intensity of each pattern to ``pixels`` [N, N] by the loss, by steps of Gauss and Newton."""
     kernel, state, geometry = run.kernel, run.state, run.geometry
-    measured = kernel.amplitude.index_select(0, rows) * pixels
+    stabiliser = kernel.stabiliser
+    measured = (kernel.amplitude.index_select(0, rows).square() + stabiliser).sqrt()
     for _ in range(STEPS):
         now, slopes = kernel.position_slopes(state, rows)
-        design = torch.cat([slopes] * positions + [now[:, None]] * intensities, dim=1) * pixels
+        root = (now.square() + stabiliser).sqrt()
+        design = torch.cat([slopes] * positions + [now[:, None]] * intensities, dim=1)
+        design = design * (now / root.clamp_min(EPSILON) * pixels)[:, None]
         design = design.flatten(2).double()  # [b, u, N * N]
         normal = design @ design.mT
         normal += 1e-6 * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1) + 1e-12)
-        wanted = design @ (measured - now * pixels).flatten(1).double()[..., None]
+        wanted = design @ ((measured - root) * pixels).flatten(1).double()[..., None]
         step = torch.linalg.solve(normal, wanted)[..., 0].to(now.dtype)
         if positions:
             geometry.shift(rows, step[:, :2].clamp(-MOST_PX, MOST_PX))

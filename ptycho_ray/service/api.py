@@ -19,15 +19,16 @@ from ptycho_ray.service import schemas, uploads
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.guard import App, Guard, problem_response
-from ptycho_ray.service.job_results import FORMATS, result_file
-from ptycho_ray.service.jobs import DONE, FAILED, Job, new_id
+from ptycho_ray.service.job_results import FILES, FORMATS, result_file
+from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, Job, new_id
 from ptycho_ray.service.models import Model
 from ptycho_ray.service.page import add_page
 from ptycho_ray.service.problems import Problem, from_error
-from ptycho_ray.service.schemas import Choices, ModelDetails, ModelSummary, Reconstruction, problems
+from ptycho_ray.service.schemas import SOLVER, Choices, ModelDetails, ModelSummary, Reconstruction, problems
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.streams import add_streams
 from ptycho_ray.service.tokens import Token
+from ptycho_ray.service.without_model import check_choices
 from ptycho_ray.service.work import DEMO
 
 KINDS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
@@ -120,7 +121,10 @@ def _add_reconstructions(app: FastAPI) -> None:
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
         x_file_name: Annotated[str, Header(max_length=200)] = "scan",
     ) -> Response:
-        """Reconstruct a scan.
+        """Reconstruct a scan: with the model that is named, or automatically.
+
+        Without a model, what is unknown about the scan is decided by its patterns; the job's facts tell what was decided,
+        while it runs, and the verdict. Settings of the solver (`refinement.*`) that are given are kept and not decided.
 
         A small scan is answered with the image. `Prefer: respond-async`, a large scan, or a long wait give 202 and a
         job instead. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
@@ -142,13 +146,18 @@ def _add_reconstructions(app: FastAPI) -> None:
         folder.mkdir(parents=True, mode=0o700)
         try:
             choices, source, name, size = await _take(request, service, folder / "scan", query, x_file_name)
-            model = await asyncio.to_thread(service.models.choose, choices.model)
-            _check_choices(service, choices, model)
-            options = {name: getattr(choices, name) for name in Options.__dataclass_fields__}
+            check_choices(choices, with_model=choices.model is not None)
+            model_key = AUTOMATIC
+            if choices.model is not None:
+                model = await asyncio.to_thread(service.models.choose, choices.model)
+                _check_gridsize(service, choices, model)
+                model_key = model.key
+            options = {name: getattr(choices, name) for name in Options.__dataclass_fields__ if name != SOLVER}
+            options[SOLVER] = choices.solver()
             job, created = await asyncio.to_thread(
                 lambda: service.jobs.create(
                     owner=caller.name,
-                    model=model.key,
+                    model=model_key,
                     options=options,
                     source=source,
                     source_name=name,
@@ -208,9 +217,10 @@ def _add_reconstructions(app: FastAPI) -> None:
         id: str,
         service: Here,
         caller: Reader,
-        output: Literal["npz", "hdf5", "png", "raw", "probe"] = "npz",
+        output: Literal["npz", "hdf5", "png", "raw", "probe", "report", "scan"] = "npz",
     ) -> Response:
-        """The image: NPZ, HDF5 (a Ptychodus product), PNG, or raw pixels (also of the probe) for programs."""
+        """The image: NPZ, HDF5 (a Ptychodus product), PNG, or raw pixels (also of the probe) for programs. Of a reconstruction
+        without a model also the report (HTML) and the scan with the probe and the positions that were found (NPZ)."""
         job = await _own_job(service, caller, id)
         if job.state == FAILED and job.problem is not None:
             raise Problem.from_document(job.problem)
@@ -275,11 +285,12 @@ def _add_operations(app: FastAPI) -> None:
 
     @app.get("/readyz", tags=["operations"], responses=problems(503, 507))
     async def ready(service: Here) -> dict[str, Any]:
-        """The job database is reachable, the disk has space and a model can be loaded."""
+        """The job database is reachable, the disk has space and, if there are models, one can be loaded."""
         service.check_space()
         await asyncio.to_thread(service.jobs.counts)
         usable = await asyncio.to_thread(service.models.usable)
-        if not usable:
+        named = bool(service.settings.models) or bool(await asyncio.to_thread(service.models.all))
+        if not usable and named:
             raise Problem(503, "busy", "No model can be loaded.", {"field": "models"}, 30)
         return {"ok": True, "models": [f"{model.name}@{model.version}" for model in usable]}
 
@@ -296,10 +307,11 @@ async def _take(
 ) -> tuple[Choices, str, str, int]:
     """Choices, source, its name for people and its bytes, from a request of any of the three kinds."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    given = query.model_dump(exclude_unset=True)
+    given = query.model_dump(exclude_unset=True, by_alias=True)
     if kind == uploads.JSON_TYPE:
         reference = await uploads.receive_json(request)
-        choices = uploads.choices_from(given | reference.model_dump(exclude={"path", "demo"}, exclude_unset=True))
+        named = reference.model_dump(exclude={"path", "demo"}, exclude_unset=True, by_alias=True)
+        choices = uploads.choices_from(given | named)
         if reference.demo is not None:
             return choices, DEMO + reference.demo, f"demo scan {reference.demo}", 0
         found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)
@@ -319,7 +331,7 @@ async def _take(
     return choices, str(path), _plain(name), size
 
 
-def _check_choices(service: Service, choices: Choices, model: Model) -> None:
+def _check_gridsize(service: Service, choices: Choices, model: Model) -> None:
     manifest = service.models.check(model).manifest
     gridsize = None if manifest is None else manifest["config"]["model"]["gridsize"]
     if choices.gridsize not in (None, gridsize):
@@ -384,7 +396,7 @@ async def _file(service: Service, job: Job, output: str) -> Response:
         path = await asyncio.to_thread(result_file, service.settings.job_folder(job.id), output)
     except FileNotFoundError:
         raise Problem(404, "not-found", "The result is no longer kept.", {"field": "id"}) from None
-    name, media = FORMATS[output]
+    name, media = (FORMATS | FILES)[output]
     return FileResponse(path, media_type=media, filename=name, headers={"X-Reconstruction": job.id})
 
 

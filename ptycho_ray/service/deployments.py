@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from ptycho_ray.service.dispatch import ReplicaLost
 from ptycho_ray.service.guard import App
-from ptycho_ray.service.jobs import new_id
+from ptycho_ray.service.jobs import AUTOMATIC, new_id
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -34,7 +34,7 @@ JOBS_AT_ONCE = 16
     autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
 )
 class Models:
-    """Holds models and reconstructs with them; jobs of one model share forward passes."""
+    """Holds models and reconstructs with them, or without one; jobs of one model share forward passes."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         import torch
@@ -49,6 +49,9 @@ class Models:
         self.jobs = JobStore(connect(self.settings.database))
         self.models = ModelStore(self.settings)
         self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
+        self.solver = ThreadPoolExecutor(
+            1, "automatic"
+        )  # one at a time: it uses every core, and its budget is the process's
 
     @serve.multiplexed(max_num_models_per_replica=MODELS_IN_MEMORY)
     async def loaded(self, key: str) -> Any:
@@ -64,6 +67,12 @@ class Models:
         loaded = await self.loaded(serve.get_multiplexed_model_id())
         await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings)
 
+    async def run_without_model(self, job_id: str, attempt: int) -> None:
+        """One attempt at a job that has no model."""
+        from ptycho_ray.service.work import run_job
+
+        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, pool=self.solver)
+
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""
         from ptycho_ray.service.live_image import predict
@@ -71,8 +80,8 @@ class Models:
         loaded = await self.loaded(serve.get_multiplexed_model_id())
         return await self._in_pool(predict, loaded, frames, positions, domain)
 
-    async def _in_pool(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *args)
+    async def _in_pool(self, function: Any, *args: Any, pool: ThreadPoolExecutor | None = None) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool or self.pool, function, *args)
 
 
 class ServeReplicas:
@@ -84,7 +93,10 @@ class ServeReplicas:
     async def run(self, job_id: str, attempt: int, model_key: str) -> None:
         """See ``Replicas``."""
         with _losses():
-            await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
+            if model_key == AUTOMATIC:
+                await self.handle.options(method_name="run_without_model").remote(job_id, attempt)
+            else:
+                await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
 
     async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """See ``Replicas``."""

@@ -21,7 +21,7 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import sha256_of
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.refinement.solver import Progress
+from ptycho_ray.refinement.solver import Progress, RefinementConfig
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -129,15 +129,20 @@ class LoadedModel:
     def load(cls, place: Path, settings: ServiceSettings) -> LoadedModel:
         """Read a bundle and put it on the device of the settings."""
         bundle = load_bundle(place)
-        device = settings.accelerator
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_of(settings)
         for model in bundle.models:
             model.to(device)
         patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
         rows = max(1, patterns // bundle.config.model.gridsize**2)
         shared = tuple(SharedModel(model, rows) for model in bundle.models)
         return cls(bundle, shared, rows, sha256_of(bundle_path(place)))
+
+
+def device_of(settings: ServiceSettings) -> str:
+    """The device of the settings: "cpu" or "cuda"."""
+    if settings.accelerator != "auto":
+        return settings.accelerator
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,9 @@ class Options:
         evaluate: compare with the true object, if the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
         reading: how the file is read: fields of ``ptycho_ray.config.reading.Reading``, which may name arrays of the file only.
+        seed: of the trials and batches of a reconstruction without a model.
+        budget_s: limit on the processor seconds of these trials.
+        refinement: settings of the solver that were given.
     """
 
     stitch: str = "probe"
@@ -159,6 +167,9 @@ class Options:
     evaluate: bool = False
     refinement_iterations: int = 0
     reading: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    budget_s: float | None = None
+    refinement: dict[str, Any] = field(default_factory=dict)
 
 
 def read_scan(
@@ -224,13 +235,19 @@ def reconstruct(
     if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
         raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
     execution = ExecutionConfig(inference_batch_size=loaded.rows)
+    refinement = None
+    if options.refinement_iterations:
+        refinement = RefinementConfig(
+            **{"iterations": options.refinement_iterations, "seed": loaded.bundle.config.seed} | options.refinement
+        )
     _, _, results = workflow.reassemble_cdi_image(
         scan,
-        replace(loaded.bundle.config, refinement_iterations=options.refinement_iterations),
+        replace(loaded.bundle.config, refinement_iterations=0),
         M=options.crop,
         model=loaded.models,
         execution=execution,
         stitch="crop" if options.stitch == "crop" else "probe",
+        refinement=refinement,
         keep_patches=False,
         on_batch=on_batch,
         on_refinement=on_refinement,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data import RawData
 from ptycho_ray.data.formats.ptychodus_folder import product_of
 from ptycho_ray.data.formats.ptychodus_product import write_product
+from ptycho_ray.display.automatic_report import REFINED_SCAN, REPORT
 from ptycho_ray.files import atomic_path
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
@@ -26,6 +27,9 @@ FORMATS = {
     "raw": ("result.raw", "application/x-ptycho-ray-image"),
     "probe": ("probe.raw", "application/x-ptycho-ray-image"),
 }
+
+#: Further files of a job without a model, by the names of ``ptycho-ray reconstruct``.
+FILES = {"report": (REPORT, "text/html"), "scan": (REFINED_SCAN, "application/x-npz")}
 
 
 def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance: dict[str, Any]) -> None:
@@ -48,8 +52,14 @@ def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance
 
 
 def result_file(folder: Path, form: str) -> Path:
-    """The result of a job in one of FORMATS, made from ``result.npz`` if it does not exist yet."""
-    path = folder / FORMATS[form][0]
+    """The result of a job in one of FORMATS, made from ``result.npz`` if it does not exist yet, or one of FILES.
+
+    Raises:
+        FileNotFoundError: the job has no such file, or none any more.
+    """
+    path = folder / (FORMATS | FILES)[form][0]
+    if form in FILES and not path.exists():
+        raise FileNotFoundError(path)
     if not path.exists():
         with np.load(folder / RESULT, allow_pickle=False) as result:
             _WRITERS[form](path, result)

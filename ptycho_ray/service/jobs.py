@@ -21,6 +21,8 @@ from ptycho_ray.service.problems import Problem
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
 LEASE_S = 15.0
+#: In the place of the key of a model, if a job has none.
+AUTOMATIC = "automatic@"
 #: A scan that kills every replica that touches it is given up after so many.
 MAX_ATTEMPTS = 4
 
@@ -166,6 +168,7 @@ class JobStore:
                     state=QUEUED,
                     done=0,
                     stage="waiting",
+                    facts=None,
                 )
             )
             if not taken.rowcount:
@@ -188,10 +191,14 @@ class JobStore:
         with self.engine.begin() as connection:
             connection.execute(table.update().where(mine).values(lease_until=0.0))
 
-    def report(self, job_id: str, attempt: int, stage: str, done: int, total: int) -> bool:
-        """Record the progress of an attempt; False if its result is no longer wanted."""
+    def report(
+        self, job_id: str, attempt: int, stage: str, done: int, total: int, facts: dict[str, Any] | None = None
+    ) -> bool:
+        """Record the progress of an attempt and what it has found so far; False if its result is no longer wanted."""
         values: dict[str, Any] = {"stage": stage, "done": done, "total": total, "state": RUNNING}
         values["started"] = sa.func.coalesce(table.c.started, self.clock())
+        if facts is not None:
+            values["facts"] = facts
         return self._write(job_id, attempt, values)
 
     def finish(self, job_id: str, attempt: int, facts: dict[str, Any]) -> bool:

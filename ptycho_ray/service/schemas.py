@@ -7,16 +7,20 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from ptycho_ray.config.command_line import docstrings_of_fields
 from ptycho_ray.config.reading import Reading
+from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
+from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.demos import DEMOS
-from ptycho_ray.service.job_results import FORMATS
-from ptycho_ray.service.jobs import DONE, Job
+from ptycho_ray.service.job_results import FILES, FORMATS
+from ptycho_ray.service.jobs import AUTOMATIC, DONE, Job
 from ptycho_ray.service.problems import MEDIA_TYPE
 
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
+#: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
+SOLVER = "refinement"
+Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed",)))
 
 
 def _ways_to_read() -> dict[str, Any]:
@@ -29,17 +33,16 @@ def _ways_to_read() -> dict[str, Any]:
     }
 
 
+#: How a file is read that does not say so itself: the fields of ``Reading``.
 WaysToRead: Any = create_model("WaysToRead", **_ways_to_read())
-"""How a file is read that does not say so itself: the fields of ``Reading``."""
 
 
-class Choices(WaysToRead):
-    """Options of a reconstruction."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class _Common(BaseModel):
     model: str | None = Field(
-        None, max_length=210, description="NAME or NAME@VERSION; may be omitted if there is only one."
+        None,
+        max_length=210,
+        description="NAME or NAME@VERSION of a trained model. Without one the scan is reconstructed automatically: what is "
+        "unknown about it is decided by its patterns (docs/automatic.md).",
     )
     gridsize: int | None = Field(None, ge=1, le=8, description="Checked against the model, which fixes it.")
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
@@ -51,6 +54,30 @@ class Choices(WaysToRead):
     evaluate: bool = Field(False, description="Compare with the true object, if the scan holds one.")
     output: Output = Field("npz", description="Format of an immediate answer.")
     deadline_s: float | None = Field(None, gt=0, le=1e6, description="Time limit.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Without a model: seed of the trials and batches.")
+    budget_s: float | None = Field(
+        None, gt=0, le=1e6, description="Without a model: limit on the processor seconds of the trials."
+    )
+
+
+class Choices(Solver, WaysToRead, _Common):
+    """Options of a reconstruction. Settings of the solver that are given are kept and not decided."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get(SOLVER), dict):
+            nested = {f"{SOLVER}.{name}": value for name, value in given[SOLVER].items()}
+            return {name: value for name, value in given.items() if name != SOLVER} | nested
+        return given
+
+    def solver(self) -> dict[str, Any]:
+        """The settings of the solver that were given, by their own names."""
+        prefix = f"{SOLVER}__"
+        named = sorted(name for name in self.model_fields_set if name.startswith(prefix))
+        return {name.removeprefix(prefix): getattr(self, name) for name in named}
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -94,13 +121,17 @@ class Reconstruction(BaseModel):
     stage: str = Field(examples=["reconstructing"])
     progress: float = Field(ge=0, le=1)
     eta_s: float | None = Field(None, description="Estimated seconds to the end, once known.")
-    model: str = Field(examples=["lines64@3"])
+    model: str = Field(description="'automatic' if there is none.", examples=["automatic", "lines64@3"])
     source: str = Field(examples=["scan.npz"])
     created: str
     started: str | None = None
     finished: str | None = None
     attempt: int = Field(description="More than 1 if a replica was lost.")
-    facts: dict[str, Any] | None = Field(None, description="Patterns, shape, times, errors against the true object.")
+    facts: dict[str, Any] | None = Field(
+        None,
+        description="Patterns, shape, times, errors against the true object. Without a model also the verdict (a sentence, "
+        "whether the image is to be trusted, the figures), the lines of the plan, from when they are known, and the trials.",
+    )
     problem: ProblemDetails | None = None
     links: dict[str, str] = Field(examples=[{"self": "/v1/reconstructions/8f14e45fceea167a5a36dedd4bea2543"}])
 
@@ -110,7 +141,8 @@ class Reconstruction(BaseModel):
         here = f"{base}/v1/reconstructions/{job.id}"
         links = {"self": here}
         if job.state == DONE:
-            links |= {form: f"{here}/result?output={form}" for form in FORMATS}
+            forms = FORMATS | (FILES if job.model == AUTOMATIC else {})
+            links |= {form: f"{here}/result?output={form}" for form in forms}
         left = job.seconds_left(time.time())
         return cls(
             id=job.id,

@@ -30,10 +30,12 @@ PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_SERVE_PROXY_HEA
 
 
 def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
-    """Refuse to start what would be unsafe or useless; the usable models as NAME@VERSION.
+    """Refuse to start what would be unsafe or useless; the usable models as NAME@VERSION. Without any the service reconstructs
+    automatically.
 
     Raises:
-        ConfigurationError: open to other machines without a token, or no model that can be loaded.
+        ConfigurationError: open to other machines without a token.
+        InputError: there are models, and none of them can be loaded.
     """
     if host not in LOOPBACK and not settings.require_token:
         raise ConfigurationError(
@@ -49,8 +51,8 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
         )
     models = ModelStore(settings)
     usable = models.usable()
-    if not usable:
-        broken = next(iter(models.all()), None)
+    broken = next(iter(models.all()), None)
+    if not usable and (settings.models or broken is not None):
         problem = None if broken is None else models.check(broken).problem
         raise InputError(
             field="models", found="none that can be loaded" if problem is None else problem.detail, expected="a bundle"

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from ptycho_ray.config.types import did_you_mean
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices, Reference
 from ptycho_ray.service.settings import ServiceSettings
@@ -38,7 +39,7 @@ async def receive_raw(request: Request, path: Path) -> int:
 async def receive_form(request: Request, path: Path) -> tuple[str, dict[str, Any]]:
     """Write the one file of a form to ``path``; its name and the other fields."""
     try:
-        async with request.form(max_files=1, max_fields=20, max_part_size=MAX_JSON) as form:
+        async with request.form(max_files=1, max_fields=100, max_part_size=MAX_JSON) as form:
             files = [value for value in form.values() if isinstance(value, UploadFile)]
             if len(files) != 1:
                 raise Problem(422, "invalid", "The form holds no file.", {"field": "file", "expected": "one file"})
@@ -79,11 +80,16 @@ def invalid_fields(errors: Any) -> Problem:
     first = errors[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
     found = None if first["type"] in ("missing", "json_invalid") else repr(first.get("input"))[:200]
+    said = expected = first["msg"].removeprefix("Value error, ")
+    hint = None
+    if first["type"] == "extra_forbidden":
+        said, expected = "there is no such choice", "one that /docs lists"
+        hint = did_you_mean(field, [known.alias or name for name, known in Choices.model_fields.items()])
     return Problem(
         422,
         "invalid",
-        f"{field}: {first['msg']}",
-        {"field": field, "found": found, "expected": first["msg"], "errors": len(errors)},
+        f"{field}: {said}",
+        {"field": field, "found": found, "expected": expected, "errors": len(errors), "hint": hint},
     )
 
 

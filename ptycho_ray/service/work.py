@@ -17,6 +17,7 @@ from ptycho_ray.evaluation import evaluate_reconstruction
 from ptycho_ray.files import jsonable
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.solver import Diverged, Progress
+from ptycho_ray.service import without_model
 from ptycho_ray.service.demos import write_demo
 from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
 from ptycho_ray.service.job_results import RESULT, write_result
@@ -40,13 +41,14 @@ class Monitor:
     def __init__(self, store: JobStore, job: Job, attempt: int) -> None:
         self.store, self.job, self.attempt = store, job, attempt
         self.last = 0.0
+        self.lines: list[str] = []
 
-    def stage(self, name: str, done: int = 0, total: int = 0) -> None:
+    def stage(self, name: str, done: int = 0, total: int = 0, facts: dict[str, Any] | None = None) -> None:
         """Start of a new stage."""
         self.last = time.monotonic()
         if self.store.clock() > self.job.deadline:
             raise Problem(408, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
-        if not self.store.report(self.job.id, self.attempt, name, done, total):
+        if not self.store.report(self.job.id, self.attempt, name, done, total, facts):
             raise JobSuperseded
 
     def on_batch(self, done: int, total: int) -> None:
@@ -59,9 +61,20 @@ class Monitor:
         if time.monotonic() - self.last >= REPORT_INTERVAL_S:
             self.stage("refining", progress.iteration, progress.iterations)
 
+    def tell(self, line: str) -> None:
+        """Without a model: something was found or decided."""
+        self.lines.append(line)
+        self.stage("deciding", facts={"plan": self.lines})
 
-def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, settings: ServiceSettings) -> None:
-    """Carry out a job and record the outcome. Returns quietly if the job is no longer wanted.
+    def on_solution(self, progress: Progress) -> None:
+        """Without a model: an iteration of the solution is done."""
+        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+            self.stage("solving", progress.iteration, progress.iterations)
+
+
+def run_job(job_id: str, attempt: int, loaded: LoadedModel | None, store: JobStore, settings: ServiceSettings) -> None:
+    """Carry out a job, without a model if none is ``loaded``, and record the outcome. Returns quietly if the job is no longer
+    wanted.
 
     What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
     """
@@ -81,12 +94,14 @@ def run_job(job_id: str, attempt: int, loaded: LoadedModel, store: JobStore, set
         store.fail(job_id, attempt, problem)
     except Diverged as error:
         more = {"field": "refinement_iterations", "found": job.options.get("refinement_iterations"), "expected": 0}
+        if loaded is None:
+            more = {"field": "refinement.object_step", "expected": "no setting of the solver, or a smaller step"}
         store.fail(job_id, attempt, Problem(422, "invalid", str(error), more))
     else:
         store.finish(job_id, attempt, facts)
 
 
-def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: ServiceSettings) -> dict[str, Any]:
+def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, settings: ServiceSettings) -> dict[str, Any]:
     started = time.perf_counter()
     options = Options(**job.options)
     monitor.stage("reading")
@@ -102,30 +117,27 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel, settings: Serv
     scan = read_scan(source, settings, options.n_subsample, options.reading)
     read = time.perf_counter()
     monitor.stage("reconstructing", 0, len(scan))
-    stitched = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement)
-    reconstructed = time.perf_counter()
-    facts: dict[str, Any] = {
-        "patterns": len(scan),
-        "N": scan.N,
-        "shape": list(stitched.image.shape),
-        "pixel_size_m": scan.pixel_size_m,
-        "has_truth": scan.object_truth is not None,
-        "notes": scan.notes,
-        "model_sha256": loaded.sha256,
+    provenance: dict[str, Any] = {
+        "program": f"ptycho_ray {__version__}",
+        "options": job.options,
+        "scan": job.source_name,
     }
+    facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None, "notes": scan.notes}
+    if loaded is None:
+        stitched, solved, found = without_model.reconstruct(scan, options, settings, monitor, folder, provenance)
+        facts |= found
+    else:
+        stitched, solved = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement), scan
+        provenance |= {"model": job.model.rpartition("@")[0], "model_sha256": loaded.sha256}
+        facts |= {"patterns": len(scan), "shape": list(stitched.image.shape), "pixel_size_m": scan.pixel_size_m}
+        facts["model_sha256"] = loaded.sha256
+    reconstructed = time.perf_counter()
     if options.evaluate and scan.object_truth is not None:
         monitor.stage("evaluating", len(scan), len(scan))
         facts["evaluation"] = _evaluation(stitched, scan)
     monitor.stage("writing", len(scan), len(scan))
-    provenance = {
-        "program": f"ptycho_ray {__version__}",
-        "model": job.model.rpartition("@")[0],
-        "model_sha256": loaded.sha256,
-        "options": job.options,
-        "scan": job.source_name,
-    }
-    write_result(folder / RESULT, stitched, scan, provenance)
-    facts["seconds"] = {
+    write_result(folder / RESULT, stitched, solved, provenance)
+    facts["seconds"] = facts.get("seconds", {}) | {
         "reading": round(read - started, 4),
         "reconstructing": round(reconstructed - read, 4),
         "all": round(time.perf_counter() - started, 4),

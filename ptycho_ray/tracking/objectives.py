@@ -20,7 +20,7 @@ class Objective:
 
     mode: Literal["min", "max"]
     text: str
-    trials: tuple[str, ...] = ("direct", "train")
+    trials: tuple[str, ...] = ("direct", "refine", "train")
     needs_truth: bool = False
     at_end: bool = False
 
@@ -37,7 +37,10 @@ OBJECTIVES = {
         "min", "relative disagreement of overlapping patches of different groups", trials=("train",), at_end=True
     ),
     "frc": Objective(
-        "max", "mean Fourier ring correlation of two reconstructions from half of the patterns", at_end=True
+        "max",
+        "mean Fourier ring correlation of two reconstructions from half of the patterns",
+        trials=("direct", "train"),
+        at_end=True,
     ),
     "seconds": Objective("min", "computing time of the trial"),
     "ssim": Objective(

@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ptycho_ray.display.sweep_figures import plot_contour, plot_front, plot_hist
 from ptycho_ray.files import atomic_path, jsonable
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
+from ptycho_ray.tuning.bounds import on_bounds
+from ptycho_ray.tuning.polish import Estimate, Polished
 from ptycho_ray.tuning.search import Search
 from ptycho_ray.tuning.space import Space
 from ptycho_ray.tuning.trial import IMAGE
@@ -74,7 +77,7 @@ def best_settings(base: Mapping[str, Any], trial: TrialRecord, space: Space) -> 
 
     A direct solution has no network, so of the settings that the space fixes for its trials none is passed on.
     """
-    fixed = space.settings if space.trial == "direct" else {}
+    fixed = space.settings if space.of_experiment else {}
     values = {name: value for name, value in base.items() if name not in OF_THE_SWEEP and name not in fixed}
     nested: dict[str, Any] = {}
     for name, value in {**values, **trial.parameters}.items():
@@ -83,7 +86,31 @@ def best_settings(base: Mapping[str, Any], trial: TrialRecord, space: Space) -> 
     return nested
 
 
-def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> dict[str, Path]:
+def determination(polished: Polished | None, space: Space, best: TrialRecord) -> dict[str, Any]:
+    """How well the data determine the parameters of the best trial, for ``result.json``: value and interval of each, what they
+    do not determine, pairs that they determine only together, and parameters that lie on a bound."""
+    found: dict[str, Any] = {}
+    if polished is not None:
+        found["parameters"] = [asdict(each) for each in polished.estimates]
+        found["not_determined"] = [each.name for each in polished.estimates if not each.determined] or None
+        found["determined_only_together"] = [
+            {"parameters": [first, second], "correlation": round(together, 3)}
+            for first, second, together in polished.correlated
+        ] or None
+        found["trials_of_the_polish"] = polished.evaluations
+    on_bound = list(on_bounds(space, best.parameters))
+    return found | ({"on_a_bound": on_bound} if on_bound else {})
+
+
+def interval(estimate: Estimate) -> str:
+    """Value and interval of a parameter in words."""
+    words = f"{estimate.value:.6g}, between {estimate.low:.6g} and {estimate.high:.6g}"
+    return words if estimate.determined else f"{words}: not determined by the data"
+
+
+def write_best(
+    record: SweepRecord, base: Mapping[str, Any], space: Space, polished: Polished | None = None
+) -> dict[str, Path]:
     """``best.yaml`` for ``ptycho-ray train --config``, and ``best/`` with the result of the best trial."""
     best = record.best()
     if best is None:
@@ -93,7 +120,9 @@ def write_best(record: SweepRecord, base: Mapping[str, Any], space: Space) -> di
     content = best_settings(base, best, space)
     with atomic_path(path) as temporary:
         text = yaml.safe_dump(content, sort_keys=False)
-        temporary.write_text(f"# Trial {best.number} of a sweep: {figures}.\n{text}", encoding="utf-8")
+        lines = [f"# Trial {best.number} of a sweep: {figures}."]
+        lines += [f"# {each.name}: {interval(each)}" for each in (polished.estimates if polished else ())]
+        temporary.write_text("\n".join([*lines, text]), encoding="utf-8")
     resolve_config(TrainingConfig, path, environment={})  # what is handed over can be read
     made: dict[str, Path] = {"settings": path}
     for kind, name in (("model", FILE_NAME), ("image", IMAGE)):
@@ -133,7 +162,12 @@ def importance_of(record: SweepRecord, space: Space) -> dict[str, float]:
 
 
 def write_sweep_report(
-    record: SweepRecord, base: Mapping[str, Any], space: Space, title: str, origin: Mapping[str, Any]
+    record: SweepRecord,
+    base: Mapping[str, Any],
+    space: Space,
+    title: str,
+    origin: Mapping[str, Any],
+    polished: Polished | None = None,
 ) -> Path:
     """``report.html``: the best settings, the trials, and what the objective depends on."""
     best, judged = record.best(), record.judged()
@@ -147,6 +181,8 @@ def write_sweep_report(
         sections.append(
             Section(f"Best: trial {best.number}", f"{record.objectives[0]}: {objective.text}.", facts=facts)
         )
+        if polished is not None:
+            sections.append(_determination_section(polished))
         image = _image_of(record, best)
         if image is not None:
             sections.append(image)
@@ -171,6 +207,17 @@ def write_sweep_report(
         Section("Provenance", facts=origin, folded=True),
     ]
     return write_report(record.folder / "report.html", title=title, sections=sections)
+
+
+def _determination_section(polished: Polished) -> Section:
+    pairs = [f"{a} and {b} only together (correlation {c:.2f})" for a, b, c in polished.correlated]
+    text = (
+        "Between low and high the held-out patterns do not tell a value from the best one by two standard errors, whatever the "
+        "other parameters are."
+    )
+    facts = {"determined": "; ".join(pairs)} if pairs else {}
+    rows = [asdict(each) for each in polished.estimates]
+    return Section("What the data determine", text, rows=rows, facts=facts)
 
 
 def _image_of(record: SweepRecord, best: TrialRecord) -> Section | None:

@@ -150,7 +150,7 @@ def chosen_search(space: Space) -> str:
     if space.search != "auto":
         return space.search
     numbers = all(p.kind in ("uniform", "loguniform") and not p.when for p in space.parameters)
-    return "gp" if numbers and len(space.objectives) == 1 and space.trial == "direct" else "tpe"
+    return "gp" if numbers and len(space.objectives) == 1 and space.of_experiment else "tpe"
 
 
 def _sampler(kind: str, seed: int) -> optuna.samplers.BaseSampler:

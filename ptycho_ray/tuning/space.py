@@ -1,6 +1,6 @@
 """The search space of a sweep: a YAML file, checked against the types of the settings before anything starts.
 
-    trial: direct                     # or train
+    trial: direct                     # or refine, or train
     objective: likelihood             # or a list of them
     parameters:
       probe_defocus_m: {uniform: [-2e-4, 2e-4]}
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,18 +38,20 @@ from ptycho_ray.tracking.objectives import OBJECTIVES
 log = logging.getLogger(__name__)
 
 DISTRIBUTIONS = ("choice", "uniform", "loguniform", "integer")
-ENTRIES = ("trial", "objective", "search", "scheduler", "parameters", "settings", "points")
-TRIALS = ("direct", "train")
+ENTRIES = ("trial", "objective", "search", "scheduler", "orient", "parameters", "settings", "points")
+TRIALS = ("direct", "refine", "train")
 SEARCHES = ("auto", "tpe", "gp", "random", "grid")
 SCHEDULERS = ("auto", "asha", "median", "pbt", "none")
 #: What changes a direct solution; all other settings concern the network and its training.
 DIRECT_SETTINGS = frozenset(
     {
         *("probe_defocus_m", "probe_defocus_px2", "probe_modes", "nphotons", "object_pixel_size_m"),
-        *("position_scale", "position_rotation_rad", "position_shear"),
+        *("position_scale", "position_rotation_rad", "position_shear", "position_axes"),
         *("model.probe_mask", "model.probe_mask_diameter", "model.probe_mask_sigma"),
     }
 )
+#: What changes a refinement, which finds the probe itself.
+REFINE_SETTINGS = frozenset(name for name in DIRECT_SETTINGS if not name.startswith(("model.", "nphotons")))
 #: What a population may change while it trains.
 SCHEDULED_SETTINGS = frozenset({"execution.learning_rate"})
 #: Settings that say where and how a run happens; to sweep over them means nothing.
@@ -87,6 +90,25 @@ class Parameter:
         """Whether it exists beside the values ``others`` of the parameters that it depends on."""
         return all(name in others and others[name] in allowed for name, allowed in self.when.items())
 
+    @property
+    def continuous(self) -> bool:
+        """Whether it is a number in a range."""
+        return self.kind in ("uniform", "loguniform") and self.free
+
+    def share_of(self, value: float) -> float:
+        """Where in its range a value lies, from 0 to 1; of a ``loguniform`` range by the logarithm."""
+        low, high = self.values
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
+    def at_share(self, share: float) -> float:
+        """The inverse of :meth:`share_of`; beyond 0 and 1 the range goes on."""
+        low, high = self.values
+        if self.kind == "loguniform":
+            return float(low * (high / low) ** share)
+        return float(low + (high - low) * share)
+
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is one of its values."""
         if self.kind == "choice":
@@ -96,7 +118,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """A search space, in an order in which a parameter comes after those that it depends on."""
+    """A search space, in an order in which a parameter comes after those that it depends on.
+
+    ``orient``: the order and signs of the scan axes are determined first, and the same for all trials.
+    """
 
     parameters: tuple[Parameter, ...]
     trial: str = "train"
@@ -105,6 +130,12 @@ class Space:
     scheduler: str = "auto"
     settings: Mapping[str, Any] = field(default_factory=dict)
     points: tuple[Values, ...] = ()
+    orient: bool = False
+
+    @property
+    def of_experiment(self) -> bool:
+        """Whether trials solve for the object itself, and train no network."""
+        return self.trial != "train"
 
     def grid(self) -> Iterator[Values]:
         """Every combination of the choices and of the integers."""
@@ -122,6 +153,7 @@ class Space:
                 }
                 for p in self.parameters
             },
+            **({"orient": True} if self.orient else {}),
         }
 
 
@@ -173,6 +205,7 @@ def space_from(content: Mapping[str, Any]) -> Space:
         tuple(
             _point(parameters, point, f"points[{number}]") for number, point in enumerate(content.get("points") or ())
         ),
+        _checked_value("orient", content.get("orient", False), bool),
     )
     check_space(space)
     return space
@@ -213,16 +246,21 @@ def check_space(space: Space) -> None:
         _one_of("objective", name, tuple(OBJECTIVES))
         if space.trial not in OBJECTIVES[name].trials:
             raise ConfigurationError(
-                "needs the groups of a network", field="objective", found=repr(name), expected="trial: train"
+                f"trials of the kind {space.trial!r} do not have it",
+                field="objective",
+                found=repr(name),
+                expected=f"trial: {' or '.join(OBJECTIVES[name].trials)}",
             )
     if not space.objectives or len(set(space.objectives)) < len(space.objectives):
         raise ConfigurationError(field="objective", found=list(space.objectives), expected="one or more, each once")
     for parameter in space.parameters:
-        if space.trial == "direct" and parameter.name not in DIRECT_SETTINGS:
+        effective = {"direct": DIRECT_SETTINGS, "refine": REFINE_SETTINGS}.get(space.trial)
+        if effective is not None and parameter.name not in effective:
+            what = "a direct solution" if space.trial == "direct" else "a refinement"
             raise ConfigurationError(
-                "has no effect on a direct solution",
+                f"has no effect on {what}",
                 field=f"parameters.{parameter.name}",
-                expected=f"trial: train, or one of {', '.join(sorted(DIRECT_SETTINGS))}",
+                expected=f"trial: train, or one of {', '.join(sorted(effective))}",
             )
         if space.search == "grid" and parameter.kind in ("uniform", "loguniform"):
             raise ConfigurationError(
@@ -231,7 +269,7 @@ def check_space(space: Space) -> None:
                 found=parameter.kind,
                 expected="choice or integer",
             )
-        if space.scheduler == "pbt" and (parameter.name not in SCHEDULED_SETTINGS or space.trial == "direct"):
+        if space.scheduler == "pbt" and (parameter.name not in SCHEDULED_SETTINGS or space.of_experiment):
             raise ConfigurationError(
                 "cannot be changed while a network trains",
                 field=f"parameters.{parameter.name}",
@@ -350,6 +388,11 @@ def _check_kind(place: str, kind: str, hint: Any) -> None:
     what = next((text for known, text in words.items() if known in found), "no number")
     expected = "integer or choice" if int in found else "choice"
     raise ConfigurationError(f"the setting is {what}", field=place, found=kind, expected=expected)
+
+
+def check_value(name: str, value: Any) -> None:
+    """Whether a setting may have this value; ConfigurationError if not."""
+    _checked_value(name, value, _type_of(name))
 
 
 def _checked_value(place: str, value: Any, hint: Any) -> Any:

@@ -1,5 +1,5 @@
-"""One trial: from a scan and settings to the values of the objectives. Either the object is solved for directly, or
-a network is trained."""
+"""One trial: from a scan and settings to the values of the objectives. The object is solved for directly, or together with
+the probe, or a network is trained."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import PtychoDataContainer, RawData, cut_patches
 from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.evaluation import evaluate_reconstruction
-from ptycho_ray.evaluation.explained import Explained, mean_figures
+from ptycho_ray.evaluation.explained import Explained, figures_by_pattern, mean_figures
 from ptycho_ray.evaluation.half_data import half_data_correlation
+from ptycho_ray.files import atomic_path
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.physics.likelihood import good_pixels_of
 from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.physics.propagation import FarField
 from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.direct import DirectSolver
+from ptycho_ray.refinement.setup import ASSUMED_PHOTONS
+from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.split import split_groups
@@ -39,6 +43,11 @@ PASSES_PER_REPORT = 4
 #: Share of the intensity that lies in the pixels whose likelihood counts.
 LIT_SHARE = 0.95
 IMAGE = "reconstruction.npz"
+#: The figures of each held-out pattern, of a trial of the experiment.
+JUDGED = "held_out.npz"
+#: Patterns per update of a refinement: few tell wrong positions more clearly than more iterations do (docs/tune.md), and
+#: neighbouring values of a parameter differ less by chance.
+REFINE_BATCH = 16
 
 
 def trial_config(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[TrainingConfig, ExecutionConfig]:
@@ -65,7 +74,7 @@ def run_trial(
     """Run a trial, keep its result in ``folder`` and return its last figures.
 
     Args:
-        kind: ``direct`` or ``train``.
+        kind: ``direct``, ``refine`` or ``train``.
         report: called during the trial with the epoch and the values known by then.
         train: replaces ``workflow.train_cdi_model`` for training on several workers; it reports at the end only.
 
@@ -76,6 +85,8 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "direct":
         return direct_trial(scan, config, objectives, folder, report)
+    if kind == "refine":
+        return refine_trial(scan, config, objectives, folder, report)
     return train_trial(scan, config, execution, objectives, folder, report, train=train)
 
 
@@ -111,8 +122,8 @@ def direct_trial(
             each.step()
         if epoch % PASSES_PER_REPORT and epoch < config.nepochs:
             continue
-        found = solver.figures(rows, lit)
-        figures = asdict(found)
+        judged = figures_by_pattern(solver.explained(rows), torch.from_numpy(lit), scale)
+        figures = {name: float(values.mean()) for name, values in judged.items()}
         figures["seconds"] = time.monotonic() - began
         if epoch < config.nepochs:
             report(epoch, figures)
@@ -120,9 +131,52 @@ def direct_trial(
     if halves:
         figures["frc"] = agreement_of_halves(*(half.stitched() for half in halves))
     figures |= truth_figures(stitched, raw, objectives)
-    stitched.save(folder / IMAGE)
+    _keep(folder, stitched, judged)
     report(config.nepochs, figures)
     return figures
+
+
+def refine_trial(
+    scan: RawData, config: TrainingConfig, objectives: Sequence[str], folder: Path, report: Report
+) -> Figures:
+    """``config.nepochs`` iterations of the refinement from a flat object, which finds the probe as well; the image is kept.
+
+    Raises:
+        Diverged: the settings lead nowhere.
+    """
+    began = time.monotonic()
+    raw = apply_corrections(scan, config)
+    generator = np.random.default_rng((config.seed, 3))
+    rows = np.flatnonzero(held_out_patterns(len(raw), config.validation_fraction, generator))
+    settings = RefinementConfig(
+        iterations=config.nepochs, batch_size=REFINE_BATCH, check_every=config.nepochs, seed=config.seed
+    )
+    refinement = Refinement(raw, settings, held_out=rows)
+    for _ in refinement:
+        pass
+    # Photons per unit of the file, and of the refinement.
+    mean = float(raw.pattern_energies().mean())
+    scale, unit = (1.0, 1.0) if raw.counts_are_photons else (config.nphotons / mean, ASSUMED_PHOTONS / mean)
+    pieces = (
+        Explained(each.rate * (scale / unit), each.counts * (scale / unit), each.good_pixels)
+        for each in refinement.explained(rows)
+    )
+    judged = figures_by_pattern(pieces, FarField().arrange(torch.from_numpy(lit_pixels(raw))), scale)
+    stitched = refinement.stitched()
+    figures = {name: float(values.mean()) for name, values in judged.items()}
+    figures["seconds"] = time.monotonic() - began
+    figures |= truth_figures(stitched, raw, objectives)
+    _keep(folder, stitched, judged)
+    report(config.nepochs, figures)
+    return figures
+
+
+def _keep(folder: Path, stitched: StitchedObject, judged: Mapping[str, NDArray[np.float64]]) -> None:
+    """The image, and the figures of each held-out pattern."""
+    stitched.save(folder / IMAGE)
+    with atomic_path(folder / JUDGED) as temporary, temporary.open("wb") as stream:
+        arrays: dict[str, Any] = dict(judged)
+        np.savez(stream, **arrays)
 
 
 # -- a network ---------------------------------------------------------------------------------------------------------
@@ -255,6 +309,7 @@ def _uncorrected(config: TrainingConfig) -> TrainingConfig:
         position_scale=1.0,
         position_rotation_rad=0.0,
         position_shear=0.0,
+        position_axes="as stored",
         object_pixel_size_m=None,
     )
 

@@ -50,9 +50,9 @@ def test_nothing_without_a_token(guarded: Any, token_of: dict[str, str], scan_fi
 def test_roles(guarded: Any, token_of: dict[str, str], scan_file: Path) -> None:
     with Client(guarded.url, token_of["read"]) as client:
         assert client.models()
-        assert status_of(lambda: client.reconstruct(scan_file)) == 403
+        assert status_of(lambda: client.reconstruct(scan_file, model="tiny")) == 403
     with Client(guarded.url, token_of["submit"]) as client:
-        image = client.reconstruct(scan_file)
+        image = client.reconstruct(scan_file, model="tiny")
         assert image.arrays()["object"].dtype == np.complex64
         headers = {"Authorization": f"Bearer {token_of['submit']}"}
         assert httpx.get(f"{guarded.url}/v1/tokens", headers=headers, timeout=PATIENCE_S).status_code == 403
@@ -90,18 +90,32 @@ def jobs_of(service: Any) -> list[Path]:
 def test_progress_is_told(guarded: Any, token_of: dict[str, str], scan_file: Path) -> None:
     states: list[dict[str, Any]] = []
     with Client(guarded.url, token_of["submit"]) as client:
-        image = client.reconstruct(scan_file, on_progress=states.append, output="png")
+        image = client.reconstruct(scan_file, model="tiny", on_progress=states.append, output="png")
     assert image.content.startswith(b"\x89PNG")
     assert states[-1]["state"] == "done"
+
+
+def test_settings_of_the_solver_reach_it(guarded: Any, token_of: dict[str, str], scan_file: Path) -> None:
+    states: list[dict[str, Any]] = []
+    with Client(guarded.url, token_of["submit"]) as client:
+        given = {"iterations": 5, "position_start": None}
+        image = client.reconstruct(scan_file, seed=1, refinement=given, on_progress=states.append)
+        assert states[-1]["facts"]["verdict"]
+        options = json.loads(str(image.arrays()["provenance"]))["options"]
+        assert (options["refinement"], options["seed"]) == (given, 1)
+        with pytest.raises(ServiceError, match=r"refinement\.probe_modes"):
+            client.submit(scan_file, refinement={"probe_modes": 0})
 
 
 def test_asyncio_does_as_well(guarded: Any, token_of: dict[str, str], scan_file: Path) -> None:
     async def work() -> tuple[Any, Any, Any]:
         async with AsyncClient(guarded.url, token_of["submit"]) as client:
-            job = await client.submit(scan_file)
+            job = await client.submit(scan_file, model="tiny")
             done = await client.wait(job["id"])
             image = await client.result(job["id"])
-            both = await asyncio.gather(client.reconstruct(scan_file), client.reconstruct(scan_file))
+            both = await asyncio.gather(
+                client.reconstruct(scan_file, model="tiny"), client.reconstruct(scan_file, model="tiny")
+            )
             return done, image, both
 
     done, image, both = asyncio.run(work())
@@ -114,7 +128,7 @@ def test_errors_of_the_service_are_those_of_the_client(guarded: Any, token_of: d
     (tmp_path / "junk.npz").write_bytes(b"PKjunk")
     with Client(guarded.url, token_of["submit"]) as client:
         with pytest.raises(ServiceError, match=r"junk\.npz") as refused:
-            client.reconstruct(tmp_path / "junk.npz")
+            client.reconstruct(tmp_path / "junk.npz", model="tiny")
         assert refused.value.status == 422
         with pytest.raises(InputError, match="nothing"):
             client.reconstruct(tmp_path / "none.npz")
@@ -137,6 +151,7 @@ def test_the_command_saves_an_image(
 ) -> None:
     monkeypatch.setenv("PTYCHO_RAY_TOKEN", token_of["submit"])
     words = ["submit", str(scan_file), "--url", guarded.url, "--output", str(tmp_path / "image.npz"), "--json"]
+    words += ["--model", "tiny"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["patterns"] == 60
@@ -180,7 +195,7 @@ def test_a_stream_ends_in_the_same_image_as_the_file(
             wait_for(lambda: seen and seen[-1].next == 60, "the preview of the whole scan")
         assert stream.job is not None
         streamed = client.result(stream.job["id"]).arrays()
-        sent = client.reconstruct(scan_file).arrays()
+        sent = client.reconstruct(scan_file, model="tiny").arrays()
     np.testing.assert_array_equal(streamed["object"], sent["object"])
     np.testing.assert_array_equal(streamed["origin_px"], sent["origin_px"])
     assert seen[-1].patterns == 60

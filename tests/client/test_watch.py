@@ -174,7 +174,7 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     whole = RawData(small_scan.xcoords, small_scan.ycoords, None, None, counts, small_scan.probe, domain="intensity")
     whole.to_file(tmp_path / "whole.npz")
     with Client(one_service.url, one_service.tokens["submit"]) as client:
-        expected = np.abs(client.reconstruct(tmp_path / "whole.npz").arrays()["object"])
+        expected = np.abs(client.reconstruct(tmp_path / "whole.npz", model="tiny").arrays()["object"])
     socket, address = publisher
     folder, file = tmp_path / "frames", tmp_path / "scan.h5"
     folder.mkdir()
@@ -185,7 +185,8 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     ):
         thread = meanwhile(work)
         output = tmp_path / "image.npz"
-        assert main(["watch", str(source), "--url", one_service.url, "--output", str(output), "--json", *words]) == 0
+        words = [*words, "--url", one_service.url, "--output", str(output), "--overwrite", "--json"]
+        assert main(["watch", str(source), *words]) == 0
         thread.join()
         assert json.loads(capsys.readouterr().out)["patterns"] == len(small_scan)
         with np.load(output) as image:
@@ -193,8 +194,11 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
             assert np.corrcoef(np.abs(image["object"]).ravel(), expected.ravel())[0, 1] > 0.9
 
 
-def test_nothing_comes(one_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_comes(one_service: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PTYCHO_RAY_TOKEN", one_service.tokens["submit"])
     words = ["--url", one_service.url, "--output", str(tmp_path / "image.npz")]
     assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
     assert main(["watch", str(tmp_path), "--output", "image.txt"]) == 2
+    (tmp_path / "image.npz").touch()
+    assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
+    assert "--overwrite" in capsys.readouterr().err

@@ -43,3 +43,42 @@ def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, sma
     assert [0 < row["r_factor"] < 1 and row["phase_ssim"] <= 1 for row in rows[:2]] == [True, True]
     assert "neither a zip archive nor HDF5" in rows[2]["error"]
     assert (tmp_path / "images" / "b" / "reconstruction.npz").is_file()
+
+
+@pytest.mark.slow
+def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, small_scan, tmp_path, capsys):
+    small_scan.to_file(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes(b"no scan")
+    scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
+    words = ["reconstruct-scans", *scans, "--refinement.iterations", "6", "--seed", "2", "--json"]
+    assert main([*words, "--output-dir", str(tmp_path / "images")]) == 2
+    good, broken, missing = json.loads(capsys.readouterr().out)["scans"]
+    assert good["exit_code"] in (0, 3)
+    kept = json.loads((tmp_path / "images" / "a" / "result.json").read_text(encoding="utf-8"))
+    assert kept["verdict"] == good["verdict"]
+    assert (kept["provenance"]["settings"]["iterations"], kept["provenance"]["seed"]) == (6, 2)
+    assert {path.name for path in (tmp_path / "images" / "a").iterdir()} == {
+        "reconstruction.npz", "refined_scan.npz", "report.html", "result.json",
+    }  # fmt: skip
+    assert (broken["exit_code"], missing["exit_code"]) == (2, 2)
+    assert "neither a zip archive nor HDF5" in broken["error"]
+    assert "c.npz" in missing["error"]
+    assert main(["evaluate-scans", *scans[:2], "--output-dir", str(tmp_path / "judged"), "--json"]) == 0
+    good, broken = json.loads(capsys.readouterr().out)["scans"]
+    assert good["verdict"]
+    assert 0 < good["r_factor"] < 1
+    assert "neither a zip archive nor HDF5" in broken["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shard-patterns", "20"], "--model-path"),
+        (["--refinement.iterations", "0"], "at least 1"),
+        (["--model-path", "model", "--seed", "1"], "--seed"),
+    ],
+)
+def test_what_a_batch_would_not_use_is_refused_before_anything_starts(scan_file, tmp_path, capsys, words, said):
+    assert main(["reconstruct-scans", str(scan_file), "--output-dir", str(tmp_path / "images"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "images").exists()

@@ -115,6 +115,10 @@ def test_a_sweep_through_the_command(one_ray, wrong_file, tmp_path):
     folder = tmp_path / "out"
     result = tune.run([str(wrong_file), "--space", str(space), "--trials", "2", "--output-dir", str(folder)])
     assert (result["trials"], result["failed"]) == (2, 0)
+    assert result["trials_of_the_polish"] > 2
+    (scale,) = result["parameters"]
+    assert scale["low"] <= scale["value"] == result["best"]["position_scale"] <= scale["high"]
+    assert f"# position_scale: {scale['value']:.6g}, between" in (folder / "best.yaml").read_text(encoding="utf-8")
     for name in ("results.csv", "best.yaml", "report.html", "result.json", "best/reconstruction.npz"):
         assert (folder / name).is_file(), name
     assert len(list((folder / "trials").iterdir())) == 1, "what other trials made is deleted"
@@ -226,7 +230,7 @@ tune.run({words!r})
 def test_the_program_is_killed_and_no_finished_trial_is_lost(one_ray, wrong_file, tmp_path):
     space = written(tmp_path, {**WRONG_PROBE, "settings": {"nepochs": 60, "validation_fraction": 0.1}})
     folder = tmp_path / "out"
-    words = [str(wrong_file), "--space", str(space), "--trials", "9", "--output-dir", str(folder)]
+    words = [str(wrong_file), "--space", str(space), "--trials", "9", "--no-polish", "--output-dir", str(folder)]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(words=words)], env={**os.environ, RUN: "driver"})
     try:
         wait_for(lambda: len(ended_lines(folder)) >= 3 or driver.poll() is not None, "three trials", every=0.01)

@@ -210,6 +210,7 @@ OURS: dict[type, dict[str, Any]] = {
         "position_scale": 1.0,
         "position_rotation_rad": 0.0,
         "position_shear": 0.0,
+        "position_axes": "as stored",
         "object_pixel_size_m": None,
         "refinement_iterations": 0,
         "ensemble_members": 1,

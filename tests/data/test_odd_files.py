@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.data.axes import axes_by_light
+from ptycho_ray.data.frame_axes import axes_by_light
 from ptycho_ray.data.inspection import beam_centre, dead_pixels, symmetry_centre
 from ptycho_ray.data.marks import find_marks
 from ptycho_ray.data.patterns import ArrayFrames

@@ -27,6 +27,7 @@ from ptycho_ray.data.formats.ptychodus_folder import (
     read_standard_folder,
     reconstructed,
     with_geometry,
+    with_positions,
     write_standard_folder,
 )
 from ptycho_ray.data.formats.ptychodus_product import Product, read_product, write_product
@@ -278,12 +279,46 @@ def test_train_and_reconstruct_a_folder(folder, tmp_path, capfd):
     assert not np.allclose(refined.probe, network.probe)
 
 
+@pytest.mark.slow
+def test_a_folder_without_a_model_is_reconstructed_automatically(folder, tmp_path, capfd):
+    (folder / "settings.ini").write_text("[PtychoRay]\nSeed = 5\nSolver = iterations=9, position_start=none\n")
+    image = tmp_path / "image"
+    words = ["--input", str(folder), "--output", str(image), "--refinement.iterations", "4"]
+    assert main(["reconstruct", *words]) == 0
+    said = events_of(capfd.readouterr().out)
+    assert [event["epoch"] for event in said if event["event"] == "epoch"] == [1, 2, 3, 4]
+    assert len([event for event in said if event["event"] == "decided"]) >= 2
+    kept = json.loads((image / "result.json").read_text())
+    assert kept["provenance"]["settings"]["seed"] == 5
+    before, after = read_product(folder / "product.h5"), read_product(image / "product.h5")
+    np.testing.assert_allclose(after.positions_m, before.positions_m, atol=1e-3 * before.pixel_m[0])
+    assert kept["verdict"] in after.metadata["comments"]
+    assert len(after.losses) == 4
+    assert after.object.any()
+
+
+def test_positions_of_a_product_go_to_pixels_and_back(folder, rng):
+    _, product = read_standard_folder(folder)
+    wanted = rng.uniform(20, 50, (3, 2))
+    moved = with_positions(product, product.indexes[[4, 1, 7]], wanted, 32)
+    np.testing.assert_allclose(moved.to_object_px(moved.positions_m[[4, 1, 7]], 32), wanted)
+    others = np.setdiff1d(np.arange(len(product.indexes)), [4, 1, 7])
+    np.testing.assert_array_equal(moved.positions_m[others], product.positions_m[others])
+
+
 def test_wrong_use_of_a_folder(folder, tmp_path, capfd):
     assert main(["train", "--input", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
     assert events_of(capfd.readouterr().out)[-1]["event"] == "error"
     assert main(["train", "--input", str(folder), "--output", str(folder)]) == 2
-    assert main(["reconstruct", "--input", str(folder), "--output", str(tmp_path / "out")]) == 2  # no model
+    words = ["reconstruct", "--input", str(folder), "--output", str(tmp_path / "out")]
+    assert main([*words, "--refine", "2", "--model-path", str(tmp_path)]) == 2  # no model
     assert "wts.h5.zip" in events_of(capfd.readouterr().out)[-1]["message"]
+    assert main([*words, "--plan"]) == 2
+    assert "--input" in events_of(capfd.readouterr().out)[-1]["message"]
+    (folder / "settings.ini").write_text("[PtychoRay]\nSolver = probe_modes\n")
+    assert main(words) == 2
+    assert "NAME=VALUE" in events_of(capfd.readouterr().out)[-1]["message"]
+    (folder / "settings.ini").unlink()
     (folder / "diffraction.h5").write_bytes(b"nonsense")
     assert main(["train", "--input", str(folder), "--output", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out" / "product.h5").exists()

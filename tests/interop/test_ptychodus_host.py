@@ -100,7 +100,7 @@ def test_the_library_is_there_only_if_asked_for(monkeypatch: pytest.MonkeyPatch)
         "    print(sorted(n for n in model.workflow_api.available_reconstructors() if 'ptychoray' in n))\n"
         "print('torch' in sys.modules)\n"
     )
-    for value, expected in (("", "[]"), ("1", "['ptychoray_pinn', 'ptychoray_supervised']")):
+    for value, expected in (("", "[]"), ("1", "['ptychoray_automatic', 'ptychoray_pinn', 'ptychoray_supervised']")):
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
@@ -197,6 +197,26 @@ def test_the_whole_lifecycle(core: Any, folder: Path, tmp_path: Path) -> None:
     assert "sum |P|^2" in metadata.comments
     assert metadata.name.endswith("ptychoray_pinn")
     assert np.abs(result.get_product().object_.get_array()).max() > 0
+
+
+@pytest.mark.slow
+def test_the_automatic_reconstruction_needs_no_model(core: Any, folder: Path) -> None:
+    api = core.workflow_api
+    diffraction = api.load_assembled_diffraction_data(folder / "diffraction.h5")
+    product = api.load_product(folder / "product.h5", diffraction=diffraction)
+    group = core.settings_registry["PtychoRay"].parameters()
+    group["Solver"].set_value("iterations=6 position_start=0")
+    group["Seed"].set_value(2)
+    before = product.get_product()
+    result = product.reconstruct_local(algorithm="ptychoray_automatic", block=True)
+    core.run_tasks()
+    after = result.get_product()
+    assert "patterns that were left out of it" in after.metadata.comments
+    assert len(after.losses) == 6
+    assert after.probe_positions.get_indexes().tolist() == before.probe_positions.get_indexes().tolist()
+    moved = after.probe_positions.get_coordinates_x_m() - before.probe_positions.get_coordinates_x_m()
+    assert 1e-3 < np.abs(moved).max() / after.object_.get_pixel_geometry().width_m < 5
+    assert np.abs(after.object_.get_array()).max() > 0
 
 
 def test_a_killed_program_is_an_error_and_not_a_wait(core: Any, folder: Path, tmp_path: Path) -> None:

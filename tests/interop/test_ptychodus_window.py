@@ -111,7 +111,7 @@ def test_our_algorithms_in_the_window(tmp_path: Path, small_scan: Any, what: str
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line.removeprefix("SAID ") for line in done.stdout.splitlines() if line.startswith("SAID ")]
-    assert said[0] == "offered ptychoray_pinn ptychoray_supervised"
+    assert said[0] == "offered ptychoray_automatic ptychoray_pinn ptychoray_supervised"
     assert {"settings", *(option.key for option in OPTIONS)} == set(said[1].split())
     assert said[2:] == ["ptychoray_supervised Infer True", "ptychoray_pinn Infer True"]
     assert (tmp_path / "out" / "window.png").stat().st_size > 1000

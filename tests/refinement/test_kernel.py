@@ -12,7 +12,7 @@ from ptycho_ray.physics.diffraction import diffraction_intensity
 from ptycho_ray.physics.propagation import FarField, FreeSpace
 from ptycho_ray.refinement.batching import compact_pieces, draw_batches
 from ptycho_ray.refinement.estimate import Estimate
-from ptycho_ray.refinement.kernel import Kernel
+from ptycho_ray.refinement.kernel import STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 
 N, PATTERNS, MODES, EIGEN = 16, 5, 2, 2
@@ -22,7 +22,7 @@ DOUBLE = torch.complex128
 class Problem:
     """Random numbers in every unknown."""
 
-    def __init__(self, near_field: bool, slices: int) -> None:
+    def __init__(self, near_field: bool, slices: int, stabiliser: float = 0.0) -> None:
         draw = torch.Generator().manual_seed(1)
 
         def real(*shape: int) -> torch.Tensor:
@@ -39,6 +39,7 @@ class Problem:
             FreeSpace(N, 8.0, dtype=DOUBLE) if near_field else FarField(),
             good=(real(N, N) > 0.1).double(),
             between=FreeSpace(N, 5.0, dtype=DOUBLE),
+            stabiliser=stabiliser,
         )
         self.state = Estimate(
             wave(slices, self.geometry.height, self.geometry.width),
@@ -67,8 +68,9 @@ class Problem:
 
 @pytest.mark.parametrize("near_field", [False, True])
 @pytest.mark.parametrize("slices", [1, 3])
-def test_derivatives_are_those_of_finite_differences(near_field, slices):
-    problem = Problem(near_field, slices)
+@pytest.mark.parametrize("stabiliser", [0.0, STABILISER])
+def test_derivatives_are_those_of_finite_differences(near_field, slices, stabiliser):
+    problem = Problem(near_field, slices, stabiliser)
     kernel, state, rows = problem.kernel, problem.state, problem.rows
     waves = kernel.forward(state, rows)
     _, by_intensity, by_wave = kernel.compare(waves, state.scale)
@@ -94,6 +96,18 @@ def test_derivatives_are_those_of_finite_differences(near_field, slices):
     way = problem.draw(len(rows), 2).real
     expected = problem.slope(lambda step: problem.geometry.shift(rows, step * way))
     assert float((by_probe.position_px * way).sum()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("stabiliser", [0.0, STABILISER])
+def test_the_intensity_that_explains_a_pattern_best_is_that_of_the_least_loss(stabiliser):
+    """Otherwise object and probe, which follow the loss, would undo it and it would drift for ever."""
+    problem = Problem(near_field=False, slices=1, stabiliser=stabiliser)
+    kernel, state, rows = problem.kernel, problem.state, problem.rows
+    state.background = None
+    for _ in range(30):
+        state.scale[rows] *= kernel.best_scale(kernel.forward(state, rows))
+    curvature = problem.loss()  # of its order, for scales of about one
+    assert abs(problem.slope(lambda step: state.scale.add_(step))) < 1e-5 * curvature
 
 
 def test_the_forward_model_is_that_of_the_physics(rng):

@@ -12,7 +12,7 @@ from ptycho_ray.evaluation.explained import Explained
 from ptycho_ray.physics.diffraction import centred, far_field, illuminate, illuminate_slices, measure
 from ptycho_ray.physics.propagation import FarField, FreeSpace
 from ptycho_ray.refinement.estimate import Estimate
-from ptycho_ray.refinement.kernel import EPSILON, Kernel
+from ptycho_ray.refinement.kernel import EPSILON, STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 
 N, PATTERNS = 16, 4
@@ -31,7 +31,7 @@ def fourier_shifted(modes: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     list(itertools.product([1, 3], [1, 3], [False, True], [False, True])),
 )
 def test_the_kernel_predicts_what_the_physics_predicts(modes, slices, near_field, extras):
-    """``extras``: eigenmodes, the intensity of each pattern, a background and bad pixels."""
+    """``extras``: eigenmodes, the intensity of each pattern, a background, bad pixels, and counts of photons."""
     draw = torch.Generator().manual_seed(2)
 
     def real(*shape: int) -> torch.Tensor:
@@ -50,7 +50,8 @@ def test_the_kernel_predicts_what_the_physics_predicts(modes, slices, near_field
     background = real(N, N) if extras else None
     good = (real(N, N) > 0.2).double() if extras else None
     counts = 5 * real(PATTERNS, N, N)
-    kernel = Kernel(counts.sqrt(), geometry, propagator, good=good, between=between)
+    stabiliser = STABILISER if extras else 0.0
+    kernel = Kernel(counts.sqrt(), geometry, propagator, good=good, between=between, stabiliser=stabiliser)
 
     def spectrum(waves: torch.Tensor) -> torch.Tensor:
         return torch.fft.fft2(waves, norm="ortho") if len(waves) else waves
@@ -72,7 +73,7 @@ def test_the_kernel_predicts_what_the_physics_predicts(modes, slices, near_field
             expected = expected + background
         torch.testing.assert_close(waves.intensity[row], expected)
         torch.testing.assert_close(propagator.restore(expected), expected if near_field else centred(expected))
-        difference = (expected + EPSILON).sqrt() - counts[row].sqrt()
+        difference = (expected + stabiliser + EPSILON).sqrt() - (counts[row] + stabiliser).sqrt()
         explained = difference if good is None else Explained(difference, counts[row], good).seen
         torch.testing.assert_close(losses[row], explained.square().sum())
 

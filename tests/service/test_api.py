@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -17,9 +18,12 @@ import pytest
 from helpers import PATIENCE_S
 
 from ptycho_ray.bundle import load_bundle
+from ptycho_ray.config.schema import docstrings_of_fields
+from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.workflow import load_data, reassemble_cdi_image
 
 RAW = {"Content-Type": "application/octet-stream"}
+WITH_MODEL = "/v1/reconstructions?model=tiny"
 ASYNC = RAW | {"Prefer": "respond-async"}
 
 
@@ -69,7 +73,7 @@ def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def test_a_scan_goes_in_and_its_image_comes_out(http: httpx.Client, scan_file: Path, expected: Any) -> None:
-    answer = http.post("/v1/reconstructions", content=scan_file.read_bytes(), headers=RAW)
+    answer = http.post(WITH_MODEL, content=scan_file.read_bytes(), headers=RAW)
     assert answer.status_code == 200, answer.text
     same_image(answer.content, expected)
 
@@ -87,7 +91,7 @@ def test_a_path_under_an_allowed_folder_does_as_well(
 ) -> None:
     path = service.allowed_root / "scan.npz"
     path.write_bytes(scan_file.read_bytes())
-    answer = http.post("/v1/reconstructions", json={"path": str(path)})
+    answer = http.post(WITH_MODEL, json={"path": str(path)})
     assert answer.status_code == 200, answer.text
     same_image(answer.content, expected)
     assert problem_of(http.post("/v1/reconstructions", json={"path": "/etc/hostname"}), 403)["field"] == "path"
@@ -96,13 +100,13 @@ def test_a_path_under_an_allowed_folder_does_as_well(
 
 def test_hdf5_does_as_well(http: httpx.Client, small_scan: Any, tmp_path: Path, expected: Any) -> None:
     small_scan.to_file(tmp_path / "scan.h5")
-    answer = http.post("/v1/reconstructions", content=(tmp_path / "scan.h5").read_bytes(), headers=RAW)
+    answer = http.post(WITH_MODEL, content=(tmp_path / "scan.h5").read_bytes(), headers=RAW)
     assert answer.status_code == 200, answer.text
     same_image(answer.content, expected)
 
 
 def test_a_job_and_its_results(http: httpx.Client, scan_file: Path, expected: Any, tmp_path: Path) -> None:
-    answer = http.post("/v1/reconstructions", content=scan_file.read_bytes(), headers=ASYNC)
+    answer = http.post(WITH_MODEL, content=scan_file.read_bytes(), headers=ASYNC)
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == job["links"]["self"]
@@ -124,15 +128,33 @@ def test_a_job_and_its_results(http: httpx.Client, scan_file: Path, expected: An
     problem_of(http.get(f"/v1/reconstructions/{job['id']}"), 404)
 
 
+def test_without_a_model_the_scan_is_reconstructed_automatically(http: httpx.Client, scan_file: Path) -> None:
+    given = {"refinement.iterations": 6, "refinement.position_start": "none", "seed": 4}
+    answer = http.post("/v1/reconstructions", params=given, content=scan_file.read_bytes(), headers=ASYNC)
+    assert answer.status_code == 202, answer.text
+    done = ended(http, answer.json()["id"])
+    assert (done["state"], done["model"]) == ("done", "automatic"), done
+    facts = done["facts"]
+    assert facts["verdict"] == facts["figures"]["sentence"]
+    assert len(facts["plan"]) >= 2
+    assert facts["trials"][0]["assumption"] == "probe of the file"
+    server = httpx.URL(str(http.base_url)).copy_with(path="/")
+    with np.load(io.BytesIO(http.get(server.join(done["links"]["scan"])).content), allow_pickle=False) as refined:
+        assert len(refined["xcoords"]) == facts["patterns"]
+    report = http.get(server.join(done["links"]["report"])).text
+    assert facts["verdict"].partition(" (")[0] in report
+    assert "/jobs/" not in report, "a path of the server"
+
+
 def test_the_same_key_is_the_same_job(http: httpx.Client, scan_file: Path) -> None:
     headers = ASYNC | {"Idempotency-Key": "once"}
-    first = http.post("/v1/reconstructions", content=scan_file.read_bytes(), headers=headers).json()
-    again = http.post("/v1/reconstructions", content=scan_file.read_bytes(), headers=headers).json()
+    first = http.post(WITH_MODEL, content=scan_file.read_bytes(), headers=headers).json()
+    again = http.post(WITH_MODEL, content=scan_file.read_bytes(), headers=headers).json()
     assert first["id"] == again["id"]
 
 
 def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
-    answer = http.post("/v1/reconstructions", json={"demo": "lines", "evaluate": True, "output": "json"})
+    answer = http.post(WITH_MODEL, json={"demo": "lines", "evaluate": True, "output": "json"})
     assert answer.status_code == 200, answer.text
     evaluation = answer.json()["facts"]["evaluation"]
     assert len(evaluation["frc"]["frequency"]) == len(evaluation["frc"]["correlation"])
@@ -148,7 +170,14 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"\x89HDF\r\n\x1a\njunk", {}, RAW, 422, None),
         (b"x", {}, {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"x", {"model": "none"}, RAW, 422, "model"),
+        (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
+        (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
+        (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
+        (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),
+        (b"x", {"refinement.probe_modes": 65}, RAW, 422, "refinement.probe_modes"),
+        (b"x", {"refinement.slices": 2}, RAW, 422, "refinement.slice_distance_px2"),
+        (b"x", {"refinement.probe_mode": 2}, RAW, 422, "refinement.probe_mode"),
         (b"x", {"refinement_iterations": -3}, RAW, 422, "refinement_iterations"),
         (b"x", {"stitch": "glue"}, RAW, 422, "stitch"),
         (b"x", {"nonsense": 1}, RAW, 422, "nonsense"),
@@ -172,7 +201,7 @@ def test_a_scan_with_something_missing_names_it(http: httpx.Client, scan_file: P
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     headers = RAW | {"X-File-Name": "mine.npz"}
-    document = problem_of(http.post("/v1/reconstructions", content=buffer.getvalue(), headers=headers), 422)
+    document = problem_of(http.post(WITH_MODEL, content=buffer.getvalue(), headers=headers), 422)
     assert document["field"] == "xcoords"
     assert document["file"] == "mine.npz"
     assert "/data" not in json.dumps(document)
@@ -186,7 +215,7 @@ def test_paths_that_do_not_exist(http: httpx.Client) -> None:
 
 
 def test_a_result_that_is_not_there_yet(http: httpx.Client, service: Any, scan_file: Path) -> None:
-    answer = http.post("/v1/reconstructions", json={"demo": "siemens"}, headers={"Prefer": "respond-async"})
+    answer = http.post(WITH_MODEL, json={"demo": "siemens"}, headers={"Prefer": "respond-async"})
     job = answer.json()
     early = http.get(f"/v1/reconstructions/{job['id']}/result")
     if early.status_code != 200:
@@ -197,7 +226,7 @@ def test_a_result_that_is_not_there_yet(http: httpx.Client, service: Any, scan_f
 
 
 def test_a_deadline_is_kept(http: httpx.Client) -> None:
-    answer = http.post("/v1/reconstructions", json={"demo": "siemens", "deadline_s": 0.001})
+    answer = http.post(WITH_MODEL, json={"demo": "siemens", "deadline_s": 0.001})
     problem_of(answer, 408)
 
 
@@ -233,6 +262,12 @@ def test_the_document_describes_everything(http: httpx.Client) -> None:
     )
     post = document["paths"]["/v1/reconstructions"]["post"]
     assert {"200", "202", "401", "413", "422", "429", "503", "507"} <= set(post["responses"])
+    asked = {parameter["name"]: parameter for parameter in post["parameters"]}
+    for field in dataclasses.fields(RefinementConfig):
+        if field.name != "seed":
+            said = asked[f"refinement.{field.name}"]["description"]
+            assert said.startswith(docstrings_of_fields(RefinementConfig)[field.name])
+            assert said.endswith(f"Default: {str(field.default).lower()}.")
     assert document["components"]["schemas"]["ProblemDetails"]["properties"]["detail"]["examples"]
 
 

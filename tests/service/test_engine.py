@@ -309,7 +309,8 @@ def test_nothing_unsafe_is_started(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="ptycho-ray token add"):
         check_before_start(settings(tmp_path, models={"m": model_file}), "0.0.0.0")
     with pytest.raises(InputError, match="bundle"):
-        check_before_start(settings(tmp_path, require_token=False), "127.0.0.1")
+        check_before_start(settings(tmp_path, models={"m": tmp_path}, require_token=False), "127.0.0.1")
+    assert check_before_start(settings(tmp_path, require_token=False), "127.0.0.1") == []
     assert check_before_start(settings(tmp_path, models={"m": model_file}, require_token=False), "::1") == ["m@1"]
 
 

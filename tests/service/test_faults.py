@@ -56,8 +56,8 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
 class Load:
     """Requests by several threads, one after the other, until told to stop; what they were answered."""
 
-    def __init__(self, url: str, scan: bytes, threads: int = 4, model: str | None = None) -> None:
-        self.url, self.scan, self.params = url, scan, {"model": model} if model else {}
+    def __init__(self, url: str, scan: bytes, threads: int = 4, model: str = "tiny") -> None:
+        self.url, self.scan, self.params = url, scan, {"model": model}
         self.answers: Counter[int] = Counter()
         self.over = threading.Event()
         self.threads = [threading.Thread(target=self.ask) for _ in range(threads)]
@@ -104,7 +104,7 @@ def test_a_replica_of_the_models_is_killed_under_load(load: Load) -> None:
 def test_a_replica_of_the_interface_is_killed_and_the_client_does_not_notice(service: Any, scan_file: Path) -> None:
     async def work() -> list[Any]:
         async with AsyncClient(service.url) as client:
-            asked = [asyncio.create_task(client.reconstruct(scan_file)) for _ in range(8)]
+            asked = [asyncio.create_task(client.reconstruct(scan_file, model="tiny")) for _ in range(8)]
             await asyncio.sleep(0.3)
             await asyncio.to_thread(kill, actors("#Interface#")[0])
             return list(await asyncio.gather(*asked))
@@ -114,7 +114,7 @@ def test_a_replica_of_the_interface_is_killed_and_the_client_does_not_notice(ser
 
 def test_a_job_survives_the_interface_that_took_it(service: Any) -> None:
     with Client(service.url) as client:
-        job = until(lambda: client.submit(demo="dead_leaves", n_subsample=200))
+        job = until(lambda: client.submit(demo="dead_leaves", model="tiny", n_subsample=200))
         kill(actors("#Interface#")[0])
         done = client.wait(job["id"])
     assert done["state"] == "done"
@@ -124,7 +124,7 @@ def test_the_proxy_is_killed_and_the_client_does_not_notice(service: Any, scan_f
     with Client(service.url) as client:
         assert client.models()
         kill(actors("PROXY")[0])
-        assert client.reconstruct(scan_file).content
+        assert client.reconstruct(scan_file, model="tiny").content
     assert actors("PROXY")
 
 
@@ -180,7 +180,9 @@ def test_too_many_at_once_are_told_so_at_once(service: Any, scan_file: Path) -> 
 
     def ask() -> None:
         started = time.monotonic()
-        answer = httpx.post(f"{service.url}/v1/reconstructions", content=content, headers=RAW, timeout=PATIENCE_S)
+        answer = httpx.post(
+            f"{service.url}/v1/reconstructions?model=tiny", content=content, headers=RAW, timeout=PATIENCE_S
+        )
         answer.elapsed_here = time.monotonic() - started  # type: ignore[attr-defined]
         answers.append(answer)
 
@@ -201,10 +203,12 @@ def test_too_many_at_once_are_told_so_at_once(service: Any, scan_file: Path) -> 
 
 def test_a_caller_who_has_gone_is_not_worked_for(service: Any) -> None:
     with Client(service.url) as client:
-        before = [client.submit(demo="lines") for _ in range(12)]  # so that the next one has to wait
+        before = [client.submit(demo="lines", model="tiny") for _ in range(12)]  # so that the next one has to wait
         with contextlib.suppress(httpx.ReadTimeout):
             httpx.post(
-                f"{service.url}/v1/reconstructions", json={"demo": "siemens"}, timeout=httpx.Timeout(10, read=0.5)
+                f"{service.url}/v1/reconstructions",
+                json={"demo": "siemens", "model": "tiny"},
+                timeout=httpx.Timeout(10, read=0.5),
             )
         jobs = httpx.get(f"{service.url}/v1/reconstructions", timeout=PATIENCE_S).json()
         (gone,) = [job["id"] for job in jobs if job["source"] == "demo scan siemens"]
@@ -232,7 +236,7 @@ def test_connections_that_never_speak(service: Any, scan_file: Path) -> None:
         for _ in range(200):
             stack.enter_context(socket.create_connection((url.host, url.port), timeout=PATIENCE_S))
         with Client(service.url) as client:
-            assert client.reconstruct(scan_file).content
+            assert client.reconstruct(scan_file, model="tiny").content
 
 
 def test_replicas_come_with_the_load(deploy: Callable[..., Any], scan_file: Path) -> None:

@@ -76,8 +76,7 @@ def picture(page: Any, name: str, tmp_path: Path) -> None:
 
 def reconstruct_demo(page: Any, demo: str = "siemens") -> None:
     page.select_option("#demo", demo)
-    if page.locator("#model option[value=trained]").count():
-        page.select_option("#model", "trained")
+    page.select_option("#model", "trained" if page.locator("#model option[value=trained]").count() else "tiny")
     page.click("#go")
     wait_for(page, "document.getElementById('status').textContent.startsWith('Done')")
     page.wait_for_selector("#image .hm")
@@ -93,7 +92,19 @@ def test_a_demo_is_reconstructed_and_looked_at(page: Any, tmp_path: Path) -> Non
     picture(page, "image", tmp_path)
 
 
+def test_without_a_choice_it_is_automatic_and_the_page_says_what_was_decided(page: Any, scan_file: Path) -> None:
+    assert page.locator("#model").input_value() == ""
+    page.set_input_files("#file", scan_file)
+    page.click("#go")
+    wait_for(page, "document.getElementById('status').textContent.startsWith('Done')")
+    assert page.locator("#plan li").count() >= 2
+    assert "patterns that were left out of it" in page.locator("#verdict").text_content()
+    assert page.get_by_role("button", name="Save report").is_visible()
+
+
 def test_the_keyboard_does_it_all(page: Any) -> None:
+    page.focus("#model")
+    page.keyboard.type("network")
     page.focus("#demo")
     page.keyboard.type("crossing")
     page.focus("#go")

@@ -42,7 +42,7 @@ def test_jobs_survive_a_restart_of_everything(small_scan: Any, model_file: Path,
         port = probe.getsockname()[1]
     process = start(port, tmp_path / "data", model_file)
     with Client(f"http://127.0.0.1:{port}") as client:
-        jobs = [client.submit(demo="dead_leaves") for _ in range(6)]
+        jobs = [client.submit(demo="dead_leaves", model=model_file.parent.name) for _ in range(6)]
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
         process = start(port, tmp_path / "data", model_file)

@@ -14,9 +14,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ptycho_ray.data.axes import likely_axes, sample_of
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.format import Format
+from ptycho_ray.data.frame_axes import likely_axes, sample_of
 from ptycho_ray.data.mapped import MappedFrames
 from ptycho_ray.data.opening import BinaryFile, images_in
 from ptycho_ray.errors import InputError

@@ -234,6 +234,18 @@ def reconstructed(
     )
 
 
+def with_positions(product: Product, indexes: NDArray[np.int64], positions_px: NDArray[np.float64], n: int) -> Product:
+    """``product`` with other positions (row, column) [k, 2], in pixels of its object, for the numbers ``indexes`` [k] of its
+    scan; ``n`` is the side of a pattern."""
+    middle = (np.array(product.object.shape[-2:]) - 1) / 2
+    metres = (positions_px - middle - half_pixel(n)) * product.pixel_m + product.centre_m
+    moved = product.positions_m.copy()
+    row_of = {int(index): row for row, index in enumerate(product.indexes)}
+    for index, position in zip(indexes, metres, strict=True):
+        moved[row_of[int(index)]] = position
+    return replace(product, positions_m=moved)
+
+
 def in_frame(image: NDArray[np.complex64], origin_px: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.complex64]:
     """``image`` with its pixel (0, 0) at pixel ``origin_px`` (whole numbers) of a frame, which grows evenly if necessary."""
     first = np.rint(origin_px).astype(int)

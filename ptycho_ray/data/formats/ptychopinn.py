@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.axes import array_frames
 from ptycho_ray.data.contents import (
     PLANCK_TIMES_LIGHT_EV_M,
     FileContents,
@@ -25,6 +24,7 @@ from ptycho_ray.data.contents import (
     table_of_pairs,
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
+from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content

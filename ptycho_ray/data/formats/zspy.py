@@ -19,11 +19,11 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.axes import read_axes
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
+from ptycho_ray.data.frame_axes import read_axes
 from ptycho_ray.data.opening import BinaryFile, Content
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of
@@ -78,7 +78,7 @@ class Store:
 
 
 class ZarrFrames:
-    """Frames of a Zarr array, chunk by chunk; ``axes`` as in ``axes.py``."""
+    """Frames of a Zarr array, chunk by chunk; ``axes`` as in ``frame_axes.py``."""
 
     in_memory = False
 

@@ -1,4 +1,5 @@
-"""Our networks among the algorithms of Ptychodus: the library ``PtychoRay`` with ``PINN`` and ``Supervised``.
+"""Our ways among the algorithms of Ptychodus: the library ``PtychoRay`` with ``Automatic``, and the networks ``PINN`` and
+``Supervised``.
 
 Loaded inside Ptychodus. All computing happens in another process (``ptycho_ray.interop.ptychodus.process``).
 """
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from ptychodus.api.object import Object
 from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import LossValue
 from ptychodus.api.product import Product as HostProduct
 from ptychodus.api.reconstruct import (
@@ -42,7 +44,15 @@ from ptycho_ray.data.formats.ptychodus_product import (
 )
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.interop.ptychodus.options import COMMAND, CONFIG_FILE, GROUP, OPTIONS, RECORD_IMAGES
+from ptycho_ray.interop.ptychodus.options import (
+    COMMAND,
+    CONFIG_FILE,
+    GROUP,
+    OPTIONS,
+    RECORD_IMAGES,
+    SOLVER,
+    solver_settings,
+)
 from ptycho_ray.interop.ptychodus.process import run_program
 
 #: Ptychodus looks for ``model`` + this in the input folder of a batch run.
@@ -54,12 +64,13 @@ RECONSTRUCT_HEARTBEAT_S = 5.0
 
 
 class PtychoRayReconstructorLibrary(ReconstructorLibrary):
-    """The two reconstructors and their settings, the group ``PtychoRay`` of the host's registry."""
+    """The reconstructors and their settings, the group ``PtychoRay`` of the host's registry."""
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         super().__init__("ptychoray")
         self.settings = HostSettings(settings_registry)
-        self._reconstructors = [
+        self._reconstructors: list[Reconstructor] = [
+            AutomaticReconstructor(self.settings, self.get_logger()),
             PtychoRayReconstructor("PINN", "pinn", self.settings, self.get_logger()),
             PtychoRayReconstructor("Supervised", "supervised", self.settings, self.get_logger()),
         ]
@@ -102,11 +113,59 @@ class HostSettings:
         words = ["--execution.recon-log-every-n-epochs", "None"]  # nobody would see the images on the way
         for option in OPTIONS:
             value = self.parameters[option.key].get_value()
-            if value == option.default or option.setting in (COMMAND, RECORD_IMAGES):
+            if value == option.default or option.setting in (COMMAND, RECORD_IMAGES, SOLVER):
                 continue
             name = "config" if option.setting == CONFIG_FILE else option.setting.removeprefix("model.")
             words += [f"--{name.replace('_', '-')}", str(value)]
         return words
+
+    def solver_words(self) -> list[str]:
+        """Seed and settings of the automatic reconstruction as words of a command line."""
+        words = ["--seed", str(self.parameters["Seed"].get_value())]
+        for name, value in solver_settings(self.parameters["Solver"].get_value()).items():
+            words += [f"--refinement.{name.replace('_', '-')}", str(value)]
+        return words
+
+
+class AutomaticReconstructor(Reconstructor):
+    """The reconstruction without a network: what is unknown about the scan is decided by its patterns (docs/automatic.md)."""
+
+    def __init__(self, settings: HostSettings, log: logging.Logger) -> None:
+        self._settings, self._log, self._goal = settings, log, 1
+
+    @property
+    def name(self) -> str:
+        return "Automatic"
+
+    def get_progress_goal(self) -> int:
+        return self._goal
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Decide and solve. Until it is done, the unchanged product is yielded regularly, with the iterations as progress, so
+        that the host can stop the run. The last product has the positions that were found."""
+        with tempfile.TemporaryDirectory(prefix="ptycho-ray-") as scratch:
+            given, output_folder = Path(scratch) / "in", Path(scratch) / "out"
+            write_input(given, parameters)
+            words = ["--input", str(given), "--output", str(output_folder), *self._settings.solver_words()]
+            done = 0
+            for event in run_on_host(self._settings, "reconstruct", words, RECONSTRUCT_HEARTBEAT_S, self._log):
+                if event is not None and event["event"] == "decided":
+                    self._log.info("%s", event["text"])
+                if event is not None and event["event"] == "epoch":
+                    self._goal, done = int(event["num_epochs"]), int(event["epoch"])
+                if event is None or event["event"] == "epoch":
+                    yield ReconstructOutput(parameters.product, progress=min(done, self._goal - 1))
+            result = read_product(output_folder / PRODUCT_FILE)
+        made = with_positions(with_result(parameters.product, result), result.positions_m)
+        yield ReconstructOutput(made, progress=self._goal)
+
+
+def run_on_host(
+    settings: HostSettings, action: str, words: list[str], heartbeat_s: float, log: logging.Logger
+) -> Iterator[dict[str, Any] | None]:
+    """The events of ``ptycho-ray ACTION``, run as the settings say."""
+    log.info("ptycho-ray %s %s", action, shlex.join(words))
+    yield from run_program([action, *words], command=settings.command(), heartbeat_s=heartbeat_s, log=log)
 
 
 class PtychoRayReconstructor(TrainableReconstructor):
@@ -204,9 +263,7 @@ class PtychoRayReconstructor(TrainableReconstructor):
         self._model = output_path / MODEL
 
     def _run(self, action: str, words: list[str], heartbeat_s: float = 1.0) -> Iterator[dict[str, Any] | None]:
-        command = self._settings.command()
-        self._log.info("ptycho-ray %s %s", action, shlex.join(words))
-        yield from run_program([action, *words], command=command, heartbeat_s=heartbeat_s, log=self._log)
+        yield from run_on_host(self._settings, action, words, heartbeat_s, self._log)
 
 
 def write_input(folder: Path, parameters: ReconstructInput) -> None:
@@ -265,3 +322,12 @@ def with_result(host: HostProduct, result: Product) -> HostProduct:
         probes=ProbeSequence(result.probe, None, host.probes.get_pixel_geometry().copy()),
         losses=[LossValue(int(epoch), float(value)) for epoch, value in result.losses],
     )
+
+
+def with_positions(host: HostProduct, positions_m: np.ndarray) -> HostProduct:
+    """The host's product with other positions (row, column) [n, 2] of the same numbers."""
+    moved = [
+        ProbePosition(old.index, float(column), float(row), old.probe_photon_count)
+        for old, (row, column) in zip(host.probe_positions, positions_m, strict=True)
+    ]
+    return replace(host, probe_positions=ProbePositionSequence(moved))

@@ -17,6 +17,8 @@ SETTINGS_FILE, GROUP = "settings.ini", "PtychoRay"
 #: Entries that are no settings: a YAML file with more settings, and the program that our library runs, if it is not the
 #: ``ptycho-ray`` of Ptychodus' own Python.
 CONFIG_FILE, COMMAND = "host.config_file", "host.command"
+#: Settings of the solver, ``probe_modes=2 position_start=3``: those of the automatic reconstruction that are not decided.
+SOLVER = "host.solver"
 #: Epochs between two images on the way, product.NNNNNN.h5.
 CHECKPOINT_INTERVAL = 10
 RECORD_IMAGES = "execution.recon_log_every_n_epochs"
@@ -52,6 +54,7 @@ OPTIONS = (
     Option("CheckpointInterval", RECORD_IMAGES, "integer", CHECKPOINT_INTERVAL, 0, 100_000, unset=0),
     Option("Workers", "execution.devices", "text", "", unset=""),
     Option("RayAddress", "execution.address", "text", "", unset=""),
+    Option("Solver", SOLVER, "text", "", unset=""),
     Option("ConfigFile", CONFIG_FILE, "text", "", unset=""),
     Option("Command", COMMAND, "text", "", unset=""),
 )
@@ -106,3 +109,20 @@ def _value(option: Option, text: str, source: str) -> int | float | bool | str:
             file=source, field=f"[{GROUP}] {option.key}", found=repr(text), expected=f"a value of kind {option.kind}"
         ) from None
     return text
+
+
+def solver_settings(text: str | None) -> dict[str, str | None]:
+    """The settings of the solver in the entry ``Solver``; the word "none" is None.
+
+    Raises:
+        ConfigurationError: it is not a list of NAME=VALUE.
+    """
+    settings: dict[str, str | None] = {}
+    for word in (text or "").replace(",", " ").split():
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConfigurationError(
+                field=f"[{GROUP}] Solver", found=repr(word), expected="NAME=VALUE, as in probe_modes=2"
+            )
+        settings[name] = None if value.lower() == "none" else value
+    return settings

@@ -14,7 +14,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-#: Set it to 1 and the algorithms PtychoRay_PINN and PtychoRay_Supervised appear.
+#: Set it to 1 and the algorithms PtychoRay_Automatic, PtychoRay_PINN and PtychoRay_Supervised appear.
 LIBRARY_VARIABLE = "PTYCHODUS_PTYCHORAY"
 OLDEST, NEWEST = (1, 7), (2,)
 

@@ -21,11 +21,14 @@ from ptycho_ray.interop.ptychodus.readers import ANY_SCAN
 log = logging.getLogger(__name__)
 
 RESULTS, PRODUCT_SUFFIX = "reconstructed", ".product.h5"
+#: The exit code of ``ptycho-ray`` for an image that is there and explains nothing.
+NOT_TRUSTED = 3
 SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi", ".ptyd", ".bz2", ".mat")
 
 
 class PtychoRayFileBasedWorkflow(FileBasedWorkflow):
-    """Watches a folder with a file ``ptycho_ray.yaml``, which names the model or the service for the reconstruction.
+    """Watches a folder with a file ``ptycho_ray.yaml``, which may name a model or a service for the reconstruction; without a
+    model it is automatic.
 
     A scan starts a reconstruction in another process, which ends with ``reconstructed/NAME.product.h5``; that file, when it
     is complete, is loaded as a product. Nothing waits in the thread that the host calls from.
@@ -70,14 +73,8 @@ def command_for(scan: Path, beamline: Beamline, scratch: Path) -> list[str]:
     if beamline.service is not None:
         words = ["submit", *words, "--url", beamline.service, "--output", str(scratch / "image.npz")]
         return [*words, "--model", beamline.model] if beamline.model else words
-    if beamline.model is None:
-        raise InputError(
-            file=beamline.file,
-            field="model, service",
-            found="neither",
-            expected="the path of a trained model, or the URL of a service",
-        )
-    return ["reconstruct", *words, "--model-path", beamline.model, "--output-dir", str(scratch)]
+    model = [] if beamline.model is None else ["--model-path", beamline.model]
+    return ["reconstruct", *words, *model, "--output-dir", str(scratch)]
 
 
 def start(scan: Path, beamline: Beamline) -> threading.Thread:
@@ -92,7 +89,9 @@ def start(scan: Path, beamline: Beamline) -> threading.Thread:
                 done = subprocess.run(
                     [sys.executable, "-m", "ptycho_ray", *words], capture_output=True, text=True, check=False
                 )
-                if done.returncode:
+                if done.returncode == NOT_TRUSTED:
+                    log.warning("%s: %s", scan, done.stderr.strip().rpartition("\n")[2])
+                elif done.returncode:
                     log.error("%s was not reconstructed: %s", scan, done.stderr.strip()[-2000:])
                     return
                 results = scan.parent / RESULTS

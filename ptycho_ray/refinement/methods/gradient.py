@@ -109,7 +109,7 @@ class Adam:
                 self.probe.step(torch.view_as_real(probe), torch.view_as_real(gradient), probe_step)
                 torch.fft.fft2(probe, norm="ortho", out=state.probe_spectrum)
             background = found.background if run.moves(config.background_start) else None
-            self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, share)
+            self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, share, len(rows))
         return float(total)
 
 
@@ -157,7 +157,7 @@ class Accelerated:
             step = (config.probe_step or 1.0) * run.backoff / passed
             self.probe = _nesterov(state.probe_spectrum, self.probe, found.probe.conj() * step, further)
         background = found.background if run.moves(config.background_start) else None
-        self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, run.schedule())
+        self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, run.schedule(), len(run.rows))
         return loss
 
 

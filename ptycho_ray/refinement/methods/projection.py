@@ -79,7 +79,7 @@ class Iterative:
             passed = float(state.object[(slice(None), *box)].abs().square().amax()) * len(rows)
             state.probe_spectrum.sub_(spectrum.conj(), alpha=(config.probe_step or 1.0) * share / passed)
         moving = background if run.moves(config.background_start) else None
-        self.auxiliary.common(run, moving, eigen if len(eigen) else None, share)
+        self.auxiliary.common(run, moving, eigen if len(eigen) else None, share, len(rows))
         return self.loss
 
 
@@ -158,7 +158,7 @@ class LeastSquares:
             step = (config.probe_step or 1.0) * share * float(steps[0] / steps[1])
             state.probe_spectrum.add_(toward, alpha=step)
         moving = background if run.moves(config.background_start) else None
-        self.auxiliary.common(run, moving, eigen if len(eigen) else None, share)
+        self.auxiliary.common(run, moving, eigen if len(eigen) else None, share, len(rows))
         return self.loss
 
     @staticmethod

@@ -36,17 +36,17 @@ function say(text, failed = false) {
 async function begin() {
   const models = (await json("v1/models")).filter((model) => model.state === "good");
   const newest = [...new Map(models.reverse().map((model) => [model.name, model])).values()].reverse();
-  element("model").replaceChildren(...newest.map((model) => new Option(
-    `${model.name} (${model.N} x ${model.N}, version ${model.version})`, model.name)));
+  element("model").replaceChildren(new Option("automatic: decided by the patterns", ""), ...newest.map((model) => new Option(
+    `network ${model.name} (${model.N} x ${model.N}, version ${model.version})`, model.name)));
   const demos = await json("v1/demos");
   element("demo").replaceChildren(new Option("no demo", ""),
     ...Object.entries(demos).map(([name, text]) => new Option(text, name)));
   element("login").hidden = true;
-  if (!newest.length) say("The service has no model that can be used.", true);
 }
 
 async function submit(file) {
-  const choices = new URLSearchParams({ model: element("model").value, evaluate: "true" });
+  const choices = new URLSearchParams({ evaluate: "true" });
+  if (element("model").value) choices.set("model", element("model").value);
   const headers = { Prefer: "respond-async", "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()) };
   const demo = element("demo").value;
   if (!file && !demo) throw new Error("Choose a file or a demo first.");
@@ -57,8 +57,21 @@ async function submit(file) {
   return json(`v1/reconstructions?${choices}`, { method: "POST", headers, body: file ?? JSON.stringify({ demo }) });
 }
 
+// What the automatic reconstruction has found and decided so far.
+function showPlan(of) {
+  const lines = of?.facts?.plan ?? [];
+  element("plan").hidden = !lines.length;
+  if (element("plan").childElementCount === lines.length) return;
+  element("plan").replaceChildren(...lines.map((text) => {
+    const line = document.createElement("li");
+    line.textContent = text;
+    return line;
+  }));
+}
+
 async function reconstruct(file) {
   stopWatching();
+  showPlan(null);
   element("go").disabled = true;
   element("progress").removeAttribute("value");
   try {
@@ -68,12 +81,14 @@ async function reconstruct(file) {
     while (["queued", "running"].includes(job.state)) {
       element("progress").value = job.progress;
       const left = job.eta_s === undefined || job.eta_s === null ? "" : `, ${Math.ceil(job.eta_s)} s left`;
-      say(`${job.stage}, ${Math.round(100 * job.progress)} %${left}`);
+      say(job.stage === "deciding" ? "deciding by trials" : `${job.stage}, ${Math.round(100 * job.progress)} %${left}`);
+      showPlan(job);
       job = await json(`v1/reconstructions/${job.id}?wait_s=0.5`);
     }
     if (job.state === "cancelled") return say("Cancelled.");
     if (job.state !== "done") throw new Error([job.problem.detail, job.problem.hint].filter(Boolean).join(" "));
     element("progress").value = 1;
+    showPlan(job);
     const [image, probe] = await Promise.all(["raw", "probe"].map(result));
     show(image, job);
     showProbe(probe);
@@ -260,10 +275,18 @@ function showProbe(probe) {
 }
 
 function showFacts(of) {
-  const facts = of?.facts ?? {}, found = facts.evaluation;
-  const rows = of ? { Model: of.model, Scan: of.source, Patterns: facts.patterns, "Pattern side": facts.N,
+  const facts = of?.facts ?? {}, found = facts.evaluation, judged = facts.figures;
+  element("verdict").hidden = !facts.verdict;
+  element("verdict").textContent = facts.verdict ?? "";
+  element("verdict").classList.toggle("failed", facts.trusted === false);
+  const rows = of ? { Way: of.model, Scan: of.source, Patterns: facts.patterns, "Pattern side": facts.N,
     Pixels: facts.shape?.join(" x "), "Pixel size / nm": facts.pixel_size_m ? (facts.pixel_size_m * 1e9).toPrecision(4) : "unknown",
     "Seconds": facts.seconds?.all } : { Patterns: shown.patterns };
+  if (judged) {
+    Object.assign(rows, { "R-factor of unseen patterns": judged.r_factor.toPrecision(3),
+      "R-factor of a flat object": judged.r_factor_of_a_flat_object.toPrecision(3),
+      "Times the photon noise": judged.times_noise?.toPrecision(3) ?? "unknown" });
+  }
   if (found?.amplitude) {
     Object.assign(rows, { "Amplitude error (mean)": found.amplitude.mae.toPrecision(3),
       "Phase error (mean) / rad": found.phase.mae.toPrecision(3), "Amplitude SSIM": found.amplitude.ssim.toPrecision(3) });
@@ -284,7 +307,8 @@ function showFacts(of) {
       { margin: { l: 50, r: 10, t: 10, b: 40 }, xaxis: { title: { text: "spatial frequency / cycles per pixel" } },
         yaxis: { range: [-0.1, 1.05] }, legend: { orientation: "h", y: 1.15 } }, QUIET);
   }
-  element("downloads").replaceChildren(...(of ? [["npz", "NPZ"], ["hdf5", "HDF5"], ["png", "PNG"]] : []).map(
+  const forms = [["npz", "NPZ"], ["hdf5", "HDF5"], ["png", "PNG"], ["report", "report"], ["scan", "scan as refined"]];
+  element("downloads").replaceChildren(...forms.filter(([output]) => of?.links[output]).map(
     ([output, name]) => {
       const button = document.createElement("button");
       button.type = "button";
@@ -299,7 +323,7 @@ async function save(id, output) {
     const blob = await (await ask(`v1/reconstructions/${id}/result?output=${output}`)).blob();
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `reconstruction-${id.slice(0, 8)}.${output === "hdf5" ? "h5" : output}`;
+    link.download = `reconstruction-${id.slice(0, 8)}.${{ hdf5: "h5", report: "html", scan: "scan.npz" }[output] ?? output}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   } catch (error) { say(error.message, true); }

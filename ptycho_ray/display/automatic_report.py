@@ -1,0 +1,102 @@
+"""What an automatic reconstruction leaves behind, wherever it was called from: its files, its facts and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho_ray.display.report import Section, write_report
+from ptycho_ray.files import jsonable, write_json
+
+if TYPE_CHECKING:
+    from ptycho_ray.automatic.reconstruct import Automatic, Plan
+    from ptycho_ray.data import RawData
+
+IMAGE, REFINED_SCAN, REPORT, RESULT = "reconstruction.npz", "refined_scan.npz", "report.html", "result.json"
+
+
+def save_automatic(
+    made: Automatic, folder: Path, source: str, origin: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write image, scan as refined, report and ``result.json`` into ``folder``.
+
+    Args:
+        source: how the report calls the scan.
+        origin: what is needed to reproduce it (:func:`ptycho_ray.display.report.provenance`); the settings are added.
+        more: further entries of the result.
+
+    Returns:
+        The facts of :func:`automatic_facts` with the paths of the files; ``result.json`` has also trials and provenance.
+    """
+    made.refinement.stitched.save(folder / IMAGE)
+    as_refined(made).to_file(folder / REFINED_SCAN)
+    origin = {**origin, "settings": dataclasses.asdict(made.config)}
+    files = {"image": folder / IMAGE, "refined_scan": folder / REFINED_SCAN, "report": folder / REPORT}
+    result = files | automatic_facts(made) | dict(more or {})
+    trials = trial_rows(made.plan)
+    write_report(files["report"], title=f"Reconstruction of {source}", sections=[
+        *_sections(made, trials), Section("Provenance", facts=origin, folded=True)
+    ])  # fmt: skip
+    write_json(folder / RESULT, jsonable({**result, "trials": trials, "provenance": origin}))
+    return result
+
+
+def as_refined(made: Automatic) -> RawData:
+    """The scan with the probe and at the positions that were found."""
+    return made.scan.at(made.refinement.positions_px, made.refinement.probe)
+
+
+def automatic_facts(made: Automatic) -> dict[str, Any]:
+    """Verdict and figures, what was decided, and what it took."""
+    image = made.refinement.stitched
+    return {
+        "verdict": made.verdict.sentence,
+        "trusted": made.verdict.trusted,
+        "patterns": len(made.scan),
+        "frames_left_out": made.plan.examined.left_out.tolist(),
+        "shape": list(image.image.shape),
+        "origin_px": list(image.origin_px),
+        "pixel_size_m": made.scan.pixel_size_m,
+        "figures": made.verdict.to_dict(),
+        "plan": made.plan.lines,
+        "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
+    }
+
+
+def trial_rows(plan: Plan) -> list[dict[str, Any]]:
+    """The table of trials, each with the reason for which it was chosen, if it was."""
+    reasons = [line.partition(": ") for line in plan.choice.decisions]
+    rows = []
+    for trial in plan.part.trials:
+        figures, name = trial.figures, trial.assumption.name
+        gains = {str(trial.gain_over(other)) for other in plan.part.trials if other is not trial}
+        known = figures is not None and figures.noise_is_known
+        rows.append(
+            {
+                "assumption": name,
+                "r_factor": None if figures is None else round(figures.r_factor, 4),
+                "times_noise": round(figures.times_noise, 3) if figures is not None and known else None,
+                "seconds": round(trial.seconds, 2),
+                "chosen": next((gain for what, _, gain in reasons if what.startswith(name) and gain in gains), None),
+            }
+        )
+    return rows
+
+
+def _sections(made: Automatic, trials: list[dict[str, Any]]) -> list[Section]:
+    from ptycho_ray.display.figures import plot_object, plot_positions
+
+    image, found, pixel = made.refinement.stitched, made.refinement, made.scan.pixel_size_m
+    picture = plot_object(image.image, region=image.covered(), pixel_size_m=pixel)
+    positions = plot_positions(found.positions_px, pixel_size_m=pixel)
+    return [
+        Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", picture)]),
+        Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
+        Section("Trials", rows=trials, folded=True),
+        Section(
+            "Probe and positions",
+            pictures=[("The brightest probe mode.", plot_object(found.probe[0])), ("Positions.", positions)],
+        ),
+    ]

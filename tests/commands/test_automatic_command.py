@@ -1,0 +1,131 @@
+"""The automatic reconstruction from the command line: what is given, what is refused, and what others make of its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+import ptycho_ray as pr
+from ptycho_ray import workflow
+from ptycho_ray.commands.cli import main
+from ptycho_ray.data import load_data
+from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.explained_image import as_refined
+
+
+@pytest.fixture(scope="module")
+def image(scan_file, tmp_path_factory):
+    """The folder of a reconstruction, and what the command said."""
+    folder = tmp_path_factory.mktemp("automatic") / "image"
+    settings = ["--refinement.iterations", "7", "--refinement.object-start", "1", "--seed", "3"]
+    words = ["reconstruct", str(scan_file), "--output-dir", str(folder), *settings, "--explain", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        told = []
+        patch.setattr("builtins.print", lambda *words, **_: told.append(words[0]))
+        assert main(words) in (0, 3)
+    return folder, json.loads(told[-1])
+
+
+def test_settings_of_the_solver_are_kept_and_every_trial_is_explained(image):
+    folder, told = image
+    kept = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    settings = kept["provenance"]["settings"]
+    assert (settings["iterations"], settings["object_start"], settings["seed"]) == (7, 1, 3)
+    assert told["trials"] == kept["trials"]
+    assert told["trials"][0]["assumption"] == "probe of the file"
+    decided = [line.partition(": ")[2] for line in told["plan"] if "of the misfit" in line]
+    assert sorted(row["chosen"] for row in told["trials"] if row["chosen"]) == sorted(decided)
+    assert (folder / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_scan_as_refined_is_read_by_whatever_reads_a_scan(image, scan_file, tmp_path, capsys):
+    folder, told = image
+    refined = folder / "refined_scan.npz"
+    again = load_data(refined)
+    assert len(again) == told["patterns"]
+    assert as_refined(load_data(scan_file), folder).positions_px == pytest.approx(again.positions_px)
+    place = ["--output-dir", str(tmp_path / "out"), "--overwrite"]
+    for words in (
+        ["info", str(refined)],
+        ["refine", str(refined), "--iterations", "1", *place],
+        ["evaluate", str(folder), str(refined), *place[:2]],
+        ["compare", str(folder), "--scan", str(refined), *place],
+        ["convert", str(refined), str(tmp_path / "scan.h5")],
+        ["orient", str(refined)],
+        ["reconstruct", str(refined), "--model-path", "pretrained", *place],
+        ["train", str(refined), "--nepochs", "1", "--n-filters-scale", "1", *place],
+    ):
+        assert main(words) == 0, (words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model-path", "pretrained", "--plan"], "--plan: a network decides nothing"),
+        (["--model-path", "pretrained", "--seed", "0"], "leave out --seed"),
+        (["--refine", "2", "--budget", "3"], "Leave out --refine"),
+        (["--model-path", "pretrained", "--explain"], "Leave out --model-path"),
+        (["--model-path", "pretrained", "--refinement.method", "epie"], "--refine N"),
+        (["--refinement.iterations", "0"], "at least 1"),
+        (["--refinement.slices", "2"], "slice_distance_px2"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(scan_file, tmp_path, capsys, words, said):
+    assert main(["reconstruct", str(scan_file), "--output-dir", str(tmp_path / "image"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "image").exists()
+
+
+def test_the_image_of_a_network_is_refined_with_the_settings_that_are_given(scan_file, model_file, tmp_path):
+    words = ["--model-path", str(model_file), "--refine", "2", "--refinement.check-every", "1", "--output-dir"]
+    assert main(["reconstruct", str(scan_file), *words, str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert result["refinement"]["iterations"] == 2
+    assert "held_out_r_factor" in result["refinement"]
+
+
+def test_a_refinement_starts_from_the_network_of_the_package(scan_file, tmp_path):
+    words = ["refine", str(scan_file), "--from", "pretrained", "--iterations", "1", "--output-dir", str(tmp_path)]
+    assert main(words) == 0
+    assert (tmp_path / "refined_scan.npz").is_file()
+
+
+def test_every_setting_of_the_solver_is_an_option_of_every_command(capsys):
+    for command in ("reconstruct", "reconstruct-scans", "submit"):
+        with pytest.raises(SystemExit):
+            main([command, "--help-all"])
+        said = capsys.readouterr().out
+        for field in dataclasses.fields(RefinementConfig):
+            if field.name != "seed":
+                assert f"--refinement.{field.name.replace('_', '-')}" in said, (command, field.name)
+
+
+def test_the_budget_reaches_the_core(scan_file, small_scan, tmp_path, monkeypatch):
+    asked = []
+
+    def core(scan, **wishes):
+        asked.append(wishes)
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr(workflow, "reconstruct_scan", core)
+    words = ["reconstruct", str(scan_file), "--budget", "9.5", "--refinement.probe-modes", "2", "--output-dir"]
+    assert main([*words, str(tmp_path)]) == 2
+    with pytest.raises(ConfigurationError, match="enough"):
+        pr.reconstruct(small_scan, budget_s=9.5, refinement={"probe_modes": 2}, seed=0, progress=False)
+    for wishes in asked:
+        assert (wishes["budget_s"], wishes["settings"], wishes["seed"]) == (9.5, {"probe_modes": 2}, 0)
+
+
+def test_a_notebook_gives_settings_of_the_solver(small_scan):
+    image = pr.reconstruct(small_scan, refinement={"iterations": 6}, seed=3, progress=False)
+    assert (image.automatic.config.iterations, image.automatic.config.seed) == (6, 3)
+    with pytest.raises(ConfigurationError, match="iteration"):
+        pr.reconstruct(small_scan, refinement={"iteration": 6})
+    with pytest.raises(ConfigurationError, match="refinement"):
+        pr.reconstruct(small_scan, refinement={"iterations": 6}, nepochs=1)
+    with pytest.raises(ConfigurationError, match="budget_s"):
+        pr.reconstruct(small_scan, budget_s=6, nepochs=1)

@@ -1,0 +1,94 @@
+"""A job without a model, with no service around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptycho_ray import workflow
+from ptycho_ray.errors import InputError
+from ptycho_ray.service.database import connect
+from ptycho_ray.service.jobs import AUTOMATIC, JobStore
+from ptycho_ray.service.schemas import Reconstruction, Reference
+from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.work import run_job
+
+
+class Watched(JobStore):
+    """Keeps what is reported, and cancels a job after so many reports."""
+
+    cancel_after = 10**9
+
+    def report(self, job_id: str, attempt: int, *args: Any) -> bool:
+        self.reports = [*getattr(self, "reports", []), self.get(job_id).facts]
+        if len(self.reports) > self.cancel_after:
+            self.cancel(job_id)
+        return super().report(job_id, attempt, *args)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, scan_file: Path) -> ServiceSettings:
+    return ServiceSettings(data_dir=tmp_path, allowed_roots=(scan_file.parent,))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Watched:
+    return Watched(connect(f"sqlite:///{tmp_path / 'jobs.sqlite'}"))
+
+
+def run(store: Watched, settings: ServiceSettings, scan: Path, **options: Any) -> Any:
+    job, _ = store.create(
+        owner="ann", model=AUTOMATIC, options=options, source=str(scan), source_name="s", deadline_s=600.0, max_jobs=5,
+        max_jobs_of_owner=5,
+    )  # fmt: skip
+    attempt = store.claim(job.id, "w")
+    assert attempt is not None
+    run_job(job.id, attempt, None, store, settings)
+    return store.get(job.id)
+
+
+def test_what_is_decided_is_known_while_the_job_runs(
+    store: Watched, settings: ServiceSettings, scan_file: Path
+) -> None:
+    job = run(store, settings, scan_file, refinement={"iterations": 5})
+    document = Reconstruction.of(job)
+    assert (document.state, document.model, document.links.keys() > {"report", "scan"}) == ("done", "automatic", True)
+    assert document.facts is not None
+    plans = [facts["plan"] for facts in store.reports if facts is not None]
+    assert plans[0] == document.facts["plan"][:1]
+    assert len(plans[-1]) > len(plans[0])
+    assert (settings.job_folder(job.id) / "report.html").is_file()
+
+
+def test_a_cancelled_job_stops_between_two_decisions(
+    store: Watched, settings: ServiceSettings, scan_file: Path
+) -> None:
+    store.cancel_after = 3
+    job = run(store, settings, scan_file)
+    assert (job.state, len(store.reports)) == ("cancelled", 4)
+    assert not (settings.job_folder(job.id) / "report.html").exists()
+
+
+def test_the_budget_reaches_the_core(
+    store: Watched, settings: ServiceSettings, scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def core(scan: Any, **wishes: Any) -> Any:
+        asked.update(wishes)
+        raise InputError("enough")
+
+    monkeypatch.setattr(workflow, "reconstruct_scan", core)
+    job = run(store, settings, scan_file, seed=3, budget_s=9.5, refinement={"probe_modes": 2})
+    assert (asked["budget_s"], asked["seed"], asked["settings"]) == (9.5, 3, {"probe_modes": 2})
+    assert "enough" in job.problem["detail"]
+
+
+def test_settings_in_json_are_an_object_or_dotted_names() -> None:
+    nested = Reference.model_validate_json('{"demo": "lines", "refinement": {"probe_modes": 2, "probe_start": null}}')
+    dotted = Reference.model_validate_json(
+        '{"demo": "lines", "refinement.probe_modes": 2, "refinement.probe_start": null}'
+    )
+    assert nested.solver() == dotted.solver() == {"probe_modes": 2, "probe_start": None}

@@ -96,7 +96,12 @@ def _scan(path: Path, options: Options) -> Result:
             form = format_named(fields.format)
             head["format"] = f"{form.name} ({form.title})"
             if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
-                return {"verdict": _verdict_of_part(fields), **head, "kind": "part of a scan", **_parts(fields)}
+                return {
+                    "verdict": _verdict_of_part(path, fields),
+                    **head,
+                    "kind": "part of a scan",
+                    **_parts(path, fields),
+                }
             scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
             facts = describe_scan(scan)
             diameter = float(facts["probe_diameter_px"])
@@ -146,11 +151,12 @@ def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]
     return f"a scan of {len(scan)} patterns of {scan.N} x {scan.N} pixels; {said}"
 
 
-def _verdict_of_part(fields: FileContents) -> str:
-    missing = _parts(fields)["missing"]
+def _verdict_of_part(path: Path, fields: FileContents) -> str:
+    parts = _parts(path, fields)
+    missing = parts["missing"]
     whole = fields.frames is None or fields.positions is None
     what = "part of a scan" if whole else "a scan of a detector that is not cropped yet"
-    return f"{what}; missing: {'; '.join(missing)}" if missing else what
+    return f"{what}; missing: {'; '.join(missing)}. {parts['next']}" if missing else what
 
 
 def _contents(path: Path, limit: int, shape: str | None) -> Result:
@@ -251,20 +257,27 @@ def _dose(positions: Any, total: float, diameter: float) -> float | None:
     return total / area if area > 0 else None
 
 
-def _parts(fields: FileContents) -> dict[str, Any]:
-    """Contents of one of several files, or of a detector that is not cropped yet."""
+def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
+    """Contents of one of several files, or of a detector that is not cropped yet, and the command that takes it further."""
+    from ptycho_ray.data.contents import to_type, with_patterns
+
     frames, positions = fields.frames, fields.positions
-    missing = []
+    missing, words = [], []
     if frames is None:
-        missing.append("patterns: name the file with them, and this one as --companion")
+        missing.append("patterns, in another file")
     elif frames.shape[1] != frames.shape[2]:
-        missing.append("square patterns: ptycho-ray prepare crops the detector around the beam")
+        missing.append("square patterns, cropped around the beam")
     if positions is None and fields.raster is not None:
-        missing.append("the step of the raster: --step 0.5nm, or in object pixels --step 2.5px")
+        missing.append("the step of the raster, a length or object pixels (--step 2.5px)")
+        words.append("--step 0.5nm")
     elif positions is None and frames is not None:
         side = math.isqrt(frames.shape[0])
         raster = f"{side}x{side}" if side * side == frames.shape[0] else "ROWSxCOLUMNS"
-        missing.append(f"positions: --positions FILE, or of a raster --raster {raster} --step 0.5nm")
+        missing.append("positions, of a raster or in a file (--positions FILE)")
+        words.append(f"--raster {raster} --step 0.5nm")
+    further = with_patterns(path) if frames is None else to_type(path, *words)
+    if frames is not None and frames.shape[1] != frames.shape[2]:
+        further = to_type(path, "scan.h5", *words, program="prepare")
     return {
         "frames": None if frames is None else list(frames.shape),
         "positions": None if positions is None else len(positions),
@@ -278,6 +291,7 @@ def _parts(fields: FileContents) -> dict[str, Any]:
         "raster": fields.raster,
         "beam_centre_px": fields.beam_centre_px,
         "missing": missing,
+        "next": further,
         "notes": [{"note": note} for note in fields.notes],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -102,6 +103,16 @@ class FileContents:
 def default_max_bytes() -> int:
     """0.8 of the physical memory."""
     return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def to_type(path: Path, *words: str, program: str = "info") -> str:
+    """The end of an error: the command that reads a file with other options, or another file."""
+    return f"Type: {' '.join(['ptycho-ray', program, shlex.quote(str(path)), *words])}"
+
+
+def with_patterns(path: Path) -> str:
+    """The end of an error about a file without patterns: how it is read beside the file that has them."""
+    return to_type(Path("PATTERNS"), f"--companion {shlex.quote(str(path))}")
 
 
 def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:

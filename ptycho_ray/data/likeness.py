@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptycho_ray.data.contents import to_type, with_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content
@@ -110,9 +111,9 @@ def unknown_file(content: Content, problem: InputError | None = None) -> InputEr
     names = sorted(array.name for array in arrays)
     keys = f"keys {', '.join(names[:MOST_SHOWN]) or 'none'}{' ...' if len(names) > MOST_SHOWN else ''}"
     if not frames:
-        hint = f"It looks like {alike}; no array in it could be patterns: name the file with them, and this one as --companion"
+        hint = f"It looks like {alike}; no array in it could be patterns. {with_patterns(content.path)}"
     else:
-        hint = f"It looks like {alike}. Type: {command(content.path, arrays)}"
+        hint = f"It looks like {alike}. {command(content.path, arrays)}"
     if problem is None:
         return InputError(
             file=content.path, found=f"an unknown format with the {keys}", expected="a known one", hint=hint
@@ -135,21 +136,19 @@ def unknown_binary(content: BinaryFile) -> InputError:
         file=content.path,
         found=found,
         expected="a scan in a format that docs/formats.md lists",
-        hint=f"Raw frames: ptycho-ray info {content.path} --shape NxROWSxCOLUMNS:uint16 --raster ROWSxCOLUMNS --step 1nm",
+        hint=f"Raw frames? {to_type(content.path, '--shape NxROWSxCOLUMNS:uint16 --raster ROWSxCOLUMNS --step 1nm')}",
     )
 
 
 def command(path: Path, arrays: list[Array]) -> str:
     """The command that reads the likeliest arrays of a file."""
     frames = frames_candidates(arrays)
-    words = f"ptycho-ray info {path} --frames {frames[0].name}"
-    shape = frames[0].shape
+    words, shape = f"--frames {frames[0].name}", frames[0].shape
     if len(shape) == 4:
-        return f"{words} --step 1nm" if not positions_candidates(arrays, shape[0] * shape[1]) else words
+        return to_type(path, words, *([] if positions_candidates(arrays, shape[0] * shape[1]) else ["--step 1nm"]))
     for axis in (0, 2):
         places = positions_candidates(arrays, shape[axis])
         if places:
-            return f"{words} --positions {','.join(places[0])}" + (" --axes yxn" if axis == 2 else "")
+            return to_type(path, words, f"--positions {','.join(places[0])}", *(["--axes yxn"] if axis == 2 else []))
     side = math.isqrt(shape[0])
-    raster = f"{side}x{side}" if side * side == shape[0] else "ROWSxCOLUMNS"
-    return f"{words} --raster {raster} --step 1nm" if raster[0].isdigit() else f"{words} --positions FILE"
+    return to_type(path, words, f"--raster {side}x{side} --step 1nm" if side * side == shape[0] else "--positions FILE")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
@@ -125,7 +125,7 @@ def take_common_part(fields: FileContents, reading: Reading, path: Path) -> None
                 field="positions",
                 found=f"{places} positions for {n} patterns",
                 expected="as many positions as patterns",
-                hint=f"--select 0:{common} takes the first {common} of both",
+                hint=f"For the first {common} of both. {to_type(path, f'--select 0:{common}')}",
             )
         fields.note(f"{path}: the first {common} of {places} positions belong to the {n} frames that are there")
         _cut(fields, np.arange(common))
@@ -186,8 +186,8 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             found=f"a raster of {fields.raster[0]} x {fields.raster[1]} without its step" if fields.raster else
             f"none in a file of the format {fields.format}",
             expected="the step of the raster" if on_raster else "scan positions",
-            hint=f"Type: ptycho-ray info {path} --step 0.5nm (or in object pixels: --step 2.5px)" if on_raster else
-            "give the file that holds them as the auxiliary file (--companion), or a raster: --raster ROWSxCOLUMNS --step 50nm",
+            hint=f"A length, or object pixels (--step 2.5px). {to_type(path, '--step 0.5nm')}" if on_raster else
+            f"A raster (--raster ROWSxCOLUMNS --step 50nm), or the file that holds them. {to_type(path, '--companion FILE')}",
         )  # fmt: skip
     size = fields.pixel_size_m
     if size is None and fields.far_field is False:
@@ -195,7 +195,8 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             file=path,
             field="pixel_size_m",
             found="a near-field scan without one",
-            expected="the effective pixel size in metres (--pixel-size-m)",
+            expected="the effective pixel size in metres",
+            hint=to_type(path, "--pixel-size-m METRES"),
         )
     tiny = len(positions) > 1 and 0 < np.ptp(positions, axis=0).max() < SMALLEST_SPAN_PX
     in_metres = (
@@ -213,6 +214,7 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             field="pixel_size_m",
             found="positions in metres without a pixel size",
             expected="the object pixel size in metres, or energy, distance and detector pixel size in the file",
-            hint="give --pixel-size-m, or --energy-eV, --detector-distance-m and --detector-pixel-m",
+            hint="It follows from --energy-eV, --detector-distance-m and --detector-pixel-m, too. "
+            + to_type(path, "--pixel-size-m METRES"),
         )
     return positions / size, None if nominal is None else nominal / size

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels, read_length
 
@@ -58,13 +58,15 @@ def place_on_raster(fields: FileContents, reading: Reading, path: Path) -> None:
     shape = asked or fields.raster
     assert shape is not None
     n = fields.frames.shape[0]
-    if shape[0] * shape[1] != n:
+    places = shape[0] * shape[1]
+    if places != n and reading.select is None:  # which takes as many of both
         raise InputError(
             file=path,
             field="raster",
-            found=f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]} places for {n} frames",
+            found=f"{shape[0]} x {shape[1]} = {places} places for {n} frames",
             expected="as many places as frames",
-            hint=f"--select 0:{shape[0] * shape[1]} takes the first frames" if shape[0] * shape[1] < n else None,
+            hint=f"For the first {min(places, n)} of both. "
+            + to_type(path, f"--raster {shape[0]}x{shape[1]} --step 50nm --select 0:{min(places, n)}"),
         )
     pixels = False
     if reading.step is not None:
@@ -101,7 +103,7 @@ def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
             field="positions",
             found=fields.units_unknown,
             expected="lengths",
-            hint="--units um names their unit, --step 0.5um the length of one step",
+            hint=f"Their unit, or the length of one step (--step 0.5um). {to_type(path, '--units um')}",
         )
     if reading.rotation:
         angle = np.deg2rad(reading.rotation)

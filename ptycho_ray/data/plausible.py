@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.errors import InputError
 
@@ -46,7 +46,7 @@ def check_energy(fields: FileContents, path: Path, *, needed: bool) -> None:
         found, expected = f"{energy:.4g} eV", f"{low:.0f} eV to {high / 1e6:.0f} MeV"
         if needed:
             raise InputError(
-                file=path, field="energy_eV", found=found, expected=expected, hint="--energy-eV gives the right one"
+                file=path, field="energy_eV", found=found, expected=expected, hint=to_type(path, "--energy-eV EV")
             )
         fields.note(f"{path}: energy_eV: found {found}; expected {expected} (--energy-eV gives the right one)")
     elif energy > PHOTONS_UP_TO_EV and fields.electrons is None:
@@ -74,7 +74,8 @@ def check_pixel(fields: FileContents, path: Path) -> None:
             field="pixel_size_m",
             found=f"{size:.4g} m{f' (from {said})' if said else ''}",
             expected="less than 10 um",
-            hint="one of these is in another unit: --energy-eV, --detector-distance-m, --detector-pixel-m or --pixel-size-m",
+            hint="One of these is in another unit (--energy-eV, --detector-distance-m, --detector-pixel-m). "
+            + to_type(path, "--pixel-size-m METRES"),
         )
 
 
@@ -90,7 +91,7 @@ def check_canvas(positions_px: NDArray[np.float64], N: int, path: Path) -> None:
             field="positions",
             found=f"a scan that needs an image of {height:.4g} x {width:.4g} pixels, above the memory",
             expected="positions in object pixels, or metres with the right object pixel",
-            hint="another unit (--units), or a wrong pixel (--pixel-size-m)",
+            hint=f"Another unit, or a wrong pixel (--pixel-size-m). {to_type(path, '--units um')}",
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.contents import FileContents, default_max_bytes
+from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
 from ptycho_ray.data.formats import write_scan
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
 from ptycho_ray.data.loading import (
@@ -262,7 +262,7 @@ def scan_from_fields(
             field="patterns",
             found=f"a file of the format {fields.format}, which holds no diffraction patterns",
             expected="a scan",
-            hint="give the file with the patterns, and this one as its auxiliary file (--companion)",
+            hint=with_patterns(path),
         )
     patterns = patterns_of(fields, domain, transpose, path)
     if near_field_px2 is not None:

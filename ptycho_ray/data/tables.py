@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.contents import with_patterns
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, PIXELS, factor_of
 
@@ -175,5 +176,5 @@ def not_numbers(path: Path) -> InputError:
         file=path,
         found="a text file: neither a zip archive nor HDF5, MATLAB or a table of numbers",
         expected="a scan in a format that docs/formats.md lists",
-        hint="the data that it belongs to may lie beside it",
+        hint=f"The data that it belongs to may lie beside it. {with_patterns(path)}",
     )

@@ -122,7 +122,8 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, setting
         "options": job.options,
         "scan": job.source_name,
     }
-    facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None, "notes": scan.notes}
+    notes = [note.replace(f"{source}: ", "") for note in scan.notes]
+    facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None, "notes": notes}
     if loaded is None:
         stitched, solved, found = without_model.reconstruct(scan, options, settings, monitor, folder, provenance)
         facts |= found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ptycho_ray import workflow
 from ptycho_ray.commands.cli import main
 from ptycho_ray.commands.output import file_to_write, folder_to_write
 from ptycho_ray.data import RawData
@@ -32,6 +34,32 @@ def test_convert_refuses_its_own_input_and_any_other_file(
     assert (tmp_path / "a_para.hdf5").read_text() == "mine"
     assert main(["simulate", str(path)]) == 2
     assert path.read_bytes() == before
+
+
+def test_an_automatic_reconstruction_replaces_no_result(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def core(scan: RawData, **wishes: object) -> None:
+        raise InputError("enough")
+
+    monkeypatch.setattr(workflow, "reconstruct_scan", core)
+    monkeypatch.setattr(workflow, "plan_reconstruction", core)
+    (tmp_path / "result.json").write_text("{}")
+    words = ["reconstruct", str(scan_file), "--output-dir", str(tmp_path)]
+    for more, said in (([], "--overwrite"), (["--overwrite"], "enough"), (["--plan"], "enough")):
+        assert main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert main([*words[:2], "--product", str(scan_file)]) == 2
+    assert "found the file that is read" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+def test_a_service_is_sent_one_file(scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    np.save(tmp_path / "mask.npy", np.zeros((32, 32)))
+    words = ["submit", str(scan_file), "--mask", str(tmp_path / "mask.npy"), "--output", str(tmp_path / "image.npz")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"ptycho-ray convert {scan_file} whole.h5 --mask {tmp_path}/mask.npy && ptycho-ray submit whole.h5" in said
 
 
 def test_folders(tmp_path: Path) -> None:

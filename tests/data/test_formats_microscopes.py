@@ -81,8 +81,10 @@ def test_stacks_on_a_raster(kind: str, counts: NDArray, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(sent).intensity([5]), counts[[5]])
     with pytest.raises(InputError, match=r"positions: found none.*--raster ROWSxCOLUMNS --step"):
         quiet(path)
-    with pytest.raises(InputError, match="raster: found 4 x 5 = 20 places for 15 frames"):
+    with pytest.raises(InputError, match=r"4 x 5 = 20 places for 15 frames.*--raster 4x5 --step 50nm --select 0:15$"):
         quiet(path, raster="4x5", step="2px")
+    assert np.ptp(quiet(path, raster="4x5", step="2px", select="0:15").positions_px, axis=0).tolist() == [4, 8]
+    assert len(quiet(path, raster="2x5", step="2px", select="0:10")) == 10
 
 
 def test_raw_binary_of_a_named_shape(counts: NDArray, tmp_path: Path) -> None:
@@ -179,11 +181,31 @@ def test_a_cube_without_units_asks_for_its_step(counts: NDArray, tmp_path: Path)
 def test_raw_merlin_frames_are_refused_with_the_reason(counts: NDArray, tmp_path: Path) -> None:
     path = write.merlin(tmp_path / "a.mib", counts)
     path.write_bytes(path.read_bytes().replace(b"U16", b"R64"))
-    with pytest.raises(InputError, match="raw frames of a Merlin detector.*not in order"):
+    with pytest.raises(
+        InputError, match=r"raw frames of a Merlin detector.*not in order.*Type: ptycho-ray info .*a\.tif --raster"
+    ):
         quiet(path)
     (tmp_path / "b.hdr").write_text("HDR,\t\nFrames:\t9\n")
-    with pytest.raises(InputError, match=r"b\.mib in the same folder"):
+    with pytest.raises(InputError, match=r"b\.mib in the same folder.*Type: ptycho-ray info .*b\.hdr$"):
         quiet(tmp_path / "b.hdr")
+
+
+def test_parts_without_patterns_say_what_to_type(counts: NDArray, tmp_path: Path) -> None:
+    frames = np.ones((n, 128, 128), np.float32)
+    write.empad(tmp_path / "a.raw", frames, (ROWS, COLUMNS)).unlink()
+    with pytest.raises(
+        InputError, match=r"EMPAD scan of 3 x 5.*a\.raw in the same folder.*Type: ptycho-ray info .*a\.xml$"
+    ):
+        quiet(tmp_path / "a.xml")
+    with h5py.File(write.hspy(tmp_path / "mask.hspy", counts.reshape(ROWS, COLUMNS, N, N)), "a") as file:
+        place = next(iter(file["Experiments"].values()))
+        del place["data"]
+        place["data"] = np.eye(N, dtype=np.uint8)
+    with pytest.raises(InputError, match=r"single image.*Type: ptycho-ray info SCAN --mask .*mask\.hspy$"):
+        quiet(tmp_path / "mask.hspy")
+    path = write.merlin(tmp_path / "a.mib", counts)
+    marked = quiet(path, raster="3x5", step="2px", mask=str(tmp_path / "mask.hspy")).bad_pixels
+    np.testing.assert_array_equal(marked, np.eye(N, dtype=bool))
 
 
 def test_matlab_order_and_types(counts: NDArray, tmp_path: Path) -> None:

@@ -360,7 +360,9 @@ def test_positions_in_steps_or_of_no_unit_are_asked_about(scan: RawData, counts:
     steps = np.rint(scan.positions_px / 4).astype(int)
     table = "\n".join(f"{y},{x}" for y, x in steps)
     path = master(tmp_path, counts, table)
-    with pytest.raises(InputError, match="whole numbers, steps or indices.*--units um.*--step"):
+    with pytest.raises(
+        InputError, match="whole numbers, steps or indices.*--step.*Type: ptycho-ray info .* --units um$"
+    ):
         quiet(path)
     np.testing.assert_allclose(quiet(path, step="80nm").positions_px, steps * 4.0)
     np.testing.assert_allclose(quiet(path, step="4px").positions_px, steps * 4.0)
@@ -370,6 +372,11 @@ def test_positions_in_steps_or_of_no_unit_are_asked_about(scan: RawData, counts:
     np.testing.assert_allclose(quiet(path, units="nanometres").positions_px, scan.positions_px * 20.5 / 20)
     with pytest.raises(InputError, match="units: found 'furlong'"):
         quiet(path, units="furlong")
+    table = "\n".join(f"{y * 20},{x * 20}" for y, x in scan.positions_px)
+    path = master(tmp_path, counts, f"y [furlong],x [furlong]\n{table}")
+    with pytest.raises(InputError, match=r"furlong.*no unit that is known.*Type: ptycho-ray info .* --units um$"):
+        quiet(path)
+    np.testing.assert_allclose(quiet(path, units="nm").positions_px, scan.positions_px)
 
 
 @settings(max_examples=15 * TIMES, **QUIET)
@@ -406,7 +413,7 @@ def test_flyback_is_named_and_a_scan_in_random_order_is_not(scan: RawData) -> No
 def test_numbers_that_differ_are_refused_with_the_common_part(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
     table = "\n".join(f"{y * PX:.9e},{x * PX:.9e}" for y, x in scan.positions_px[:130])
     path = master(tmp_path, counts, table)
-    with pytest.raises(InputError, match=r"130 positions for 144 patterns.*--select 0:130 takes the first 130 of both"):
+    with pytest.raises(InputError, match=r"130 positions for 144 patterns.*Type: ptycho-ray info .* --select 0:130$"):
         quiet(path)
     raw = quiet(path, select="0:130", drop="5,7")
     assert len(raw) == 128

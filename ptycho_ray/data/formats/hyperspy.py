@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.hdf5 import Hdf5Scan
@@ -27,7 +29,7 @@ def read(scan: Hdf5Scan) -> FileContents:
             field=f"{places[0]}/data",
             found=f"a HyperSpy signal of shape {shape}, a single image and no scan",
             expected="patterns with three or four axes",
-            hint="patterns in another file: name that one",
+            hint=f"The mask of a scan, or its probe (--probe)? {to_type(Path('SCAN'), f'--mask {scan.path}')}",
         )
     axes = sorted(
         (name for name in scan.names(place) if name.startswith("axis-") and name[5:].isdigit()),

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.mapped import MappedFrames
 from ptycho_ray.data.opening import BinaryFile
@@ -45,6 +45,7 @@ def read_merlin(file: BinaryFile) -> FileContents:
                 file=file.path,
                 found="the header of a Merlin acquisition, whose frames are not beside it",
                 expected=f"{path.name} in the same folder",
+                hint=f"Copy it there. {to_type(file.path)}",
             )
         file = BinaryFile(path, file.max_bytes)
     words = file.start.split(b",", 8)
@@ -61,7 +62,8 @@ def read_merlin(file: BinaryFile) -> FileContents:
             field="header",
             found=f"raw frames of a Merlin detector (type {kind}), whose pixels are not in order",
             expected="frames of type U08, U16 or U32",
-            hint="switch 'raw' off in the acquisition software, or convert the file with it",
+            hint="Record with FILEFORMAT 0 (binary, not raw), or save the frames as a stack with the software of the detector. "
+            + to_type(path.with_suffix(".tif"), "--raster ROWSxCOLUMNS --step 1nm"),
         )
     dtype = np.dtype({"U08": ">u1", "U16": ">u2", "U32": ">u4"}[kind])
     width, height = _side(width, path, "width"), _side(height, path, "height")
@@ -192,6 +194,8 @@ def mrc_companion(path: Path) -> Path | None:
 # EMPAD ------------------------------------------------------------------------------------------------------------------
 
 EMPAD_ROWS, EMPAD_SIDE = 130, 128
+#: What is left where the XML cannot be used.
+RAW = to_type(Path("FRAMES.raw"), "--raster ROWSxCOLUMNS --step 1nm")
 
 
 def recognise_empad(file: BinaryFile) -> bool:
@@ -226,6 +230,7 @@ def read_empad(file: BinaryFile) -> FileContents:
                 found=f"the XML of an EMPAD scan of {_text(tree, 'pix_y')} x {_text(tree, 'pix_x')}, whose frames are not "
                 "beside it",
                 expected=f"{name or 'the .raw file'} in the same folder",
+                hint=f"Copy it there. {to_type(path)}",
             )
         path = raw
     else:
@@ -258,11 +263,11 @@ def _xml(path: Path) -> ElementTree.Element:
         raise InputError(file=path, found=f"{path.stat().st_size} bytes of XML", expected=f"at most {LARGEST_XML}")
     text = path.read_bytes()
     if b"<!" in text:
-        raise InputError(file=path, found="XML with declarations of its own", expected="the XML of an EMPAD")
+        raise InputError(file=path, found="XML with declarations of its own", expected="the XML of an EMPAD", hint=RAW)
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
-        raise InputError(file=path, found=f"damaged XML ({error})", expected="the XML of an EMPAD") from error
+        raise InputError(file=path, found=f"damaged XML ({error})", expected="the XML of an EMPAD", hint=RAW) from error
 
 
 def _of(xml: Path, raw: Path) -> ElementTree.Element | None:

@@ -90,17 +90,11 @@ def _named(content: TableFile, table: NDArray[np.float64]) -> FileContents | Non
     if all(is_pixels(unit) for unit in units):
         fields.positions_in_metres = False
         return fields
-    for axis, unit in enumerate(units):
-        factor = factor_of(unit or units[1 - axis], LENGTHS)
-        if factor is None:
-            raise InputError(
-                file=content.path,
-                field=content.names[chosen[axis]],
-                found=f"the unit {unit!r}",
-                expected="m, mm, um, nm, angstrom",
-                hint="--units names the unit of the positions",
-            )
-        positions[:, axis] *= factor
+    factors = [factor_of(unit or units[1 - axis], LENGTHS) for axis, unit in enumerate(units)]
+    if any(factor is None for factor in factors):
+        fields.units_unknown = f"the columns {said}, of no unit that is known"
+        return fields
+    fields.positions = positions * np.array(factors, dtype=float)
     fields.notes.append(f"{content.path}: rows and columns are the columns {said}")
     return fields
 

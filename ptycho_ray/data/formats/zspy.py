@@ -19,7 +19,7 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
@@ -203,6 +203,7 @@ def read(content: Content) -> FileContents:
             file=content.path,
             found=f"HyperSpy signals of shape {list(shapes.values())}, and no scan",
             expected="patterns with three or four axes",
+            hint=to_type(Path("SCAN.zspy")),
         )
     ndim = len(shapes[place] or [])
     facts = [_axis(store.document(f"{place}/axis-{number}/.zattrs")) for number in range(ndim)]

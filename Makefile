@@ -46,10 +46,10 @@ bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 demo: $(CORE)
-	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7 --seed 22
-	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --output-dir $(DEMO)/image
+	$(BIN)/ptycho-ray simulate $(DEMO)/scan.npz --object test_image --object-size 192 --n-patterns 600 --photons 1e7 --seed 22 --overwrite
+	$(BIN)/ptycho-ray reconstruct $(DEMO)/scan.npz --output-dir $(DEMO)/image --overwrite
 	$(BIN)/ptycho-ray evaluate $(DEMO)/image $(DEMO)/scan.npz
-	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model
-	$(BIN)/ptycho-ray compare $(DEMO)/model $(DEMO)/image --scan $(DEMO)/scan.npz --output-dir $(DEMO)/comparison
+	$(BIN)/ptycho-ray train $(DEMO)/scan.npz --config configs/train/demo.yaml --output-dir $(DEMO)/model --overwrite
+	$(BIN)/ptycho-ray compare $(DEMO)/model $(DEMO)/image --scan $(DEMO)/scan.npz --output-dir $(DEMO)/comparison --overwrite
 	@echo "The image, by the solver alone, and its verdict: $(DEMO)/image/report.html"
 	@echo "Beside a network trained for five epochs (model): $(DEMO)/comparison/comparison_images.png"

@@ -84,6 +84,9 @@ def short_text(value: Any, nothing: str = "-") -> str:
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a file's content, hexadecimal; of a folder, that of the names and contents of its files."""
+    if Path(path).is_dir():
+        lines = [f"{each.name} {sha256_of(each)}\n" for each in sorted(Path(path).iterdir()) if each.is_file()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -26,6 +26,7 @@ from ptycho_ray.bundle import bundle_path
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import load_data
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
@@ -46,6 +47,7 @@ def reconstruct_on_cluster(
     execution: ExecutionConfig,
     *,
     shard_patterns: int = SHARD_PATTERNS,
+    reading: Reading | None = None,
 ) -> list[dict[str, Any]]:
     """Reconstruct every scan into a folder of its own in ``output_dir``; a line about each.
 
@@ -61,11 +63,11 @@ def reconstruct_on_cluster(
     todo: list[dict[str, Any]] = []
     plans = []
     for name, path in zip(distinct_names([str(scan) for scan in scans]), scans, strict=True):
-        scan = load_data(path)
+        scan = load_data(path, reading=reading)
         folder = output_dir / name
         shards = []
         for rows in compact_pieces(np.arange(len(scan)), scan.positions_px, shard_patterns):
-            partial = folder / SHARDS / f"{_print_of(path, model_print, rows)}.npz"
+            partial = folder / SHARDS / f"{_print_of(path, model_print, rows, reading)}.npz"
             shards.append(partial)
             if not partial.exists():
                 todo.append({"scan": str(path.absolute()), "rows": rows, "partial": str(partial)})
@@ -73,7 +75,7 @@ def reconstruct_on_cluster(
     if todo:
         with connected(execution):
             check_nodes(files=[str(path.absolute()) for path in scans] + [str(bundle_file)])
-            _run_shards(todo, bundle_file, execution)
+            _run_shards(todo, bundle_file, execution, reading)
     lines = []
     for path, folder, shards in plans:
         stitched = add_partial_images(shards)
@@ -85,14 +87,16 @@ def reconstruct_on_cluster(
     return lines
 
 
-def _print_of(path: Path, model_print: str, rows: NDArray[np.int64]) -> str:
-    """A name that changes with scan, model and patterns."""
-    facts = path.stat()
-    text = json.dumps([str(path.absolute()), facts.st_size, facts.st_mtime_ns, model_print])
+def _print_of(path: Path, model_print: str, rows: NDArray[np.int64], reading: Reading | None) -> str:
+    """A name that changes with scan, the way it is read, model and patterns."""
+    facts, how = path.stat(), [] if reading is None else reading.words()
+    text = json.dumps([str(path.absolute()), facts.st_size, facts.st_mtime_ns, model_print, *how])
     return hashlib.sha256(text.encode() + rows.astype(np.int64).tobytes()).hexdigest()[:24]
 
 
-def _run_shards(todo: list[dict[str, Any]], model_path: Path, execution: ExecutionConfig) -> None:
+def _run_shards(
+    todo: list[dict[str, Any]], model_path: Path, execution: ExecutionConfig, reading: Reading | None
+) -> None:
     resources = ray.cluster_resources()
     gpus = 1 if resources.get("GPU") else 0
     most = max(1, int(resources.get("GPU" if gpus else "CPU", 1) / (1 if gpus else execution.cpus_per_device)))
@@ -102,7 +106,11 @@ def _run_shards(todo: list[dict[str, Any]], model_path: Path, execution: Executi
     items = ray.data.from_items(todo, override_num_blocks=len(todo))
     items.map_batches(
         ShardReconstructor,
-        fn_constructor_kwargs={"model_path": str(model_path), "batch_size": execution.inference_batch_size},
+        fn_constructor_kwargs={
+            "model_path": str(model_path),
+            "batch_size": execution.inference_batch_size,
+            "reading": reading,
+        },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(wanted, len(todo))),
         num_cpus=execution.cpus_per_device,
@@ -113,7 +121,7 @@ def _run_shards(todo: list[dict[str, Any]], model_path: Path, execution: Executi
 class ShardReconstructor:
     """What an actor of the pool does: it keeps the model and the scan that it opened last."""
 
-    def __init__(self, model_path: str, batch_size: int | None) -> None:
+    def __init__(self, model_path: str, batch_size: int | None, reading: Reading | None = None) -> None:
         import torch
 
         from ptycho_ray.bundle import load_bundle
@@ -124,7 +132,7 @@ class ShardReconstructor:
             for model in self.bundle.models:
                 model.to("cuda")
         self.execution = ExecutionConfig(inference_batch_size=batch_size)
-        self.open = functools.lru_cache(maxsize=1)(load_data)
+        self.open = functools.lru_cache(maxsize=1)(functools.partial(load_data, reading=reading))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         from ptycho_ray import workflow

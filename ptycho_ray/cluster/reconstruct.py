@@ -13,6 +13,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.failures import last_line
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.errors import InputError
 from ptycho_ray.training.scan_training import distinct_names
 
@@ -21,7 +22,12 @@ OK, FAILED, BAD_INPUT, NOT_TRUSTED = 0, 1, 2, 3
 
 
 def reconstruct_scans_automatically(
-    scans: Sequence[Path], output_dir: Path, execution: ExecutionConfig, wishes: Mapping[str, Any]
+    scans: Sequence[Path],
+    output_dir: Path,
+    execution: ExecutionConfig,
+    wishes: Mapping[str, Any],
+    *,
+    reading: Reading | None = None,
 ) -> list[dict[str, Any]]:
     """Reconstruct every scan into a folder of its own in ``output_dir``; a line about each.
 
@@ -29,6 +35,7 @@ def reconstruct_scans_automatically(
         execution: ``devices`` is the number of scans at a time ('auto': as many as the cluster has processor cores or GPUs
             for), ``cpus_per_device`` the cores of each.
         wishes: arguments of ``workflow.reconstruct_scan``: seed, settings, budget_s, uncertainty.
+        reading: how all scans are read, with absolute paths.
 
     Returns:
         ``scan``, ``exit_code`` as that of ``ptycho-ray reconstruct``, and ``error`` or the verdict and the files.
@@ -45,7 +52,7 @@ def reconstruct_scans_automatically(
         def one(name: str, path: Path) -> dict[str, Any]:
             at, cores = output_dir.absolute() / name, execution.cpus_per_device
             try:
-                line: dict[str, Any] = ray.get(task.remote(path.absolute(), at, dict(wishes), cores))
+                line: dict[str, Any] = ray.get(task.remote(path.absolute(), at, dict(wishes), reading, cores))
             except ray.exceptions.RayError as error:
                 line = {"exit_code": FAILED, "error": f"the worker was lost: {last_line(error)}"}
             return {"scan": str(path), **line}
@@ -55,7 +62,9 @@ def reconstruct_scans_automatically(
             return list(pool.map(one, names, scans))
 
 
-def _reconstruct(scan_file: Path, folder: Path, wishes: dict[str, Any], cores: int) -> dict[str, Any]:
+def _reconstruct(
+    scan_file: Path, folder: Path, wishes: dict[str, Any], reading: Reading | None, cores: int
+) -> dict[str, Any]:
     """Run on a worker."""
     import torch
 
@@ -66,7 +75,8 @@ def _reconstruct(scan_file: Path, folder: Path, wishes: dict[str, Any], cores: i
     torch.set_num_threads(cores)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        made = workflow.reconstruct_scan(workflow.load_data(scan_file), device=device, **wishes)
+        scan = workflow.load_data(scan_file, reading=reading)
+        made = workflow.reconstruct_scan(scan, device=device, **wishes)
         origin = provenance(seed=wishes["seed"], data_files=[scan_file])
         result = save_automatic(made, folder, str(scan_file), origin)
     except InputError as error:

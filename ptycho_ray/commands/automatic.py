@@ -119,7 +119,7 @@ def reconstruct_automatically(
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    scan = workflow.load_data(scan_file)
+    scan = workflow.load_data(scan_file, reading=product.reading)
     product.check_geometry(scan)
     if only_plan:
         of_plan = {name: value for name, value in wishes.items() if name not in ("settings", "uncertainty")}

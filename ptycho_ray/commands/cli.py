@@ -92,9 +92,11 @@ def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
     try:
         with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}").run(words)
+            module = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}")
+            result = module.run(words)
         if result or as_json:
-            print(_as_json(result) if as_json else "\n".join(as_text(result)), flush=True)
+            lines = getattr(module, "as_text", as_text)  # a command may have a form of its own for people
+            print(_as_json(result) if as_json else "\n".join(lines(result)), flush=True)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from ptycho_ray.config.reading import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,24 +34,26 @@ class Common:
 
 
 @dataclass(kw_only=True)
-class ProductOptions:
+class ReadingOptions(Common):
+    """Options of commands that read a scan."""
+
+    reading: Annotated[Reading, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Reading)
+
+
+@dataclass(kw_only=True)
+class ProductOptions(ReadingOptions):
     """Options of commands that can write a Ptychodus product."""
 
     product: Annotated[Path | None, FILE] = None
     """Also write the image as a Ptychodus product, which needs the geometry of the experiment."""
-    energy_eV: float | None = None
-    """Photon energy, if the scan does not state it; for --product."""
-    detector_distance_m: float | None = None
-    """Distance from sample to detector; for --product."""
-    detector_pixel_m: float | None = None
-    """Detector pixel, far field; for --product."""
 
     def check_geometry(self, scan: RawData) -> None:
         """InputError if a product is wanted and neither the scan nor these options have its geometry."""
         if self.product is not None:
             from ptycho_ray.data.formats.ptychodus_folder import with_geometry
 
-            with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
+            how = self.reading
+            with_geometry(scan, how.energy_eV, how.detector_distance_m, how.detector_pixel_m)
 
     def write_product(self, scan: RawData, image: np.ndarray, origin_px: Sequence[float], remark: str) -> Path | None:
         """Write ``image`` with the geometry of the scan or of these options; InputError if neither has it."""
@@ -57,7 +62,8 @@ class ProductOptions:
         from ptycho_ray.data.formats.ptychodus_folder import product_of_scan, with_geometry
         from ptycho_ray.data.formats.ptychodus_product import write_product
 
-        scan = with_geometry(scan, self.energy_eV, self.detector_distance_m, self.detector_pixel_m)
+        how = self.reading
+        scan = with_geometry(scan, how.energy_eV, how.detector_distance_m, how.detector_pixel_m)
         write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))
         return self.product
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, Common, Result
+from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Compare images of the same sample: figures of merit in one table, pictures on common colour scales.
 
     The reference is the true object of --truth, else that of --scan, else the first image. Images of other programs are
@@ -61,10 +62,17 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.reconstruction.images import Image, label_of
     from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
+    given = options.output_dir != Options.output_dir
+    folder = folder_to_write(options.output_dir, given=given, overwrite=options.overwrite)
     scan = None
     if options.scan is not None:
-        scan = workflow.load_data(options.scan, n_subsample=options.n_subsample, subsample_seed=options.subsample_seed)
-        whole = scan if options.n_subsample is None else workflow.load_data(options.scan)
+        scan = workflow.load_data(
+            options.scan,
+            n_subsample=options.n_subsample,
+            subsample_seed=options.subsample_seed,
+            reading=options.reading,
+        )
+        whole = scan if options.n_subsample is None else workflow.load_data(options.scan, reading=options.reading)
     middle = _middle(scan, options.truth, paths)
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}
@@ -93,7 +101,6 @@ def run(words: Sequence[str]) -> Result:
     ]
     side_by_side = plot_comparison(found, against, label)
     rings = plot_ring_correlations(found)
-    folder = options.output_dir
     save_figure(side_by_side, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")
     comparison.write_table(folder / "metrics.csv", rows)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Read a scan in any supported format and write it in another; reports what the output format cannot store.
 
     Formats are listed in docs/formats.md. That of the input is recognised from its content.
@@ -25,16 +26,10 @@ class Options(Common):
     input: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan to read."""
     output: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan to write. Without --to the suffix decides: .npz, .h5 (the keys of PtychoPINN), .cxi, .ptyd."""
+    """The scan to write. Without --to the suffix decides: .npz, .h5 (the keys of PtychoPINN), .cxi, .nxs, .emd, .ptyd."""
     to: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
-    """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, ptyd, ptychodus, ptychodus-training,
+    """Name of the format to write: ptychopinn, ptychopinn-hdf5, cxi, nexus, emd, ptyd, ptychodus, ptychodus-training,
     ptychovit, tike."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
-    domain: Literal["auto", "amplitude", "intensity"] = "auto"
-    """Quantity stored in the patterns of the input; 'auto' decides by the format and the values."""
-    transpose: bool = False
-    """Exchange rows and columns of every pattern."""
     flip_x: bool = False
     """Change the sign of the columns of all positions."""
     flip_y: bool = False
@@ -43,14 +38,6 @@ class Options(Common):
     """Exchange rows and columns of all positions."""
     coord_scale: float = 1.0
     """Factor on all positions."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for positions in metres in a file that does not state it."""
-    energy_eV: float | None = None
-    """Photon energy in electronvolts, if the file does not state it."""
-    detector_distance_m: float | None = None
-    """Distance from sample to detector in metres, if the file does not state it."""
-    detector_pixel_m: float | None = None
-    """Size of a detector pixel in metres, if the file does not state it."""
     near_field_px2: float | None = None
     """The detector was in the near field: wavelength * distance / pixel size**2 (effective ones); 'ptycho-ray info'
     computes it."""
@@ -63,9 +50,12 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
-    from ptycho_ray.data.formats import lost_in, write_scan
+    from ptycho_ray.data.formats import format_to_write, lost_in, write_scan
     from ptycho_ray.data.inspection import describe_scan
 
+    beside = format_to_write(options.output, options.to).beside
+    for written in [options.output] if beside is None else [options.output, beside(options.output)]:
+        file_to_write(written, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
     scan = load_data(
         options.input,
         n_subsample=options.n_subsample,
@@ -74,19 +64,13 @@ def run(words: Sequence[str]) -> Result:
         swap_xy=options.swap_xy,
         coord_scale=options.coord_scale,
         subsample_seed=options.subsample_seed,
-        domain=options.domain,
-        transpose=options.transpose,
-        pixel_size_m=options.pixel_size_m,
-        energy_eV=options.energy_eV,
-        detector_distance_m=options.detector_distance_m,
-        detector_pixel_m=options.detector_pixel_m,
         near_field_px2=options.near_field_px2,
-        companion=options.companion,
+        reading=options.reading,
     )
-    written = write_scan(scan, options.output, options.to)
+    form = write_scan(scan, options.output, options.to)
     return {
         "file": options.output,
-        "format": written.name,
-        "not_held_by_this_format": lost_in(scan, written),
+        "format": form.name,
+        "not_held_by_this_format": lost_in(scan, form),
         **describe_scan(scan),
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, Common, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, ReadingOptions, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
     from ptycho_ray.config import ModelConfig
+    from ptycho_ray.data import RawData
     from ptycho_ray.data.contents import FileContents
 
 
+MOST_LINES = 6
+"""Notes and suspected problems that are shown to a person."""
+
+
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Show the contents of a file: a scan in any supported format, a trained model or a reconstructed image.
 
     For a scan: its format, geometry, overlap and dose, and suspected problems.
@@ -30,10 +38,6 @@ class Options(Common):
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
     """A file, the folder that train or reconstruct wrote to, a model in MLflow (models:/NAME/VERSION), or
     'pretrained', the network shipped with the package."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold: positions, probe, object or patterns."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for a file that does not state it."""
     gridsize: int = 1
     """Also show the overlap within groups of gridsize x gridsize patterns; with --architectures, the gridsize to assume."""
     architectures: bool = False
@@ -74,22 +78,36 @@ def run(words: Sequence[str]) -> Result:
 
 
 def _scan(path: Path, options: Options) -> Result:
-    from ptycho_ray.data import load_data
+    """What a file holds, whatever is wrong with it: what cannot be read is the verdict, not an error."""
     from ptycho_ray.data.contents import default_max_bytes
     from ptycho_ray.data.formats import format_named
     from ptycho_ray.data.inspection import describe_scan, suspected_problems
     from ptycho_ray.data.loading import read_both
+    from ptycho_ray.data.opening import require_scan
     from ptycho_ray.data.overlap import overlap_metrics
-    from ptycho_ray.files import require_file
+    from ptycho_ray.data.raw_data import scan_from_fields
 
-    fields = read_both(require_file(path), options.companion, default_max_bytes())
-    form = format_named(fields.format)
-    head = {"file": path, "format": f"{form.name} ({form.title})"}
-    if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
-        return {**head, "kind": "part of a scan", **_parts(fields)}
-    scan = load_data(path, companion=options.companion, pixel_size_m=options.pixel_size_m)
-    facts = describe_scan(scan)
-    diameter = float(facts["probe_diameter_px"])
+    head: Result = {"file": require_scan(path)}
+    reading, limit = options.reading, default_max_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the notes of the scan say the same
+        try:
+            fields = read_both(path, reading, limit)
+            form = format_named(fields.format)
+            head["format"] = f"{form.name} ({form.title})"
+            if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
+                return {
+                    "verdict": _verdict_of_part(path, fields),
+                    **head,
+                    "kind": "part of a scan",
+                    **_parts(path, fields),
+                }
+            scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
+            facts = describe_scan(scan)
+            diameter = float(facts["probe_diameter_px"])
+            problems = [asdict(problem) for problem in suspected_problems(scan, diameter)]
+        except InputError as error:
+            return {"verdict": f"not readable as it is: {error}", **head, **_contents(path, limit, reading.shape)}
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = "photons" if scan.counts_are_photons else "units_of_the_file"
@@ -101,9 +119,13 @@ def _scan(path: Path, options: Options) -> Result:
         "far_field": scan.far_field,
     }
     return {
+        "verdict": _verdict(scan, facts, problems),
         **head,
         "kind": "scan",
+        "notes": [note.replace(f"{path}: ", "") for note in scan.notes] or "none",
+        "suspected_problems": problems or "none",
         **facts,
+        "probe_is_guess": scan.probe_is_guess,
         "geometry": geometry,
         "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
         "dose": {
@@ -112,8 +134,119 @@ def _scan(path: Path, options: Options) -> Result:
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
-        "suspected_problems": [asdict(problem) for problem in suspected_problems(scan, diameter)] or "none",
     }
+
+
+def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]]) -> str:
+    step = facts["nearest_position_px"]
+    if step > max(facts["probe_diameter_px"], scan.N / 2) and scan.far_field is not False:
+        return (
+            f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so "
+            "that patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong, "
+            "or the detector was in the near field"
+        )
+    said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
+    if scan.notes:
+        said += f", {len(scan.notes)} note{'s' if len(scan.notes) > 1 else ''} on how it was read"
+    return f"a scan of {len(scan)} patterns of {scan.N} x {scan.N} pixels; {said}"
+
+
+def _verdict_of_part(path: Path, fields: FileContents) -> str:
+    parts = _parts(path, fields)
+    missing = parts["missing"]
+    whole = fields.frames is None or fields.positions is None
+    what = "part of a scan" if whole else "a scan of a detector that is not cropped yet"
+    return f"{what}; missing: {'; '.join(missing)}. {parts['next']}" if missing else what
+
+
+def _contents(path: Path, limit: int, shape: str | None) -> Result:
+    """What a file looks like and its arrays, as far as it can be opened at all."""
+    from ptycho_ray.data.formats import find_format
+    from ptycho_ray.data.likeness import arrays_of, looks_like
+    from ptycho_ray.data.opening import opened
+
+    try:
+        with opened(path, limit, shape) as content:
+            arrays = sorted(arrays_of(content), key=lambda array: -math.prod(array.shape))
+            try:
+                form = find_format(content)
+                known = {"format": f"{form.name} ({form.title})"} if not form.name.startswith("ptychopinn") else {}
+            except InputError:
+                known = {}
+            return (known or {"looks_like": looks_like(content)}) | {
+                "largest_arrays": [{"name": a.name, "shape": list(a.shape)} for a in arrays[:12] if a.shape],
+            }
+    except InputError:
+        return {}
+
+
+def as_text(result: Result) -> list[str]:
+    """The result for a person, on one screen: the verdict first, then figures with their units. Of models and images, and of
+    what is not a whole scan, the entries as they are."""
+    from ptycho_ray.commands.cli import as_text as entries
+
+    if result.get("kind") != "scan":
+        lists = {name: value for name, value in result.items() if name != "verdict" and value not in (None, [], "none")}
+        return [*_wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
+    geometry, pixel = result["geometry"], result["pixel_size_m"]
+    step, (rows, columns) = result["nearest_position_px"], result["scanned_field_px"]
+    low, high = result["dose"]["smallest_and_largest"]
+    unit = "photons" if result["counts_are_photons"] else "units of the file"
+    energy, distance, detector = (geometry[name] for name in ("energy_eV", "detector_distance_m", "detector_pixel_m"))
+    beam = [] if energy is None else [f"{energy / 1e3:.4g} {'keV electrons' if result['electrons'] else 'keV photons'}"]
+    beam += [] if detector is None else [f"detector pixel {length_text(detector)}"]
+    beam += [] if distance is None else [f"at {length_text(distance)}"]
+    modes = result["probe_modes"]
+    probe = f"{modes} mode{'s' if modes > 1 else ''}, {_both(result['probe_diameter_px'], pixel)} wide"
+    facts = {
+        "file": f"{result['file']}, {result['format']}",
+        "patterns": f"{result['patterns']} of {result['N']} x {result['N']} px, stored as {result['stored_as']}; "
+        f"{result['mean_intensity_of_a_pattern']:.4g} {unit} each ({low:.4g} to {high:.4g})",
+        "bad pixels": f"{result['bad_detector_pixels']} of {result['N'] ** 2}",
+        "beam": ", ".join(beam) or "not stated",
+        "object pixel": "not stated" if pixel is None else length_text(pixel),
+        "scan": f"{_both(rows, pixel)} x {_both(columns, pixel)}, neighbours {_both(step, pixel)} apart, overlap "
+        f"{_overlap(result['linear_overlap_of_neighbours'])}",
+        "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
+        "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
+    }
+    lines = _wrapped(result["verdict"], "")
+    for name, text in facts.items():
+        lines += [] if text is None else _wrapped(text, f"{name:14}")
+    for title, items in (("notes", result["notes"]), ("suspected", _problems(result))):
+        if items != "none":
+            lines += [title]
+            for item in items[:MOST_LINES]:
+                lines += _wrapped(item, "  - ")
+            lines += [f"  ... {len(items) - MOST_LINES} more (--json)"] if len(items) > MOST_LINES else []
+    return lines
+
+
+def _overlap(overlap: float) -> str:
+    return f"{overlap:.0%}" if overlap > 0 else "none"
+
+
+def _problems(result: Result) -> Any:
+    found = result["suspected_problems"]
+    return found if found == "none" else [f"{each['problem']}: {each['what_to_do']}" for each in found]
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    return textwrap.wrap(
+        text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False
+    ) or [first]
+
+
+def length_text(metres: float) -> str:
+    """A length with the unit that suits it."""
+    for unit, factor in (("m", 1.0), ("mm", 1e-3), ("um", 1e-6), ("nm", 1e-9), ("pm", 1e-12)):
+        if abs(metres) >= factor or unit == "pm":
+            return f"{metres / factor:.4g} {unit}"
+    return f"{metres} m"
+
+
+def _both(pixels: float, size: float | None) -> str:
+    return f"{pixels:.4g} px" if size is None else f"{length_text(pixels * size)} ({pixels:.4g} px)"
 
 
 def _dose(positions: Any, total: float, diameter: float) -> float | None:
@@ -124,16 +257,27 @@ def _dose(positions: Any, total: float, diameter: float) -> float | None:
     return total / area if area > 0 else None
 
 
-def _parts(fields: FileContents) -> dict[str, Any]:
-    """Contents of one of several files, or of a detector that is not cropped yet."""
+def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
+    """Contents of one of several files, or of a detector that is not cropped yet, and the command that takes it further."""
+    from ptycho_ray.data.contents import to_type, with_patterns
+
     frames, positions = fields.frames, fields.positions
-    missing = []
+    missing, words = [], []
     if frames is None:
-        missing.append("patterns: name the file with them, and this one as --companion")
+        missing.append("patterns, in another file")
     elif frames.shape[1] != frames.shape[2]:
-        missing.append("square patterns: ptycho-ray prepare crops the detector around the beam")
-    if positions is None:
-        missing.append("positions: name the file with them as --companion")
+        missing.append("square patterns, cropped around the beam")
+    if positions is None and fields.raster is not None:
+        missing.append("the step of the raster, a length or object pixels (--step 2.5px)")
+        words.append("--step 0.5nm")
+    elif positions is None and frames is not None:
+        side = math.isqrt(frames.shape[0])
+        raster = f"{side}x{side}" if side * side == frames.shape[0] else "ROWSxCOLUMNS"
+        missing.append("positions, of a raster or in a file (--positions FILE)")
+        words.append(f"--raster {raster} --step 0.5nm")
+    further = with_patterns(path) if frames is None else to_type(path, *words)
+    if frames is not None and frames.shape[1] != frames.shape[2]:
+        further = to_type(path, "scan.h5", *words, program="prepare")
     return {
         "frames": None if frames is None else list(frames.shape),
         "positions": None if positions is None else len(positions),
@@ -143,8 +287,12 @@ def _parts(fields: FileContents) -> dict[str, Any]:
         "detector_distance_m": fields.detector_distance_m,
         "detector_pixel_m": fields.detector_pixel_m,
         "object_pixel_m": fields.pixel_size_m,
+        "electrons": fields.electrons,
+        "raster": fields.raster,
         "beam_centre_px": fields.beam_centre_px,
         "missing": missing,
+        "next": further,
+        "notes": [{"note": note} for note in fields.notes],
     }
 
 

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Determine which of the eight possible orders and signs the scan axes have.
 
     The object is solved for under each of them, with the probe of the file, and judged by held-out patterns. The result
@@ -26,10 +27,6 @@ class Options(Common):
 
     file: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold, such as the probe of an earlier result."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel in metres, for a file that does not state it."""
     most_patterns: Annotated[int, tyro.conf.arg(metavar="INT")] = 160
     """Number of patterns to use, around the middle of the scan."""
     most_passes: Annotated[int, tyro.conf.arg(metavar="INT")] = 48
@@ -48,7 +45,9 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.errors import InputError
     from ptycho_ray.refinement.orientation import find_orientation
 
-    scan = load_data(options.file, companion=options.companion, pixel_size_m=options.pixel_size_m)
+    if options.output is not None:
+        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file])
+    scan = load_data(options.file, reading=options.reading)
     verdict = find_orientation(
         scan,
         np.random.default_rng(options.seed),
@@ -87,8 +86,7 @@ def run(words: Sequence[str]) -> Result:
             )
         again = load_data(
             options.file,
-            companion=options.companion,
-            pixel_size_m=options.pixel_size_m,
+            reading=options.reading,
             flip_x=best.flip_x,
             flip_y=best.flip_y,
             swap_xy=best.swap_xy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, Common, Result
+from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Turn raw detector frames into a scan: mask, background, beam centre, window, binning, orientation, rotation.
 
     A figure of each step is written to a folder next to the output; the steps are recorded in the file.
@@ -29,8 +31,6 @@ class Options(Common):
     """Detector frames in any supported format."""
     output: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan to write: .h5 or .npz, which also record the preparation."""
-    companion: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """An auxiliary file with what the first does not hold: positions, probe."""
     size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Side N of the patterns; by default the largest of 256, 128, 64, 32, 16 that fits on the detector."""
     binning: int = 1
@@ -41,8 +41,6 @@ class Options(Common):
     """Counts to subtract from every detector pixel; 'auto' uses the median at the edge of the detector."""
     keep_suspects: bool = False
     """Do not mask pixels that look hot or dead; pixels marked in the file are always masked."""
-    transpose: bool = False
-    """Exchange rows and columns of the frames."""
     flip_rows: bool = False
     """Flip the frames vertically."""
     flip_columns: bool = False
@@ -59,22 +57,12 @@ class Options(Common):
     """Determine the order and signs of the scan axes from the data (see 'ptycho-ray orient'); unchanged if undecided."""
     find_rotation: bool = False
     """Determine the angle between the axes of scan and detector from the data; unchanged if undecided."""
-    pixel_size_m: float | None = None
-    """Size of an object pixel of the prepared scan in metres; by default from energy, distance and detector pixel."""
-    energy_eV: float | None = None
-    """Photon energy in electronvolts, if the file does not state it."""
-    detector_distance_m: float | None = None
-    """Distance from sample to detector in metres, if the file does not state it."""
-    detector_pixel_m: float | None = None
-    """Size of a detector pixel in metres (before binning), if the file does not state it."""
     seed: int = 0
     """Seed for the choice of held-out patterns in --find-orientation and --find-rotation."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray prepare").options
-    from dataclasses import replace
-
     import numpy as np
 
     from ptycho_ray import __version__
@@ -82,37 +70,36 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.formats import lost_in, write_scan
     from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.data.loading import read_both
+    from ptycho_ray.data.opening import require_scan
     from ptycho_ray.data.preparation import is_amplitude, plan, prepared_scan, survey
     from ptycho_ray.data.prepared import as_source
     from ptycho_ray.display.figures import plot_positions, save_figure
     from ptycho_ray.display.preparation_figures import plot_background, plot_bad_pixels, plot_patterns, plot_window
     from ptycho_ray.errors import InputError
-    from ptycho_ray.files import require_file, sha256_of
+    from ptycho_ray.files import sha256_of
 
-    path = require_file(options.input)
-    fields = read_both(path, options.companion, default_max_bytes())
+    path, how = require_scan(options.input), options.reading
+    file_to_write(options.output, overwrite=options.overwrite, inputs=[path, how.companion])
+    fields = read_both(path, dataclasses.replace(how, transpose=False, pixel_size_m=None), default_max_bytes())
     if fields.frames is None:
         raise InputError(file=path, field="patterns", found="none", expected="frames", hint="see ptycho-ray info")
-    for name in ("energy_eV", "detector_distance_m", "detector_pixel_m"):
-        if (given := getattr(options, name)) is not None:
-            setattr(fields, name, given)
-    amplitude = is_amplitude(fields)
+    amplitude = is_amplitude(fields) if how.domain == "auto" else how.domain == "amplitude"
     found = survey(as_source(fields.frames), amplitude, fields.bad_pixels)
     if options.keep_suspects:
-        found = replace(found, hot=np.zeros_like(found.hot), dead=np.zeros_like(found.dead))
+        found = dataclasses.replace(found, hot=np.zeros_like(found.hot), dead=np.zeros_like(found.dead))
     steps = plan(
         found,
         size=options.size,
         binning=options.binning,
         centre=options.centre,
         background=_background(options.background),
-        transpose=options.transpose,
+        transpose=how.transpose,
         flip_rows=options.flip_rows,
         flip_columns=options.flip_columns,
     )
-    if options.pixel_size_m is not None:  # what prepared_fields makes of this is the pixel that was asked for
+    if how.pixel_size_m is not None:  # what prepared_fields makes of this is the pixel that was asked for
         height = as_source(fields.frames).shape[1]
-        fields.pixel_size_m = options.pixel_size_m * steps.side / height
+        fields.pixel_size_m = how.pixel_size_m * steps.side / height
     scan = prepared_scan(
         fields,
         found,

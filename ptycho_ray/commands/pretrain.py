@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ptycho_ray.commands.common import Common, Result
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(Common, WritingOptions):
     """Train a general network on simulated scans, which are generated during the training.
 
     The result is a bundle that reconstructs scans with any probe and any pattern size
@@ -39,7 +40,13 @@ def run(words: Sequence[str]) -> Result:
     execution = ExecutionConfig(
         **{n.removeprefix("execution."): value for n, value in typed.settings.items() if n not in own}
     )
-    folder = config.output_dir
+    folder = folder_to_write(
+        config.output_dir,
+        given="output_dir" in typed.settings,
+        overwrite=typed.options.overwrite,
+        resume=typed.options.resume,
+    )
+    config = replace(config, output_dir=folder)
     pretrained = pretrain(
         config,
         execution,

@@ -21,7 +21,8 @@ from ptycho_ray.commands.automatic import (
     refuse_without_network,
     section_of,
 )
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.output import WritingOptions, file_to_write, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -34,7 +35,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(Common, ProductOptions, AutomaticOptions):
+class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. Settings of the
     solver that are given (--refinement.*) are kept and not decided. With --model-path, by a trained network: one forward
     pass, then stitching; with --refine, settings of the solver are those of the refinement.
@@ -79,15 +80,21 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.commands.standard_folder import reconstruct_folder
 
         return reconstruct_folder(options, given, solver)
+    if options.product is not None:
+        scans = [options.test_data_file, options.reading.companion]
+        file_to_write(options.product, overwrite=options.overwrite, inputs=scans, field="product")
     network = asks_for_network(options, given)
     if network is None:
         if options.test_data_file is None:
             raise InputError(
                 field="test_data_file", found="nothing", expected="a scan: ptycho-ray reconstruct scan.npz"
             )
+        folder = Path(given.get("output_dir", InferenceConfig.output_dir))
+        if not options.plan:  # which writes nothing
+            folder = folder_to_write(folder, given="output_dir" in given, overwrite=options.overwrite)
         return reconstruct_automatically(
             options.test_data_file,
-            Path(given.get("output_dir", InferenceConfig.output_dir)),
+            folder,
             options.wishes(solver),
             only_plan=options.plan,
             explain=options.explain,
@@ -98,7 +105,8 @@ def run(words: Sequence[str]) -> Result:
     if options.refine is not None:
         given.setdefault("refinement_iterations", options.refine)
     resolved = resolve_config(InferenceConfig, options.config, typed=given, with_model=False)
-    settings, execution, folder = resolved.config, resolved.execution, resolved.config.output_dir
+    settings, execution = resolved.config, resolved.execution
+    folder = folder_to_write(settings.output_dir, given=resolved.was_given("output_dir"), overwrite=options.overwrite)
     import numpy as np
 
     from ptycho_ray import workflow
@@ -119,6 +127,7 @@ def run(words: Sequence[str]) -> Result:
         n_images=settings.n_groups,
         n_subsample=settings.n_subsample,
         subsample_seed=settings.subsample_seed,
+        reading=options.reading,
     )
     amplitude, phase, results = workflow.reassemble_cdi_image(
         scan,

@@ -10,7 +10,8 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, refuse_without_network, section_of
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
@@ -20,7 +21,7 @@ WORST_FIRST = (2, 1, 3)
 
 
 @dataclass(kw_only=True)
-class Options(Common, AutomaticOptions):
+class Options(ReadingOptions, WritingOptions, AutomaticOptions):
     """Reconstruct many scans on a Ray cluster: automatically, one task a scan, each with the files of ptycho-ray reconstruct.
     One that fails has its error in its line and leaves the others alone; the exit code is then that of the worst.
 
@@ -50,7 +51,9 @@ def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct-scans", sections={SECTION: RefinementConfig})
     options, (solver, _) = typed.options, section_of(typed.settings)
     from ptycho_ray.config import ExecutionConfig
+    from ptycho_ray.training.scan_training import distinct_names
 
+    folders = [options.output_dir / name for name in distinct_names([str(path) for path in options.scans])]
     execution = ExecutionConfig(
         address=options.address, cpus_per_device=options.cpus_per_device, devices=options.workers or "auto"
     )
@@ -59,19 +62,30 @@ def run(words: Sequence[str]) -> Result:
             expected = "--model-path beside it; without a model every scan is one task"
             raise ConfigurationError(field="--shard-patterns", found=options.shard_patterns, expected=expected)
         RefinementConfig(**solver)
+        for folder in folders:
+            folder_to_write(folder, given=True, overwrite=options.overwrite)
         from ptycho_ray.cluster.reconstruct import reconstruct_scans_automatically
 
-        lines = reconstruct_scans_automatically(options.scans, options.output_dir, execution, options.wishes(solver))
+        lines = reconstruct_scans_automatically(
+            options.scans, options.output_dir, execution, options.wishes(solver), reading=options.reading.absolute()
+        )
         codes = {line["exit_code"] for line in lines}
         return {"scans": lines, "exit_code": next((code for code in WORST_FIRST if code in codes), 0)}
     own = {"seed": options.seed, "budget": options.budget, "uncertainty": options.uncertainty} | {
         f"{SECTION}.{name}": value for name, value in solver.items()
     }
     refuse_without_network(own, "--model-path")
-    from ptycho_ray.cluster.batch import SHARD_PATTERNS, reconstruct_on_cluster
+    from ptycho_ray.cluster.batch import SHARD_PATTERNS, SHARDS, reconstruct_on_cluster
 
+    for folder in folders:
+        folder_to_write(folder, given=True, overwrite=options.overwrite, resume=(folder / SHARDS).is_dir())
     shard = options.shard_patterns or SHARD_PATTERNS
     lines = reconstruct_on_cluster(
-        options.scans, options.model_path, options.output_dir, execution, shard_patterns=shard
+        options.scans,
+        options.model_path,
+        options.output_dir,
+        execution,
+        shard_patterns=shard,
+        reading=options.reading.absolute(),
     )
     return {"scans": lines}

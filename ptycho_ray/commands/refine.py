@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import atomic_path, jsonable, write_json
@@ -27,7 +28,7 @@ CHECKPOINT = "refinement.safetensors"
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
@@ -83,8 +84,14 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.explained_image import REFINED_SCAN
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
 
-    scan = workflow.load_data(options.scan)
-    folder = options.output_dir
+    default = Path(Options.output_dir)
+    folder = folder_to_write(
+        options.output_dir,
+        given=options.output_dir != default,
+        overwrite=options.overwrite,
+        resume=options.resume,
+    )
+    scan = workflow.load_data(options.scan, reading=options.reading)
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, SCAN, ReadingOptions, Result
 from ptycho_ray.config import Architecture, TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Train networks on increasing numbers of patterns of one scan, several times each, and evaluate them on an unseen scan.
 
     Every run is kept: the same command resumes an interrupted study, and with more sizes or trials extends it. Training
@@ -67,10 +67,10 @@ def run(words: Sequence[str]) -> Result:
 
     config = resolved.config
     if not resolved.was_given("model.N"):
-        side = load_data(files[1]).N
+        side = load_data(files[1], reading=options.reading).N
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, N=side))
     folder = config.output_dir
-    study = core.Study(files[0], files[1], config, resolved.execution, folder, options.steps)
+    study = core.Study(files[0], files[1], config, resolved.execution, folder, options.steps, options.reading)
     runs = core.runs_of(options.architectures, options.sizes, options.trials)
     core.check(study, runs)
     done = {one.name: row for one in runs if (row := core.finished_row(study, one)) is not None}

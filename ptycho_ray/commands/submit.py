@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, section_of
-from ptycho_ray.commands.common import SCAN, Common, ProductOptions, Result
+from ptycho_ray.commands.common import SCAN, ProductOptions, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.refinement.config import RefinementConfig
 
 
 @dataclass(kw_only=True)
-class Options(Common, ProductOptions, AutomaticOptions):
+class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """Send a scan to a reconstruction service and save the image. Without --model it is reconstructed automatically, as by
     ptycho-ray reconstruct.
 
@@ -59,8 +60,22 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
+    for field, file in options.reading.files().items():
+        how = " ".join(options.reading.words())
+        raise InputError(
+            file=file,
+            field=field,
+            found="a file beside the scan",
+            expected="all in the one file that is sent",
+            hint=f"ptycho-ray convert {options.scan} whole.h5 {how} && ptycho-ray submit whole.h5",
+        )
+    if not options.no_wait:
+        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.scan])
+        if options.product is not None:
+            file_to_write(options.product, overwrite=options.overwrite, inputs=[options.scan], field="product")
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
+    choices |= options.reading.chosen()
     choices |= {"uncertainty": options.uncertainty or None, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         job = client.submit(options.scan, **choices)
@@ -84,7 +99,9 @@ def run(words: Sequence[str]) -> Result:
             from ptycho_ray.data import load_data
 
             arrays, remark = client.result(job["id"]).arrays(), f"Reconstructed by {options.url} with {done['model']}."
-            options.write_product(load_data(options.scan), arrays["object"], arrays["origin_px"].tolist(), remark)
+            options.write_product(
+                load_data(options.scan, reading=options.reading), arrays["object"], arrays["origin_px"].tolist(), remark
+            )
     facts = done.get("facts", {})
     judged = {name: facts[name] for name in ("verdict", "trusted") if name in facts}
     return {"image": image, "job": job["id"], "model": done["model"], **judged} | {

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.common import (
+    FILE,
+    FOLDER,
+    SCAN,
+    ReadingOptions,
+    Result,
+    settings_by_source,
+    summary_of_history,
+)
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse
@@ -27,7 +36,7 @@ SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions, WritingOptions):
     """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
     is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
     --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take
@@ -76,6 +85,13 @@ def run(words: Sequence[str]) -> Result:
 
         return train_folder(options, typed.settings)
     resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | settings_of(options))
+    folder = folder_to_write(
+        resolved.config.output_dir,
+        given=resolved.was_given("output_dir"),
+        overwrite=options.overwrite,
+        resume=options.resume,
+    )
+    resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, output_dir=folder))
     files, execution = training_files(resolved.config), resolved.execution
     train, goes_on = way_of_training(options, resolved)
     from ptycho_ray import workflow
@@ -86,12 +102,19 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     scans = [
-        workflow.load_data(file, n_subsample=resolved.config.n_subsample, subsample_seed=resolved.config.subsample_seed)
+        workflow.load_data(
+            file,
+            n_subsample=resolved.config.n_subsample,
+            subsample_seed=resolved.config.subsample_seed,
+            reading=options.reading,
+        )
         for file in files
     ]
     config = fitted_to_scans(resolved, scans)
-    test_file, folder = config.test_data_file, config.output_dir
-    test_scan = None if test_file is None or test_file in files else workflow.load_data(test_file)
+    test_file = config.test_data_file
+    test_scan = (
+        None if test_file is None or test_file in files else workflow.load_data(test_file, reading=options.reading)
+    )
     origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
     origin["settings_given"] = settings_by_source(resolved)
     settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, Common, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
@@ -28,7 +28,7 @@ NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(ReadingOptions):
     """Search for settings of the experiment (defocus, positions, photons), the physics or the network.
 
     The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by
@@ -91,7 +91,10 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.tuning import results
 
     scan = workflow.load_data(
-        config.train_data_file, n_subsample=config.n_subsample, subsample_seed=config.subsample_seed
+        config.train_data_file,
+        n_subsample=config.n_subsample,
+        subsample_seed=config.subsample_seed,
+        reading=options.reading,
     )
     space = suited_to(space, scan)
     base = base_settings(resolved, scan, space)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ptycho_ray.commands.common import FILE, Common, Result
+from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(Common):
+class Options(Common, WritingOptions):
     """Send a scan to a reconstruction service while it is being measured, and save the image.
 
     SOURCE is a folder to which files (NPZ, HDF5) are added, a growing HDF5 file (SWMR), or a ZeroMQ address such as
@@ -66,6 +67,7 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
+    file_to_write(options.output, overwrite=options.overwrite)
     frames = _frames(options)
     first = next(frames, None)
     if first is None:

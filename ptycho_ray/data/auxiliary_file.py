@@ -12,8 +12,21 @@ from numpy.typing import NDArray
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.errors import InputError
 
-WITH_FRAMES = ("frames", "frames_field", "domain", "frame_index", "bad_pixels", "column_scale", "beam_centre_px")
-WITH_POSITIONS = ("positions", "nominal", "positions_in_metres", "position_index", "object_truth")
+WITH_FRAMES = (
+    *(
+        "frames",
+        "frames_field",
+        "domain",
+        "frame_index",
+        "bad_pixels",
+        "column_scale",
+        "beam_centre_px",
+        "raster",
+        "step_m",
+    ),
+    *("written_by_matlab", "incomplete", "unused_masks"),
+)
+WITH_POSITIONS = ("positions", "nominal", "positions_in_metres", "position_index", "object_truth", "units_unknown")
 WITH_PROBE = ("probe", "probe_scale_known")
 
 
@@ -32,10 +45,14 @@ def combined(first: FileContents, second: FileContents, path: Path) -> FileConte
         if getattr(first, names[0]) is None:
             for name in names:
                 setattr(merged, name, getattr(second, name))
-    apart = {*WITH_FRAMES, *WITH_POSITIONS, *WITH_PROBE, "format"}
+    apart = {*WITH_FRAMES, *WITH_POSITIONS, *WITH_PROBE, "format", "notes"}
     for field in dataclass_fields(FileContents):
         if field.name not in apart and getattr(first, field.name) is None:
             setattr(merged, field.name, getattr(second, field.name))
+    if merged.bad_pixels is None:  # a mask may lie in a file of its own, or beside the positions
+        merged.bad_pixels = second.bad_pixels if first.bad_pixels is None else first.bad_pixels
+    merged.notes = [*first.notes, *second.notes]
+    merged.written_by_matlab = first.written_by_matlab or second.written_by_matlab
     if merged.positions is not None and (first.frames is None or first.positions is None):
         merged.positions = merged.positions * np.array([1.0, merged.column_scale])
         _match(merged, path)
@@ -48,14 +65,7 @@ def _match(fields: FileContents, path: Path) -> None:
     n = fields.frames.shape[0]
     frame_index, position_index = fields.frame_index, fields.position_index
     if frame_index is None or position_index is None:
-        if len(fields.positions) != n:
-            raise InputError(
-                file=path,
-                field="positions",
-                found=f"{len(fields.positions)} for {n} patterns",
-                expected="as many positions as patterns, or scan numbers in both files",
-            )
-        return
+        return  # numbers that differ are met in loading, with the common part on offer
     kept, fields.positions = matched(frame_index, position_index, fields.positions, path)
     fields.nominal = None
     fields.scan_index = fields.position_index = fields.frame_index = frame_index[kept]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
+import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_ray.data.patterns import Domain, FrameSource
+from ptycho_ray.data.patterns import ArrayFrames, Domain, FrameSource
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
-
-JOULE_PER_EV = 1.602176634e-19
+from ptycho_ray.physics.optics import electron_wavelength_m
+from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
 
 
 @dataclass
@@ -30,6 +32,13 @@ class FileContents:
     ``far_field`` is None where the file does not say. ``probe_scale_known`` is False where the probe's photons cannot be
     trusted, ``column_scale`` a factor for the columns of positions that come from another file, ``beam_centre_px`` the
     (row, column) of the direct beam on the detector.
+
+    ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends
+    (radian), ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps.
+    ``written_by_matlab`` marks frames whose rows and columns may be exchanged, ``incomplete`` a file of which a part is
+    missing, so that positions without frames are expected. ``units_unknown`` says what the positions are whose unit only
+    the user can tell. ``unused_masks`` are masks that could not be placed on the frames. ``notes`` holds what was mended or
+    is odd, a line each.
     """
 
     frames: NDArray | FrameSource | None = None
@@ -56,11 +65,54 @@ class FileContents:
     column_scale: float = 1.0
     beam_centre_px: tuple[float, float] | None = None
     format: str = ""
+    electrons: bool | None = None
+    angle_per_pixel: float | None = None
+    raster: tuple[int, int] | None = None
+    step_m: tuple[float, float] | None = None
+    written_by_matlab: bool = False
+    incomplete: bool = False
+    units_unknown: str = ""
+    unused_masks: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Say what was mended or is odd, and keep it with the scan."""
+        self.notes.append(line)
+        warnings.warn(line, stacklevel=3)
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Leave only the frames ``kept`` [k], and what belongs to them."""
+        assert self.frames is not None
+        n = self.frames.shape[0]
+        if isinstance(self.frames, np.ndarray):
+            self.frames = ArrayFrames(self.frames)
+        self.frames = self.frames.take(kept)
+        for name in ("positions", "nominal", "Y", "scan_index", "frame_index", "position_index"):
+            values = getattr(self, name)
+            if values is not None and len(values) == n:
+                setattr(self, name, np.asarray(values)[kept])
+
+    @property
+    def wavelength_m(self) -> float | None:
+        """Of photons or electrons, by the energy; None where that is not known."""
+        if not self.energy_eV:
+            return None
+        return electron_wavelength_m(self.energy_eV) if self.electrons else PLANCK_TIMES_LIGHT_EV_M / self.energy_eV
 
 
 def default_max_bytes() -> int:
     """0.8 of the physical memory."""
     return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def to_type(path: Path, *words: str, program: str = "info") -> str:
+    """The end of an error: the command that reads a file with other options, or another file."""
+    return f"Type: {' '.join(['ptycho-ray', program, shlex.quote(str(path)), *words])}"
+
+
+def with_patterns(path: Path) -> str:
+    """The end of an error about a file without patterns: how it is read beside the file that has them."""
+    return to_type(Path("PATTERNS"), f"--companion {shlex.quote(str(path))}")
 
 
 def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:
@@ -78,27 +130,6 @@ def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:
         expected=" or ".join(names),
         hint=f"did you mean {close[0]!r}?" if close else None,
     )
-
-
-def frames_axis(shape: tuple[int, ...], n: int, path: Path, field: str) -> int:
-    """The axis of a three-dimensional stack that counts its frames: 0, or 2 where only the last axis has length n."""
-    if len(shape) == 3 and shape[0] != n and shape[2] == n:
-        return 2
-    if len(shape) != 3 or shape[0] != n:
-        raise InputError(
-            file=path,
-            field=field,
-            found=f"shape {shape} for {n} positions",
-            expected=f"({n}, N, N): as many patterns as positions",
-        )
-    return 0
-
-
-def frames_first(frames: NDArray, n: int, path: Path, field: str) -> NDArray:
-    """Frames [n, H, W] from (n, H, W), (n, H, W, 1) or (H, W, n)."""
-    if frames.ndim == 4 and frames.shape[-1] == 1:
-        frames = frames[..., 0]
-    return frames if frames_axis(frames.shape, n, path, field) == 0 else np.moveaxis(frames, 2, 0)
 
 
 def metadata_from_text(text: str) -> dict[str, Any]:
@@ -130,6 +161,8 @@ def pairs(first: NDArray, second: NDArray, path: Path, field: str) -> NDArray[np
 
 def table_of_pairs(values: NDArray, path: Path, field: str) -> NDArray[np.float64]:
     """Positions [n, 2] from an array (..., n, 2)."""
+    if values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 2:
+        values = values.T  # as MATLAB leaves it
     if values.dtype.kind not in "fiu" or values.ndim < 2 or values.shape[-1] != 2:
         raise InputError(
             file=path, field=field, found=f"{values.dtype} {values.shape}", expected="real numbers (n, 2): row, column"

@@ -18,7 +18,8 @@ import hdf5plugin  # noqa: F401  (importing it registers the filters)
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import choose_key, frames_axis
+from ptycho_ray.data.contents import choose_key
+from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
 from ptycho_ray.errors import InputError
 
 CHUNK_CACHE_BYTES = 32 * 2**20
@@ -71,20 +72,20 @@ def check_heaps(path: Path) -> None:
 class Hdf5Frames:
     """Frames [n, rows, columns] of one or several HDF5 datasets, read in runs of consecutive frames.
 
-    The files are opened for each read, so that the object can be pickled and used in any process. ``layout`` says which
-    axes of a dataset count frames: 'first', 'last' (rows, columns, n), or 'grid' (a, b, rows, columns), a raster whose
-    frames are numbered row by row. ``labels`` are the numbers of the frames in the file.
+    The files are opened for each read, so that the object can be pickled and used in any process. ``axes`` are those of a
+    dataset as in ``frame_axes.py``; the frames of a raster are numbered row by row. ``labels`` are the numbers of the frames in
+    the file.
     """
 
     in_memory = False
 
-    def __init__(self, datasets: list[h5py.Dataset], layout: str = "first") -> None:
+    def __init__(self, datasets: list[h5py.Dataset], axes: str = "nyx") -> None:
         self.parts = [(Path(dataset.file.filename).resolve(), dataset.name) for dataset in datasets]
-        self.layout, self.dtype = layout, datasets[0].dtype
-        shapes = [frames_shape(dataset.shape, layout) for dataset in datasets]
+        self.axes, self.dtype = axes, datasets[0].dtype
+        shapes = [frames_shape(dataset.shape, axes) for dataset in datasets]
         self.ends = np.cumsum([shape[0] for shape in shapes])
         self.shape: tuple[int, int, int] = (int(self.ends[-1]), shapes[0][1], shapes[0][2])
-        self.grid_columns = datasets[0].shape[1]
+        self.raster = None if "n" in axes else (datasets[0].shape[axes.index("r")], datasets[0].shape[axes.index("c")])
         self.labels = np.arange(self.shape[0])
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -103,22 +104,27 @@ class Hdf5Frames:
         """Frames ``wanted`` (ascending) of one dataset."""
         frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
         breaks = np.diff(wanted, prepend=-2) > 1
-        if self.layout == "grid":
-            breaks |= wanted % self.grid_columns == 0
+        if self.raster is not None:
+            breaks |= wanted % self.raster[1] == 0
         starts = np.flatnonzero(breaks)
         with open_hdf5(path) as file:
             dataset = file[name]
             for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
                 low, high = int(wanted[start]), int(wanted[stop - 1]) + 1
-                if self.layout == "first":
-                    block = dataset[low:high]
-                elif self.layout == "last":
-                    block = np.moveaxis(dataset[:, :, low:high], 2, 0)
-                else:
-                    row, column = divmod(low, self.grid_columns)
-                    block = dataset[row, column : column + high - low]
-                frames[start:stop] = block
+                frames[start:stop] = self._block(dataset, low, high)
         return frames
+
+    def _block(self, dataset: h5py.Dataset, low: int, high: int) -> NDArray:
+        """Frames ``low`` to ``high`` - 1, which lie in one row of a raster, [k, rows, columns]."""
+        if self.axes == "nyx":
+            return np.asarray(dataset[low:high])
+        place: dict[str, slice | int] = {"n": slice(low, high)}
+        if self.raster is not None:
+            row, column = divmod(low, self.raster[1])
+            place = {"r": row, "c": slice(column, column + high - low)}
+        block = dataset[tuple(place.get(letter, slice(None)) for letter in self.axes)]
+        left = self.axes.replace("r", "").replace("c", "n")
+        return np.transpose(block, [left.index(letter) for letter in "nyx"])
 
     def take(self, indices: NDArray[np.int64]) -> Hdf5Frames:
         """The frames ``indices`` [k] as a source of their own; nothing is read."""
@@ -129,11 +135,10 @@ class Hdf5Frames:
         return chosen
 
 
-def frames_shape(shape: tuple[int, ...], layout: str) -> tuple[int, int, int]:
+def frames_shape(shape: tuple[int, ...], axes: str) -> tuple[int, int, int]:
     """(n, rows, columns) of a dataset's shape."""
-    if layout == "grid":
-        return shape[0] * shape[1], shape[2], shape[3]
-    return (shape[2], shape[0], shape[1]) if layout == "last" else (shape[0], shape[1], shape[2])
+    n = math.prod(shape[axes.index(letter)] for letter in ("n" if "n" in axes else "rc"))
+    return n, shape[axes.index("y")], shape[axes.index("x")]
 
 
 class Hdf5Scan:
@@ -143,6 +148,7 @@ class Hdf5Scan:
 
     def __init__(self, path: Path, file: h5py.File, max_bytes: int) -> None:
         self.path, self.file, self.budget = path, file, max_bytes
+        self.notes: list[str] = []
         self._checked_links: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -155,6 +161,27 @@ class Hdf5Scan:
         self.file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
         return found
 
+    def arrays(self, most: int) -> list[tuple[str, tuple[int, ...], str]]:
+        """Names, shapes and kinds of types of at most ``most`` arrays of numbers, those behind links that may be followed
+        included."""
+        found: list[tuple[str, tuple[int, ...], str]] = []
+        waiting, seen = ["/"], 0
+        while waiting and seen < 4 * most and len(found) < most:
+            group = waiting.pop(0)
+            for name in self.names(group):
+                seen += 1
+                place = f"{group}/{name}".strip("/")
+                try:
+                    self.check_links(place)
+                    item = self.file[place]
+                except (InputError, KeyError, OSError, RuntimeError):
+                    continue
+                if isinstance(item, h5py.Group) and place.count("/") < 12:
+                    waiting.append(place)
+                elif isinstance(item, h5py.Dataset) and item.shape is not None and item.dtype.kind in "biufc":
+                    found.append((place, tuple(item.shape), item.dtype.kind))
+        return found
+
     def names(self, group: str) -> list[str]:
         """Names of the members of a group; none if there is no such group."""
         return list(self.file[group]) if group in self and isinstance(self.file[group], h5py.Group) else []
@@ -164,6 +191,8 @@ class Hdf5Scan:
         if place != "/" and place not in self:
             return None
         value = self.file[place].attrs.get(name)
+        if isinstance(value, np.ndarray) and value.size == 1:  # MATLAB, NAPI and Java write texts as arrays of one
+            value = value.ravel()[0]
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     def check_links(self, name: str) -> None:
@@ -239,7 +268,8 @@ class Hdf5Scan:
         if values.dtype.names is None:
             return values
         real, imaginary = (values[name] for name in values.dtype.names)
-        return np.asarray(real + 1j * imaginary)
+        made = np.asarray(real + 1j * imaginary)
+        return made.swapaxes(-1, -2) if made.ndim > 1 and "MATLAB_class" in dataset.attrs else made
 
     def read_optional(self, *names: str) -> NDArray | None:
         """Read the first of ``names`` that exists, or None."""
@@ -262,21 +292,25 @@ class Hdf5Scan:
         value = self.file.attrs.get(name)
         if value is None and name in self and isinstance(self.file[name], h5py.Dataset):
             dataset = self.file[name]
-            if dataset.shape != () or dataset.dtype.kind not in "OS":
+            if dataset.size != 1 or dataset.dtype.kind not in "OS":
                 return None
             value = dataset[()]
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.ravel()[0]
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         return value if isinstance(value, str) else None
 
-    def frames(self, n_positions: int | None, *names: str) -> tuple[Hdf5Frames, str]:
-        """The patterns, which stay on disk, and the name of their dataset; as many as positions, if that is given."""
-        return self.joined_frames([self.dataset(*names)], n_positions)
+    def frames(self, n_positions: int | None, *names: str, axes: str | None = None) -> tuple[Hdf5Frames, str]:
+        """The patterns, which stay on disk, and the name of their dataset; the number of positions helps to tell its axes."""
+        return self.joined_frames([self.dataset(*names)], n_positions, axes)
 
-    def joined_frames(self, datasets: list[h5py.Dataset], n_positions: int | None = None) -> tuple[Hdf5Frames, str]:
+    def joined_frames(
+        self, datasets: list[h5py.Dataset], n_positions: int | None = None, axes: str | None = None
+    ) -> tuple[Hdf5Frames, str]:
         """Frames of several datasets, one after the other."""
         first = datasets[0]
-        layout = self._layout(first, n_positions)
+        axes = self._axes(first, n_positions) if axes is None else read_axes(axes, first.ndim)
         for dataset in datasets:
             if dataset.dtype.kind not in "biuf":
                 raise InputError(
@@ -289,8 +323,8 @@ class Hdf5Scan:
                     found=f"{dataset.dtype} of shape {dataset.shape}",
                     expected=f"{first.dtype} frames of {first.shape[-2:]} as in {first.name}",
                 )
-        n = sum(frames_shape(dataset.shape, layout)[0] for dataset in datasets)
-        one = math.prod(frames_shape(first.shape, layout)[1:]) * max(first.dtype.itemsize, 4)
+        n = sum(frames_shape(dataset.shape, axes)[0] for dataset in datasets)
+        one = math.prod(frames_shape(first.shape, axes)[1:]) * max(first.dtype.itemsize, 4)
         needed = max(one * FRAMES_IN_MEMORY, 8 * n)
         if needed > self.budget:
             raise InputError(
@@ -299,15 +333,29 @@ class Hdf5Scan:
                 found=f"frames of {one / 2**20:.4g} MiB" if one * FRAMES_IN_MEMORY > self.budget else f"{n} frames",
                 expected=f"{FRAMES_IN_MEMORY} frames within {self.budget / 2**20:.4g} MiB (max_bytes)",
             )
-        return Hdf5Frames(datasets, layout), first.name
+        return Hdf5Frames(datasets, axes), first.name
 
-    def _layout(self, dataset: h5py.Dataset, n: int | None) -> str:
+    def _axes(self, dataset: h5py.Dataset, n: int | None) -> str:
         shape: tuple[int, ...] = dataset.shape or ()
-        if len(shape) == 4 and (n is None or shape[0] * shape[1] == n):
-            return "grid"
-        if n is None and len(shape) == 3:
-            return "first"
-        return "last" if frames_axis(shape, -1 if n is None else n, self.path, dataset.name) == 2 else "first"
+        if len(shape) not in (3, 4) or 0 in shape or dataset.dtype.kind not in "biuf":
+            raise InputError(
+                file=self.path,
+                field=dataset.name,
+                found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
+                expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
+            )
+        axes, note = likely_axes(shape, n, lambda: self._slices(dataset))
+        if self.attribute(dataset.name, "MATLAB_class") is not None:
+            axes = axes.translate(str.maketrans("yx", "xy"))  # MATLAB 7.3 stores its axes in reverse order
+        if note:
+            self.notes.append(f"{self.path}: {dataset.name}: {note}")
+        return axes
+
+    def _slices(self, dataset: h5py.Dataset) -> NDArray:
+        """A part of a dataset along its first axis, within the memory."""
+        one = math.prod(dataset.shape[1:]) * max(dataset.dtype.itemsize, 8)
+        most = max(2, min(MOST_SLICES, self.budget // (4 * one)))
+        return np.asarray(dataset[:: max(1, -(-dataset.shape[0] // most))])
 
 
 def check_file_name(path: Path, field: str, name: str) -> None:

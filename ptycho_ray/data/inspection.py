@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
 
-from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
-from ptycho_ray.data.loading import nearest_distances
+from ptycho_ray.data.marks import dead_pixels as dead_pixels
 from ptycho_ray.data.patterns import evenly_spread
+from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.data.prepared import FrameSteps
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import linear_overlap, probe_diameter_px
@@ -38,13 +38,18 @@ class Problem:
 
 
 def beam_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
-    """Centre of mass (row, column) of a mean pattern above its median, in pixels."""
-    weight = np.clip(mean - np.median(mean), 0, None)
+    """Centre of mass (row, column) of a mean pattern above its background, in pixels."""
+    weight = np.clip(mean - _background(mean), 0, None)
     total = float(weight.sum())
     if total == 0:
         return mean.shape[0] // 2, mean.shape[1] // 2
     rows, columns = np.indices(mean.shape)
     return float((weight * rows).sum() / total), float((weight * columns).sum() / total)
+
+
+def _background(mean: NDArray[np.float64]) -> float:
+    """The median of a mean pattern, unless that lies inside a disc which fills most of the window: half of the disc then."""
+    return float(min(np.median(mean), 0.5 * np.quantile(mean, 0.95)))
 
 
 def symmetry_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
@@ -54,7 +59,7 @@ def symmetry_centre(mean: NDArray[np.float64]) -> tuple[float, float]:
     mass, but not this.
     """
     amplitude = np.sqrt(np.clip(mean, 0, None))
-    amplitude = np.clip(amplitude - np.median(amplitude), 0, None)
+    amplitude = np.clip(amplitude - _background(amplitude), 0, None)
     if not amplitude.any():
         return mean.shape[0] // 2, mean.shape[1] // 2
     padded = [2 * side for side in mean.shape]
@@ -71,13 +76,6 @@ def hot_pixels(frames: NDArray, *, factor: float = 20.0, floor: float = 3.0) -> 
     steady = spread < np.maximum(0.3 * mean, 3 * np.sqrt(mean))
     hot: NDArray[np.bool_] = (mean > factor * np.maximum(around, mean.mean() * 1e-3)) & (mean > floor) & steady
     return hot
-
-
-def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]:
-    """Pixels [H, W] that are zero in all frames [n, H, W] although at least ``expected`` counts were seen around them."""
-    total = frames.sum(axis=0, dtype=np.float64)
-    dead: NDArray[np.bool_] = (total == 0) & (median_filter(total, size=3, mode="nearest") >= expected)
-    return dead
 
 
 def photons_per_unit(scan: RawData) -> float | None:
@@ -229,9 +227,9 @@ def _of_geometry(scan: RawData) -> Iterator[Problem]:
         yield Problem(
             "the detector was in the near field", f"{near_field_command(scan)}; networks support the far field only"
         )
-    energy, distance, detector = scan.energy_eV, scan.detector_distance_m, scan.detector_pixel_m
-    if scan.pixel_size_m and energy and distance and detector:
-        expected = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (scan.N * detector)
+    wavelength, distance, detector = scan.wavelength_m, scan.detector_distance_m, scan.detector_pixel_m
+    if scan.pixel_size_m and wavelength and distance and detector:
+        expected = wavelength * abs(distance) / (scan.N * detector)
         if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > PIXELS_AGREE:
             yield Problem(
                 f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say "
@@ -247,11 +245,9 @@ def near_field_px2(scan: RawData) -> float | None:
     the far field the object's pixel follows from the other numbers; if it does not agree with them, the scan is of the near
     field, or a number is wrong.
     """
-    if scan.far_field or not (
-        scan.energy_eV and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m
-    ):
+    wavelength = scan.wavelength_m
+    if scan.far_field or not (wavelength and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m):
         return None
-    wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
     far = wavelength * abs(scan.detector_distance_m) / (scan.N * scan.detector_pixel_m)
     if scan.far_field is None and abs(far / scan.pixel_size_m - 1) <= PIXELS_AGREE:
         return None
@@ -284,6 +280,7 @@ def describe_scan(scan: RawData) -> dict[str, Any]:
         "linear_overlap_of_neighbours": round(linear_overlap(positions, diameter), 3),
         "pixel_size_m": scan.pixel_size_m,
         "energy_eV": scan.energy_eV,
+        "electrons": scan.electrons,
         "bad_detector_pixels": 0 if scan.bad_pixels is None else int(scan.bad_pixels.sum()),
         "truth": None if scan.object_truth is None else list(scan.object_truth.shape),
     }

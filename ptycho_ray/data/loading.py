@@ -10,17 +10,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
-from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, FileContents
+from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
+from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats import format_named, read_fields
+from ptycho_ray.data.masks import note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
+from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
+from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
+from ptycho_ray.data.screening import bring_to_middle, screen_frames
+from ptycho_ray.data.settling import settle_quantity, settle_turn
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.optics import fresnel_propagate
-
-WIDEST_STEP = 0.5
-"""Steps between neighbouring positions, in windows, above which the geometry of a file is doubted."""
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
@@ -48,44 +52,94 @@ def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.comp
     return (modes * scale).astype(np.complex64)
 
 
-def read_both(path: Path, companion: str | Path | None, max_bytes: int) -> FileContents:
-    """The contents of a file and its auxiliary file, which is searched for if none is given."""
-    fields = read_fields(path, max_bytes)
+def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: NDArray | None = None) -> FileContents:
+    """The contents of a file and its auxiliary file (searched for if none is given), as the user says they are to be read, with
+    what is no measurement taken out and what is odd noted. ``bad_pixels`` replaces the file's mask.
+
+    Raises InputError for a file that does not hold what is asked for, and for numbers of frames and positions that differ.
+    """
+    reading = reading or Reading()
+    fields = read_fields(path, max_bytes, reading)
     incomplete = fields.frames is None or fields.positions is None
     find = format_named(fields.format).companion
-    if companion is not None:
-        other: Path | None = require_file(companion, "companion")
+    if reading.companion is not None:
+        other: Path | None = require_file(reading.companion, "companion")
     else:
         other = find(path) if find is not None and incomplete else None
-    if other is not None:
-        fields = combined(fields, read_fields(other, max_bytes), path)
+    table = None if reading.keys_only else positions_file(reading, path, max_bytes)
+    if table is not None:
+        fields.positions = fields.nominal = fields.object_truth = fields.position_index = None
+    for second in (table, other):
+        if second is not None:
+            found = positions_of_file(second, max_bytes) if second is table else None
+            fields = combined(fields, found or read_fields(second, max_bytes), path)
+    chosen_files(fields, reading, path, max_bytes)
+    for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m"):
+        if (value := getattr(reading, name)) is not None:
+            setattr(fields, name, value)
+    if reading.beam != "auto":
+        fields.electrons = reading.beam == "electrons"
+    if bad_pixels is not None:
+        fields.bad_pixels = bad_pixels
+    for line in fields.notes:
+        warnings.warn(line, stacklevel=3)
+    complete(fields, reading, path, mask_is_given=bad_pixels is not None)
     return fields
 
 
-def warn_of_wide_steps(positions: NDArray[np.float64], N: int, size: float, path: Path) -> None:
-    """Warn of a far-field pixel for which neighbours share less than half a window: it is most likely wrong."""
-    if not np.isfinite(positions).all():
-        return  # refused later, with the number of the position
-    step = float(np.median(nearest_distances(positions)))
-    if step > WIDEST_STEP * N:
-        warnings.warn(
-            f"{path}: with the far-field pixel of {size * 1e9:.4g} nm, neighbouring positions lie {step:.3g} px "
-            "apart in a "
-            f"window of {N} px; a near-field scan, or a wrong distance? The object's pixel size may be given "
-            "(--pixel-size-m)",
-            stacklevel=3,
-        )
+def complete(fields: FileContents, reading: Reading, path: Path, *, mask_is_given: bool = False) -> None:
+    """Bring frames and positions together and take out what is no measurement; see ``read_both``."""
+    scale_positions(fields, reading, path)
+    place_on_raster(fields, reading, path)
+    if fields.frames is None:
+        return
+    take_common_part(fields, reading, path)
+    drop_missing(fields, path)
+    if not mask_is_given:
+        settle_mask(fields, path)
+        if reading.mask is None and not reading.keys_only:
+            note_masks_beside(fields, path)
+    bring_to_middle(fields, path)
+    screen_frames(fields, path)
+    if reading.domain == "auto":
+        settle_quantity(fields, path)
+    if not reading.transpose and reading.axes is None:
+        settle_turn(fields, path)
+    drop_spikes(fields, path)
 
 
-def nearest_distances(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of each position [n, 2] from the nearest different one."""
-    from scipy.spatial import cKDTree
+def take_common_part(fields: FileContents, reading: Reading, path: Path) -> None:
+    """The frames and positions that are selected, of the same numbers. InputError for numbers that differ, with the command for
+    the common part."""
+    assert fields.frames is not None
+    n, places = fields.frames.shape[0], None if fields.positions is None else len(fields.positions)
+    common = n if places is None else min(n, places)
+    if reading.select is not None or reading.drop is not None:
+        rows = list(range(common)) if reading.select is None else read_indices(reading.select, common, "select")
+        dropped = set() if reading.drop is None else {*read_indices(reading.drop, max(n, common), "drop")}
+        _cut(fields, np.array([row for row in rows if row not in dropped], dtype=np.int64))
+    elif places is not None and places != n:
+        if not fields.incomplete or places < n:
+            raise InputError(
+                file=path,
+                field="positions",
+                found=f"{places} positions for {n} patterns",
+                expected="as many positions as patterns",
+                hint=f"For the first {common} of both. {to_type(path, f'--select 0:{common}')}",
+            )
+        fields.note(f"{path}: the first {common} of {places} positions belong to the {n} frames that are there")
+        _cut(fields, np.arange(common))
 
-    distinct = np.unique(positions, axis=0)
-    if len(distinct) < 2:
-        return np.zeros(1)
-    distances: NDArray[np.float64] = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
-    return distances
+
+def _cut(fields: FileContents, rows: NDArray[np.int64]) -> None:
+    """Only these rows of frames and of positions, whose numbers may differ before."""
+    assert fields.frames is not None
+    n = fields.frames.shape[0]
+    for name in ("positions", "nominal"):
+        values = getattr(fields, name)
+        if values is not None and len(values) != n:
+            setattr(fields, name, values[rows])
+    fields.keep(rows)
 
 
 def all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArray:
@@ -125,29 +179,34 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
     """
     positions, nominal = fields.positions, fields.nominal
     if positions is None:
+        on_raster = fields.raster is not None
         raise InputError(
             file=path,
-            field="positions",
-            found=f"none in a file of the format {fields.format}",
-            expected="scan positions",
-            hint="give the file that holds them as the auxiliary file (--companion)",
-        )
+            field="step" if on_raster else "positions",
+            found=f"a raster of {fields.raster[0]} x {fields.raster[1]} without its step" if fields.raster else
+            f"none in a file of the format {fields.format}",
+            expected="the step of the raster" if on_raster else "scan positions",
+            hint=f"A length, or object pixels (--step 2.5px). {to_type(path, '--step 0.5nm')}" if on_raster else
+            f"A raster (--raster ROWSxCOLUMNS --step 50nm), or the file that holds them. {to_type(path, '--companion FILE')}",
+        )  # fmt: skip
     size = fields.pixel_size_m
-    energy, distance, detector_pixel = fields.energy_eV, fields.detector_distance_m, fields.detector_pixel_m
     if size is None and fields.far_field is False:
         raise InputError(
             file=path,
             field="pixel_size_m",
             found="a near-field scan without one",
-            expected="the effective pixel size in metres (--pixel-size-m)",
+            expected="the effective pixel size in metres",
+            hint=to_type(path, "--pixel-size-m METRES"),
         )
-    if size is None and energy and distance and detector_pixel:
-        size = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (N * detector_pixel)
-        fields.pixel_size_m = size
-    if size is not None and not (np.isfinite(size) and size > 0):
-        raise InputError(file=path, field="pixel_size_m", found=size, expected="a length above 0, in metres")
     tiny = len(positions) > 1 and 0 < np.ptp(positions, axis=0).max() < SMALLEST_SPAN_PX
-    if not (fields.positions_in_metres or (tiny and size is not None)):
+    in_metres = (
+        fields.positions_in_metres or (tiny and size is None and has_geometry(fields)) or (tiny and size is not None)
+    )
+    check_energy(fields, path, needed=size is None and in_metres)
+    if size is None:
+        size = fields.pixel_size_m = far_field_pixel(fields, N)
+    check_pixel(fields, path)
+    if not in_metres:
         return positions, nominal
     if size is None:
         raise InputError(
@@ -155,6 +214,7 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
             field="pixel_size_m",
             found="positions in metres without a pixel size",
             expected="the object pixel size in metres, or energy, distance and detector pixel size in the file",
-            hint="give --pixel-size-m, or --energy-eV, --detector-distance-m and --detector-pixel-m",
+            hint="It follows from --energy-eV, --detector-distance-m and --detector-pixel-m, too. "
+            + to_type(path, "--pixel-size-m METRES"),
         )
     return positions / size, None if nominal is None else nominal / size

@@ -1,4 +1,5 @@
-"""Opening a file as NPZ, HDF5, MATLAB or a table of numbers, recognised by its first bytes and never by its name."""
+"""Opening a file as NPZ, HDF5, MATLAB, a table of numbers or frames behind a header, recognised by its first bytes and never by
+its name."""
 
 from __future__ import annotations
 
@@ -6,29 +7,34 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import mat
 from ptycho_ray.data.hdf5 import Hdf5Scan, check_heaps, open_hdf5
 from ptycho_ray.data.mat import MatFile
 from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.data.tables import TableFile as TableFile
+from ptycho_ray.data.tables import is_text
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import require_file
 
 COMPRESSED = {b"BZh": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open}
-LARGEST_TABLE = 256 * 2**20
+BINARY_WITH_TEXT = (b"MQ1,", b"HDR,", b"IMGBLO", b"<")
+"""Files that begin with text and go on with numbers."""
 _PIECE = 2**20
 
 
 class Content(Protocol):
-    """What a format needs from an open file: arrays, numbers and strings by name. ``kind`` is npz, hdf5, mat or table."""
+    """What a format needs from an open file: arrays, numbers and strings by name. ``kind`` is npz, hdf5, mat, table or
+    binary."""
 
     kind: str
     path: Path
@@ -46,28 +52,39 @@ class Content(Protocol):
     def text(self, name: str) -> str | None: ...
 
 
-class TableFile:
-    """A text file of numbers as one array ``table`` [lines, columns]; lines that hold no numbers may come first."""
+class BinaryFile:
+    """A file that is none of the containers: frames behind a header, which the formats of microscopes read themselves.
 
-    kind = "table"
+    ``start`` are its first bytes, ``size`` all of them, ``declared`` the shape and type that a user names for raw data. A
+    folder of images is one too, with ``start`` empty.
+    """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self.path = path
-        if path.stat().st_size > min(max_bytes, LARGEST_TABLE):
-            raise InputError(file=path, found=f"{path.stat().st_size} bytes of text", expected="a table of positions")
-        self.values = {"table": _numbers(path)}
+    kind = "binary"
+
+    def __init__(self, path: Path, max_bytes: int, declared: str | None = None) -> None:
+        self.path, self.max_bytes, self.declared = path, max_bytes, declared
+        self.is_folder = path.is_dir()
+        self.size = 0 if self.is_folder else path.stat().st_size
+        self.start = b"" if self.is_folder else self.bytes(0, 4096)
+        self.notes: list[str] = []
+
+    def bytes(self, offset: int, count: int) -> bytes:
+        """At most ``count`` bytes from ``offset`` on."""
+        with self.path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(count)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.values
+        return False
 
     def keys(self) -> list[str]:
-        return list(self.values)
+        return []
 
     def read(self, *names: str) -> NDArray:
-        return next(self.values[name] for name in names if name in self.values)
+        raise InputError(file=self.path, field=names[0], found="a file without named arrays", expected="one with them")
 
     def read_optional(self, *names: str) -> NDArray | None:
-        return next((self.values[name] for name in names if name in self.values), None)
+        return None
 
     def number(self, *names: str) -> float | None:
         return None
@@ -76,11 +93,32 @@ class TableFile:
         return None
 
 
+def require_scan(path: str | Path) -> Path:
+    """``path`` as a Path: a file, a folder of images or a Zarr store. MissingFileError for anything else."""
+    path = Path(path)
+    if path.is_dir() and ((path / ".zgroup").is_file() or any(True for _ in images_in(path))):
+        return path
+    return require_file(path)
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """The TIFF images of a folder, in the order of the numbers in their names."""
+
+    def order(path: Path) -> list[Any]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+    found = [path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff") and path.is_file()]
+    yield from sorted(found, key=order)
+
+
 @contextmanager
-def opened(path: Path, max_bytes: int) -> Iterator[Content]:
-    """Open a file for reading. InputError if it is of another kind, or damaged."""
+def opened(path: Path, max_bytes: int, declared: str | None = None) -> Iterator[Content]:
+    """Open a file for reading; ``declared`` is the shape and type of raw data. InputError if it is damaged."""
+    if declared is not None or path.is_dir():
+        yield BinaryFile(path, max_bytes, declared)
+        return
     with path.open("rb") as stream:
-        start = stream.read(128)
+        start = stream.read(1024)
     unpack = next((function for magic, function in COMPRESSED.items() if start.startswith(magic)), None)
     if unpack is not None:
         with NpzFile(path, max_bytes, _unpacked(path, unpack, max_bytes)) as npz:
@@ -94,10 +132,10 @@ def opened(path: Path, max_bytes: int) -> Iterator[Content]:
             yield Hdf5Scan(path, file, max_bytes)
     elif start.startswith(mat.SIGNATURE):
         yield MatFile(path, max_bytes)
-    elif _is_text(start):
+    elif is_text(start) and not start.startswith(BINARY_WITH_TEXT):
         yield TableFile(path, max_bytes)
     else:
-        raise _unknown(path)
+        yield BinaryFile(path, max_bytes)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -105,39 +143,6 @@ def _is_hdf5(path: Path) -> bool:
         return bool(h5py.is_hdf5(path))
     except (OSError, ValueError):
         return False
-
-
-def _is_text(start: bytes) -> bool:
-    try:
-        text = start.decode("ascii")
-    except UnicodeDecodeError:
-        return False
-    return bool(text.strip()) and all(character.isprintable() or character in "\t\r\n" for character in text)
-
-
-def _numbers(path: Path) -> NDArray[np.float64]:
-    lines: list[list[float]] = []
-    try:
-        with path.open(encoding="ascii") as stream:
-            for number, line in enumerate(stream):
-                words = line.replace(",", " ").replace(";", " ").split()
-                try:
-                    values = [float(word) for word in words]
-                except ValueError:
-                    if lines:
-                        raise InputError(
-                            file=path, field=f"line {number + 1}", found=repr(line[:40]), expected="numbers"
-                        ) from None
-                    continue
-                if values:
-                    lines.append(values)
-    except UnicodeDecodeError as error:
-        raise InputError(file=path, found="bytes that are no text", expected="a table of numbers") from error
-    if not lines:
-        raise _unknown(path)
-    if len({len(line) for line in lines}) > 1:
-        raise InputError(file=path, found="lines of different lengths", expected="a table of numbers")
-    return np.array(lines)
 
 
 def _unpacked(path: Path, unpack: object, max_bytes: int) -> IO[bytes]:
@@ -161,11 +166,3 @@ def _unpacked(path: Path, unpack: object, max_bytes: int) -> IO[bytes]:
         raise InputError(file=path, found=f"damaged data ({error})", expected="a complete compressed file") from error
     whole.seek(0)
     return whole
-
-
-def _unknown(path: Path) -> InputError:
-    return InputError(
-        file=path,
-        found="neither a zip archive nor HDF5, MATLAB or a table of numbers",
-        expected="a scan in a format that docs/formats.md lists",
-    )

@@ -16,8 +16,9 @@ from scipy.ndimage import median_filter
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.inspection import dead_pixels, hot_pixels, symmetry_centre
+from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.patterns import FrameSource, evenly_spread, is_integral
-from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, marked, narrowed_probe
+from ptycho_ray.data.prepared import FrameSteps, PreparedFrames, as_source, clean, cropped_probe, narrowed_probe
 from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError
 
@@ -63,7 +64,7 @@ def survey(source: FrameSource, amplitude: bool, masked: NDArray[np.bool_] | Non
         bad |= masked.astype(bool)
     for start in range(0, n, step):
         raw = source.read(np.arange(start, min(start + step, n)))
-        bad |= marked(raw)
+        bad |= invalid_in(raw).any(axis=0)
         total += clean(raw, amplitude).sum(axis=0, dtype=np.float64)
     if not total.any():
         raise InputError(field="patterns", found="no signal in any frame", expected="light")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource
 from ptycho_ray.errors import InputError
 
@@ -117,19 +118,9 @@ def as_source(frames: NDArray | FrameSource) -> FrameSource:
 
 
 def clean(frames: NDArray, amplitude: bool = False) -> NDArray[np.float32]:
-    """Intensities as float32, with the values by which detectors mark bad pixels (negative, NaN, maximum) set to zero."""
-    values = frames.astype(np.float32)
-    if frames.dtype.kind == "u":
-        values[frames == np.iinfo(frames.dtype).max] = 0
-    values[~(np.isfinite(values) & (values >= 0))] = 0
+    """Intensities as float32, with noise below zero and values that are no measurement set to zero."""
+    values = np.maximum(np.where(invalid_in(frames), 0, frames).astype(np.float32), 0)
     return np.square(values) if amplitude else values
-
-
-def marked(frames: NDArray) -> NDArray[np.bool_]:
-    """Pixels [H, W] that the detector marks as bad in any frame [n, H, W]."""
-    if frames.dtype.kind == "u":
-        return np.asarray((frames == np.iinfo(frames.dtype).max).any(axis=0))
-    return np.asarray((~(np.isfinite(frames) & (frames >= 0))).any(axis=0))
 
 
 def cropped_probe(probe: NDArray, N: int) -> NDArray[np.complex64]:

@@ -5,14 +5,14 @@ Legend: n patterns, N pattern side, P incoherent probe modes, B groups, C = grid
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_ray.data.contents import FileContents, default_max_bytes
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
 from ptycho_ray.data.formats import write_scan
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
 from ptycho_ray.data.loading import (
@@ -21,16 +21,17 @@ from ptycho_ray.data.loading import (
     patterns_of,
     positions_px,
     read_both,
-    warn_of_wide_steps,
     with_mean_photons,
 )
 from ptycho_ray.data.normalisation import normalize_data
+from ptycho_ray.data.opening import require_scan
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack
+from ptycho_ray.data.plausible import check_canvas, note_overlap
 from ptycho_ray.data.scan import Scan, probe_modes
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import require_file
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
+from ptycho_ray.physics.optics import probe_diameter_px
 
 
 class RawData(Scan):
@@ -185,18 +186,13 @@ def load_data(
     coord_scale: float = 1.0,
     subsample_seed: int | None = None,
     *,
-    domain: Domain | Literal["auto"] = "auto",
-    transpose: bool = False,
-    pixel_size_m: float | None = None,
-    energy_eV: float | None = None,
-    detector_distance_m: float | None = None,
-    detector_pixel_m: float | None = None,
-    near_field_px2: float | None = None,
-    companion: str | Path | None = None,
-    probe: NDArray | None = None,
+    reading: Reading | None = None,
+    probe: NDArray | str | Path | None = None,
     bad_pixels: NDArray | None = None,
     in_memory: bool = False,
     max_bytes: int | None = None,
+    near_field_px2: float | None = None,
+    **how: Any,
 ) -> RawData:
     """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, recognised by content, not by name.
 
@@ -204,42 +200,36 @@ def load_data(
     subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
     flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
     n_samples              accepted for compatibility, without effect
-    domain                 quantity stored in the patterns; 'auto' decides by the format and the values
-    transpose              exchange rows and columns of every pattern
-    pixel_size_m           object pixel size; needed where positions are in metres and the file does not state it
-    energy_eV, detector_distance_m, detector_pixel_m   geometry that the file does not state, or states wrongly
+    reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
+                           ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
+                           ``select``, ``drop``, ``shape``, ``beam``, ``domain``, ``transpose``, ``companion``,
+                           ``pixel_size_m``, ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
+                           (``ptycho_ray.config.reading.Reading``)
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
-    companion              an auxiliary file with what the first does not hold (positions, probe, object, patterns); for
-                           formats that consist of two files it is found by its name
-    probe                  [N, N] or [P, N, N], replaces the probe of the file
+    probe                  [N, N] or [P, N, N], or the array or file that holds it; replaces the probe of the file
     bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
     in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
     max_bytes              refuse a file whose arrays would take more memory, 0.8 of the machine's by default
 
-    A file without a probe gets one estimated from the mean pattern, with a warning; a probe of unknown scale is given
-    the mean photons of a pattern. Patterns of HDF5 files stay on
-    disk unless ``in_memory`` is set.
-    Raises InputError (MissingFileError for a missing file) naming file, field, what was found and what was expected.
+    What is no measurement (marked pixels, frames without light, spikes of the positions) is taken out, and what is odd is
+    named, each by a warning that also stands in ``Scan.notes``. A file without a probe gets one estimated from the mean
+    pattern; a probe of unknown scale is given the mean photons of a pattern. Patterns of HDF5 files stay on disk unless
+    ``in_memory`` is set. Raises InputError (MissingFileError for a missing file) naming file, field, what was found and
+    what was expected.
     """
-    path = require_file(file_path)
+    path = require_scan(file_path)
     limit = default_max_bytes() if max_bytes is None else max_bytes
-    fields = read_both(path, companion, limit)
-    for name, value in (
-        ("pixel_size_m", pixel_size_m),
-        ("energy_eV", energy_eV),
-        ("detector_distance_m", detector_distance_m),
-        ("detector_pixel_m", detector_pixel_m),
-        ("bad_pixels", bad_pixels),
-    ):
-        if value is not None:
-            setattr(fields, name, value)
+    if isinstance(probe, str | Path):
+        how["probe"], probe = str(probe), None
+    reading = (reading or Reading()).with_changes(how)
+    fields = read_both(path, reading, limit, bad_pixels)
     if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
         fields.frames = all_frames(fields.frames, limit, path, fields.frames_field)
     raw = scan_from_fields(
         fields,
         path,
-        domain=domain,
-        transpose=transpose,
+        domain=reading.domain,
+        transpose=reading.transpose,
         flip_x=flip_x,
         flip_y=flip_y,
         swap_xy=swap_xy,
@@ -272,16 +262,12 @@ def scan_from_fields(
             field="patterns",
             found=f"a file of the format {fields.format}, which holds no diffraction patterns",
             expected="a scan",
-            hint="give the file with the patterns, and this one as its auxiliary file (--companion)",
+            hint=with_patterns(path),
         )
     patterns = patterns_of(fields, domain, transpose, path)
     if near_field_px2 is not None:
         fields.far_field = False
-    far_field_assumed = fields.pixel_size_m is None
     positions, nominal = positions_px(fields, patterns.N, path)
-    if far_field_assumed and fields.positions_in_metres and fields.far_field is None:
-        assert fields.pixel_size_m is not None
-        warn_of_wide_steps(positions, patterns.N, fields.pixel_size_m, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
         if flip_x:
             coordinates[:, 1] *= -1
@@ -290,6 +276,7 @@ def scan_from_fields(
         if swap_xy:
             coordinates[:] = coordinates[:, ::-1].copy()
         coordinates *= coord_scale
+    check_canvas(positions, patterns.N, path)
     given = fields.probe if probe is None else probe
     if given is not None and probe is None and not fields.probe_scale_known:
         given = with_mean_photons(given, patterns)
@@ -310,11 +297,17 @@ def scan_from_fields(
         detector_distance_m=fields.detector_distance_m,
         detector_pixel_m=fields.detector_pixel_m,
         far_field=fields.far_field,
+        electrons=bool(fields.electrons),
         source=str(path) if source is None else source,
     )
     if given is None:
         raw.probe_is_guess = True
-        warnings.warn(f"{path}: no probe found, it was estimated from the mean pattern", stacklevel=3)
+        fields.note(f"{path}: no probe found, it was estimated from the mean pattern")
+    if fields.far_field is not False:
+        # An estimated probe says little of the width of the true one: only the window bounds that.
+        diameter = patterns.N / 2 if given is None else probe_diameter_px(raw.probe)
+        note_overlap(fields, raw.positions_px, diameter, path)
+    raw.notes = fields.notes
     return raw
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import electron_wavelength_m, wavelength_m
 
 SMALLEST_SPAN_PX = 1e-2
 """A scan narrower than this many object pixels is assumed to have positions in metres."""
@@ -26,10 +27,11 @@ class Scan:
     pixel N//2 lies on the position), ``diff3d`` [n, N, N] with the zero frequency at N//2, probe [N, N] or [P, N, N].
     ``*_start`` are the nominal positions; None means the measured ones.
 
-    ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are
-    integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a
-    PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe and one was made
-    from the mean pattern.
+    ``electrons`` says that ``energy_eV`` is that of electrons. ``notes`` are the lines that reading the file gave, on what
+    was mended or is odd. ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude)
+    unless the values are integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If
+    ``diff3d`` is a PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe
+    and one was made from the mean pattern.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
@@ -57,6 +59,7 @@ class Scan:
         detector_distance_m: float | None = None,
         detector_pixel_m: float | None = None,
         far_field: bool | None = None,
+        electrons: bool = False,
         source: str = "",
     ) -> None:
         self.source = source
@@ -76,7 +79,8 @@ class Scan:
         self.norm_Y_I = norm_Y_I
         self.metadata = metadata
         self.pixel_size_m, self.energy_eV, self.detector_distance_m = pixel_size_m, energy_eV, detector_distance_m
-        self.detector_pixel_m, self.far_field = detector_pixel_m, far_field
+        self.detector_pixel_m, self.far_field, self.electrons = detector_pixel_m, far_field, electrons
+        self.notes: list[str] = []
         self.sample_indices: NDArray[np.int64] | None = None
         self.subsample_seed: int | None = None
         self.probe_is_guess = False
@@ -113,6 +117,13 @@ class Scan:
     def probeGuess(self) -> NDArray[np.complex64]:
         """The probe [N, N], or [P, N, N] if it has several modes."""
         return self.probe[0] if len(self.probe) == 1 else self.probe
+
+    @property
+    def wavelength_m(self) -> float | None:
+        """Wavelength of the photons or electrons; None where the energy is not known."""
+        if not self.energy_eV:
+            return None
+        return electron_wavelength_m(self.energy_eV) if self.electrons else wavelength_m(self.energy_eV)
 
     @property
     def objectGuess(self) -> NDArray[np.complex64] | None:

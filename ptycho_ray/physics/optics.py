@@ -10,6 +10,7 @@ Probes are modes [P, N, N], positions [n, 2] (row, column) in object pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,17 @@ from ptycho_ray.errors import InputError
 ComplexArray = NDArray[np.complex128]
 #: h c, exact since 2019.
 PLANCK_TIMES_LIGHT_EV_M = 1.2398419843320026e-6
+ELECTRON_REST_EV = 510998.95
 
 
 def wavelength_m(energy_eV: float) -> float:
     """Wavelength of a photon: h c / E."""
     return PLANCK_TIMES_LIGHT_EV_M / energy_eV
+
+
+def electron_wavelength_m(energy_eV: float) -> float:
+    """Wavelength of an electron of a kinetic energy, with the relativistic correction: h c / sqrt(E (E + 2 m c**2))."""
+    return PLANCK_TIMES_LIGHT_EV_M / math.sqrt(energy_eV * (energy_eV + 2 * ELECTRON_REST_EV))
 
 
 def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:

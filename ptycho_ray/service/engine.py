@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from ptycho_ray import workflow
 from ptycho_ray.bundle import Bundle, bundle_path, load_bundle
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import sha256_of
@@ -154,6 +155,7 @@ class Options:
         n_subsample: use this many patterns, chosen at random with seed 0.
         evaluate: compare with the true object, if the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
+        reading: how the file is read: fields of ``ptycho_ray.config.reading.Reading``, which may name arrays of the file only.
         seed: of the trials and batches of a reconstruction without a model.
         budget_s: limit on the processor seconds of these trials.
         uncertainty: also determine error bars of its image.
@@ -165,15 +167,19 @@ class Options:
     n_subsample: int | None = None
     evaluate: bool = False
     refinement_iterations: int = 0
+    reading: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     budget_s: float | None = None
     uncertainty: bool = False
     refinement: dict[str, Any] = field(default_factory=dict)
 
 
-def read_scan(path: Path, settings: ServiceSettings, n_subsample: int | None = None) -> RawData:
+def read_scan(
+    path: Path, settings: ServiceSettings, n_subsample: int | None = None, how: Mapping[str, Any] | None = None
+) -> RawData:
     """Read a scan within the limits of the service; InputError or Problem states what is wrong."""
-    scan = workflow.load_data(path, n_subsample=n_subsample, max_bytes=settings.max_inflated_bytes)
+    reading = Reading(keys_only=True).with_changes(how or {})
+    scan = workflow.load_data(path, n_subsample=n_subsample, max_bytes=settings.max_inflated_bytes, reading=reading)
     if len(scan) > settings.max_patterns:
         raise Problem(
             422,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from ptycho_ray.config.schema import fields_of_settings
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FILES, FORMATS
@@ -19,6 +21,20 @@ Output = Literal["npz", "hdf5", "png", "raw", "json"]
 #: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
 SOLVER = "refinement"
 Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed",)))
+
+
+def _ways_to_read() -> dict[str, Any]:
+    """The options of reading a file as fields of a model; those that name another file are not offered."""
+    hints, helps = get_type_hints(Reading), docstrings_of_fields(Reading)
+    return {
+        each.name: (hints[each.name], Field(each.default, description=helps[each.name]))
+        for each in dataclasses.fields(Reading)
+        if each.name not in ("companion", "keys_only")
+    }
+
+
+#: How a file is read that does not say so itself: the fields of ``Reading``.
+WaysToRead: Any = create_model("WaysToRead", **_ways_to_read())
 
 
 class _Common(BaseModel):
@@ -47,7 +63,7 @@ class _Common(BaseModel):
     )
 
 
-class Choices(Solver, _Common):
+class Choices(Solver, WaysToRead, _Common):
     """Options of a reconstruction. Settings of the solver that are given are kept and not decided."""
 
     model_config = ConfigDict(extra="forbid")
@@ -65,6 +81,11 @@ class Choices(Solver, _Common):
         prefix = f"{SOLVER}__"
         named = sorted(name for name in self.model_fields_set if name.startswith(prefix))
         return {name.removeprefix(prefix): getattr(self, name) for name in named}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was chosen about reading the file."""
+        return Reading(**{name: getattr(self, name) for name in WaysToRead.model_fields}).chosen()
 
 
 class Reference(Choices):

@@ -39,7 +39,7 @@ async def receive_raw(request: Request, path: Path) -> int:
 async def receive_form(request: Request, path: Path) -> tuple[str, dict[str, Any]]:
     """Write the one file of a form to ``path``; its name and the other fields."""
     try:
-        async with request.form(max_files=1, max_fields=60, max_part_size=MAX_JSON) as form:
+        async with request.form(max_files=1, max_fields=100, max_part_size=MAX_JSON) as form:
             files = [value for value in form.values() if isinstance(value, UploadFile)]
             if len(files) != 1:
                 raise Problem(422, "invalid", "The form holds no file.", {"field": "file", "expected": "one file"})

@@ -114,7 +114,7 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, setting
     check_links(
         source, [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
     )
-    scan = read_scan(source, settings, options.n_subsample)
+    scan = read_scan(source, settings, options.n_subsample, options.reading)
     read = time.perf_counter()
     monitor.stage("reconstructing", 0, len(scan))
     provenance: dict[str, Any] = {
@@ -122,7 +122,8 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, setting
         "options": job.options,
         "scan": job.source_name,
     }
-    facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None}
+    notes = [note.replace(f"{source}: ", "") for note in scan.notes]
+    facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None, "notes": notes}
     if loaded is None:
         stitched, solved, found = without_model.reconstruct(scan, options, settings, monitor, folder, provenance)
         facts |= found

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_ray.config import Architecture, ExecutionConfig, TrainingConfig
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation.comparison import figures_of
 from ptycho_ray.files import jsonable, write_json
@@ -57,6 +58,7 @@ class Study:
         steps: approximate number of optimiser steps in every run, instead of ``config.nepochs``: a larger training set
             then does not mean a longer training.
         folder: each run has a folder in it.
+        reading: how both files are read, where they do not say so themselves.
     """
 
     train_file: Path
@@ -65,6 +67,7 @@ class Study:
     execution: ExecutionConfig
     folder: Path
     steps: int | None = None
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     def config_of(self, run: Run) -> TrainingConfig:
         """The settings of a run."""
@@ -85,7 +88,10 @@ class Study:
         files = [(str(file.absolute()), file.stat().st_size) for file in (self.train_file, self.test_file)]
         settings = dataclasses.asdict(self.config_of(run)) | {"output_dir": None}
         numbers = [getattr(self.execution, name) for name in ("learning_rate", "precision", "scheduler", "accum_steps")]
-        text = json.dumps(jsonable([settings, numbers, files]), sort_keys=True)
+        text = json.dumps(
+            jsonable([settings, numbers, files, *([self.reading.chosen()] if self.reading.chosen() else [])]),
+            sort_keys=True,
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -121,8 +127,10 @@ def do_run(study: Study, run: Run) -> Row:
     config = study.config_of(run)
     began = time.process_time()
     try:
-        train = workflow.load_data(study.train_file, n_subsample=run.size, subsample_seed=config.seed % 2**32)
-        test = workflow.load_data(study.test_file)
+        train = workflow.load_data(
+            study.train_file, n_subsample=run.size, subsample_seed=config.seed % 2**32, reading=study.reading
+        )
+        test = workflow.load_data(study.test_file, reading=study.reading)
         results = workflow.train_cdi_model(train, None, config, execution=study.execution)
         row["training_cpu_seconds"] = round(time.process_time() - began, 1)
         models = results["ensemble"] if "ensemble" in results else results["model_instance"]
@@ -146,7 +154,7 @@ def check(study: Study, runs: Sequence[Run]) -> None:
     """InputError if the study cannot succeed: no ground truth, too few patterns, a different N."""
     from ptycho_ray.data import load_data
 
-    train, test = load_data(study.train_file), load_data(study.test_file)
+    train, test = load_data(study.train_file, reading=study.reading), load_data(study.test_file, reading=study.reading)
     if test.object_truth is None:
         raise InputError(file=study.test_file, field="object", found="none", expected="the true object")
     largest = max(run.size for run in runs)

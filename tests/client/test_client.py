@@ -159,7 +159,8 @@ def test_the_command_saves_an_image(
         assert result["object"].dtype == np.complex64
     assert main(["submit", str(scan_file), "--url", guarded.url, "--output", "image.txt"]) == 2
     monkeypatch.setenv("PTYCHO_RAY_TOKEN", "wrong")
-    assert main(words) == 1
+    assert main(words) == 2  # the file is there already
+    assert main([*words, "--overwrite"]) == 1
 
 
 def test_the_command_makes_tokens(tmp_path: Path, capsys: Any) -> None:

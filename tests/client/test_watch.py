@@ -185,7 +185,8 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     ):
         thread = meanwhile(work)
         output = tmp_path / "image.npz"
-        assert main(["watch", str(source), "--url", one_service.url, "--output", str(output), "--json", *words]) == 0
+        words = [*words, "--url", one_service.url, "--output", str(output), "--overwrite", "--json"]
+        assert main(["watch", str(source), *words]) == 0
         thread.join()
         assert json.loads(capsys.readouterr().out)["patterns"] == len(small_scan)
         with np.load(output) as image:
@@ -193,8 +194,11 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
             assert np.corrcoef(np.abs(image["object"]).ravel(), expected.ravel())[0, 1] > 0.9
 
 
-def test_nothing_comes(one_service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_comes(one_service: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PTYCHO_RAY_TOKEN", one_service.tokens["submit"])
     words = ["--url", one_service.url, "--output", str(tmp_path / "image.npz")]
     assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
     assert main(["watch", str(tmp_path), "--output", "image.txt"]) == 2
+    (tmp_path / "image.npz").touch()
+    assert main(["watch", str(tmp_path), *words, "--idle-s", "0.5"]) == 2
+    assert "--overwrite" in capsys.readouterr().err

@@ -50,10 +50,11 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     small_scan.to_file(tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes(b"no scan")
     scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
-    words = ["reconstruct-scans", *scans, "--refinement.iterations", "6", "--seed", "2", "--json"]
+    words = ["reconstruct-scans", *scans, "--refinement.iterations", "6", "--seed", "2", "--select", "0:50", "--json"]
     assert main([*words, "--output-dir", str(tmp_path / "images")]) == 2
     good, broken, missing = json.loads(capsys.readouterr().out)["scans"]
     assert good["exit_code"] in (0, 3)
+    assert good["patterns"] <= 50
     kept = json.loads((tmp_path / "images" / "a" / "result.json").read_text(encoding="utf-8"))
     assert kept["verdict"] == good["verdict"]
     assert (kept["provenance"]["settings"]["iterations"], kept["provenance"]["seed"]) == (6, 2)
@@ -68,6 +69,18 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     assert good["verdict"]
     assert 0 < good["r_factor"] < 1
     assert "neither a zip archive nor HDF5" in broken["error"]
+
+
+@pytest.mark.parametrize(
+    "words", [["reconstruct-scans"], ["evaluate-scans"], ["reconstruct-scans", "--model-path", "m"]]
+)
+def test_a_batch_overwrites_no_result(scan_file, tmp_path, capsys, words):
+    kept = tmp_path / scan_file.stem / "result.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    assert main([*words[:1], str(scan_file), *words[1:], "--output-dir", str(tmp_path)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert kept.read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,11 @@ def test_the_scan_as_refined_is_read_by_whatever_reads_a_scan(image, scan_file, 
     again = load_data(refined)
     assert len(again) == told["patterns"]
     assert as_refined(load_data(scan_file), folder).positions_px == pytest.approx(again.positions_px)
-    place = ["--output-dir", str(tmp_path / "out")]
+    place = ["--output-dir", str(tmp_path / "out"), "--overwrite"]
     for words in (
         ["info", str(refined)],
         ["refine", str(refined), "--iterations", "1", *place],
-        ["evaluate", str(folder), str(refined), *place],
+        ["evaluate", str(folder), str(refined), *place[:2]],
         ["compare", str(folder), "--scan", str(refined), *place],
         ["convert", str(refined), str(tmp_path / "scan.h5")],
         ["orient", str(refined)],

@@ -19,6 +19,7 @@ from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.formats import FIELDS, FORMATS, format_named, held_by, lost_in
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import electron_wavelength_m
 
 WRITTEN = [form.name for form in FORMATS if form.write is not None]
 NAMES = {"ptychodus": "product.h5", "ptychovit": "scan_dp.hdf5"}
@@ -30,7 +31,7 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, side, modes = draw(st.integers(2, 5)), draw(st.sampled_from([4, 5, 8])), draw(st.integers(1, 3))
     optional = st.just(True) if whole else st.booleans()
-    energy, distance, detector = 10.0 ** rng.uniform(2.5, 4.5), 10.0 ** rng.uniform(-1, 1), 10.0 ** rng.uniform(-5, -4)
+    energy, distance, pixel = 10.0 ** rng.uniform(2.5, 4.5), 10.0 ** rng.uniform(-1, 1), 10.0 ** rng.uniform(-10, -6)
     counts = rng.poisson(5.0, (n, side, side)).astype(np.uint16)
     counts[:, 0, 0] += 1
     floats = rng.uniform(0.1, 40.0, (n, side, side)).astype(np.float32)
@@ -39,7 +40,9 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
     bad = np.zeros((side, side), dtype=bool)
     bad[-1, 1] = draw(optional)
     known = draw(optional)
-    pixel = PLANCK_TIMES_LIGHT_EV_M / energy * distance / (side * detector)
+    electrons = draw(optional)
+    wavelength = electron_wavelength_m(energy) if electrons else PLANCK_TIMES_LIGHT_EV_M / energy
+    detector = wavelength * distance / (side * pixel)
     positions = rng.uniform(9, 30, (2, n))
     return RawData(
         *positions,
@@ -57,6 +60,7 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
         detector_distance_m=distance,
         detector_pixel_m=detector if known else None,
         far_field=True if far else None,
+        electrons=electrons,
     )
 
 
@@ -64,7 +68,7 @@ def again(raw: RawData, name: str, folder: Path) -> RawData:
     form = format_named(name)
     assert form.write is not None
     path = folder / NAMES.get(name, "scan.bin")
-    form.write(raw, path)
+    raw.to_file(path, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load_data(path)
@@ -100,6 +104,10 @@ def compare(raw: RawData, back: RawData, holds: frozenset[str]) -> None:
     if "photon flag" in holds:
         assert back.counts_are_photons == raw.counts_are_photons
     facts = {"pixel size": "pixel_size_m", "energy": "energy_eV", "distance": "detector_distance_m"}
+    if raw.electrons and "electrons" not in holds:
+        facts.pop("energy")  # that of photons of the same wavelength was written
+    elif "electrons" in holds:
+        assert back.electrons == raw.electrons
     for word, name in (facts | {"detector pixel": "detector_pixel_m"}).items():
         if word in holds and getattr(raw, name) is not None:
             assert getattr(back, name) == pytest.approx(getattr(raw, name), rel=1e-5)
@@ -116,7 +124,8 @@ def test_a_format_gives_back_what_it_holds(name: str, raw: RawData, tmp_path: Pa
 @given(raw=scans(whole=True), first=st.sampled_from(WRITTEN), second=st.sampled_from(WRITTEN))
 def test_a_conversion_keeps_what_both_formats_hold(raw: RawData, first: str, second: str, tmp_path: Path) -> None:
     middle = again(raw, first, tmp_path)
-    middle.energy_eV, middle.detector_distance_m = raw.energy_eV, raw.detector_distance_m  # as options would
+    middle.energy_eV, middle.electrons = raw.energy_eV, raw.electrons  # as options would
+    middle.detector_distance_m = raw.detector_distance_m
     middle.pixel_size_m, middle.detector_pixel_m = raw.pixel_size_m, raw.detector_pixel_m
     compare(raw, again(middle, second, tmp_path), format_named(first).holds & format_named(second).holds)
 
@@ -147,7 +156,7 @@ def test_the_command_says_what_is_lost(small_scan: RawData, tmp_path: Path, caps
     assert told["format"] == "ptyd"
     assert {"probe", "object", "photon flag"} <= set(told["not_held_by_this_format"])
     for wrong, message in (("mat", "one of"), ("velociprobe", "which is only read")):
-        assert main([*words[:-1], "--to", wrong]) == 2
+        assert main([*words[:-1], "--overwrite", "--to", wrong]) == 2
         assert message in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from ptycho_ray.data import RawData, hdf5, load_data
+from ptycho_ray.data import RawData, hdf5, load_data, screening
 from ptycho_ray.data.hdf5 import Hdf5Frames
 from ptycho_ray.errors import InputError
 
@@ -87,13 +87,17 @@ def test_frames_on_the_last_axis(tmp_path: Path, counts: np.ndarray) -> None:
     np.testing.assert_array_equal(raw.patterns.intensity([7, 1]), counts[[7, 1]])
 
 
-def test_bad_values_are_met_when_their_batch_is_read(tmp_path: Path, counts: np.ndarray) -> None:
+def test_bad_values_of_a_stack_too_large_to_look_through_are_met_when_their_batch_is_read(
+    tmp_path: Path, counts: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = counts.astype(np.float32)
-    frames[5, 0, 0], frames[6, 0, 0] = np.nan, -1
+    frames[5, 0, 0], frames[8, 0, 0] = np.nan, -1
     frames[7] = 0
+    monkeypatch.setattr(screening, "ALL_FRAMES_BYTES", 0)
+    monkeypatch.setattr(screening, "LOOKED_AT", 2)
     raw = load_data(write(tmp_path / "scan.h5", frames))
     raw.patterns.intensity(np.arange(5))
-    for index, message in ((5, "not finite"), (6, "negative"), (7, "no signal")):
+    for index, message in ((5, "not finite"), (8, "negative"), (7, "no signal")):
         with pytest.raises(InputError, match=rf"scan.h5: /dp: found .*{message}.*index {index}"):
             raw.patterns.intensity([index])
 
@@ -155,7 +159,10 @@ def test_data_in_another_raw_file_is_refused(tmp_path: Path, counts: np.ndarray)
     [
         ({"xcoords": None, "xcoord": np.arange(n)}, "xcoords: missing key; found keys dp, .*did you mean 'xcoord'"),
         ({"xcoords": np.arange(9.0)}, r"xcoords, ycoords: found float64 \(9,\) and float64 \(20,\)"),
-        ({"xcoords": np.arange(9.0), "ycoords": np.arange(9.0)}, r"/dp: found shape \(20, 16, 16\) for 9 positions"),
+        (
+            {"xcoords": np.arange(9.0), "ycoords": np.arange(9.0)},
+            "positions: found 9 positions for 20 patterns.*--select 0:9",
+        ),
         ({"xcoords": None, "pos": np.ones(5)}, r"pos: found float64 \(5,\)"),
         ({"xcoords": "text"}, "/xcoords: found type object; expected numbers"),
     ],

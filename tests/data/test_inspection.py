@@ -171,5 +171,7 @@ def test_info_of_scans_and_parts(small_scan: RawData, tmp_path: Path, capsys: py
     (tmp_path / "diffraction.h5").rename(tmp_path / "elsewhere.h5")
     part = told(tmp_path / "product.h5")
     assert part["kind"] == "part of a scan"
-    assert part["missing"] == ["patterns: name the file with them, and this one as --companion"]
+    assert part["missing"] == ["patterns, in another file"]
+    assert part["next"].startswith("Type: ptycho-ray info PATTERNS --companion ")
+    assert part["verdict"].endswith(part["next"])
     assert told(tmp_path / "elsewhere.h5", "--companion", tmp_path / "product.h5")["kind"] == "scan"

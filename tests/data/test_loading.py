@@ -185,11 +185,10 @@ def test_a_good_file_gives_no_warning(write: Any) -> None:
     ("changes", "message"),
     [
         ({"xcoords": None, "x_coords": np.arange(n)}, "xcoords: missing key.*x_coords.*did you mean 'x_coords'"),
-        ({"probeGuess": None}, "no probe|probeGuess: missing key"),
         ({"xcoords": np.arange(11.0)}, r"xcoords, ycoords: found float64 \(11,\) and float64 \(12,\)"),
         (
             {"diff3d": np.ones((11, N, N))},
-            r"diff3d: found shape \(11, 16, 16\) for 12 positions; expected \(12, N, N\)",
+            r"positions: found 12 positions for 11 patterns; expected as many.*first 11 of both.*--select 0:11$",
         ),
         ({"diff3d": np.ones((n, N, N - 1))}, "diff3d: found patterns of 16 x 15 pixels; expected square"),
         ({"diff3d": np.full((n, N, N), None)}, "diff3d: found an array of Python objects, which only pickle can read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def test_info_of_an_uncropped_detector(scan: RawData, tmp_path: Path, capsys: py
     assert main(["info", str(raw), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["kind"], told["frames"]) == ("part of a scan", [len(scan), H, W])
-    assert told["missing"] == ["square patterns: ptycho-ray prepare crops the detector around the beam"]
+    assert told["missing"] == ["square patterns, cropped around the beam"]
+    assert re.fullmatch(r"Type: ptycho-ray prepare \S+ scan\.h5", told["next"])
     assert main(["train", str(raw)]) == 2
     assert "expected square patterns" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import PATIENCE_S
 
+from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.service.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
 from ptycho_ray.service.job_results import FORMATS, result_file, write_result
@@ -320,3 +321,19 @@ def test_models_on_the_command_line(model_file: Path) -> None:
     }
     with pytest.raises(InputError, match="MODEL"):
         named_models(("nowhere",))
+
+
+def test_a_request_says_how_its_file_is_read_by_names_in_it_only(small_scan: RawData, tmp_path: Path) -> None:
+    path, mask = tmp_path / "scan.h5", tmp_path / "mask.npy"
+    with h5py.File(path, "w") as file:
+        file["measured"], file["where"] = small_scan.patterns.intensity(), small_scan.positions_px
+        file["bad"] = np.eye(small_scan.N)
+    np.save(mask, np.eye(small_scan.N))
+    how = {"frames": "measured", "positions": "where", "mask": "bad", "select": "0:9", "drop": "3"}
+    scan = read_scan(path, settings(tmp_path), how=how)
+    np.testing.assert_array_equal(scan.positions_px, small_scan.positions_px[[0, 1, 2, 4, 5, 6, 7, 8]])
+    assert scan.bad_pixels is not None
+    assert scan.bad_pixels[5, 5]
+    for name in ("mask", "probe", "positions"):
+        with pytest.raises(InputError, match=f"{name}: found"):
+            read_scan(path, settings(tmp_path), how={"frames": "measured", "positions": "where", name: str(mask)})

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ptycho_ray import workflow
+from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.service.database import connect
 from ptycho_ray.service.jobs import AUTOMATIC, JobStore
-from ptycho_ray.service.schemas import Reconstruction, Reference
+from ptycho_ray.service.schemas import Choices, Reconstruction, Reference
 from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.work import run_job
 
@@ -85,6 +87,28 @@ def test_budget_and_uncertainty_reach_the_core(
     assert (asked["budget_s"], asked["seed"], asked["settings"]) == (9.5, 3, {"probe_modes": 2})
     assert asked["uncertainty"] is True
     assert "enough" in job.problem["detail"]
+
+
+def test_how_the_file_is_read_reaches_the_core(
+    store: Watched, settings: ServiceSettings, small_scan: RawData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settings.allowed_roots[0] / "marked.npz"
+    small_scan.to_file(path)
+    with np.load(path) as file:
+        held = {name: file[name] for name in file} | {"bad": np.eye(small_scan.N)}
+    np.savez(path, **held)
+    asked: list[RawData] = []
+
+    def core(scan: RawData, **wishes: Any) -> Any:
+        asked.append(scan)
+        raise InputError("enough")
+
+    monkeypatch.setattr(workflow, "reconstruct_scan", core)
+    chosen = Choices(**{"mask": "bad", "select": "0:9", "seed": 3, "refinement.iterations": 5})
+    assert (chosen.reading, chosen.solver()) == ({"mask": "bad", "select": "0:9"}, {"iterations": 5})
+    run(store, settings, path, seed=3, reading=chosen.reading)
+    assert len(asked[0]) == 9
+    assert asked[0].bad_pixels is not None
 
 
 def test_settings_in_json_are_an_object_or_dotted_names() -> None:

@@ -150,7 +150,7 @@ def test_a_training_starts_from_a_model(small_scan: Any, tmp_path: Path, capsys:
         for new, old in zip(trained.model.network.parameters(), shipped.parameters(), strict=True)
     ]
     assert 0 < max(steps) < 0.05
-    assert main([*words, "--init", PRETRAINED, "--architecture", "cnn"]) == 2
+    assert main([*words, "--init", PRETRAINED, "--architecture", "cnn", "--overwrite"]) == 2
     assert "found cnn; expected unet" in json.loads(capsys.readouterr().out)["error"]
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.data.choices import chosen_from
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.cxi import CXI
+from ptycho_ray.data.formats.digital_micrograph import DIGITAL_MICROGRAPH
 from ptycho_ray.data.formats.dp_pos import DP_POS
+from ptycho_ray.data.formats.emd import EMD, VELOX
 from ptycho_ray.data.formats.format import FIELDS, Format, held_by, lost_in
+from ptycho_ray.data.formats.hxn import HXN
+from ptycho_ray.data.formats.hyperspy import HYPERSPY
+from ptycho_ray.data.formats.image_stacks import NPY, RAW, TIFF
 from ptycho_ray.data.formats.mat_results import PTYCHOSHELVES_RESULT
+from ptycho_ray.data.formats.microscopes import BLOCKFILE, EMPAD, MERLIN, MRC, TVIPS
 from ptycho_ray.data.formats.nexus import NEXUS
 from ptycho_ray.data.formats.position_table import TABLE
 from ptycho_ray.data.formats.ptychodus import DIFFRACTION, PRODUCT
@@ -19,9 +28,16 @@ from ptycho_ray.data.formats.ptychovit import FOLD_SLICE_POSITIONS, PAIR_PATTERN
 from ptycho_ray.data.formats.ptypy import PTYD, PTYR
 from ptycho_ray.data.formats.tike import TIKE
 from ptycho_ray.data.formats.velociprobe import VELOCIPROBE
-from ptycho_ray.data.opening import Content, opened
+from ptycho_ray.data.formats.zspy import ZSPY
+from ptycho_ray.data.likeness import unknown_binary, unknown_file
+from ptycho_ray.data.masks import find_mask
+from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
 from ptycho_ray.data.scan import Scan
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M
+
+ARRAYS = Format("chosen", "arrays chosen by name", (), lambda content: False, lambda content: FileContents())
+"""What a file is called whose format is unknown and whose arrays the user names."""
 
 FORMATS: tuple[Format, ...] = (
     NEXUS,
@@ -41,6 +57,20 @@ FORMATS: tuple[Format, ...] = (
     TIKE,
     DP_POS,
     TABLE,
+    HXN,
+    HYPERSPY,
+    ZSPY,
+    EMD,
+    VELOX,
+    RAW,
+    TIFF,
+    NPY,
+    MERLIN,
+    BLOCKFILE,
+    TVIPS,
+    MRC,
+    DIGITAL_MICROGRAPH,
+    EMPAD,
     PTYCHOPINN,
     PTYCHOPINN_HDF5,
 )
@@ -52,6 +82,7 @@ __all__ = [
     "Format",
     "find_format",
     "format_named",
+    "format_to_write",
     "held_by",
     "lost_in",
     "read_fields",
@@ -64,6 +95,10 @@ def find_format(content: Content) -> Format:
     for form in FORMATS:
         if content.kind in form.kind and form.recognise(content):
             return form
+    if isinstance(content, BinaryFile):
+        raise unknown_binary(content)
+    if content.kind in ("hdf5", "mat"):
+        raise unknown_file(content)
     keys = sorted(content.keys())
     shown = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
     raise InputError(
@@ -73,25 +108,62 @@ def find_format(content: Content) -> Format:
     )
 
 
-def read_fields(path: Path, max_bytes: int) -> FileContents:
-    """What one file holds, whatever its format."""
-    with opened(path, max_bytes) as content:
-        form = find_format(content)
-        fields = form.read(content)
-    fields.format = form.name
+def read_fields(path: Path, max_bytes: int, reading: Reading | None = None) -> FileContents:
+    """What one file holds, whatever its format, or those of its arrays that ``reading`` names."""
+    reading = reading or Reading()
+    with opened(path, max_bytes, reading.shape) as content:
+        chosen = reading.frames is not None
+        try:
+            form = find_format(content)
+            fields = form.read(content)
+            fields.format = form.name
+        except InputError as error:
+            if not chosen:
+                if form_is_last(content, error):
+                    raise unknown_file(content, error) from error
+                raise
+            fields = FileContents(format=ARRAYS.name)
+        if not isinstance(content, TableFile):
+            fields = chosen_from(content, reading, fields)
+        if reading.mask is None and not isinstance(content, TableFile):
+            find_mask(fields, content)
+        fields.notes = [*getattr(content, "notes", []), *fields.notes]
     return fields
+
+
+def form_is_last(content: Content, error: InputError) -> bool:
+    """Whether a file was tried as one of the formats without a mark of their own, and lacks their keys."""
+    last = next((form for form in FORMATS if content.kind in form.kind and form.recognise(content)), None)
+    return last in (PTYCHOPINN, PTYCHOPINN_HDF5) and "missing key" in error.problem
 
 
 def format_named(name: str) -> Format:
     """The format called ``name``. InputError if there is none."""
-    for form in FORMATS:
+    for form in (*FORMATS, ARRAYS):
         if form.name == name:
             return form
     raise InputError(field="format", found=repr(name), expected=f"one of {', '.join(form.name for form in FORMATS)}")
 
 
-SUFFIXES = {".npz": "ptychopinn", ".h5": "ptychopinn-hdf5", ".hdf5": "ptychopinn-hdf5", ".cxi": "cxi", ".ptyd": "ptyd"}
+SUFFIXES = {
+    ".npz": "ptychopinn",
+    ".h5": "ptychopinn-hdf5",
+    ".hdf5": "ptychopinn-hdf5",
+    ".cxi": "cxi",
+    ".ptyd": "ptyd",
+    ".emd": "emd",
+    ".nxs": "nexus",
+}
 """The format written to a file of which only the name is given."""
+
+
+def format_to_write(path: Path, form: str | None = None) -> Format:
+    """The format that ``write_scan`` would write. InputError if it can only be read."""
+    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
+    if chosen.write is None:
+        able = ", ".join(each.name for each in FORMATS if each.write is not None)
+        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
+    return chosen
 
 
 def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
@@ -100,9 +172,11 @@ def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
     Raises InputError if the format cannot be written, or needs something that the scan lacks.
     """
     path = Path(path)
-    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
-    if chosen.write is None:
-        able = ", ".join(each.name for each in FORMATS if each.write is not None)
-        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
+    chosen = format_to_write(path, form)
+    assert chosen.write is not None
+    wavelength = raw.wavelength_m
+    if raw.electrons and "electrons" not in chosen.holds and wavelength is not None:
+        raw = copy.copy(raw)  # of photons of the same wavelength, since this format knows no others
+        raw.energy_eV, raw.electrons = PLANCK_TIMES_LIGHT_EV_M / wavelength, False
     chosen.write(raw, path)
     return chosen

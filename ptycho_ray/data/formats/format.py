@@ -34,6 +34,7 @@ FIELDS = (
     "detector pixel",
     "photon flag",
     "metadata",
+    "electrons",
 )
 """What a scan can have, in the words of ``Format.holds``."""
 
@@ -50,6 +51,7 @@ class Format:
     write       writes a scan to a path, or None
     holds       which of FIELDS a file of this format can hold (what ``write`` keeps)
     companion   the auxiliary file with the rest of the scan, found by the file's name, or None
+    beside      the second file that ``write`` makes, by the name of the first, or None
     """
 
     name: str
@@ -60,6 +62,7 @@ class Format:
     write: Callable[[Scan, Path], None] | None = None
     holds: frozenset[str] = field(default_factory=frozenset)
     companion: Callable[[Path], Path | None] | None = None
+    beside: Callable[[Path], Path] | None = None
 
 
 def held_by(raw: Scan) -> list[str]:
@@ -80,6 +83,7 @@ def held_by(raw: Scan) -> list[str]:
         "detector pixel": raw.detector_pixel_m is not None,
         "photon flag": True,
         "metadata": bool(raw.metadata),
+        "electrons": raw.electrons,
     }
     return [name for name in FIELDS if has[name]]
 

@@ -20,14 +20,12 @@ from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
+from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
 
 DEFINITIONS = ("nxptycho", "nxcxi_ptycho")
-LENGTHS = {"m": 1.0, "meter": 1.0, "metre": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "microns": 1e-6}
-LENGTHS |= {"nm": 1e-9, "pm": 1e-12, "angstrom": 1e-10, "a": 1e-10, "å": 1e-10}
-ENERGIES = {"ev": 1.0, "kev": 1e3, "j": 1 / JOULE_PER_EV, "joule": 1 / JOULE_PER_EV}
 DEEPEST = 6
 PLACES = ("transformations", "geometry_1", "")
 AXES = (("translation_y", "translation_x"), ("y", "x"), ("sample_y", "sample_x"))
@@ -56,7 +54,7 @@ def read(scan: Hdf5Scan) -> FileContents:
             file=scan.path, field=entry, found="no NXdetector with frames", expected="a detector with data (n, N, N)"
         )
     frames, field = scan.frames(None, f"{detector}/data")
-    grid = scan.dataset(f"{detector}/data").shape[:-2]
+    grid = frames.raster or frames.shape[:1]
     width, height = (_quantity(scan, f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
     if mask is not None and mask.ndim == 3:
@@ -72,7 +70,14 @@ def read(scan: Hdf5Scan) -> FileContents:
         detector_distance_m=_quantity(scan, f"{detector}/distance", LENGTHS),
         detector_pixel_m=square_pixel(width, height, scan.path, f"{detector}/x_pixel_size, y_pixel_size"),
         pixel_size_m=scan.number(f"{entry}/ptycho_ray/pixel_size_m"),
+        electrons=_electrons(scan, groups),
     )
+
+
+def _electrons(scan: Hdf5Scan, groups: dict[str, list[str]]) -> bool | None:
+    """Whether the source says that its particles are electrons."""
+    said = next((text for group in groups.get("NXsource", []) if (text := scan.text(f"{group}/probe"))), None)
+    return None if said is None else "electron" in said.lower()
 
 
 def _by_class(scan: Hdf5Scan, entry: str) -> dict[str, list[str]]:
@@ -104,9 +109,12 @@ def _scale(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float:
     unit = scan.attribute(name, "units")
     if unit is None:
         return 1.0
-    factor = units.get(str(unit).strip().lower())
+    if not str(unit).strip():
+        return 1.0
+    factor = factor_of(str(unit), units)
     if factor is None:
-        raise InputError(file=scan.path, field=f"{name}@units", found=repr(unit), expected=f"one of {', '.join(units)}")
+        what = "m, mm, um, nm, angstrom" if units is LENGTHS else "eV, keV, J"
+        raise InputError(file=scan.path, field=f"{name}@units", found=repr(unit), expected=f"one of {what}")
     return factor
 
 
@@ -135,35 +143,26 @@ def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
     return None
 
 
-def _positions(scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]) -> NDArray[np.float64]:
-    n = int(np.prod(grid))
+def _positions(scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]) -> NDArray[np.float64] | None:
     for group in groups.get("NXsample", []) + groups.get("NXdata", []):
         for place in PLACES:
             table = f"{group}/{place}/translation".replace("//", "/")
             if table in scan and isinstance(scan.file[table], h5py.Dataset):
                 values = scan.read(table) * _scale(scan, table, LENGTHS)
-                if values.ndim == 2 and values.shape[0] == n and values.shape[1] in (2, 3):
+                if values.ndim == 2 and values.shape[1] in (2, 3):
                     return values[:, [1, 0]].astype(np.float64)
             for y, x in AXES:
                 names = [f"{group}/{place}/{name}".replace("//", "/") for name in (y, x)]
                 if all(name in scan and isinstance(scan.file[name], h5py.Dataset) for name in names):
                     rows, columns = (scan.read(name) * _scale(scan, name, LENGTHS) for name in names)
                     return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names))
-    raise InputError(
-        file=scan.path,
-        field="positions",
-        found="none in an NXsample or NXdata",
-        expected=f"{n} translations, or one x per column and one y per row",
-    )
+    return None
 
 
 def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path, field: str) -> NDArray[np.float64]:
     if len(grid) == 2 and rows.size == grid[0] and columns.size == grid[1] and rows.size * columns.size > rows.size:
         rows, columns = np.meshgrid(rows.ravel(), columns.ravel(), indexing="ij")
-    positions = pairs(rows.ravel(), columns.ravel(), path, field)
-    if len(positions) != np.prod(grid):
-        raise InputError(file=path, field=field, found=f"{len(positions)} positions", expected=f"{np.prod(grid)}")
-    return positions
+    return pairs(rows.ravel(), columns.ravel(), path, field)
 
 
 def write(raw: Scan, path: Path) -> None:
@@ -185,6 +184,9 @@ def write(raw: Scan, path: Path) -> None:
         file["entry_1/definition"] = "NXcxi_ptycho"
         detector = file["entry_1/instrument_1/detector_1"]
         write_patterns(detector, "data", raw)
+        if raw.electrons:
+            file.create_group("entry_1/instrument_1/source_1").attrs["NX_class"] = "NXsource"
+            file["entry_1/instrument_1/source_1/probe"] = "electron"
         if raw.energy_eV is not None:
             _put(file, "entry_1/instrument_1/beam_1/energy", raw.energy_eV, "eV")
         if raw.detector_distance_m is not None:
@@ -204,5 +206,5 @@ def _put(group: h5py.Group, name: str, value: object, unit: str) -> None:
     group[name].attrs["units"] = unit
 
 
-_HOLDS = {"patterns", "positions", "bad pixels", "pixel size", "energy", "distance", "detector pixel"}
+_HOLDS = {"patterns", "positions", "bad pixels", "pixel size", "energy", "distance", "detector pixel", "electrons"}
 NEXUS = Format("nexus", "NeXus NXcxi_ptycho", ("hdf5",), recognise, read, write, frozenset(_HOLDS))

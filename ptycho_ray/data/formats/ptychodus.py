@@ -166,6 +166,7 @@ PRODUCT = Format(
     write,
     frozenset(_HOLDS),
     companion,
+    patterns_path,
 )
 DIFFRACTION = Format(
     "ptychodus-diffraction",

@@ -19,21 +19,23 @@ from ptycho_ray.data.contents import (
     PLANCK_TIMES_LIGHT_EV_M,
     FileContents,
     choose_key,
-    frames_first,
     metadata_from_text,
     pairs,
     table_of_pairs,
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
+from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
+from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
 
 PATTERN_KEYS = ("diff3d", "diffraction", "dp", "patterns", "ptychogram", "data", "entry/data/data")
+POSITION_KEYS = ("xcoords", "positions_px", "pos", "positions_m", "encoder", "probe_position_x_m")
 AMPLITUDE_KEYS = ("diff3d", "diffraction")
 
 
@@ -54,12 +56,13 @@ def read_npz(npz: NpzFile) -> FileContents:
         )
         truth = None
     counts = npz.number("counts_are_photons")
+    frames, _, note = array_frames(npz.read(pattern_key), len(positions))
     return FileContents(
-        frames=frames_first(npz.read(pattern_key), len(positions), npz.path, pattern_key),
+        frames=frames,
         frames_field=pattern_key,
         positions=positions,
         nominal=nominal,
-        probe=npz.read("probeGuess", "probe"),
+        probe=npz.read_optional("probeGuess", "probe"),
         object_truth=npz.read_optional("objectGuess"),
         Y=truth,
         scan_index=npz.read_optional("scan_index"),
@@ -69,7 +72,9 @@ def read_npz(npz: NpzFile) -> FileContents:
         energy_eV=npz.number("energy_eV"),
         detector_distance_m=npz.number("detector_distance_m"),
         detector_pixel_m=npz.number("detector_pixel_m"),
+        electrons=_electrons(npz),
         metadata=metadata_of_npz(npz),
+        notes=[] if note is None else [f"{npz.path}: {pattern_key}: {note}"],
     )
 
 
@@ -85,9 +90,9 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
 
 def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
-    positions, nominal, metres = _positions(scan)
+    positions, nominal, metres = _in_units(scan, *_positions(scan))
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
-    if "pos" in scan and "xcoords" not in scan:
+    if "pos" in scan and "xcoords" not in scan and not metres:
         positions += frames.shape[-1] // 2
     energy = scan.number("energy_eV", "photon_energy_eV")
     wavelength = scan.number("wavelength_m", "wavelength")
@@ -112,8 +117,20 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         energy_eV=energy,
         detector_distance_m=scan.number("detector_distance_m", "detector_object_distance_m", "zo"),
         detector_pixel_m=scan.number("detector_pixel_m", "detector_pixel_size_m", "dxd"),
+        electrons=_electrons(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
+
+
+def _in_units(
+    scan: Hdf5Scan, positions: NDArray[np.float64], nominal: NDArray[np.float64] | None, metres: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
+    """Positions in metres where their array states a unit of length."""
+    unit = next((unit for name in POSITION_KEYS if name in scan and (unit := scan.attribute(name, "units"))), None)
+    factor = None if unit is None else factor_of(str(unit), LENGTHS)
+    if factor is None:
+        return positions, nominal, metres
+    return positions * factor, None if nominal is None else nominal * factor, True
 
 
 def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
@@ -133,6 +150,11 @@ def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return positions, nominal, False
 
 
+def _electrons(content: Content) -> bool | None:
+    said = content.number("electrons")
+    return None if said is None else bool(said)
+
+
 def _anything(content: Content) -> bool:
     return True
 
@@ -144,6 +166,7 @@ def _numbers(raw: Scan) -> dict[str, Any]:
         "detector_distance_m": raw.detector_distance_m,
         "detector_pixel_m": raw.detector_pixel_m,
         "counts_are_photons": raw.counts_are_photons,
+        "electrons": raw.electrons or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -183,19 +206,23 @@ def write_hdf5(raw: Scan, path: str | Path) -> None:
         write_patterns(file, "diff3d", raw, amplitude=True)
 
 
-def write_patterns(group: h5py.Group, name: str, raw: Scan, *, amplitude: bool = False) -> h5py.Dataset:
-    """Write the patterns of a scan piece by piece as float32, or as counts (uint32) where that is what they are."""
+def write_patterns(
+    group: h5py.Group, name: str, raw: Scan, *, amplitude: bool = False, grid: bool = False
+) -> h5py.Dataset:
+    """Write the patterns of a scan piece by piece as float32, or as counts (uint32) where that is what they are; with four axes
+    (n, 1, N, N) for a ``grid``."""
     counts = not amplitude and raw.patterns.domain == "intensity" and raw.patterns.source.dtype.kind in "ui"
     dataset = group.create_dataset(
         name,
-        raw.patterns.shape,
+        (len(raw), 1, raw.N, raw.N) if grid else raw.patterns.shape,
         np.uint32 if counts else np.float32,
-        chunks=(1, raw.N, raw.N),
+        chunks=(1, 1, raw.N, raw.N) if grid else (1, raw.N, raw.N),
         compression="gzip",
         compression_opts=1,
     )
     for piece, intensity in raw.patterns.chunks():
-        dataset[piece] = np.sqrt(intensity) if amplitude else intensity
+        values = np.sqrt(intensity) if amplitude else intensity
+        dataset[piece] = values[:, None] if grid else values
     return dataset
 
 

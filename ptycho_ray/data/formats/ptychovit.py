@@ -1,8 +1,8 @@
 """Pairs of files ``<stem>_dp.hdf5`` (patterns) and ``<stem>_para.hdf5``: PtychoViT, and PtychoShelves' data_roi.
 
 ``/dp`` is intensity. The PtychoViT file holds object, probe and positions in metres about the middle of the object; the
-data_roi file holds positions only (``ppX``, ``ppY`` in metres), wavelength and object pixel. A ``dp`` that MATLAB wrote
-has its rows and columns exchanged for Python: read it with ``transpose``.
+data_roi file holds positions only (``ppX``, ``ppY`` in metres), wavelength and object pixel. A ``dp`` that MATLAB wrote has its
+rows and columns exchanged for Python, which the scan tells.
 """
 
 from __future__ import annotations
@@ -62,19 +62,27 @@ def read_roi(scan: Hdf5Scan) -> FileContents:
         positions_in_metres=True,
         pixel_size_m=scan.number("dx"),
         energy_eV=PLANCK_TIMES_LIGHT_EV_M / wavelength if wavelength else None,
+        written_by_matlab=True,
+    )
+
+
+def other_of_pair(path: Path) -> Path:
+    """The file that is written beside ``path``. InputError for a name that is neither of a pair."""
+    for mine, other in ((PATTERNS, PARAMETERS), (PARAMETERS, PATTERNS)):
+        if path.stem.endswith(mine):
+            return path.with_name(path.stem.removesuffix(mine) + other + path.suffix)
+    raise InputError(
+        file=path,
+        field="output",
+        found=f"the name {path.name}",
+        expected=f"a name that ends in {PATTERNS} or {PARAMETERS}, beside which the other is written",
     )
 
 
 def write(raw: Scan, path: Path) -> None:
     """Write the pair; ``path`` is either of the two. InputError without an object pixel size."""
     pixel = pixel_size_of(raw)
-    if not path.stem.endswith((PATTERNS, PARAMETERS)):
-        raise InputError(
-            file=path,
-            field="output",
-            found=f"the name {path.name}",
-            expected=f"a name that ends in {PATTERNS} or {PARAMETERS}, beside which the other is written",
-        )
+    other_of_pair(path)
     stem = path.stem.removesuffix(PATTERNS).removesuffix(PARAMETERS)
     image = object_of(raw)
     metres = (raw.positions_px - half_pixel(raw.N) - (np.array(image.shape) - 1) / 2) * pixel
@@ -90,7 +98,9 @@ def write(raw: Scan, path: Path) -> None:
 
 
 _HOLDS = frozenset({"patterns", "positions", "probe", "probe modes", "object", "pixel size"})
-PTYCHOVIT = Format("ptychovit", "PtychoViT pair", ("hdf5",), recognise_vit, read_product, write, _HOLDS, companion)
+PTYCHOVIT = Format(
+    "ptychovit", "PtychoViT pair", ("hdf5",), recognise_vit, read_product, write, _HOLDS, companion, other_of_pair
+)
 FOLD_SLICE_POSITIONS = Format(
     "data-roi", "PtychoShelves data_roi pair", ("hdf5",), recognise_roi, read_roi, companion=companion
 )

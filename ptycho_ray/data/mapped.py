@@ -1,0 +1,66 @@
+"""Frames of a plain binary file, which stay on disk: raw files, and formats whose frames follow each other in it.
+
+The file is mapped for each read, so that the object can be pickled and used in any process.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_ray.errors import InputError
+
+
+class MappedFrames:
+    """Frames [n, H, W] of ``dtype`` at ``offset`` in a file, ``stride`` bytes apart; ``steps`` are the bytes between frames,
+    rows and columns where they do not follow each other. Only as much of the file as is asked for is read.
+
+    InputError if the file is too short for them.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype | type | str,
+        shape: tuple[int, int, int],
+        *,
+        offset: int = 0,
+        steps: tuple[int, int, int] | None = None,
+        upside_down: bool = False,
+    ) -> None:
+        self.path, self.dtype, self.shape = path.resolve(), np.dtype(dtype), shape
+        size = self.dtype.itemsize
+        n, height, width = shape
+        self.offset, self.upside_down = offset, upside_down
+        self.steps = steps or (height * width * size, width * size, size)
+        if min(shape) < 1 or min(self.steps) < 1 or math.prod(shape) > 2**48:
+            raise InputError(file=path, field="shape", found=shape, expected="frames (n, rows, columns)")
+        last = offset + sum((count - 1) * step for count, step in zip(shape, self.steps, strict=True)) + size
+        if offset < 0 or last > path.stat().st_size:
+            raise InputError(
+                file=path,
+                found=f"{path.stat().st_size} bytes",
+                expected=f"at least {last} for {n} frames of {height} x {width} {self.dtype}",
+            )
+        self.labels = np.arange(n)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        mapped = np.memmap(self.path, np.uint8, mode="r")
+        n = self.labels.max(initial=0) + 1
+        frames: NDArray = np.ndarray(
+            (int(n), *self.shape[1:]), self.dtype, buffer=mapped, offset=self.offset, strides=self.steps
+        )
+        chosen = frames[self.labels[indices]].astype(self.dtype.newbyteorder("="), copy=False)
+        return np.ascontiguousarray(chosen[:, ::-1] if self.upside_down else chosen)
+
+    def take(self, indices: NDArray[np.int64]) -> MappedFrames:
+        chosen = object.__new__(MappedFrames)
+        chosen.__dict__.update(self.__dict__)
+        chosen.labels = self.labels[indices]
+        chosen.shape = (len(indices), self.shape[1], self.shape[2])
+        return chosen

@@ -1,0 +1,88 @@
+"""Whether frames have their rows and columns exchanged against the scan, from the deflection of the beam.
+
+The light of a frame is deflected by the slope of the sample's phase. Slopes are a gradient, which has no curl: measured with
+exchanged axes they have one. Flips change signs that this does not see; 'ptycho-ray orient' decides among all eight.
+
+Legend: n frames, H and W the detector's rows and columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from ptycho_ray.data.mended import invalid_in
+from ptycho_ray.data.patterns import FrameSource
+
+MOST, MOST_BYTES = 1500, 2**29
+NEIGHBOURS = 8
+CLEARLY = 1.5
+"""Ratio of the medians of the two curls, and standard errors of the sign test, that decide."""
+STANDARD_ERRORS = 3.0
+
+
+def rows_and_columns_exchanged(
+    source: FrameSource, bad: NDArray[np.bool_] | None, positions: NDArray[np.float64]
+) -> bool | None:
+    """Whether frames [n, H, W] at positions [n, 2] have exchanged axes; None if the deflections do not tell."""
+    if len(positions) != source.shape[0] or len(positions) < 32 or not np.isfinite(positions).all():
+        return None
+    most = min(MOST, MOST_BYTES // (source.shape[1] * source.shape[2] * source.dtype.itemsize))
+    if most < 32:
+        return None  # too much to read for a hint
+    middle = np.median(positions, axis=0)
+    rows = np.sort(np.argsort(np.linalg.norm(positions - middle, axis=1), kind="stable")[:most])
+    places = positions[rows] - middle
+    unit = float(np.abs(places).max())
+    if unit == 0:
+        return None
+    deflections = _deflections(source, bad, rows)
+    if deflections is None:
+        return None
+    slopes = _slopes(places / unit, deflections)
+    if slopes is None:
+        return None
+    stored = np.abs(slopes[:, 0, 1] - slopes[:, 1, 0])
+    exchanged = np.abs(slopes[:, 0, 0] - slopes[:, 1, 1])
+    n = len(slopes)
+    for answer, smaller, larger in ((False, stored, exchanged), (True, exchanged, stored)):
+        ratio = float(np.median(larger)) / max(float(np.median(smaller)), 1e-300)
+        errors = (float((smaller < larger).mean()) - 0.5) * 2 * np.sqrt(n / 2)
+        if ratio > CLEARLY and errors > STANDARD_ERRORS:
+            return answer
+    return None
+
+
+def _deflections(source: FrameSource, bad: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> NDArray | None:
+    """Centre of mass (row, column) [k, 2] of frames."""
+    _, height, width = source.shape
+    made = np.empty((len(rows), 2))
+    step = max(1, 2**24 // (8 * height * width))
+    down, across = np.arange(height), np.arange(width)
+    for start in range(0, len(rows), step):
+        frames = source.read(rows[start : start + step])
+        values = np.where(invalid_in(frames), 0, frames).astype(np.float64)
+        values = np.clip(values, 0, None)
+        if bad is not None:
+            values[:, bad] = 0
+        total = values.sum(axis=(1, 2))
+        if (total <= 0).any():
+            total = np.where(total <= 0, np.inf, total)
+        made[start : start + len(frames), 0] = (values.sum(axis=2) @ down) / total
+        made[start : start + len(frames), 1] = (values.sum(axis=1) @ across) / total
+    return made if np.ptp(made, axis=0).min() > 0 else None
+
+
+def _slopes(places: NDArray[np.float64], deflections: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Derivatives of the deflections [m, 2, 2] at the positions, by least squares over the nearest ones."""
+    others = cKDTree(places).query(places, k=NEIGHBOURS + 1)[1][:, 1:]
+    steps, changes = places[others] - places[:, None], deflections[others] - deflections[:, None]
+    normal = np.einsum("nka,nkb->nab", steps, steps)
+    right = np.einsum("nka,nkb->nab", steps, changes)
+    size = np.linalg.eigvalsh(normal)
+    solvable = size[:, 0] > 1e-3 * size[:, 1]  # neighbours that do not lie on one line
+    if solvable.sum() < 32:
+        return None
+    found: NDArray[np.float64] = np.linalg.solve(normal[solvable], right[solvable])
+    return found

@@ -183,7 +183,7 @@ def test_evaluate_judges_an_image_with_the_probe_and_positions_that_were_found_w
     assert judged["times_noise"] < 1.15
     words = ["compare", str(folder), "--scan", str(tmp_path / "scan.npz"), "--truth", str(folder), "--json"]
     for subsample in ([], ["--n-subsample", "40"]):
-        assert main([*words, *subsample, "--output-dir", str(tmp_path / "comparison")]) == 0
+        assert main([*words, *subsample, "--output-dir", str(tmp_path / f"comparison{len(subsample)}")]) == 0
         (row,) = json.loads(capsys.readouterr().out)["images"]
         assert row["r_factor"] == pytest.approx(judged["r_factor"], rel=1e-3)
     (folder / "refined_scan.npz").unlink()

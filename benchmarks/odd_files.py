@@ -235,9 +235,11 @@ def py4dstem(path: Path, scan: Scan) -> None:
 CASES = (
     Case("plain.nxs", "nothing (control without a probe)", "plain.nxs", lambda p, s: nexus(p, s, s.counts)),
     Case("probe.h5", "nothing (control with the exact probe)", "probe.h5", lambda p, s: plain(p, s, s.counts)),
+    Case("gap_masked.nxs", "nothing (control with a module gap in its mask)", "gap_masked.nxs",
+         lambda p, s: nexus(p, s, np.where(s.gap, 0, s.counts), mask=s.gap.astype(np.uint32))),
     *(
         Case(f"gap_{kind.__name__}_{value}.nxs".replace("-", "minus"), f"module gap marked {value} in {kind.__name__}",
-             "plain.nxs", marked(kind, value))
+             "gap_masked.nxs", marked(kind, value))
         for kind, value in ((np.uint32, 2**32 - 1), (np.float32, 2**32 - 1), (np.int64, 2**32 - 1), (np.uint32, 2**32 - 2),
                             (np.int32, -1), (np.float64, -2), (np.float32, float("nan")), (np.int64, 2**31 - 1))
     ),
@@ -248,7 +250,7 @@ CASES = (
     Case("arrayattr.nxs", "NX_class and units are arrays of one text", "plain.nxs",
          lambda p, s: nexus(p, s, s.counts, wrap=True)),
     Case("units.nxs", "positions in 'microns'", "plain.nxs", lambda p, s: nexus(p, s, s.counts, unit=(1e-6, "microns"))),
-    Case("mask1good.nxs", "mask with 1 = good", "plain.nxs",
+    Case("mask1good.nxs", "mask with 1 = good", "gap_masked.nxs",
          lambda p, s: nexus(p, s, np.where(s.gap, 0, s.counts), mask=(~s.gap).astype(np.uint32))),
     Case("plainmask.h5", "mask under the name 'mask', 1 = good", "probe.h5",
          lambda p, s: plain(p, s, np.where(s.gap, 0, s.counts), mask=(~s.gap).astype(np.uint8))),
@@ -262,7 +264,9 @@ CASES = (
     Case("first200.nxs", "nothing (control of 200 patterns)", "first200.nxs",
          lambda p, s: nexus(p, s, s.counts[:200], positions=np.stack([s.rows, s.columns], 1)[:200] * PIXEL)),
     Case("fewer_master.h5", "290 positions for 300 frames", None, lambda p, s: eiger(p, s, n=290)),
-    Case("fewer2_master.h5", "the same, with --select", "plain.nxs", lambda p, s: eiger(p, s, n=290), ("--select", "0:290")),
+    Case("first290.nxs", "nothing (control of 290 patterns)", "first290.nxs",
+         lambda p, s: nexus(p, s, s.counts[:290], positions=np.stack([s.rows, s.columns], 1)[:290] * PIXEL)),
+    Case("fewer2_master.h5", "the same, with --select", "first290.nxs", lambda p, s: eiger(p, s, n=290), ("--select", "0:290")),
     Case("data_roi0_dp.hdf5", "fold_slice: rows and columns exchanged", "plain.nxs", matlab),
     Case("last_axis.nxs", "frames as (rows, columns, n)", "plain.nxs",
          lambda p, s: nexus(p, s, np.ascontiguousarray(np.moveaxis(s.counts, 0, 2)))),

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
+from ptycho_ray.automatic.scan_map import linear_map
 from ptycho_ray.automatic.trials import (
     LONG,
     LONG_BATCH,
@@ -30,10 +28,6 @@ SOLUTION, FIRST_ROUND = 40, 20
 COARSE = 6
 #: Times the photon noise below which nothing further is asked.
 ENOUGH = 1.08
-#: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
-STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
-#: Share of the misfit beyond noise that a step of the scan's map must gain to be followed.
-PROMISING = 0.06
 #: Share of the misfit beyond noise; a question whose answer gains less is not asked again.
 WORTH_ASKING = 0.02
 #: Where the positions begin to move.
@@ -83,7 +77,7 @@ def choose(
     best = _further(part, best, decide, questions)
     large = part.larger()
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
-        best = _linear_map(part, large, best, decide)
+        best = _mapped(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
         best = _at_length(part, large, best, decide, questions)
     return Choice(best, large, decisions)
@@ -112,9 +106,9 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
     stored, number = trials[0], 1
     for other in range(2, len(trials)):
         number = other if trials[other].gain_over(trials[number]).share > 0 else number
-    # Under a probe that is its own twin, a scan turned by half a turn explains as much; the first of the two is taken.
+    # Under a probe that is nearly its own twin, a scan turned by half a turn explains nearly as much; the first is taken.
     twin = EIGHT.index(EIGHT[number].turned())
-    if twin < number and not trials[number].beats(trials[twin], as_simple=True):
+    if twin < number and not trials[number].beats(trials[twin]):
         number = twin
     rival = trials[number]
     if number == 0 or not rival.beats(stored, as_simple=True):
@@ -150,91 +144,27 @@ def _at_length(
     long = large.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
     if not _something_is_missing(long):
         return long
-    mapped = _linear_map(part, large, long, decide)
+    mapped = _mapped(part, large, long, decide)
     if mapped is not long:
         long = large.run(replace(long.assumption, matrix=mapped.assumption.matrix), LONG, batch_size=LONG_BATCH)
     return _further(large, long, decide, {"modes": _one_mode_more} if "modes" in questions else {}, LONG)
 
 
+def _mapped(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
+    """``best`` with the scale and the angle of the scan that :func:`.scan_map.linear_map` finds."""
+    if not part.affords(_solution(best.assumption), something_is_wrong=True):
+        return best
+    found = linear_map(part, large, best)
+    if found is None:
+        return best
+    name, gain, matrix = found
+    decide(f"{name}: {gain}")
+    return replace(best, assumption=replace(best.assumption, matrix=matrix))
+
+
 def _something_is_missing(trial: Trial) -> bool:
     figures = trial.figures
     return figures is not None and not (figures.noise_is_known and figures.times_noise < ENOUGH)
-
-
-def _linear_map(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """``best`` with the scale and the angle of the scan that long trials find. Whether there is one to be found is asked on the
-    small part with the brightest mode alone.
-
-    A refinement does not find it: the object follows positions that are too far apart, and shows it only where it is thick.
-    """
-    if not part.affords(_solution(best.assumption), something_is_wrong=True):
-        return best
-    settings = best.assumption.settings | ({"probe_modes": 1} if best.assumption.settings.get("probe_modes") else {})
-    whole = replace(best.assumption, probe=best.probe)
-    simple = replace(whole, name="scan as it is", probe=best.probe[:1], settings=settings)
-    steps = np.zeros(2)
-    now = part.run(simple, LONG, batch_size=LONG_BATCH)
-    for direction in np.eye(2):
-        trials = {step: _mapped(part, simple, steps + step * direction) for step in (-1.0, 1.0)} | {0.0: now}
-        if _promises(trials, now):
-            steps = steps + _lowest(large, whole, steps, direction) * direction
-    if not steps.any():
-        return best
-    first, last = (_mapped(large, whole, each) for each in (np.zeros(2), steps))
-    if not last.beats(first, as_simple=True):
-        return best
-    decide(f"{last.assumption.name}: {last.gain_over(first)}")
-    return replace(best, assumption=replace(best.assumption, matrix=last.assumption.matrix))
-
-
-def _lowest(part: Part, simple: Assumption, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
-    """Steps along a direction that explain most; none if that lies at the end of what was tried."""
-    trials = {step: _mapped(part, simple, steps + step * direction) for step in (-1.0, 0.0, 1.0)}
-    lowest = min(trials, key=lambda step: _misfit(trials[step]))
-    while lowest in (min(trials), max(trials)) and abs(lowest) < MOST_STEPS:
-        further = float(lowest + np.sign(lowest))
-        trials[further] = _mapped(part, simple, steps + further * direction)
-        lowest = min(trials, key=lambda step: _misfit(trials[step]))
-    if lowest in (min(trials), max(trials)):
-        return 0.0
-    vertex = lowest + _vertex(*(_misfit(trials[lowest + away]) for away in (-1, 0, 1)))[0]
-    if abs(vertex - lowest) > SAME_STEP:
-        trials[vertex] = _mapped(part, simple, steps + vertex * direction)
-        lowest = min(trials, key=lambda step: _misfit(trials[step]))
-    return lowest
-
-
-def _promises(trials: dict[float, Trial], now: Trial) -> bool:
-    """Whether a step to a side, or the lowest point of the parabola, explains clearly more."""
-    if any(trial.beats(now, as_simple=True) and trial.gain_over(now).share > PROMISING for trial in trials.values()):
-        return True
-    away, lowest = _vertex(*(_misfit(trials[step]) for step in (-1.0, 0.0, 1.0)))
-    figures = now.figures
-    if figures is None or not figures.noise_is_known or not abs(away) < 1:
-        return False
-    return _misfit(now) - lowest > PROMISING * (_misfit(now) - float(figures.noise.sum()))
-
-
-def _vertex(left: float, here: float, right: float) -> tuple[float, float]:
-    """Place and value of the lowest point of the parabola through three values a step apart; nan if it has none."""
-    curvature = left - 2 * here + right
-    if not curvature > 0 or not np.isfinite(curvature):
-        return np.nan, np.nan
-    away = (left - right) / (2 * curvature)
-    return float(away), float(here - curvature * away**2 / 2)
-
-
-def _misfit(trial: Trial) -> float:
-    return np.inf if trial.figures is None else float(trial.figures.misfit.sum())
-
-
-def _mapped(part: Part, simple: Assumption, steps: NDArray[np.float64]) -> Trial:
-    """A long trial with the scan larger and turned by so many steps."""
-    scale, angle = STEP * steps
-    cos, sin = np.cos(angle), np.sin(angle)
-    matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ simple.matrix
-    name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
-    return part.run(replace(simple, name=name, matrix=matrix), LONG, batch_size=LONG_BATCH)
 
 
 def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:

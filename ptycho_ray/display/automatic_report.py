@@ -70,19 +70,19 @@ def automatic_facts(made: Automatic) -> dict[str, Any]:
 
 def trial_rows(plan: Plan) -> list[dict[str, Any]]:
     """The table of trials, each with the reason for which it was chosen, if it was."""
-    reasons = [line.partition(": ") for line in plan.choice.decisions]
+    reasons = dict(line.split(": ", 1) for line in plan.choice.decisions)
     rows = []
     for trial in plan.trials:
         figures, name = trial.figures, trial.assumption.name
-        gains = {str(trial.gain_over(other)) for other in plan.trials if other is not trial}
         known = figures is not None and figures.noise_is_known
+        chosen = next((what for what in reasons if what.startswith(name)), None)
         rows.append(
             {
                 "assumption": name,
                 "r_factor": None if figures is None else round(figures.r_factor, 4),
                 "times_noise": round(figures.times_noise, 3) if figures is not None and known else None,
                 "seconds": round(trial.seconds, 2),
-                "chosen": next((gain for what, _, gain in reasons if what.startswith(name) and gain in gains), None),
+                "chosen": None if chosen is None else reasons.pop(chosen),
             }
         )
     return rows

@@ -1,0 +1,35 @@
+"""Where the lowest point of three values lies, and that a scan of the wrong size is found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from helpers import make_scan
+
+from ptycho_ray.automatic.scan_map import linear_map, vertex
+from ptycho_ray.automatic.trials import LONG, LONG_BATCH, Assumption, Part
+from ptycho_ray.data.corrections import transformed_positions
+
+
+def test_the_lowest_point_of_a_parabola() -> None:
+    assert vertex(4.0, 1.0, 0.0) == pytest.approx((1.0, 0.0))
+    assert vertex(1.0, 0.0, 1.0) == pytest.approx((0.0, 0.0))
+    assert math.isnan(vertex(0.0, 1.0, 0.0)[0]), "a highest point is none"
+    assert math.isnan(vertex(np.inf, 1.0, 0.0)[0]), "a trial that diverged"
+
+
+@pytest.mark.slow
+def test_a_scan_of_the_wrong_size_is_found_and_a_right_one_left_alone() -> None:
+    scan = make_scan(160)
+    for factor in (1.0, 1.06):
+        wrong = scan.at(transformed_positions(scan.positions_px, factor * np.eye(2)))
+        part = Part(wrong, 0, most=120, photons_per_unit=1.0)
+        best = part.run(Assumption("as it is", wrong.probe), LONG, batch_size=LONG_BATCH)
+        found = linear_map(part, part.larger(), best)
+        if factor == 1.0:
+            assert found is None
+        else:
+            assert found is not None
+            assert math.sqrt(np.linalg.det(found[2])) == pytest.approx(1 / factor, abs=0.012)

@@ -106,10 +106,7 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
     stored, number = trials[0], 1
     for other in range(2, len(trials)):
         number = other if trials[other].gain_over(trials[number]).share > 0 else number
-    # Under a probe that is nearly its own twin, a scan turned by half a turn explains nearly as much; the first is taken.
     twin = EIGHT.index(EIGHT[number].turned())
-    if twin < number and not trials[number].beats(trials[twin]):
-        number = twin
     rival = trials[number]
     if number == 0 or not rival.beats(stored, as_simple=True):
         return best
@@ -118,6 +115,9 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
         name = "probe of the other defocus, or the scan turned by half a turn"
         decide(f"{name}: {gain}")
         return part.run(replace(best.assumption, name=name, probe=turned_in_time(best.assumption.probe)))
+    # Under a probe that is nearly its own twin, a scan turned by half a turn explains nearly as much: it takes longer to tell.
+    first, last = (part.run(trials[k].assumption, LONG, batch_size=LONG_BATCH) for k in sorted((number, twin)))
+    rival = better(last, first)
     decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {gain}")
     return part.run(rival.assumption)
 

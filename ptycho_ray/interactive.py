@@ -142,8 +142,8 @@ class Reconstruction:
             figures = explained_diffraction(Image(self.image, region, self.origin_px), self.scan)
             figures.pop("patterns")
         else:
-            verdict = self.automatic.verdict.to_dict()
-            figures = {name: value for name, value in verdict.items() if "r_factor" in name and value is not None}
+            verdict = self.automatic.verdict.figures()
+            figures = {name: value for name, value in verdict.items() if "r_factor" in name or name == "times_noise"}
         if self.scan.object_truth is not None:
             found = evaluate_reconstruction(self.image, self.scan.object_truth, origin_px=self.origin_px, region=region)
             figures |= {"amplitude_mae": found.amplitude.mae, "phase_mae": found.phase.mae}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +76,9 @@ class Verdict:
             elif self.times_noise > MISSING:
                 yield "something about the experiment is still missing or wrong"
 
-    def to_dict(self) -> dict[str, Any]:
-        """For machines."""
-        return dict(self.__dict__) | {"trusted": self.trusted, "sentence": self.sentence}
+    def figures(self) -> dict[str, float]:
+        """The numbers, by their names."""
+        return {name: value for name, value in self.__dict__.items() if isinstance(value, int | float)}
 
 
 def judge(refinement: Refinement, photons_per_unit: float | None, findings: tuple[str, ...] = ()) -> Verdict:

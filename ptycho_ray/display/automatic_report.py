@@ -56,12 +56,13 @@ def automatic_facts(made: Automatic) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "verdict": made.verdict.sentence,
         "trusted": made.verdict.trusted,
+        "findings": list(made.verdict.findings),
         "patterns": len(made.scan),
         "frames_left_out": made.plan.examined.left_out.tolist(),
         "shape": list(image.image.shape),
         "origin_px": list(image.origin_px),
         "pixel_size_m": made.scan.pixel_size_m,
-        "figures": made.verdict.to_dict(),
+        "figures": made.verdict.figures(),
         "plan": made.plan.lines,
         "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
     }

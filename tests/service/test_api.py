@@ -135,7 +135,7 @@ def test_without_a_model_the_scan_is_reconstructed_automatically(http: httpx.Cli
     done = ended(http, answer.json()["id"])
     assert (done["state"], done["model"]) == ("done", "automatic"), done
     facts = done["facts"]
-    assert facts["verdict"] == facts["figures"]["sentence"]
+    assert f"{facts['figures']['times_noise']:.2f} times the photon noise" in facts["verdict"]
     assert len(facts["plan"]) >= 2
     assert facts["trials"][0]["assumption"] == "probe of the file"
     server = httpx.URL(str(http.base_url)).copy_with(path="/")

@@ -61,7 +61,7 @@ def linear_map(part: Part, large: Part, best: Trial) -> tuple[str, Gain, NDArray
     if not steps.any():
         return None
     first, last = thorough.at(none), thorough.at(steps)
-    if not last.beats(first, as_simple=True):
+    if not last.beats(first):
         return None
     return last.assumption.name, last.gain_over(first), last.assumption.matrix
 

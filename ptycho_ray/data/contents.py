@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.data.patterns import ArrayFrames, Domain, FrameSource
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
-from ptycho_ray.physics.optics import electron_wavelength_m
+from ptycho_ray.physics.optics import beam_wavelength_m
 from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
 
 
@@ -95,9 +95,7 @@ class FileContents:
     @property
     def wavelength_m(self) -> float | None:
         """Of photons or electrons, by the energy; None where that is not known."""
-        if not self.energy_eV:
-            return None
-        return electron_wavelength_m(self.energy_eV) if self.electrons else PLANCK_TIMES_LIGHT_EV_M / self.energy_eV
+        return beam_wavelength_m(self.energy_eV, electrons=self.electrons)
 
 
 def default_max_bytes() -> int:

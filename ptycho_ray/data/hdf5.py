@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import choose_key
 from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
+from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 
 CHUNK_CACHE_BYTES = 32 * 2**20
@@ -69,7 +70,7 @@ def check_heaps(path: Path) -> None:
             start = content.find(_HEAP, start + 4)
 
 
-class Hdf5Frames:
+class Hdf5Frames(FramesOnDisk):
     """Frames [n, rows, columns] of one or several HDF5 datasets, read in runs of consecutive frames.
 
     The files are opened for each read, so that the object can be pickled and used in any process. ``axes`` are those of a
@@ -77,14 +78,12 @@ class Hdf5Frames:
     the file.
     """
 
-    in_memory = False
-
     def __init__(self, datasets: list[h5py.Dataset], axes: str = "nyx") -> None:
         self.parts = [(Path(dataset.file.filename).resolve(), dataset.name) for dataset in datasets]
         self.axes, self.dtype = axes, datasets[0].dtype
         shapes = [frames_shape(dataset.shape, axes) for dataset in datasets]
         self.ends = np.cumsum([shape[0] for shape in shapes])
-        self.shape: tuple[int, int, int] = (int(self.ends[-1]), shapes[0][1], shapes[0][2])
+        self.shape = (int(self.ends[-1]), shapes[0][1], shapes[0][2])
         self.raster = None if "n" in axes else (datasets[0].shape[axes.index("r")], datasets[0].shape[axes.index("c")])
         self.labels = np.arange(self.shape[0])
 
@@ -125,14 +124,6 @@ class Hdf5Frames:
         block = dataset[tuple(place.get(letter, slice(None)) for letter in self.axes)]
         left = self.axes.replace("r", "").replace("c", "n")
         return np.transpose(block, [left.index(letter) for letter in "nyx"])
-
-    def take(self, indices: NDArray[np.int64]) -> Hdf5Frames:
-        """The frames ``indices`` [k] as a source of their own; nothing is read."""
-        chosen = object.__new__(Hdf5Frames)
-        chosen.__dict__.update(self.__dict__)
-        chosen.labels = self.labels[indices]
-        chosen.shape = (len(indices), self.shape[1], self.shape[2])
-        return chosen
 
 
 def frames_shape(shape: tuple[int, ...], axes: str) -> tuple[int, int, int]:

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 
 
-class MappedFrames:
+class MappedFrames(FramesOnDisk):
     """Frames [n, H, W] of ``dtype`` at ``offset`` in a file, ``stride`` bytes apart; ``steps`` are the bytes between frames,
     rows and columns where they do not follow each other. Only as much of the file as is asked for is read.
 
     InputError if the file is too short for them.
     """
-
-    in_memory = False
 
     def __init__(
         self,
@@ -57,10 +56,3 @@ class MappedFrames:
         )
         chosen = frames[self.labels[indices]].astype(self.dtype.newbyteorder("="), copy=False)
         return np.ascontiguousarray(chosen[:, ::-1] if self.upside_down else chosen)
-
-    def take(self, indices: NDArray[np.int64]) -> MappedFrames:
-        chosen = object.__new__(MappedFrames)
-        chosen.__dict__.update(self.__dict__)
-        chosen.labels = self.labels[indices]
-        chosen.shape = (len(indices), self.shape[1], self.shape[2])
-        return chosen

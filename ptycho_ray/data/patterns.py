@@ -5,10 +5,11 @@ Legend: n patterns, N pattern side, k patterns read at once.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,21 @@ class FrameSource(Protocol):
     def read(self, indices: NDArray[np.int64]) -> NDArray: ...
 
     def take(self, indices: NDArray[np.int64]) -> FrameSource: ...
+
+
+class FramesOnDisk:
+    """Base of the sources that read a file when asked: taking frames reads nothing."""
+
+    in_memory = False
+    shape: tuple[int, int, int]
+    labels: NDArray[np.int64]
+
+    def take(self, indices: NDArray[np.int64]) -> Self:
+        """The frames ``indices`` [k] as a source of their own."""
+        chosen = copy.copy(self)
+        chosen.labels = self.labels[indices]
+        chosen.shape = (len(indices), self.shape[1], self.shape[2])
+        return chosen
 
 
 class ArrayFrames:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.optics import electron_wavelength_m, wavelength_m
+from ptycho_ray.physics.optics import beam_wavelength_m
 
 SMALLEST_SPAN_PX = 1e-2
 """A scan narrower than this many object pixels is assumed to have positions in metres."""
@@ -121,9 +121,7 @@ class Scan:
     @property
     def wavelength_m(self) -> float | None:
         """Wavelength of the photons or electrons; None where the energy is not known."""
-        if not self.energy_eV:
-            return None
-        return electron_wavelength_m(self.energy_eV) if self.electrons else wavelength_m(self.energy_eV)
+        return beam_wavelength_m(self.energy_eV, electrons=self.electrons)
 
     @property
     def objectGuess(self) -> NDArray[np.complex64] | None:

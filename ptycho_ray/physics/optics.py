@@ -35,6 +35,13 @@ def electron_wavelength_m(energy_eV: float) -> float:
     return PLANCK_TIMES_LIGHT_EV_M / math.sqrt(energy_eV * (energy_eV + 2 * ELECTRON_REST_EV))
 
 
+def beam_wavelength_m(energy_eV: float | None, *, electrons: bool | None) -> float | None:
+    """Wavelength of photons or of electrons; None where the energy is not known."""
+    if not energy_eV:
+        return None
+    return electron_wavelength_m(energy_eV) if electrons else wavelength_m(energy_eV)
+
+
 def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:
     """Carry a field [..., N, N] over ``distance_m`` in free space (angular spectrum; the energy is kept, edges are
     periodic).

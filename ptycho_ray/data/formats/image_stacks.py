@@ -19,6 +19,7 @@ from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.frame_axes import likely_axes, sample_of
 from ptycho_ray.data.mapped import MappedFrames
 from ptycho_ray.data.opening import BinaryFile, images_in
+from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -31,14 +32,12 @@ _DAMAGE = (
 TYPES = re.compile(r"[<>]?(u?int(8|16|32|64)|float(16|32|64)|[iuf][1248])$")
 
 
-class TiffFrames:
+class TiffFrames(FramesOnDisk):
     """Frames of TIFF files, page by page. ``pages`` names for each frame its file and its page there."""
-
-    in_memory = False
 
     def __init__(self, pages: list[tuple[Path, int]], shape: tuple[int, int], dtype: np.dtype) -> None:
         self.pages, self.dtype = pages, dtype
-        self.shape: tuple[int, int, int] = (len(pages), *shape)
+        self.shape = (len(pages), *shape)
         self.labels = np.arange(len(pages))
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -66,13 +65,6 @@ class TiffFrames:
             if file is not None:
                 file.close()
         return frames
-
-    def take(self, indices: NDArray[np.int64]) -> TiffFrames:
-        chosen = object.__new__(TiffFrames)
-        chosen.__dict__.update(self.__dict__)
-        chosen.labels = self.labels[indices]
-        chosen.shape = (len(indices), self.shape[1], self.shape[2])
-        return chosen
 
 
 def _page(path: Path, page: Any) -> NDArray:

@@ -25,6 +25,7 @@ from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
 from ptycho_ray.data.frame_axes import read_axes
 from ptycho_ray.data.opening import BinaryFile, Content
+from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
@@ -77,10 +78,8 @@ class Store:
         return InputError(file=self.path, found=f"damaged data ({what})", expected="a complete Zarr store of version 2")
 
 
-class ZarrFrames:
+class ZarrFrames(FramesOnDisk):
     """Frames of a Zarr array, chunk by chunk; ``axes`` as in ``frame_axes.py``."""
-
-    in_memory = False
 
     def __init__(self, path: Path, name: str, axes: str | None) -> None:
         self.path, self.name = path.resolve(), name
@@ -113,7 +112,7 @@ class ZarrFrames:
         self.scanned = tuple(self.stored[k] for k in counted)
         self.raster = None if len(self.scanned) == 1 else (self.scanned[0], self.scanned[1])
         sides = [self.stored[self.axes.index(letter)] for letter in "yx"]
-        self.shape: tuple[int, int, int] = (math.prod(self.scanned), sides[0], sides[1])
+        self.shape = (math.prod(self.scanned), sides[0], sides[1])
         self.labels = np.arange(self.shape[0])
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -142,13 +141,6 @@ class ZarrFrames:
                 target[...] = block[: target.shape[0], : target.shape[1]]
             frames[k] = whole
         return frames
-
-    def take(self, indices: NDArray[np.int64]) -> ZarrFrames:
-        chosen = object.__new__(ZarrFrames)
-        chosen.__dict__.update(self.__dict__)
-        chosen.labels = self.labels[indices]
-        chosen.shape = (len(indices), self.shape[1], self.shape[2])
-        return chosen
 
     def _side(self, letter: str) -> int:
         return self.chunks[self.axes.index(letter)]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from ptycho_ray.automatic.trials import Assumption
-from ptycho_ray.data.inspection import near_field_px2
+from ptycho_ray.data.inspection import near_field_px2, pixels_disagree
 from ptycho_ray.data.loading import estimate_probe
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import fresnel_propagate, probe_diameter_px
 
 Probe = NDArray[np.complex64]
@@ -63,14 +64,31 @@ WIDTHS = (0.12, 0.2, 0.3, 0.42)
 
 def first_probes(scan: RawData, given: Mapping[str, Any]) -> list[Assumption]:
     """The probe of the file; where there is none, probes of several widths that diffract to the mean pattern. In the near
-    field, and where the numbers of the file may mean one, the mean pattern propagated back to the sample."""
-    settings, near = dict(given), given.get("near_field_px2", near_field_px2(scan))
+    field, and where the numbers of the file may mean one, the mean pattern propagated back to the sample.
+
+    Raises:
+        InputError: the scan is of the near field, and neither its file nor ``given`` says how near.
+    """
+    settings = {name: value for name, value in given.items() if name != "near_field_px2"}
+    near, only_near = given.get("near_field_px2"), scan.far_field is False
+    if near is not None:
+        only_near = True
+    elif only_near or ("near_field_px2" not in given and scan.far_field is None and pixels_disagree(scan)):
+        near = near_field_px2(scan)
     probes = []
     if near is not None:
         probe = estimate_probe(scan.patterns, near)
         name = "near field, probe from the mean pattern"
         probes.append(Assumption(name, probe, settings | {"near_field_px2": near}))
-    if "near_field_px2" in given or scan.far_field is False:
+    if only_near:
+        if not probes:
+            raise InputError(
+                file=scan.source or None,
+                field="near_field_px2",
+                found="a near-field scan without energy, distance, and the pixels of detector and object",
+                expected="wavelength * effective distance / object pixel**2",
+                hint="ptycho-ray reconstruct SCAN --refinement.near-field-px2 NUMBER",
+            )
         return probes
     if not scan.probe_is_guess:
         return [*probes, Assumption("probe of the file", scan.probe, settings)]

@@ -227,31 +227,34 @@ def _of_geometry(scan: RawData) -> Iterator[Problem]:
         yield Problem(
             "the detector was in the near field", f"{near_field_command(scan)}; networks support the far field only"
         )
-    wavelength, distance, detector = scan.wavelength_m, scan.detector_distance_m, scan.detector_pixel_m
-    if scan.pixel_size_m and wavelength and distance and detector:
-        expected = wavelength * abs(distance) / (scan.N * detector)
-        if scan.far_field is not False and abs(expected / scan.pixel_size_m - 1) > PIXELS_AGREE:
-            yield Problem(
-                f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say "
-                f"{expected:.4g} m",
-                f"a cropped or binned detector, one wrong number, or a near-field scan, for {near_field_command(scan)}",
-            )
+    if scan.far_field is not False and pixels_disagree(scan):
+        yield Problem(
+            f"the object pixel is {scan.pixel_size_m:.4g} m, but energy, distance and detector say "
+            f"{far_field_pixel_m(scan):.4g} m",
+            f"a cropped or binned detector, one wrong number, or a near-field scan, for {near_field_command(scan)}",
+        )
+
+
+def far_field_pixel_m(scan: RawData) -> float | None:
+    """The object pixel that wavelength, distance and detector mean in the far field; None if one is not known."""
+    if not (scan.wavelength_m and scan.detector_distance_m and scan.detector_pixel_m):
+        return None
+    return scan.wavelength_m * abs(scan.detector_distance_m) / (scan.N * scan.detector_pixel_m)
+
+
+def pixels_disagree(scan: RawData) -> bool:
+    """Whether the object's pixel is not that of the far field: the scan is of the near field, or a number is wrong."""
+    far, pixel = far_field_pixel_m(scan), scan.pixel_size_m
+    return far is not None and pixel is not None and abs(far / pixel - 1) > PIXELS_AGREE
 
 
 def near_field_px2(scan: RawData) -> float | None:
-    """wavelength * effective distance / object pixel**2 of a scan that is, or may be, of the near field; else None.
+    """wavelength * effective distance / object pixel**2, where the scan states all of it.
 
-    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M. In
-    the far field the object's pixel follows from the other numbers; if it does not agree with them, the scan is of the near
-    field, or a number is wrong.
+    A beam from a point source magnifies by M = detector pixel / object pixel, and the effective distance is distance / M.
     """
-    wavelength = scan.wavelength_m
-    if scan.far_field or not (wavelength and scan.detector_distance_m and scan.detector_pixel_m and scan.pixel_size_m):
-        return None
-    far = wavelength * abs(scan.detector_distance_m) / (scan.N * scan.detector_pixel_m)
-    if scan.far_field is None and abs(far / scan.pixel_size_m - 1) <= PIXELS_AGREE:
-        return None
-    return wavelength * abs(scan.detector_distance_m) / (scan.detector_pixel_m * scan.pixel_size_m)
+    far, pixel = far_field_pixel_m(scan), scan.pixel_size_m
+    return None if far is None or not pixel else far * scan.N / pixel
 
 
 def near_field_command(scan: RawData) -> str:

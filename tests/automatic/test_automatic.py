@@ -11,14 +11,14 @@ from helpers import make_scan
 
 import ptycho_ray as pr
 from ptycho_ray.automatic.examine import examine
-from ptycho_ray.automatic.guesses import out_of_focus, rescaled_probe, turned_in_time
+from ptycho_ray.automatic.guesses import first_probes, out_of_focus, rescaled_probe, turned_in_time
 from ptycho_ray.automatic.reconstruct import plan_reconstruction, reconstruct_scan
 from ptycho_ray.automatic.trials import Part
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
-from ptycho_ray.data.inspection import photons_per_unit
+from ptycho_ray.data.inspection import near_field_command, near_field_px2, photons_per_unit
 from ptycho_ray.data.loading import estimate_probe
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
@@ -189,3 +189,30 @@ def test_evaluate_judges_an_image_with_the_probe_and_positions_that_were_found_w
     (folder / "refined_scan.npz").unlink()
     assert main(["evaluate", str(folder), str(tmp_path / "scan.npz"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["diffraction"]["times_noise"] > judged["times_noise"] + 0.2
+
+
+def test_a_near_field_scan_that_does_not_say_how_near_is_refused_with_the_way_on(scan):
+    near = changed(scan)
+    near.far_field = False
+    with pytest.raises(InputError, match=r"near_field_px2.*--refinement\.near-field-px2") as caught:
+        first_probes(near, {})
+    assert caught.value.field == "near_field_px2"
+    (given,) = first_probes(near, {"near_field_px2": 30.0})
+    assert given.settings["near_field_px2"] == 30.0
+    (far,) = first_probes(scan, {"near_field_px2": None})
+    assert far.settings.get("near_field_px2") is None
+
+
+def test_numbers_that_no_far_field_has_mean_a_near_field_first(scan):
+    odd = changed(scan)
+    odd.energy_eV, odd.detector_distance_m, odd.detector_pixel_m = 12_398.4198, 2.0, 1e-5  # wavelength 1e-10 m
+    far = 1e-10 * 2.0 / (odd.N * 1e-5)
+    odd.pixel_size_m = far
+    assert [each.settings for each in first_probes(odd, {})] == [{}]
+    odd.pixel_size_m = far / 4
+    first, second = first_probes(odd, {})
+    assert first.settings["near_field_px2"] == pytest.approx(1e-10 * 2.0 / (1e-5 * odd.pixel_size_m))
+    assert second.settings == {}
+    odd.far_field = True
+    assert len(first_probes(odd, {})) == 1
+    assert "--near-field-px2 " + f"{near_field_px2(odd):.4g}" in near_field_command(odd)

@@ -229,9 +229,9 @@ def reconstruct(
         )
         return Reconstruction(results["stitched"], raw, bundle)
     if not training:
-        wishes = settings | ({} if budget_s is None else {"budget_s": budget_s})
+        tell = print if progress else lambda line: None
         made = workflow.reconstruct_scan(
-            raw, settings=refinement, uncertainty=uncertainty, tell=print if progress else lambda line: None, **wishes
+            raw, settings=refinement, budget_s=budget_s, uncertainty=uncertainty, tell=tell, **settings
         )
         return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
     if solver is not None:

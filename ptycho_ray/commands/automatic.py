@@ -36,13 +36,10 @@ class AutomaticOptions:
     (2.6 times the time of the solution on top of it)."""
 
     def wishes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of ``workflow.reconstruct_scan`` and ``plan_reconstruction`` that these options stand for."""
-        given: dict[str, Any] = {"seed": self.seed or 0}
-        if settings:
-            given["settings"] = dict(settings)
-        if self.uncertainty:
-            given["uncertainty"] = True
-        return given if self.budget is None else given | {"budget_s": self.budget}
+        """The arguments of ``workflow.reconstruct_scan`` that these options stand for; those of ``plan_reconstruction`` but for
+        ``uncertainty``."""
+        asked = {"uncertainty": self.uncertainty, "budget_s": self.budget}
+        return {"seed": self.seed or 0, "settings": dict(settings), **asked}
 
 
 def refuse_without_network(given: Mapping[str, Any], network: str) -> None:
@@ -114,7 +111,7 @@ def reconstruct_automatically(
     from ptycho_ray.display.report import provenance
     from ptycho_ray.training.device import resolve_device
 
-    RefinementConfig(**wishes.get("settings", {}))  # what is wrong with them is said before anything is computed
+    RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -122,7 +119,7 @@ def reconstruct_automatically(
     scan = workflow.load_data(scan_file, reading=product.reading)
     product.check_geometry(scan)
     if only_plan:
-        of_plan = {name: value for name, value in wishes.items() if name not in ("settings", "uncertainty")}
+        of_plan = {name: value for name, value in wishes.items() if name != "uncertainty"}
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
     device = resolve_device(ExecutionConfig(**execution)) if execution else None

@@ -57,16 +57,15 @@ def reconstruct(
 ) -> tuple[StitchedObject, RawData, dict[str, Any]]:
     """The core's automatic reconstruction: the image, the scan with the probe and positions that were found, and the facts
     for the caller. Its files, as those of ``ptycho-ray reconstruct``, are in ``folder``."""
-    budget = {} if options.budget_s is None else {"budget_s": options.budget_s}
     made = workflow.reconstruct_scan(
         scan,
         seed=options.seed,
         settings=options.refinement,
+        budget_s=options.budget_s,
         uncertainty=options.uncertainty,
         device=torch.device(device_of(settings)),
         tell=monitor.tell,
         on_progress=monitor.on_solution,
-        **budget,
     )
     save_automatic(made, folder, origin["scan"], origin)
     return made.refinement.stitched, as_refined(made), automatic_facts(made) | {"trials": trial_rows(made.plan)}

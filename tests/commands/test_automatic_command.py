@@ -148,6 +148,13 @@ def test_budget_and_uncertainty_reach_the_core(scan_file, small_scan, tmp_path, 
         assert (wishes["budget_s"], wishes["settings"], wishes["seed"]) == (9.5, {"probe_modes": 2}, 0)
 
 
+def test_a_plan_does_not_decide_what_is_given(scan_file, capsys):
+    given = ["--refinement.position-start", "2", "--refinement.probe-modes", "1"]
+    assert main(["reconstruct", str(scan_file), "--plan", "--json", *given]) == 0
+    tried = {trial["assumption"] for trial in json.loads(capsys.readouterr().out)["trials"]}
+    assert not tried & {"positions refined", "2 probe modes"}
+
+
 def test_a_notebook_gives_settings_of_the_solver(small_scan):
     image = pr.reconstruct(small_scan, refinement={"iterations": 6}, seed=3, progress=False)
     assert (image.automatic.config.iterations, image.automatic.config.seed) == (6, 3)

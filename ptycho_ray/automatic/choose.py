@@ -12,13 +12,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.scan_map import linear_map
-from ptycho_ray.automatic.trials import (
-    LONG,
-    LONG_BATCH,
-    Assumption,
-    Part,
-    Trial,
-)
+from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
 
 #: Iterations of the solution, and of a first round where positions move: it finds them, and the second starts again from a flat
@@ -116,7 +110,7 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
         decide(f"{name}: {gain}")
         return part.run(replace(best.assumption, name=name, probe=turned_in_time(best.assumption.probe)))
     # Under a probe that is nearly its own twin, a scan turned by half a turn explains nearly as much: it takes longer to tell.
-    first, last = (part.run(trials[k].assumption, LONG, batch_size=LONG_BATCH) for k in sorted((number, twin)))
+    first, last = (part.run_long(trials[k].assumption) for k in sorted((number, twin)))
     rival = better(last, first)
     decide(f"scan axes {rival.assumption.matrix.astype(int).tolist()}: {gain}")
     return part.run(rival.assumption)
@@ -141,13 +135,13 @@ def _at_length(
     part: Part, large: Part, best: Trial, decide: Callable[[str], None], questions: Mapping[str, Question]
 ) -> Trial:
     """A long trial; if it leaves more than noise, the map of the scan and further modes."""
-    long = large.run(replace(best.assumption, probe=best.probe), LONG, batch_size=LONG_BATCH)
+    long = large.run_long(replace(best.assumption, probe=best.probe))
     if not _something_is_missing(long):
         return long
     mapped = _mapped(part, large, long, decide)
     if mapped is not long:
-        long = large.run(replace(long.assumption, matrix=mapped.assumption.matrix), LONG, batch_size=LONG_BATCH)
-    return _further(large, long, decide, {"modes": _one_mode_more} if "modes" in questions else {}, LONG)
+        long = large.run_long(replace(long.assumption, matrix=mapped.assumption.matrix))
+    return _further(large, long, decide, {"modes": _one_mode_more} if "modes" in questions else {}, long=True)
 
 
 def _mapped(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
@@ -157,9 +151,9 @@ def _mapped(part: Part, large: Part, best: Trial, decide: Callable[[str], None])
     found = linear_map(part, large, best)
     if found is None:
         return best
-    name, gain, matrix = found
-    decide(f"{name}: {gain}")
-    return replace(best, assumption=replace(best.assumption, matrix=matrix))
+    mapped, gain = found
+    decide(f"{mapped.assumption.name}: {gain}")
+    return replace(best, assumption=replace(best.assumption, matrix=mapped.assumption.matrix))
 
 
 def _something_is_missing(trial: Trial) -> bool:
@@ -169,9 +163,9 @@ def _something_is_missing(trial: Trial) -> bool:
 
 def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
     """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
-    best = part.run(now, LONG, batch_size=LONG_BATCH)
+    best = part.run_long(now)
     questions = {} if set(DECIDES["modes"]) & set(given) else {"modes": _one_mode_more}
-    return _further(part, best, tell, questions, LONG)
+    return _further(part, best, tell, questions, long=True)
 
 
 Question = Callable[[Assumption], Assumption | None]
@@ -182,19 +176,15 @@ def _further(
     best: Trial,
     decide: Callable[[str], None],
     questions: Mapping[str, Question],
-    iterations: int | None = None,
+    *,
+    long: bool = False,
 ) -> Trial:
-    """One unknown after the other, the one that explains most first, until none explains more. Trials are long if
-    ``iterations`` are given; those have found their probe already."""
+    """One unknown after the other, the one that explains most first, until none explains more; by ``long`` trials, which have
+    found their probe already, or others."""
     open_questions = dict(questions)
-
-    def tried(assumption: Assumption) -> Trial:
-        if iterations is None:
-            return part.run(assumption)
-        return part.run(assumption, iterations, batch_size=LONG_BATCH)
-
-    while open_questions and (part.affords(_solution(best.assumption)) if iterations is None else part.within_budget):
-        if iterations is None:
+    tried = part.run_long if long else part.run
+    while open_questions and (part.within_budget if long else part.affords(_solution(best.assumption))):
+        if not long:
             best = tried(replace(best.assumption, probe=best.probe))
         asked = {name: question(best.assumption) for name, question in open_questions.items()}
         answers = {name: tried(assumption) for name, assumption in asked.items() if assumption is not None}

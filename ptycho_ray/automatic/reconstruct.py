@@ -170,7 +170,7 @@ def reconstruct_scan(
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
     refinement = _solved(solved, config, held_out, device, on_progress)
     image = refinement.result()
-    told = findings(examined, image, assumption.matrix, first_px, len(scan))
+    told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
     verdict = judge(refinement, plan.examined.photons_per_unit, told)
     tell(verdict.sentence)
     made = Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.automatic.trials import LONG, LONG_BATCH, Assumption, Gain, Part, Trial
+from ptycho_ray.automatic.trials import Assumption, Gain, Part, Trial
 
 #: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
 STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
@@ -34,8 +34,7 @@ class Mapped:
             cos, sin = np.cos(angle), np.sin(angle)
             matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ self.assumption.matrix
             name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
-            trial = self.part.run(replace(self.assumption, name=name, matrix=matrix), LONG, batch_size=LONG_BATCH)
-            self._made[key] = trial
+            self._made[key] = self.part.run_long(replace(self.assumption, name=name, matrix=matrix))
         return self._made[key]
 
     def along(
@@ -45,8 +44,8 @@ class Mapped:
         return [misfit(self.at(steps + place * direction)) for place in places]
 
 
-def linear_map(part: Part, large: Part, best: Trial) -> tuple[str, Gain, NDArray[np.float64]] | None:
-    """The map by which the scan explains more, its name and its gain; None if it is right as it is.
+def linear_map(part: Part, large: Part, best: Trial) -> tuple[Trial, Gain] | None:
+    """The trial with the map by which the scan explains more, and its gain; None if the scan is right as it is.
 
     Whether there is one to be found is asked on the small part with the brightest mode alone.
     """
@@ -63,7 +62,7 @@ def linear_map(part: Part, large: Part, best: Trial) -> tuple[str, Gain, NDArray
     first, last = thorough.at(none), thorough.at(steps)
     if not last.beats(first):
         return None
-    return last.assumption.name, last.gain_over(first), last.assumption.matrix
+    return last, last.gain_over(first)
 
 
 def _promises(trials: Mapped, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> bool:

@@ -168,6 +168,10 @@ class Part:
         """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""
         self.scan, self.start = self.scan.at(positions_px[self.rows]), start
 
+    def run_long(self, assumption: Assumption) -> Trial:
+        """A long trial."""
+        return self.run(assumption, LONG, batch_size=LONG_BATCH)
+
     def run(self, assumption: Assumption, iterations: int = ITERATIONS, *, batch_size: int | None = None) -> Trial:
         """Refine from a flat object, or what :meth:`go_on` was given, under an assumption, and judge."""
         began = time.process_time()

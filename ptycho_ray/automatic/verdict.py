@@ -106,7 +106,7 @@ def judge(refinement: Refinement, photons_per_unit: float | None, findings: tupl
 
 def findings(
     scan: RawData, found: RefinementResult, matrix: NDArray[np.float64], first_px: NDArray[np.float64], frames: int
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """What was wrong or missing in a file, and has been found.
 
     Args:
@@ -115,12 +115,6 @@ def findings(
         first_px: the positions after it, [n, 2].
         frames: how many frames the file has.
     """
-    return tuple(_findings(scan, found, matrix, first_px, frames))
-
-
-def _findings(
-    scan: RawData, found: RefinementResult, matrix: NDArray[np.float64], first_px: NDArray[np.float64], frames: int
-) -> Iterator[str]:
     if frames > len(scan):
         yield f"{frames - len(scan):,} of {frames:,} frames left out"
     size = float(np.sqrt(abs(np.linalg.det(matrix))))

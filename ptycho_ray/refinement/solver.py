@@ -146,7 +146,7 @@ class Refinement:
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))
         self._lowest, self._backoffs = self._first_loss, 0
         self._best_judged, self._since_best = math.inf, 0
-        self._best: dict[str, Tensor] = self._snapshot()
+        self._best = self._snapshot()  # not the start itself: a checkpoint is read into it
         self._best_iteration = 0
         if start is not None and len(self.held_out):
             with torch.no_grad():

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_refinement import benchmark_scan
+from bench_refinement import benchmark_scan, folder_of_scans
 from refinement_metric import distance_to_truth
 from single_shot import lines128
 
@@ -169,9 +169,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    data = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not data.is_dir():
-        print(f"no folder {data}: the benchmark scans are not part of the repository")
+    data = folder_of_scans()
+    if data is None:
         return
     lines = [
         "| scan | with | seed | error | R (noise, flat) | times noise | CPU s | found |",

@@ -103,12 +103,19 @@ def judged(refinement: Refinement, rows: np.ndarray) -> tuple[float, float]:
     return float(plain), float(squared)
 
 
+def folder_of_scans(given: str | None = None) -> Path | None:
+    """The folder with the benchmark scans, ``given`` or beside the project; None, and a line, where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" if given is None else Path(given)
+    if folder.is_dir():
+        return folder
+    print(f"no folder {folder}: the benchmark scans are not part of the repository")
+    return None
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else beside
-    if not folder.is_dir():
-        print(f"no folder {folder}: the benchmark scans are not part of the repository")
+    folder = folder_of_scans(*sys.argv[1:2])
+    if folder is None:
         return
     for name, settings, errors in RUNS:
         scan, arrays = benchmark_scan(folder / f"{name}.npz")

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from bench_refinement import benchmark_scan
+from bench_refinement import benchmark_scan, folder_of_scans
 from numpy.typing import NDArray
 
 from ptycho_ray.data.raw_data import RawData
@@ -90,10 +89,8 @@ def row(refinement: Refinement, bars: ErrorBars, truth: NDArray[np.complex64]) -
 
 def main() -> None:
     torch.set_num_threads(1)
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else beside
-    if not folder.is_dir():
-        print(f"no folder {folder}: the benchmark scans are not part of the repository")
+    folder = folder_of_scans(*sys.argv[1:2])
+    if folder is None:
         return
     scan, arrays = benchmark_scan(folder / "sim64_1e6.npz")
     lines = make_object("lines", arrays["obj"].shape, np.random.default_rng(5)).astype(np.complex64)

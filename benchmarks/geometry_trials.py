@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from bench_refinement import benchmark_scan
+from bench_refinement import benchmark_scan, folder_of_scans
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.trials import drawn, surrounded
@@ -71,11 +70,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    path = Path(__file__).resolve().parents[2] / "shared" / "data" / f"{options.scan}.npz"
-    if not path.is_file():
-        print(f"no file {path}: the benchmark scans are not part of the repository")
+    data = folder_of_scans()
+    if data is None:
         return
-    scan, arrays = benchmark_scan(path)
+    scan, arrays = benchmark_scan(data / f"{options.scan}.npz")
     probes = {"the file": scan.probe, "the truth": arrays["probe"].astype(np.complex64)}
     rows = [
         (f"direct, probe of {name} held", 0, lambda s, j, p=p: direct_misfits(s, j, p)) for name, p in probes.items()

@@ -80,6 +80,11 @@ class Automatic:
     seconds: float
     error_bars: ErrorBars | None = None
 
+    @property
+    def refined_scan(self) -> RawData:
+        """The patterns that were solved, with the probe and at the positions that were found."""
+        return self.scan.at(self.refinement.positions_px, self.refinement.probe)
+
 
 def plan_reconstruction(
     scan: RawData,

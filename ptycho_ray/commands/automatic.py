@@ -106,7 +106,7 @@ def reconstruct_automatically(
     """Reconstruct a scan without a network, and write image, scan as refined, report and figures into ``folder``."""
     from ptycho_ray import workflow
     from ptycho_ray.config import ExecutionConfig
-    from ptycho_ray.display.automatic_report import as_refined, save_automatic, trial_rows
+    from ptycho_ray.display.automatic_report import save_automatic, trial_rows
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.report import provenance
     from ptycho_ray.training.device import resolve_device
@@ -128,7 +128,7 @@ def reconstruct_automatically(
     image, more = made.refinement.stitched, {}
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."
-        more["product"] = product.write_product(as_refined(made), image.image, image.origin_px, remark)
+        more["product"] = product.write_product(made.refined_scan, image.image, image.origin_px, remark)
     origin = provenance(seed=wishes["seed"], data_files=[scan_file])
     result = save_automatic(made, folder, str(scan_file), origin, more)
     return result | ({"trials": trial_rows(made.plan)} if explain else {})

@@ -77,11 +77,11 @@ def run(words: Sequence[str]) -> Result:
     import numpy as np
 
     from ptycho_ray import workflow
+    from ptycho_ray.data.raw_data import REFINED_SCAN
     from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
-    from ptycho_ray.refinement.explained_image import REFINED_SCAN
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
 
     default = Path(Options.output_dir)

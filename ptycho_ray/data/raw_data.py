@@ -33,6 +33,9 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.optics import probe_diameter_px
 
+#: What a refinement writes beside its image: the scan with the probe and the positions that it found.
+REFINED_SCAN = "refined_scan.npz"
+
 
 class RawData(Scan):
     """A scan with PtychoPINN's constructors and grouping; see :class:`ptycho_ray.data.scan.Scan` for what it holds."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho_ray.data.raw_data import REFINED_SCAN
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
     from ptycho_ray.automatic.reconstruct import Automatic, Plan
-    from ptycho_ray.data import RawData
 
-IMAGE, REFINED_SCAN, REPORT, RESULT = "reconstruction.npz", "refined_scan.npz", "report.html", "result.json"
+IMAGE, REPORT, RESULT = "reconstruction.npz", "report.html", "result.json"
 
 
 def save_automatic(
@@ -31,7 +31,7 @@ def save_automatic(
         The facts of :func:`automatic_facts` with the paths of the files; ``result.json`` has also trials and provenance.
     """
     made.refinement.stitched.save(folder / IMAGE)
-    as_refined(made).to_file(folder / REFINED_SCAN)
+    made.refined_scan.to_file(folder / REFINED_SCAN)
     origin = {**origin, "settings": dataclasses.asdict(made.config)}
     files = {"image": folder / IMAGE, "refined_scan": folder / REFINED_SCAN, "report": folder / REPORT}
     result = files | automatic_facts(made) | dict(more or {})
@@ -41,11 +41,6 @@ def save_automatic(
     ])  # fmt: skip
     write_json(folder / RESULT, jsonable({**result, "trials": trials, "provenance": origin}))
     return result
-
-
-def as_refined(made: Automatic) -> RawData:
-    """The scan with the probe and at the positions that were found."""
-    return made.scan.at(made.refinement.positions_px, made.refinement.probe)
 
 
 def automatic_facts(made: Automatic) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import evenly_spread
-from ptycho_ray.data.raw_data import RawData, load_data
+from ptycho_ray.data.raw_data import REFINED_SCAN, RawData, load_data
 from ptycho_ray.errors import InputError
 from ptycho_ray.reconstruction.images import Image
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -20,8 +20,6 @@ from ptycho_ray.refinement.unseen import PatternFigures
 
 #: Of a longer scan, so many patterns are judged, evenly spread.
 MOST_PATTERNS = 1024
-#: What a refinement writes beside its image: the scan with the probe and the positions that it found.
-REFINED_SCAN = "refined_scan.npz"
 
 
 def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:

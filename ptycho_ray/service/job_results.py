@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ptycho_ray.data import RawData
 from ptycho_ray.data.formats.ptychodus_folder import product_of
 from ptycho_ray.data.formats.ptychodus_product import write_product
-from ptycho_ray.display.automatic_report import REFINED_SCAN, REPORT
+from ptycho_ray.data.raw_data import REFINED_SCAN
+from ptycho_ray.display.automatic_report import REPORT
 from ptycho_ray.files import atomic_path
 from ptycho_ray.reconstruction.stitching import StitchedObject
 

@@ -9,7 +9,7 @@ import torch
 
 from ptycho_ray import workflow
 from ptycho_ray.data import RawData
-from ptycho_ray.display.automatic_report import as_refined, automatic_facts, save_automatic, trial_rows
+from ptycho_ray.display.automatic_report import automatic_facts, save_automatic, trial_rows
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
@@ -68,4 +68,4 @@ def reconstruct(
         on_progress=monitor.on_solution,
     )
     save_automatic(made, folder, origin["scan"], origin)
-    return made.refinement.stitched, as_refined(made), automatic_facts(made) | {"trials": trial_rows(made.plan)}
+    return made.refinement.stitched, made.refined_scan, automatic_facts(made) | {"trials": trial_rows(made.plan)}

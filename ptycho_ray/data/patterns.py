@@ -287,14 +287,19 @@ def squares_are_integral(frames: NDArray) -> bool:
     return bool(np.all(np.abs(telling - np.rint(telling)) <= 1e-4 + 5e-7 * telling))
 
 
-def _as_frames(frames: NDArray, file: str | Path | None, field: str) -> ArrayFrames:
-    if frames.dtype.kind not in "fiub" or frames.ndim != 3:
+def check_frames(frames: NDArray, file: str | Path | None, field: str, *, may_be_empty: bool = True) -> None:
+    """InputError for an array that is no stack of real frames."""
+    if frames.dtype.kind not in "fiub" or frames.ndim != 3 or (0 in frames.shape and not may_be_empty):
         raise InputError(
             file=file,
             field=field,
             found=f"{frames.dtype} array of shape {frames.shape}",
             expected="real numbers of shape (n, N, N)",
         )
+
+
+def _as_frames(frames: NDArray, file: str | Path | None, field: str) -> ArrayFrames:
+    check_frames(frames, file, field)
     return ArrayFrames(frames.astype(np.float32, copy=False) if frames.dtype.kind in "fb" else frames)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
-from ptycho_ray.data.marks import Marks, dead_pixels, find_marks
+from ptycho_ray.data.marks import BROKEN, Marks, dead_pixels, find_marks
 from ptycho_ray.data.mended import MendedFrames, TurnedFrames, invalid_in
-from ptycho_ray.data.patterns import ArrayFrames, FrameSource, evenly_spread
+from ptycho_ray.data.patterns import ArrayFrames, FrameSource, check_frames, evenly_spread
 from ptycho_ray.errors import InputError
 
 LOOKED_AT = 64
@@ -54,13 +54,7 @@ def as_frames(frames: NDArray | FrameSource, path: Path, field: str) -> FrameSou
     """Frames as a source. InputError for an array that is no stack of real frames."""
     if not isinstance(frames, np.ndarray):
         return frames
-    if frames.dtype.kind not in "fiub" or frames.ndim != 3 or 0 in frames.shape:
-        raise InputError(
-            file=path,
-            field=field,
-            found=f"{frames.dtype} array of shape {frames.shape}",
-            expected="real numbers of shape (n, N, N)",
-        )
+    check_frames(frames, path, field, may_be_empty=False)
     return ArrayFrames(frames)
 
 
@@ -86,7 +80,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         fields.note(f"{path}: {count} of {whole} detector pixels hold {rule} and are masked")
     if marks.negative:
         fields.note(
-            f"{path}: {marks.negative:.2%} of the values are negative, down to {marks.lowest:.4g}: noise after a dark "
+            f"{path}: {100 * marks.negative:.2g} % of the values are negative, down to {marks.lowest:.4g}: noise after a dark "
             "image was subtracted; set to zero"
         )
     if marks.saturated is not None:
@@ -128,7 +122,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     bad = marks.bad if masked is None or masked.shape != (height, width) else marks.bad | masked
     broken, dark = np.zeros(n, bool), np.zeros(n, bool)
     broken[rows[marks.broken]] = True
-    clip = bool(marks.negative)
+    clip, below, lowest = bool(marks.negative), 0, 0.0
     size = math.prod(source.shape) * source.dtype.itemsize
     if source.in_memory or size <= ALL_FRAMES_BYTES:
         step = max(1, AT_ONCE_BYTES // (8 * height * width))
@@ -136,18 +130,19 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
         for start in range(0, n, step):
             frames = source.read(np.arange(start, min(start + step, n)))
             invalid = invalid_in(frames) & ~bad
-            gone = invalid.mean(axis=(1, 2)) > 0.25
+            gone = invalid.mean(axis=(1, 2)) > BROKEN
             broken[start : start + len(frames)] |= gone
             ever |= invalid[~gone].any(axis=0)
             good = np.where(invalid | bad, 0, frames)
-            clip |= bool(frames.dtype.kind in "if" and (good < 0).any())
+            below += int((good < 0).sum())
+            lowest = min(lowest, float(good.min()))
             dark[start : start + len(frames)] = good.max(axis=(1, 2)) <= 0
         if (ever & ~bad).any():
             marks.rules["no number in single frames"] = int((ever & ~bad).sum())
             bad = bad | ever
             marks.bad |= ever
-    if clip and not marks.negative:
-        marks.negative = 1e-4  # in frames that were not among those looked at
+    if below and not clip:  # in frames that were not among those looked at
+        clip, marks.negative, marks.lowest = True, below / math.prod(source.shape), lowest
     kept = np.flatnonzero(~(broken | dark))
     mended: FrameSource = source
     if marks.rules or clip or marks.saturated is not None or broken.any():

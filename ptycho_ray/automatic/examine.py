@@ -27,7 +27,7 @@ class Examined:
     Attributes:
         scan: without the frames that are left out, and with the bad pixels that were found.
         photons_per_unit: photons per unit of intensity; None if the intensities are not whole multiples of a quantum.
-        left_out: numbers of the frames that are left out, in the order of the scan.
+        left_out: numbers in the file of the frames that are left out.
         lines: what was found and mended, a sentence each.
     """
 
@@ -44,13 +44,14 @@ def examine(scan: RawData) -> Examined:
     if bad.any():
         scan = with_bad_pixels(scan, bad)
         lines.append(f"{int(bad.sum())} detector pixels are dead or hot, and count nowhere")
-    out = broken_frames(scan)
+    rows = broken_frames(scan)
+    out = scan.patterns.source.labels[rows]
     if len(out):
-        shown = ", ".join(str(row) for row in out[:5]) + (", ..." if len(out) > 5 else "")
+        shown = ", ".join(str(number) for number in out[:5]) + (", ..." if len(out) > 5 else "")
         lines.append(
             f"{len(out)} of {len(scan)} frames are left out (dark, too bright, or far outside the scan): {shown}"
         )
-        scan = scan.select(np.setdiff1d(np.arange(len(scan)), out))
+        scan = scan.select(np.setdiff1d(np.arange(len(scan)), rows))
     photons = photons_per_unit(scan)
     mean = float(scan.pattern_energies().mean())
     if photons is None:

@@ -80,6 +80,12 @@ class FileContents:
         self.notes.append(line)
         warnings.warn(line, stacklevel=3)
 
+    @property
+    def frame_numbers(self) -> NDArray[np.int64]:
+        """Numbers that the present frames have in the file, whatever has been left out, [n]."""
+        assert self.frames is not None
+        return np.arange(len(self.frames)) if isinstance(self.frames, np.ndarray) else self.frames.labels
+
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Leave only the frames ``kept`` [k], and what belongs to them."""
         assert self.frames is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.patterns import FrameSource
+from ptycho_ray.data.patterns import ArrayFrames, FrameSource
 
 IMPOSSIBLE = tuple(2**bits - less for bits in (31, 32, 63, 64) for less in (1, 2))
 """Numbers that no detector counts up to: the largest of its type, or one less, mark a pixel as bad."""
@@ -37,6 +37,11 @@ def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
             hit |= np.abs(values - value**0.5) <= near * value**0.5
         found[large] = hit
     return found
+
+
+def held_like(made: FrameSource, source: FrameSource) -> FrameSource:
+    """``made`` from ``source``: computed at once where that is in memory, else as it is read."""
+    return ArrayFrames(made.read(np.arange(made.shape[0])), source.labels) if source.in_memory else made
 
 
 class MendedFrames:

@@ -121,7 +121,9 @@ def drop_missing(fields: FileContents, path: Path) -> None:
         return
     missing = ~np.asarray(np.isfinite(fields.positions).all(axis=1))
     if missing.any() and not missing.all():
-        fields.note(f"{path}: {_counted(missing)} no number as position and were left out: {_shown(missing)}")
+        fields.note(
+            f"{path}: {_counted(missing)} no number as position and were left out: {_shown(fields.frame_numbers[missing])}"
+        )
         fields.keep(np.flatnonzero(~missing))
 
 
@@ -139,12 +141,12 @@ def drop_spikes(fields: FileContents, path: Path) -> None:
         if apart.any() and not apart.all():
             fields.note(
                 f"{path}: {_counted(apart)} a position far from all others (an encoder's spike) and were left out: "
-                f"{_shown(apart)}"
+                f"{_shown(fields.frame_numbers[apart])}"
             )
             fields.keep(np.flatnonzero(~apart))
             group = group[~apart]
         if len(np.unique(group)) > 1:
-            first = int(np.flatnonzero(group != group[0])[0])
+            first = int(fields.frame_numbers[np.flatnonzero(group != group[0])[0]])
             fields.note(
                 f"{path}: the positions fall into {len(np.unique(group))} groups far from each other, the first change at "
                 f"frame {first}: a jump of the encoder? --select 0:{first} takes what lies before it"
@@ -155,7 +157,7 @@ def drop_spikes(fields: FileContents, path: Path) -> None:
     if flown.any():
         fields.note(
             f"{path}: {_counted(flown)} positions far from those before and after: flyback, or a jump? --drop leaves them out: "
-            f"{_shown(flown)}"
+            f"{_shown(fields.frame_numbers[flown])}"
         )
 
 
@@ -197,6 +199,5 @@ def _counted(chosen: NDArray[np.bool_]) -> str:
     return f"{int(chosen.sum())} of {len(chosen)} frames have"
 
 
-def _shown(chosen: NDArray[np.bool_]) -> str:
-    numbers = np.flatnonzero(chosen)
+def _shown(numbers: NDArray[np.int64]) -> str:
     return ",".join(str(number) for number in numbers[:12]) + (" ..." if len(numbers) > 12 else "")

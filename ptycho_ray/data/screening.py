@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.marks import BROKEN, Marks, dead_pixels, find_marks
-from ptycho_ray.data.mended import MendedFrames, TurnedFrames, invalid_in
+from ptycho_ray.data.mended import MendedFrames, TurnedFrames, held_like, invalid_in
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource, check_frames, evenly_spread
 from ptycho_ray.errors import InputError
 
@@ -146,9 +146,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     kept = np.flatnonzero(~(broken | dark))
     mended: FrameSource = source
     if marks.rules or clip or marks.saturated is not None or broken.any():
-        mended = MendedFrames(source, marks.bad if marks.rules else None, clip=clip)
-        if source.in_memory:
-            mended = ArrayFrames(mended.read(np.arange(n)), source.labels)
+        mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
     shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))
     return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()))
 
@@ -170,7 +168,7 @@ def bring_to_middle(fields: FileContents, path: Path) -> None:
     shifted = np.fft.fftshift(mean)
     if shifted[middle].sum() > CORNER * mean[middle].sum() and _surrounds_middle(shifted):
         turned = TurnedFrames(source, from_corner=True)
-        fields.frames = turned.read(np.arange(n)) if source.in_memory else turned
+        fields.frames = held_like(turned, source)
         if fields.bad_pixels is not None:
             fields.bad_pixels = turned.turned(np.asarray(fields.bad_pixels))
         fields.note(f"{path}: the zero frequency lay in the corner of the frames and was moved to the middle")

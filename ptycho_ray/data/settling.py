@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
-from ptycho_ray.data.mended import TurnedFrames, invalid_in
-from ptycho_ray.data.patterns import Domain, FrameSource
+from ptycho_ray.data.mended import TurnedFrames, held_like, invalid_in
+from ptycho_ray.data.patterns import Domain
 from ptycho_ray.data.screening import as_frames, looked_at
 from ptycho_ray.data.turning import rows_and_columns_exchanged
 
@@ -127,7 +127,6 @@ def settle_turn(fields: FileContents, path: Path) -> None:
             "(--transpose exchanges them)"
         )
     elif told:
-        turned: FrameSource = TurnedFrames(source, transpose=True)
-        fields.frames = turned.read(np.arange(turned.shape[0])) if source.in_memory else turned
+        fields.frames = held_like(TurnedFrames(source, transpose=True), source)
         fields.bad_pixels = None if bad is None else bad.T
         fields.note(f"{path}: rows and columns of the frames were exchanged, as the scan tells")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.placing import drop_missing, drop_spikes
 from ptycho_ray.data.screening import LOOKED_AT, as_frames, looked_at, screen_frames
 
 
@@ -23,3 +24,20 @@ def test_negative_noise_of_a_frame_that_is_not_looked_at_is_counted() -> None:
     assert f"{100 * 3 / frames.size:.2g} % of the values are negative, down to -2.75" in line
     assert fields.frames is not None
     assert as_frames(fields.frames, Path("scan.npz"), "frames").read(np.array([unseen])).min() >= 0
+
+
+def test_frames_are_named_by_their_numbers_in_the_file_whatever_has_been_left_out() -> None:
+    rng = np.random.default_rng(4)
+    frames = rng.poisson(50, (40, 16, 16)).astype(np.float32)
+    frames[[3, 20]] = 0
+    positions = np.stack(np.meshgrid(np.arange(8.0), np.arange(5.0)), axis=-1).reshape(-1, 2)
+    positions[30] = 1e6
+    positions[35] = np.nan
+    fields = FileContents(frames=frames, positions=positions)
+    with pytest.warns(UserWarning) as said:
+        screen_frames(fields, Path("scan.npz"))
+        drop_missing(fields, Path("scan.npz"))
+        drop_spikes(fields, Path("scan.npz"))
+    dark, missing, spike = (str(warning.message).rsplit(": ", 1)[1] for warning in said)
+    assert (dark, missing, spike) == ("3, 20", "35", "30")
+    np.testing.assert_array_equal(fields.frame_numbers, np.setdiff1d(np.arange(40), [3, 20, 30, 35]))

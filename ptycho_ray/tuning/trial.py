@@ -30,7 +30,6 @@ from ptycho_ray.reconstruction.inference import predict, predict_diffraction
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.direct import DirectSolver
-from ptycho_ray.refinement.setup import ASSUMED_PHOTONS
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
@@ -90,6 +89,11 @@ def run_trial(
     return train_trial(scan, config, execution, objectives, folder, report, train=train)
 
 
+def _photons_a_unit(raw: RawData, config: TrainingConfig) -> float:
+    """Photons per unit of the intensities, as the file or the settings say."""
+    return 1.0 if raw.counts_are_photons else float(config.nphotons / raw.pattern_energies().mean())
+
+
 # -- the object itself -------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +103,7 @@ def direct_trial(
     """``config.nepochs`` passes of gradient descent on the object; the image is kept as ``reconstruction.npz``."""
     began = time.monotonic()
     raw = apply_corrections(scan, config)
-    scale = 1.0 if raw.counts_are_photons else float(config.nphotons / raw.pattern_energies().mean())
+    scale = _photons_a_unit(raw, config)
     photons = torch.from_numpy(raw.patterns.intensity() * np.float32(scale))
     probe = torch.from_numpy(raw.probe * np.float32(np.sqrt(scale)))
     if config.model.probe_mask:
@@ -154,11 +158,11 @@ def refine_trial(
     refinement = Refinement(raw, settings, held_out=rows)
     for _ in refinement:
         pass
-    # Photons per unit of the file, and of the refinement.
-    mean = float(raw.pattern_energies().mean())
-    scale, unit = (1.0, 1.0) if raw.counts_are_photons else (config.nphotons / mean, ASSUMED_PHOTONS / mean)
+    scale = _photons_a_unit(raw, config)
+    per_count = refinement.photons_per_count(scale)
+    assert per_count is not None
     pieces = (
-        Explained(each.rate * (scale / unit), each.counts * (scale / unit), each.good_pixels)
+        Explained(each.rate * per_count, each.counts * per_count, each.good_pixels)
         for each in refinement.explained(rows)
     )
     judged = figures_by_pattern(pieces, FarField().arrange(torch.from_numpy(lit_pixels(raw))), scale)

@@ -75,3 +75,20 @@ def test_a_refined_trial_judges_right_positions_better(small_scan: RawData, tmp_
     assert len(told) == 2
     assert len(losses[0]) == round(0.2 * len(small_scan))
     assert losses[1].mean() < losses[0].mean()
+
+
+def test_a_refined_trial_is_judged_in_photons_whatever_the_unit_of_the_file(
+    small_scan: RawData, tmp_path: Path
+) -> None:
+    photons = small_scan.patterns.intensity()
+    deviances = []
+    for unit, counted in ((1, True), (100, False)):
+        scan = RawData(
+            small_scan.positions_px[:, 1], small_scan.positions_px[:, 0], None, None, photons * unit, small_scan.probe,
+            domain="intensity", counts_are_photons=counted,
+        )  # fmt: skip
+        base = {"model.N": 32, "nepochs": 4, "validation_fraction": 0.2, "nphotons": float(photons.sum() / len(scan))}
+        settings, execution = trial_config(base, {"position_scale": 1.0})
+        folder = tmp_path / str(unit)
+        deviances.append(run_trial("refine", scan, settings, execution, ("deviance",), folder, lambda *told: None))
+    assert deviances[0]["deviance"] == pytest.approx(deviances[1]["deviance"], rel=1e-3)

@@ -62,6 +62,12 @@ class Reading:
     """Size of an object pixel, for a file that does not state it."""
     energy_eV: Annotated[float | None, _named("EV")] = None
     """Energy of a photon, or accelerating voltage of the electrons."""
+    voltage_kV: Annotated[float | None, _named("KV")] = None
+    """Accelerating voltage of the electrons; says that the beam consists of electrons."""
+    semiangle_mrad: Annotated[float | None, _named("MRAD")] = None
+    """Convergence semi-angle of the electrons."""
+    defocus_nm: Annotated[float | None, _named("NM")] = None
+    """Defocus of the electrons, -C1: above zero for underfocus."""
     detector_distance_m: Annotated[float | None, _named("METRES")] = None
     """Distance from sample to detector."""
     detector_pixel_m: Annotated[float | None, _named("METRES")] = None

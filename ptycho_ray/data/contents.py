@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.data.patterns import ArrayFrames, Domain, FrameSource
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.physics.optics import beam_wavelength_m
 from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
@@ -35,10 +36,10 @@ class FileContents:
 
     ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends
     (radian), ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps.
-    ``written_by_matlab`` marks frames whose rows and columns may be exchanged, ``incomplete`` a file of which a part is
-    missing, so that positions without frames are expected. ``units_unknown`` says what the positions are whose unit only
-    the user can tell. ``unused_masks`` are masks that could not be placed on the frames. ``notes`` holds what was mended or
-    is odd, a line each.
+    ``optics`` is what forms the probe of electrons. ``written_by_matlab`` marks frames whose rows and columns may be
+    exchanged, ``incomplete`` a file of which a part is missing, so that positions without frames are expected.
+    ``units_unknown`` says what the positions are whose unit only the user can tell. ``unused_masks`` are masks that could
+    not be placed on the frames. ``notes`` holds what was mended or is odd, a line each.
     """
 
     frames: NDArray | FrameSource | None = None
@@ -71,6 +72,7 @@ class FileContents:
     step_m: tuple[float, float] | None = None
     written_by_matlab: bool = False
     incomplete: bool = False
+    optics: ElectronOptics | None = None
     units_unknown: str = ""
     unused_masks: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

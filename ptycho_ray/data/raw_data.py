@@ -206,7 +206,8 @@ def load_data(
     reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
                            ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
                            ``select``, ``drop``, ``shape``, ``beam``, ``domain``, ``transpose``, ``companion``,
-                           ``pixel_size_m``, ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
+                           ``pixel_size_m``, ``voltage_kV``, ``semiangle_mrad``, ``defocus_nm``,
+                           ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
                            (``ptycho_ray.config.reading.Reading``)
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
     probe                  [N, N] or [P, N, N], or the array or file that holds it; replaces the probe of the file
@@ -283,6 +284,9 @@ def scan_from_fields(
     given = fields.probe if probe is None else probe
     if given is not None and probe is None and not fields.probe_scale_known:
         given = with_mean_photons(given, patterns)
+    if given is None and fields.optics is not None and fields.pixel_size_m and fields.wavelength_m:
+        made = fields.optics.probe(patterns.N, fields.pixel_size_m, fields.wavelength_m)
+        given = with_mean_photons(made, patterns)
     raw = RawData(
         positions[:, 1],
         positions[:, 0],
@@ -301,6 +305,7 @@ def scan_from_fields(
         detector_pixel_m=fields.detector_pixel_m,
         far_field=fields.far_field,
         electrons=bool(fields.electrons),
+        optics=fields.optics,
         source=str(path) if source is None else source,
     )
     if given is None:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import beam_wavelength_m
 
 SMALLEST_SPAN_PX = 1e-2
@@ -27,11 +28,11 @@ class Scan:
     pixel N//2 lies on the position), ``diff3d`` [n, N, N] with the zero frequency at N//2, probe [N, N] or [P, N, N].
     ``*_start`` are the nominal positions; None means the measured ones.
 
-    ``electrons`` says that ``energy_eV`` is that of electrons. ``notes`` are the lines that reading the file gave, on what
-    was mended or is odd. ``domain`` says what ``diff3d`` holds; ``'auto'`` follows the PtychoPINN contract (amplitude)
-    unless the values are integers, which are counts. ``counts_are_photons`` is inferred from the values when it is None. If
-    ``diff3d`` is a PatternStack, its domain and bad pixels are used. ``probe_is_guess`` is True where the file had no probe
-    and one was made from the mean pattern.
+    ``electrons`` says that ``energy_eV`` is that of electrons, ``optics`` what forms their probe.
+    ``notes`` are the lines that reading the file gave, on what was mended or is odd. ``domain`` says what ``diff3d``
+    holds; ``'auto'`` follows the PtychoPINN contract (amplitude) unless the values are integers, which are counts.
+    ``counts_are_photons`` is inferred from the values when it is None. If ``diff3d`` is a PatternStack, its domain and
+    bad pixels are used. ``probe_is_guess`` is True where the file had no probe and one was made from the mean pattern.
 
     Raises InputError for lengths that differ, values that are not finite or negative, patterns without signal or not
     square, a single pattern, positions that are all equal or evidently in metres, a probe of another size.
@@ -60,6 +61,7 @@ class Scan:
         detector_pixel_m: float | None = None,
         far_field: bool | None = None,
         electrons: bool = False,
+        optics: ElectronOptics | None = None,
         source: str = "",
     ) -> None:
         self.source = source
@@ -79,7 +81,8 @@ class Scan:
         self.norm_Y_I = norm_Y_I
         self.metadata = metadata
         self.pixel_size_m, self.energy_eV, self.detector_distance_m = pixel_size_m, energy_eV, detector_distance_m
-        self.detector_pixel_m, self.far_field, self.electrons = detector_pixel_m, far_field, electrons
+        self.detector_pixel_m, self.far_field = detector_pixel_m, far_field
+        self.electrons, self.optics = electrons, optics
         self.notes: list[str] = []
         self.sample_indices: NDArray[np.int64] | None = None
         self.subsample_seed: int | None = None

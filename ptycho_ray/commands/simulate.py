@@ -16,16 +16,37 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common, WritingOptions):
-    """Simulate a scan with photon noise, and store the true object in the file.
+    """Simulate a scan with photon noise, and store the true object in the file. With --electrons it is one of a microscope, with
+    settings of its own: ptycho-ray simulate --electrons --help.
 
     Example: ptycho-ray simulate scan.npz --object siemens --n-patterns 400 --photons 1e6
     """
 
     output: Annotated[Path, tyro.conf.Positional, SCAN]
     """File to write: .npz, or .h5 for HDF5."""
+    electrons: bool = False
+    """Simulate electrons in a thick specimen instead of photons."""
+
+
+@dataclass(kw_only=True)
+class ElectronOptions(Common, WritingOptions):
+    """Simulate a scan of an electron microscope by multislice, and store the true object in the file. The true slices, probe and
+    positions lie beside it in NAME_truth.npz.
+
+    Example: ptycho-ray simulate --electrons scan.npz --thickness-angstrom 200 --dose-e-per-A2 1e5
+    """
+
+    output: Annotated[Path, tyro.conf.Positional, SCAN]
+    """File to write: .npz, or .h5 for HDF5; with --as-measured .emd, .h5 or .npy."""
+    electrons: bool = True
+    """Simulate electrons."""
+    as_measured: bool = False
+    """Write what a microscope does: frames and the step of the raster, no probe, no positions, no voltage."""
 
 
 def run(words: Sequence[str]) -> Result:
+    if "--electrons" in words:
+        return _electrons(words)
     from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.simulation import SimulationSpec, simulate
 
@@ -36,3 +57,28 @@ def run(words: Sequence[str]) -> Result:
     scan = simulate(SimulationSpec(**typed.settings))
     scan.to_file(typed.options.output)
     return {"file": typed.options.output, **describe_scan(scan)}
+
+
+def _electrons(words: Sequence[str]) -> Result:
+    from ptycho_ray.data.inspection import describe_scan
+    from ptycho_ray.simulation.electrons import ElectronSpec, simulate_electrons, write_as_measured
+
+    typed = parse(
+        ElectronOptions,
+        words,
+        prog="ptycho-ray simulate --electrons",
+        config_class=ElectronSpec,
+        with_model=False,
+        with_execution=False,
+    )
+    output = typed.options.output
+    truth = output.with_name(f"{output.stem}_truth.npz")
+    for path in (output, truth):
+        file_to_write(path, overwrite=typed.options.overwrite)
+    simulated = simulate_electrons(ElectronSpec(**typed.settings))
+    if typed.options.as_measured:
+        write_as_measured(simulated, output)
+    else:
+        simulated.scan.to_file(output)
+    simulated.write_truth(truth)
+    return {"file": output, "true_slices": truth, **describe_scan(simulated.scan)}

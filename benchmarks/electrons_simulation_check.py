@@ -6,8 +6,9 @@ abTEM is no dependency of the program. It lives in an environment of its own, wh
     /tmp/abtem/bin/python benchmarks/electrons_simulation_check.py abtem /tmp/abtem.npz
     python benchmarks/electrons_simulation_check.py compare /tmp/abtem.npz
 
-The specimen is SrTiO3 along [001], 4 x 4 cells wide and periodic, atoms at rest, in slices of half a cell: 300 kV, 21.4 mrad, 20 nm
-underfocus, three positions of the beam. Both use the parametrisation of Lobato & Van Dyck and projected potentials of whole atoms.
+The specimen is SrTiO3 along [001], 4 x 4 cells wide and periodic, atoms at rest, in slices of half a cell: 300 kV, 21.4 mrad,
+20 nm underfocus, three positions of the beam. Both use the parametrisation of Lobato & Van Dyck and projected potentials of
+whole atoms.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def by_abtem(path: str) -> None:
     results = {}
     for deep in CELLS_DEEP:
         potential = abtem.Potential(
-            cell * (CELLS, CELLS, deep), gpts=GRID, slice_thickness=CELL / 2, parametrization="lobato", projection="infinite"
+            cell * (CELLS, CELLS, deep),
+            gpts=GRID,
+            slice_thickness=CELL / 2,
+            parametrization="lobato",
+            projection="infinite",
         )
         probe = abtem.Probe(energy=ENERGY_EV, semiangle_cutoff=SEMIANGLE_MRAD, defocus=DEFOCUS_ANGSTROM)
         waves = probe.multislice(potential, scan=abtem.CustomScan(PLACES.tolist())).compute()
@@ -52,7 +57,7 @@ def compare(path: str) -> None:
     from ptycho_ray.physics.electron_optics import ElectronOptics
     from ptycho_ray.physics.optics import electron_wavelength_m
     from ptycho_ray.simulation.electrons.multislice import diffraction_of_positions
-    from ptycho_ray.simulation.electrons.potentials import slice_phases, transmissions, within_band
+    from ptycho_ray.simulation.electrons.potentials import slice_phases, transmissions
     from ptycho_ray.simulation.electrons.scattering_factors import interaction_constant
     from ptycho_ray.simulation.electrons.specimens import Specimen
 
@@ -61,7 +66,9 @@ def compare(path: str) -> None:
     made = optics.probe(GRID, pixel * 1e-10, wavelength * 1e-10)
     given = np.load(path)["probe"]
     given = given / np.linalg.norm(given)
-    print(f"probes: overlap {np.abs(np.vdot(made, given)):.6f} (their edges of the aperture differ); below, theirs is used")
+    print(
+        f"probes: overlap {np.abs(np.vdot(made, given)):.6f} (their edges of the aperture differ); below, theirs is used"
+    )
     probe = given[None].astype(np.complex64)
     lateral = np.stack(np.meshgrid(range(CELLS), range(CELLS), indexing="ij"), -1).reshape(-1, 2)
     angle = np.hypot(*np.meshgrid(*[(np.arange(GRID) - GRID // 2) * wavelength / SIDE * 1e3] * 2))
@@ -74,7 +81,7 @@ def compare(path: str) -> None:
             for symbol, sites in SITES.items():
                 for row, column, depth in sites:
                     for layer in range(deep):
-                        in_plane = ((lateral + [row, column]) * CELL - place + SIDE / 2) % SIDE
+                        in_plane = ((lateral + np.array([row, column])) * CELL - place + SIDE / 2) % SIDE
                         placed.append(np.insert(in_plane, 0, (layer + depth) * CELL, axis=1))
                         symbols += [symbol] * len(in_plane)
             crystal = Specimen(np.concatenate(placed), np.array(symbols), deep * CELL, {}, "Sr")
@@ -84,7 +91,7 @@ def compare(path: str) -> None:
             ours[number] = diffraction_of_positions(transmissions(phases), probe, middle, distance, N=GRID)[0]
             if number == 0:
                 ours_V = phases.sum(axis=0) / interaction_constant(ENERGY_EV)
-        theirs_V = np.fft.ifft2(np.fft.fft2(np.load(path)[f"potential_{deep}"]) * within_band((GRID, GRID))).real
+        theirs_V = np.load(path)[f"potential_{deep}"]
         print(
             f"{2 * deep:3d} slices: potential correlates {np.corrcoef(ours_V.ravel(), theirs_V.ravel())[0, 1]:.6f}, "
             f"mean {ours_V.mean():.2f} and {theirs_V.mean():.2f} V angstrom"

@@ -16,8 +16,8 @@ from ptycho_ray.config.command_line import parse
 
 @dataclass(kw_only=True)
 class Options(Common, WritingOptions):
-    """Simulate a scan with photon noise, and store the true object in the file. With --electrons it is one of a microscope, with
-    settings of its own: ptycho-ray simulate --electrons --help.
+    """Simulate a scan with photon noise, and store the true object in the file. With --electrons it is one of an electron
+    microscope, with settings of its own: ptycho-ray simulate --electrons --help.
 
     Example: ptycho-ray simulate scan.npz --object siemens --n-patterns 400 --photons 1e6
     """
@@ -30,8 +30,8 @@ class Options(Common, WritingOptions):
 
 @dataclass(kw_only=True)
 class ElectronOptions(Common, WritingOptions):
-    """Simulate a scan of an electron microscope by multislice, and store the true object in the file. The true slices, probe and
-    positions lie beside it in NAME_truth.npz.
+    """Simulate a scan of an electron microscope by multislice, and store the true object in the file. The true slices, probe
+    and positions lie beside it in NAME_truth.npz.
 
     Example: ptycho-ray simulate --electrons scan.npz --thickness-angstrom 200 --dose-e-per-A2 1e5
     """

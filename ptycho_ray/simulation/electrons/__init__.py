@@ -1,4 +1,4 @@
-"""Simulated scans with electrons: atoms, the potential of their slices, and the beam on its way through them. numpy and scipy."""
+"""Simulated scans with electrons: atoms, the potential of their slices, the beam on its way through. numpy and scipy only."""
 
 from __future__ import annotations
 

@@ -30,8 +30,6 @@ from ptycho_ray.simulation.electrons.specimens import (
     with_foreign_atom,
 )
 
-#: Grid points of the waves per object pixel: with the band limit of two thirds all frequencies of the detector's edges are kept.
-OVERSAMPLING = 2
 #: Object pixels around the outermost window.
 MARGIN = 4
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
@@ -59,7 +57,7 @@ class ElectronScan:
 
     def write_truth(self, path: Path) -> None:
         """Write an NPZ with ``slice_phases``, the true ``probe`` [P, N, N], and each entry of ``truth`` under its name."""
-        arrays = {name: np.array(value) for name, value in self.truth.items() if value is not None}
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in self.truth.items() if value is not None}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, slice_phases=self.slice_phases, probe=self.true_probe, **arrays)
 
@@ -79,12 +77,12 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
     recorded, true = _positions(spec, pixel, for_scan)
     corner, shape = _canvas(spec, np.concatenate([recorded, true]))
     recorded, true = recorded - corner, true - corner
-    fine, fine_shape = pixel / OVERSAMPLING, (shape[0] * OVERSAMPLING, shape[1] * OVERSAMPLING)
+    fine, fine_shape = pixel / spec.oversampling, (shape[0] * spec.oversampling, shape[1] * spec.oversampling)
 
     at_rest, dopant = _specimen(spec, (shape[0] * pixel, shape[1] * pixel), for_atoms)
     slices = max(1, round(at_rest.thickness / spec.slice_angstrom))
     distance = at_rest.thickness / slices
-    probe = _probe(spec, spec.N * OVERSAMPLING * spec.finer, fine)
+    probe = _probe(spec, spec.N * spec.oversampling * spec.finer, fine)
     frames = np.zeros((len(true), spec.N, spec.N))
     mean_phases = np.zeros((slices, *shape), dtype=np.float32)
     configurations = max(1, spec.phonons)
@@ -94,7 +92,7 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
         mean_phases += resampled(phases, shape) / np.float32(configurations)
         frames += (
             diffraction_of_positions(
-                transmissions(phases), probe, true * OVERSAMPLING, wavelength * distance / fine**2,
+                transmissions(phases), probe, true * spec.oversampling, wavelength * distance / fine**2,
                 N=spec.N, finer=spec.finer,
             )
             / configurations
@@ -202,7 +200,8 @@ def _specimen(
         made, atom = with_foreign_atom(made, spec.dopant, (spec.dopant_depth_angstrom, field[0] / 2, field[1] / 2))
         place = made.positions[atom].tolist()
     if spec.rms_displacement_angstrom is not None:
-        made = dataclasses.replace(made, rms=dict.fromkeys(np.unique(made.symbols).tolist(), spec.rms_displacement_angstrom))
+        elements = np.unique(made.symbols).tolist()
+        made = dataclasses.replace(made, rms=dict.fromkeys(elements, spec.rms_displacement_angstrom))
     return made, place
 
 

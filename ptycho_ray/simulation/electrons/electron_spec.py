@@ -19,6 +19,8 @@ from ptycho_ray.errors import ConfigurationError
 SpecimenName = Literal["SrTiO3", "MoS2", "globule"]
 Element = Literal["H", "C", "N", "O", "P", "S", "Ti", "Se", "Sr", "Mo", "La", "W", "Au"]
 Flip = Literal["none", "rows", "columns", "transpose"]
+Oversampling = Annotated[int, allowed(lambda n: 2 <= n <= 6, "an integer from 2 to 6")]
+Finer = Annotated[int, allowed(lambda n: 1 <= n <= 4, "an integer from 1 to 4")]
 Side = Annotated[int, allowed(lambda n: n >= 2, "an integer of at least 2")]
 
 
@@ -64,8 +66,10 @@ class ElectronSpec:
     """Side of a diffraction pattern in pixels."""
     angle_per_pixel_mrad: PositiveFloat = 1.3
     """Angle that a detector pixel subtends."""
-    finer: PositiveInt = 1
+    finer: Finer = 1
     """Waves are computed in a window so many times wider, and a detector pixel adds up so many by so many of their pixels."""
+    oversampling: Oversampling = 2
+    """Grid points of the waves for each object pixel along an axis; 3 is closer to the limit of a fine grid, and slower."""
     raster: tuple[Side, Side] = (32, 32)
     """Rows and columns of the scan."""
     step_angstrom: PositiveFloat = 0.5
@@ -79,7 +83,7 @@ class ElectronSpec:
     """Gain of the detector: the value that one electron adds to a pixel."""
 
     rotation_deg: FiniteFloat = 0.0
-    """Turn of the scan against the detector: ``--rotation`` of the same value turns the recorded positions into the true ones."""
+    """Turn of the scan against the detector: ``--rotation`` of the same value turns recorded positions into true ones."""
     flip: Flip = "none"
     """How the detector's frames are turned over when they are recorded."""
     step_scale: PositiveFloat = 1.0
@@ -101,8 +105,6 @@ class ElectronSpec:
                 found=self.semiangle_mrad,
                 expected=f"less than {0.95 * largest:.4g}, as the detector ends at {largest:.4g} mrad",
             )
-        if self.finer > 4:
-            raise ConfigurationError(field="finer", found=self.finer, expected="1 to 4")
         if self.dopant is not None and self.dopant_depth_angstrom > self.total_thickness_angstrom:
             raise ConfigurationError(
                 field="dopant_depth_angstrom",

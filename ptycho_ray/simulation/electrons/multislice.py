@@ -8,21 +8,24 @@ Legend: P incoherent modes, M side of the window of the waves, N side of a patte
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import scipy.fft
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import fresnel_transfer
 from ptycho_ray.simulation.electrons.potentials import within_band
 
-WAVES_AT_ONCE = 64
+WAVES_AT_ONCE = 16
 
 
 def multislice(
-    probe: NDArray[np.complex64], transmissions: NDArray[np.complex64], distance_px2: float
+    probe: NDArray[np.complex64], transmissions: Iterable[NDArray[np.complex64]], distance_px2: float
 ) -> NDArray[np.complex64]:
-    """Spectra [n, M, M] (zero frequency at the corner, orthonormal) behind the slices [S, n, M, M] of waves ``probe`` [n, M, M].
+    """Spectra [n, M, M] (zero frequency at the corner, orthonormal) of waves ``probe`` [n, M, M] behind slices of that shape.
 
     ``distance_px2`` is wavelength * distance of the slices / pixel**2. The two-thirds band limit is kept.
     """
@@ -31,11 +34,12 @@ def multislice(
     travel = (fresnel_transfer((side, side), distance_px2) * kept).astype(np.complex64)
     wave = probe
     for number, transmission in enumerate(transmissions):
-        spectrum = scipy.fft.fft2(wave * transmission, norm="ortho", overwrite_x=True)
-        if number + 1 < len(transmissions):
+        if number:
+            spectrum = scipy.fft.fft2(wave, overwrite_x=True)
             spectrum *= travel
-            wave = scipy.fft.ifft2(spectrum, norm="ortho", overwrite_x=True)
-    return spectrum * kept
+            wave = scipy.fft.ifft2(spectrum, overwrite_x=True)
+        wave = wave * transmission
+    return scipy.fft.fft2(wave, norm="ortho") * kept
 
 
 def diffraction_of_positions(
@@ -68,10 +72,11 @@ def diffraction_of_positions(
     at_once = max(1, WAVES_AT_ONCE * 128**2 // M**2)
     for start in range(0, len(positions), at_once):
         some = range(start, min(start + at_once, len(positions)))
-        windows = np.stack([transmissions[:, r : r + M, c : c + M] for r, c in corners[some.start : some.stop]], axis=1)
+        rows, columns = corners[some.start : some.stop].T
         ramps = turns[some.start : some.stop, 0, :, None] * turns[some.start : some.stop, 1, None, :]
         for mode in spectra:
             moved = np.fft.ifft2(mode * ramps).astype(np.complex64)
+            windows = (sliding_window_view(slice_, (M, M))[rows, columns] for slice_ in transmissions)
             intensity = np.abs(multislice(moved, windows, distance_px2)).astype(np.float64) ** 2
             patterns[some.start : some.stop] += gather @ scipy.fft.fftshift(intensity, axes=(1, 2)) @ gather.T
     return patterns
@@ -82,15 +87,15 @@ def _detector(M: int, N: int, finer: int) -> NDArray[np.float64]:
 
     Where a detector pixel covers an even number of pixels, those at its edges are shared with its neighbours.
     """
-    if M < N * finer:
+    if N * finer > M:
         raise InputError(field="N", found=f"{N} detector pixels", expected=f"at most {M // finer} of the spectrum")
     distance = np.abs((np.arange(M) - M // 2)[None, :] - finer * (np.arange(N) - N // 2)[:, None])
     shares: NDArray[np.float64] = np.clip(finer / 2 + 0.5 - distance, 0, 1)
     return shares
 
 
-def modes_of_source(probe: NDArray[np.complex128], width_px: float, *, held: float = 0.999) -> NDArray[np.complex64]:
-    """The incoherent modes [P, M, M] of a ``probe`` [M, M] whose place varies, normally distributed with ``width_px`` along an axis.
+def modes_of_source(probe: NDArray[np.complex128], width_px: float, *, held: float = 0.99) -> NDArray[np.complex64]:
+    """The incoherent modes [P, M, M] of a ``probe`` [M, M] whose place has a standard deviation ``width_px`` along an axis.
 
     They are the principal components of shifted probes, as many as hold ``held`` of the energy, with all of it.
     """
@@ -98,7 +103,8 @@ def modes_of_source(probe: NDArray[np.complex128], width_px: float, *, held: flo
         return probe[None].astype(np.complex64)
     nodes, weights = np.polynomial.hermite_e.hermegauss(9)
     M = probe.shape[-1]
-    ramps = np.exp(-2j * np.pi * np.fft.fftfreq(M) * width_px * nodes[:, None]) * np.sqrt(weights / weights.sum())[:, None]
+    shares = weights / weights.sum()
+    ramps = np.exp(-2j * np.pi * np.fft.fftfreq(M) * width_px * nodes[:, None]) * np.sqrt(shares)[:, None]
     stack = np.fft.ifft2(np.fft.fft2(probe) * ramps[:, None, :, None] * ramps[None, :, None, :]).reshape(-1, M * M)
     energies, vectors = np.linalg.eigh(stack @ stack.conj().T)
     energies, vectors = energies[::-1], vectors[:, ::-1]

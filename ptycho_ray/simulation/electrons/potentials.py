@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ptycho_ray.simulation.electrons.scattering_factors import electron_scattering_factor, phase_of_scattering_factor
 from ptycho_ray.simulation.electrons.specimens import Specimen
 
-#: Share of the highest frequency of the grid that waves and transmissions keep along each axis: their product does not fold back
-#: into it. A square and not a circle, as the detector is one.
+#: Share of the highest frequency of the grid that waves and transmissions keep along each axis: their product does not fold
+#: back into it. A square and not a circle, as the detector is one.
 BAND_LIMIT = 2 / 3
 
 
@@ -37,16 +37,14 @@ def slice_phases(
 ) -> NDArray[np.float32]:
     """Phases [S, H, W] in radian of equally thick slices on a periodic grid with a ``pixel`` in angstrom.
 
-    The centre of grid point (0, 0) is at row and column 0. Frequencies beyond the band limit are left out.
+    The centre of grid point (0, 0) is at row and column 0. All frequencies of the grid are kept: to limit the transmission
+    alone brings patterns about three times closer to those of a finer grid than to limit the potential, too.
     """
     rows, columns = np.fft.fftfreq(shape[0], pixel), np.fft.rfftfreq(shape[1], pixel)
     q = np.hypot(rows[:, None], columns[None, :])
     strength = phase_of_scattering_factor(energy_eV) / pixel**2
-    inside = within_band(shape)[:, : shape[1] // 2 + 1]
-    factors = {
-        str(symbol): np.where(inside, strength * electron_scattering_factor(str(symbol), q), 0)
-        for symbol in np.unique(specimen.symbols)
-    }
+    elements = [str(symbol) for symbol in np.unique(specimen.symbols)]
+    factors = {symbol: strength * electron_scattering_factor(symbol, q) for symbol in elements}
     in_slice = slice_of_atoms(specimen, slices)
     phases = np.empty((slices, *shape), dtype=np.float32)
     for number in range(slices):
@@ -64,7 +62,7 @@ def slice_phases(
 def transmissions(phases: NDArray[np.float32]) -> NDArray[np.complex64]:
     """exp(i phase) [S, H, W] within the band limit."""
     made = np.empty(phases.shape, dtype=np.complex64)
-    kept = within_band(phases.shape[1:])  # type: ignore[arg-type]
+    kept = within_band(phases.shape[1:])
     for number, phase in enumerate(phases):
         made[number] = np.fft.ifft2(np.fft.fft2(np.exp(1j * phase.astype(np.float64))) * kept)
     return made

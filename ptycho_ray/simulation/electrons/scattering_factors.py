@@ -4,8 +4,8 @@ The factors are those of Lobato & Van Dyck (Acta Crystallographica A 70 (2014) 6
 
     f_e(q) = sum over i = 1..5 of  a_i (2 + b_i q**2) / (1 + b_i q**2)**2,
 
-in angstrom, with q = 2 sin(theta) / wavelength in 1/angstrom. They keep the Mott-Bethe formula, so that the bare nucleus is seen
-far out: sum of a_i / b_i = Z / (2 pi**2 a_0), which the tests use to check each line of the table.
+in angstrom, with q = 2 sin(theta) / wavelength in 1/angstrom. They keep the Mott-Bethe formula, so that the bare nucleus is
+seen far out: sum of a_i / b_i = Z / (2 pi**2 a_0), which the tests use to check each line of the table.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from scipy.spatial import cKDTree
 from ptycho_ray.errors import InputError
 
 Field = tuple[float, float]
+Placed = list[tuple[str, float, NDArray[np.float64]]]
 
 SRTIO3_CELL = 3.905
-#: Root mean square displacement along an axis at room temperature, of B = 8 pi**2 u**2 = 0.62, 0.44 and 0.73 square angstrom for
-#: Sr, Ti and O (Abramov et al., Acta Crystallographica B 51 (1995) 942).
+#: Root mean square displacement u along an axis at room temperature: B = 8 pi**2 u**2 = 0.62, 0.44 and 0.73 square angstrom
+#: for Sr, Ti and O (Abramov et al., Acta Crystallographica B 51 (1995) 942).
 SRTIO3_RMS = {"Sr": 0.089, "Ti": 0.075, "O": 0.096}
 MOS2_CELL, MOS2_SULPHUR_HEIGHT, MOS2_LAYER_DISTANCE = 3.16, 1.56, 6.15
 #: Round numbers of the size that is found in layered disulphides at room temperature, not those of one measurement.
@@ -52,7 +53,7 @@ def strontium_titanate(field: Field, thickness: float) -> Specimen:
     """SrTiO3 along [001], entered through SrO: planes of SrO and TiO2 in turn, half a cell apart."""
     a = SRTIO3_CELL
     planes = 2 * max(1, round(thickness / a))
-    whole = np.stack(np.meshgrid(*(np.arange(int(side / a) + 1) * a for side in field), indexing="ij"), -1).reshape(-1, 2)
+    whole = _corners(field, (a, a))
     in_plane = {0: (("Sr", 0.0, 0.0), ("O", 0.5, 0.5)), 1: (("Ti", 0.5, 0.5), ("O", 0.5, 0.0), ("O", 0.0, 0.5))}
     placed = [
         (symbol, (plane + 0.5) * a / 2, whole + np.array([row, column]) * a)
@@ -66,23 +67,25 @@ def molybdenum_disulphide(field: Field, layers: int) -> Specimen:
     """Layers of 2H-MoS2 seen along [001], each turned by half a turn against the one before: Mo lies over S."""
     a = MOS2_CELL
     cell = np.array([a * np.sqrt(3), a])
-    counts = [int(side / length) + 1 for side, length in zip(field, cell, strict=True)]
-    corners = np.stack(np.meshgrid(*(np.arange(n) * s for n, s in zip(counts, cell, strict=True)), indexing="ij"), -1)
-    centres = corners.reshape(-1, 2)
+    corners = _corners(field, (cell[0], cell[1]))
     sites = [(np.array([0.0, 0.0]), np.array([0.5, 0.5])), (np.array([1 / 6, 0.5]), np.array([2 / 3, 0.0]))]
     placed = []
     for layer in range(layers):
         depth = MOS2_LAYER_DISTANCE * (layer + 0.5)
         metal, sulphur = sites if layer % 2 == 0 else sites[::-1]
-        placed += [("Mo", depth, centres + site * cell) for site in metal]
+        placed += [("Mo", depth, corners + site * cell) for site in metal]
         for height in (-MOS2_SULPHUR_HEIGHT, MOS2_SULPHUR_HEIGHT):
-            placed += [("S", depth + height, centres + site * cell) for site in sulphur]
+            placed += [("S", depth + height, corners + site * cell) for site in sulphur]
     return _cut(placed, field, layers * MOS2_LAYER_DISTANCE, MOS2_RMS, "Mo")
 
 
-def _cut(
-    placed: list[tuple[str, float, NDArray[np.float64]]], field: Field, thickness: float, rms: Mapping[str, float], host: str
-) -> Specimen:
+def _corners(field: Field, cell: tuple[float, float]) -> NDArray[np.float64]:
+    """Corners [n, 2] (row, column) of the cells that cover the field."""
+    axes = [np.arange(int(side / length) + 1) * length for side, length in zip(field, cell, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _cut(placed: Placed, field: Field, thickness: float, rms: Mapping[str, float], host: str) -> Specimen:
     """What of the atoms (element, depth, places [n, 2]) lies in the field."""
     positions = np.concatenate([np.insert(places, 0, depth, axis=1) for _, depth, places in placed])
     symbols = np.concatenate([np.full(len(places), symbol) for symbol, _, places in placed])
@@ -124,14 +127,14 @@ def with_foreign_atom(specimen: Specimen, element: str, place: tuple[float, floa
 
 
 def tilted(specimen: Specimen, tilt_rad: tuple[float, float]) -> Specimen:
-    """The specimen turned by small angles about its entrance: an atom at depth z moves by z tan(tilt) along rows and columns."""
+    """The specimen turned by small angles about its entrance: an atom at depth z moves by z tan(tilt) along each axis."""
     moved = specimen.positions.copy()
     moved[:, 1:] += moved[:, :1] * np.tan(tilt_rad)
     return replace(specimen, positions=moved)
 
 
 def shaken(specimen: Specimen, rng: np.random.Generator) -> Specimen:
-    """One frozen phonon: each atom displaced on its own, normally distributed with the rms of its element (Einstein's model)."""
+    """One frozen phonon: each atom displaced on its own, normally distributed by the rms of its element (Einstein's model)."""
     widths = np.array([specimen.rms.get(str(symbol), 0.0) for symbol in specimen.symbols])
     moved = specimen.positions + rng.standard_normal(specimen.positions.shape) * widths[:, None]
     return replace(specimen, positions=moved)

@@ -326,6 +326,29 @@ def test_errors_of_the_scan_are_in_the_true_positions() -> None:
     assert made.truth["defocus_nm"] == 5
 
 
+def test_a_wider_window_sees_the_same_specimen() -> None:
+    """What is scattered out of the window no longer comes back in at its other side; little else changes."""
+    thin = dataclasses.replace(SMALL, phonons=0, noise=False, thickness_angstrom=4, defocus_nm=2, semiangle_mrad=15)
+    narrow, wide = (simulate_electrons(dataclasses.replace(thin, finer=finer)).frames for finer in (1, 2))
+    assert np.corrcoef(narrow.ravel(), wide.ravel())[0, 1] > 0.998
+    assert wide.sum() == pytest.approx(narrow.sum(), rel=0.01)
+
+
+@pytest.mark.parametrize("specimen", ["SrTiO3", "MoS2", "globule"])
+def test_the_specimen_does_not_depend_on_the_window(specimen: str) -> None:
+    still = dataclasses.replace(SMALL, specimen=specimen, phonons=0, noise=False, raster=(2, 2), dopant="Au")
+    truths = []
+    for N, angle in ((32, 2.6), (64, 1.3)):
+        made = simulate_electrons(dataclasses.replace(still, N=N, angle_per_pixel_mrad=angle))
+        positions = np.array(made.truth["true_positions_px"])
+        middle = np.round(positions.mean(axis=0)).astype(int)
+        around = tuple(slice(m - 12, m + 12) for m in middle)
+        truths.append(made.slice_phases[:, *around])
+        pixel = made.scan.pixel_size_m * 1e10
+        assert np.abs(np.array(made.truth["dopant_place_angstrom"][1:]) / pixel - positions.mean(axis=0)).max() < 12
+    np.testing.assert_allclose(truths[0], truths[1], atol=0.02 * truths[0].max())
+
+
 @pytest.mark.parametrize("flip", ["rows", "columns", "transpose"])
 def test_frames_are_turned_over_about_the_zero_frequency(small: ElectronScan, flip: str) -> None:
     turned = simulate_electrons(dataclasses.replace(SMALL, flip=flip, noise=False)).frames

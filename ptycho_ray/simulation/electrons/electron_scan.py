@@ -21,6 +21,8 @@ from ptycho_ray.simulation.electrons.electron_spec import ElectronSpec
 from ptycho_ray.simulation.electrons.multislice import diffraction_of_positions, modes_of_source
 from ptycho_ray.simulation.electrons.potentials import resampled, slice_phases, transmissions
 from ptycho_ray.simulation.electrons.specimens import (
+    MOS2_CELL,
+    SRTIO3_CELL,
     Specimen,
     globule,
     molybdenum_disulphide,
@@ -66,7 +68,8 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
     """Simulate the scan that ``spec`` describes.
 
     Globule, phonons, positions and noise draw from independent streams of the seed, so that changing one of them (the dose,
-    say) leaves the others as they were. The description is in ``metadata['simulation']``, the truth in ``metadata['truth']``.
+    say) leaves the others as they were. The description is in ``metadata['simulation']``, the true positions (row, column) are
+    in ``metadata['true_positions_px']``, and what else is known in ``metadata['truth']``.
     """
     for_atoms, for_phonons, for_scan, for_noise = (
         np.random.default_rng(child) for child in np.random.SeedSequence(spec.seed).spawn(4)
@@ -79,7 +82,7 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
     recorded, true = recorded - corner, true - corner
     fine, fine_shape = pixel / spec.oversampling, (shape[0] * spec.oversampling, shape[1] * spec.oversampling)
 
-    at_rest, dopant = _specimen(spec, (shape[0] * pixel, shape[1] * pixel), for_atoms)
+    at_rest, dopant = _specimen(spec, (shape[0] * pixel, shape[1] * pixel), -corner * pixel, for_atoms)
     slices = max(1, round(at_rest.thickness / spec.slice_angstrom))
     distance = at_rest.thickness / slices
     probe = _probe(spec, spec.N * spec.oversampling * spec.finer, fine)
@@ -115,6 +118,8 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
         "electrons_per_pattern": _electrons(spec),
         "share_on_detector": float(frames.sum(axis=(1, 2)).mean()),
     }
+    true_in_file = {"true_positions_px": truth["true_positions_px"]}
+    true_in_file["truth"] = {name: value for name, value in truth.items() if name not in true_in_file}
     scan = RawData(
         recorded[:, 1],
         recorded[:, 0],
@@ -123,7 +128,7 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
         measured,
         believed.astype(np.complex64),
         objectGuess=np.exp(1j * mean_phases.sum(axis=0)).astype(np.complex64),
-        metadata={"simulation": dataclasses.asdict(spec), "nphotons": _electrons(spec), "truth": truth},
+        metadata={"simulation": dataclasses.asdict(spec), "nphotons": _electrons(spec), **true_in_file},
         domain="intensity",
         counts_are_photons=spec.counts_per_electron == 1,
         pixel_size_m=pixel * 1e-10,
@@ -183,21 +188,31 @@ def _canvas(spec: ElectronSpec, positions: NDArray[np.float64]) -> tuple[NDArray
 
 
 def _specimen(
-    spec: ElectronSpec, field: tuple[float, float], rng: np.random.Generator
+    spec: ElectronSpec, field: tuple[float, float], middle: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[Specimen, list[float] | None]:
-    """The atoms at rest over the field and what tilt brings into it, and the place (depth, row, column) of a foreign atom."""
+    """The atoms at rest over the field and what tilt brings into it, and the place (depth, row, column) of a foreign atom.
+
+    A corner of the crystal's cell, or the ball's centre, lies in the ``middle`` of the scan, whatever the field.
+    """
+    cells = {"SrTiO3": (SRTIO3_CELL, SRTIO3_CELL), "MoS2": (MOS2_CELL * np.sqrt(3), MOS2_CELL)}
     around = 2.0 + np.abs(np.tan(_tilt(spec))) * spec.total_thickness_angstrom
-    larger = (field[0] + 2 * around[0], field[1] + 2 * around[1])
-    if spec.specimen == "SrTiO3":
-        made = strontium_titanate(larger, spec.thickness_angstrom)
-    elif spec.specimen == "MoS2":
-        made = molybdenum_disulphide(larger, spec.layers)
+    if spec.specimen == "globule":
+        half = np.maximum(middle, np.array(field) - middle) + around
+        made, start = globule((2 * half[0], 2 * half[1]), spec.thickness_angstrom, rng), half
     else:
-        made = globule(larger, spec.thickness_angstrom, rng)
-    made = dataclasses.replace(made, positions=made.positions - np.insert(around, 0, 0.0))
+        cell = np.array(cells[spec.specimen])
+        start = np.ceil((middle + around) / cell) * cell
+        end = start + np.array(field) - middle + around
+        larger = (float(end[0]), float(end[1]))
+        made = (
+            strontium_titanate(larger, spec.thickness_angstrom)
+            if spec.specimen == "SrTiO3"
+            else molybdenum_disulphide(larger, spec.layers)
+        )
+    made = dataclasses.replace(made, positions=made.positions + np.insert(middle - start, 0, 0.0))
     place = None
     if spec.dopant is not None:
-        made, atom = with_foreign_atom(made, spec.dopant, (spec.dopant_depth_angstrom, field[0] / 2, field[1] / 2))
+        made, atom = with_foreign_atom(made, spec.dopant, (spec.dopant_depth_angstrom, middle[0], middle[1]))
         place = made.positions[atom].tolist()
     if spec.rms_displacement_angstrom is not None:
         elements = np.unique(made.symbols).tolist()

@@ -39,7 +39,7 @@ class ElectronSpec:
     tilt_mrad: tuple[FiniteFloat, FiniteFloat] = (0.0, 0.0)
     """Tilt of the sample along rows and columns: an atom at depth z lies z * tan(tilt) further along."""
     dopant: Element | None = None
-    """A foreign atom in the middle of the field, in place of Sr, Mo or C."""
+    """A foreign atom in the middle of the scan, in place of Sr, Mo or C."""
     dopant_depth_angstrom: NonNegativeFloat = 0.0
     """Depth of the foreign atom (the nearest site is taken)."""
     phonons: NonNegativeInt = 4

@@ -93,15 +93,13 @@ class Hdf5Frames(FramesOnDisk):
         frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
         part_of = np.searchsorted(self.ends, wanted, side="right")
         for part in np.unique(part_of):
-            rows = np.flatnonzero(part_of == part)
             first = self.ends[part - 1] if part else 0
-            path, name = self.parts[part]
-            frames[rows] = self._read_part(path, name, wanted[rows] - first)
+            low, high = np.searchsorted(part_of, [part, part + 1])
+            self._read_part(*self.parts[part], wanted[low:high] - first, frames[low:high])
         return frames if np.array_equal(back, np.arange(len(wanted))) else frames[back]
 
-    def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64]) -> NDArray:
-        """Frames ``wanted`` (ascending) of one dataset."""
-        frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+    def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64], frames: NDArray) -> None:
+        """Frames ``wanted`` (ascending) of one dataset into ``frames``."""
         breaks = np.diff(wanted, prepend=-2) > 1
         if self.raster is not None:
             breaks |= wanted % self.raster[1] == 0
@@ -110,13 +108,13 @@ class Hdf5Frames(FramesOnDisk):
             dataset = file[name]
             for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
                 low, high = int(wanted[start]), int(wanted[stop - 1]) + 1
-                frames[start:stop] = self._block(dataset, low, high)
-        return frames
+                if self.axes == "nyx":
+                    dataset.read_direct(frames, np.s_[low:high], np.s_[start:stop])
+                else:
+                    frames[start:stop] = self._block(dataset, low, high)
 
     def _block(self, dataset: h5py.Dataset, low: int, high: int) -> NDArray:
         """Frames ``low`` to ``high`` - 1, which lie in one row of a raster, [k, rows, columns]."""
-        if self.axes == "nyx":
-            return np.asarray(dataset[low:high])
         place: dict[str, slice | int] = {"n": slice(low, high)}
         if self.raster is not None:
             row, column = divmod(low, self.raster[1])

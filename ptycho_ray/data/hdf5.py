@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import choose_key
 from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
+from ptycho_ray.data.inflation import DATASET_RATIO, check_chunk, check_ratio
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
-SUSPICIOUS_BYTES = 256 * 2**20
-SUSPICIOUS_RATIO = 2000
 SCANNED_BYTES = 256 * 2**20
 _HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
@@ -243,15 +242,8 @@ class Hdf5Scan:
                 found=f"{size / 2**20:.4g} MiB",
                 expected=f"at most {self.budget / 2**20:.4g} MiB more from this file (max_bytes)",
             )
-        stored = dataset.id.get_storage_size()
-        if size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * max(stored, 1) and not dataset.is_virtual:
-            raise InputError(
-                file=self.path,
-                field=dataset.name,
-                found=f"{stored} bytes that claim to be {size}",
-                expected=f"a ratio below {SUSPICIOUS_RATIO}",
-                hint="this looks like a decompression bomb",
-            )
+        if not dataset.is_virtual:
+            check_ratio(self.path, dataset.name, dataset.id.get_storage_size(), size, DATASET_RATIO)
         self.budget -= size
         values = np.asarray(dataset[()])
         if values.dtype.names is None:
@@ -363,6 +355,8 @@ def check_file_name(path: Path, field: str, name: str) -> None:
 def check_readable(path: Path, dataset: h5py.Dataset) -> None:
     """Refuse a dataset whose compression filter is not available, or whose bytes lie in another raw file."""
     plan = dataset.id.get_create_plist()
+    if dataset.chunks is not None and plan.get_nfilters():
+        check_chunk(path, dataset.name, math.prod(dataset.chunks) * dataset.dtype.itemsize)
     for number in range(plan.get_nfilters()):
         code, _, _, title = plan.get_filter(number)
         if not h5py.h5z.filter_avail(code):

@@ -20,7 +20,7 @@ LEAST_IMPOSSIBLE = 46340.0
 
 
 def may_be_invalid(lowest: Any, highest: Any) -> Any:
-    """Whether ``invalid_in`` could find anything among values from ``lowest`` to ``highest`` (NaN if one is NaN), elementwise."""
+    """Whether ``invalid_in`` could find anything among values from ``lowest`` to ``highest`` (NaN if one is), elementwise."""
     return ~((lowest > -np.inf) & (highest < LEAST_IMPOSSIBLE))
 
 

@@ -24,13 +24,14 @@ from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
 from ptycho_ray.data.frame_axes import read_axes
+from ptycho_ray.data.inflation import check_chunk
 from ptycho_ray.data.opening import BinaryFile, Content
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 LARGEST_JSON = 2**24
-LARGEST_CHUNK = 2**30
+MOST_VALUES, MOST_FRAMES = 2**40, 2**26
 KEPT_CHUNKS = 4
 
 
@@ -96,7 +97,8 @@ class ZarrFrames(FramesOnDisk):
             raise Store(path).damaged(f"{name}/.zarray: {error}") from error
         size = math.prod(self.chunks) * self.dtype.itemsize
         sound = len(self.chunks) == len(self.stored) and min((*self.stored, *self.chunks), default=0) > 0
-        if self.dtype.kind not in "biuf" or not sound or size > LARGEST_CHUNK or not plain:
+        check_chunk(path, name, size)
+        if self.dtype.kind not in "biuf" or not sound or math.prod(self.stored) > MOST_VALUES or not plain:
             raise InputError(
                 file=path,
                 field=name,
@@ -113,6 +115,8 @@ class ZarrFrames(FramesOnDisk):
         self.raster = None if len(self.scanned) == 1 else (self.scanned[0], self.scanned[1])
         sides = [self.stored[self.axes.index(letter)] for letter in "yx"]
         self.shape = (math.prod(self.scanned), sides[0], sides[1])
+        if self.shape[0] > MOST_FRAMES:
+            raise InputError(file=path, field=name, found=f"{self.shape[0]} frames", expected=f"at most {MOST_FRAMES}")
         self.labels = np.arange(self.shape[0])
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:

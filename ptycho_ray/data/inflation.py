@@ -28,7 +28,7 @@ def check_ratio(path: Path, field: str | None, stored: int, inflated: int, most:
             field=field,
             found=f"{stored} bytes that inflate to {inflated} or more",
             expected=f"a ratio below {most}",
-            hint="This looks like a decompression bomb. If it is a scan, unpack it and store it as HDF5, which is read in parts.",
+            hint="This looks like a decompression bomb. If it is a scan, store it as HDF5, which is read in parts.",
         )
 
 

@@ -68,3 +68,23 @@ class MappedFrames(FramesOnDisk):
     def _as_asked(self, frames: NDArray) -> NDArray:
         chosen = frames.astype(self.dtype.newbyteorder("="), copy=False)
         return np.ascontiguousarray(chosen[:, ::-1] if self.upside_down else chosen)
+
+
+class JoinedFrames(FramesOnDisk):
+    """Frames of several files of the same size and type, one after the other."""
+
+    def __init__(self, parts: list[MappedFrames]) -> None:
+        self.parts, self.dtype = parts, parts[0].dtype
+        self.ends = np.cumsum([part.shape[0] for part in parts])
+        self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
+        self.labels = np.arange(self.shape[0])
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        wanted = self.labels[indices]
+        frames = np.empty((len(wanted), *self.shape[1:]), self.dtype.newbyteorder("="))
+        part_of = np.searchsorted(self.ends, wanted, side="right")
+        for number in np.unique(part_of):
+            rows = part_of == number
+            part = self.parts[number]
+            frames[rows] = part.read(wanted[rows] - (self.ends[number] - part.shape[0]))
+        return frames

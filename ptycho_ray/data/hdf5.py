@@ -6,8 +6,12 @@ within the folder of the file, so that a file cannot make this program read file
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -23,9 +27,12 @@ from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
 from ptycho_ray.data.inflation import DATASET_RATIO, check_chunk, check_ratio
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
+HELD_BACK_BYTES = 4 * 2**20
+SLACK_BYTES = 2**20
 SCANNED_BYTES = 256 * 2**20
 _HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
@@ -44,6 +51,31 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SystemError) as error:
         raise InputError(file=path, found=f"unreadable data ({error})", expected="a complete HDF5 file") from error
+
+
+@contextmanager
+def new_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file, atomically. DiskFullError if there is no room.
+
+    HDF5 writes behind the back of its user, forgets errors it meets there, and may end the process over them: room is held
+    back for it, and ``check_room`` asks for more before each large piece.
+    """
+    with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as held_back:
+        held_back.write(bytes(HELD_BACK_BYTES))
+        held_back.flush()
+        with h5py.File(temporary, "w") as file:
+            try:
+                yield file
+                file.flush()
+                check_room(file, 0)
+            finally:
+                held_back.truncate(0)
+
+
+def check_room(file: h5py.File, piece_bytes: int) -> None:
+    """OSError if the disk may have no room for the next piece, before HDF5 tries to write it."""
+    if shutil.disk_usage(Path(file.filename).parent).free < piece_bytes + SLACK_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_heaps(path: Path) -> None:

@@ -98,7 +98,8 @@ class BinaryFile:
 def require_scan(path: str | Path) -> Path:
     """``path`` as a Path: a file, a folder of images or a Zarr store. MissingFileError for anything else."""
     path = Path(path)
-    if path.is_dir() and ((path / ".zgroup").is_file() or any(True for _ in images_in(path))):
+    zarr = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    if path.is_dir() and (zarr or any(True for _ in images_in(path))):
         return path
     return require_file(path)
 

@@ -180,6 +180,7 @@ SAMPLES |= {
     "hspy": lambda folder: microscope_files.hspy(folder / "a.hspy", CUBE),
     "zspy": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "zlib", zipped=True),
     "zspy blosc": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "blosc", zipped=True),
+    "zspy 3": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "zstd", zipped=True, version=3),
     "dm3": lambda folder: microscope_files.dm(folder / "a.dm3", CUBE, 3, CALIBRATED),
     "dm4": lambda folder: microscope_files.dm(folder / "a.dm4", CUBE, 4, CALIBRATED),
     "blo": lambda folder: microscope_files.blockfile(folder / "a.blo", STACK, (2, 3)),

@@ -159,11 +159,12 @@ def test_cubes_that_state_their_steps(kind: str, counts: NDArray, tmp_path: Path
     np.testing.assert_allclose(raw.positions_px[COLUMNS] - raw.positions_px[0], [step / raw.pixel_size_m, 0])
 
 
-@pytest.mark.parametrize("compressor", ["blosc", "zlib", None])
+@pytest.mark.parametrize("compressor", ["blosc", "zstd", "zlib", None])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_zspy(compressor: str | None, zipped: bool, counts: NDArray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_zspy(compressor: str | None, zipped: bool, version: int, counts: NDArray, tmp_path: Path) -> None:
     cube = counts.reshape(ROWS, COLUMNS, N, N)
-    path = write.zspy(tmp_path / "a.zspy", cube, compressor, zipped)
+    path = write.zspy(tmp_path / "a.zspy", cube, compressor, zipped, version)
     raw = quiet(path)
     np.testing.assert_array_equal(raw.patterns.intensity([1, 13, 14]), counts[[1, 13, 14]])
     assert raw.energy_eV == 2e5
@@ -328,3 +329,12 @@ def test_a_tvips_series_is_one_scan(general_header: bool, tmp_path: Path) -> Non
     order = [7, 0, 9, 3, 4]
     np.testing.assert_array_equal(scan.patterns.intensity(order), frames[order])
     assert len(scan) == 10
+
+
+def test_zarr_of_shards_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    path = write.zspy(tmp_path / "a.zspy", np.ones((2, 3, 8, 8), np.uint16), None, version=3)
+    told = json.loads((path / "Experiments/scan/data/zarr.json").read_text())
+    told["codecs"] = [{"name": "sharding_indexed", "configuration": {}}]
+    (path / "Experiments/scan/data/zarr.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="chunks in sharding_indexed; .*Write it again without shards"):
+        load_data(path)

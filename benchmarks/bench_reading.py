@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -67,7 +68,9 @@ def batches(n: int, shuffled: bool) -> list[NDArray[np.int64]]:
 def ours(path: Path, n: int, shuffled: bool) -> None:
     from ptycho_ray.data import load_data
 
-    how = {} if path.suffix == ".h5" else {"shape": f"{n}x{N}x{N}:uint16", "positions": str(path.with_suffix(".csv"))}
+    how: dict[str, Any] = (
+        {} if path.suffix == ".h5" else {"shape": f"{n}x{N}x{N}:uint16", "positions": str(path.with_suffix(".csv"))}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scan = load_data(path, pixel_size_m=2e-8, **how)

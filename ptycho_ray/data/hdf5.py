@@ -126,7 +126,8 @@ class Hdf5Frames(FramesOnDisk):
         for part in np.unique(part_of):
             first = self.ends[part - 1] if part else 0
             low, high = np.searchsorted(part_of, [part, part + 1])
-            self._read_part(*self.parts[part], wanted[low:high] - first, frames[low:high])
+            path, name = self.parts[part]
+            self._read_part(path, name, wanted[low:high] - first, frames[low:high])
         return frames if np.array_equal(back, np.arange(len(wanted))) else frames[back]
 
     def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64], frames: NDArray) -> None:

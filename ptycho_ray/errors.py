@@ -40,6 +40,16 @@ class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that was named does not exist or cannot be opened."""
 
 
+class DiskFullError(OSError):
+    """There is no room left for a file; what was written before is kept."""
+
+    def __init__(self, path: Path, free: int) -> None:
+        super().__init__(
+            f"{path}: no room on the disk ({free / 2**20:.3g} MiB free): the file was not written, what was there before is "
+            "kept. Make room, or name another folder"
+        )
+
+
 class ConfigurationError(InputError):
     """A setting is unknown, has the wrong type or lies outside its range."""
 

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptycho_ray.errors import MissingFileError
+from ptycho_ray.errors import DiskFullError, InputError, MissingFileError
+
+FULL_BYTES = 2**16
+"""A disk with less room than this is full: not every library says why it could not write."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path`` that is renamed to it when the block ends without an error.
 
-    The temporary file keeps the suffix of ``path``. On any error (a full disk included) it is removed and whatever
-    ``path`` held before stays untouched.
+    The temporary file keeps the suffix of ``path``. On any error it is removed and whatever ``path`` held before stays
+    untouched. DiskFullError where there is no room, whatever the library that writes calls it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        free = shutil.disk_usage(path.parent).free  # while the part that was written still takes its room
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or (free < FULL_BYTES and isinstance(error, Exception) and not isinstance(error, InputError)):
+            raise DiskFullError(path, free) from error
         raise
 
 

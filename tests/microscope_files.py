@@ -173,7 +173,7 @@ def tiff_folder(path: Path, frames: NDArray) -> Path:
     return path
 
 
-def zspy(path: Path, cube: NDArray, compressor: str | None = "blosc", zipped: bool = False) -> Path:
+def zspy(path: Path, cube: NDArray, compressor: str | None = "blosc", zipped: bool = False, version: int = 2) -> Path:
     """A HyperSpy signal in Zarr: as ``hspy``, in chunks that do not divide the sides; the first chunk is one of zeros."""
     chunks = [2, 3, 10, 16]
     members: dict[str, bytes] = {".zgroup": b'{"zarr_format": 2}'}
@@ -196,6 +196,7 @@ def zspy(path: Path, cube: NDArray, compressor: str | None = "blosc", zipped: bo
         part = cube[tuple(slice(first, first + step) for first, step in zip(start, chunks, strict=True))]
         whole[tuple(slice(0, side) for side in part.shape)] = part
         members[f"{place}/data/{'.'.join(map(str, chunk))}"] = _compressed(whole, compressor)
+    members = members if version == 2 else _as_version_3(members)
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in members.items():
@@ -207,12 +208,36 @@ def zspy(path: Path, cube: NDArray, compressor: str | None = "blosc", zipped: bo
     return path
 
 
+def _as_version_3(members: dict[str, bytes]) -> dict[str, bytes]:
+    """The members of a store of version 2 in the words of version 3."""
+    made: dict[str, Any] = {}
+    for name, data in members.items():
+        place, _, last = name.rpartition("/")
+        if last == ".zgroup":
+            made["zarr.json"] = {"zarr_format": 3, "node_type": "group"}
+        elif last == ".zattrs":
+            made[f"{place}/zarr.json"] = {"zarr_format": 3, "node_type": "group", "attributes": json.loads(data)}
+        elif last == ".zarray":
+            told = json.loads(data)
+            codecs: list[Any] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+            made[f"{place}/zarr.json"] = {
+                "zarr_format": 3, "node_type": "array", "shape": told["shape"], "data_type": np.dtype(told["dtype"]).name,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": told["chunks"]}},
+                "chunk_key_encoding": {"name": "default"}, "fill_value": 0,
+                "codecs": codecs + ([{"name": told["compressor"]["id"]}] if told["compressor"] else []),
+            }  # fmt: skip
+        else:
+            made[f"{place}/c/{last.replace('.', '/')}"] = data
+    return {name: data if isinstance(data, bytes) else json.dumps(data).encode() for name, data in made.items()}
+
+
 def _compressed(values: NDArray, compressor: str | None) -> bytes:
     if compressor == "zlib":
         return zlib.compress(values.tobytes())
-    if compressor != "blosc":
+    if compressor not in ("blosc", "zstd"):
         return values.tobytes()
+    codec = hdf5plugin.Blosc(cname="lz4") if compressor == "blosc" else hdf5plugin.Zstd()
     with h5py.File("chunk", "w", driver="core", backing_store=False) as file:
         data = np.frombuffer(values.tobytes(), np.uint8)
-        dataset = file.create_dataset("d", data=data, chunks=data.shape, **hdf5plugin.Blosc(cname="lz4"))
+        dataset = file.create_dataset("d", data=data, chunks=data.shape, **codec)
         return bytes(dataset.id.read_direct_chunk((0,))[1])

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
-from ptycho_ray.commands.output import WritingOptions, file_to_write
+from ptycho_ray.commands.output import LEAST_FREE_BYTES, WritingOptions, about_as_large_as, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
@@ -54,8 +54,14 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.inspection import describe_scan
 
     beside = format_to_write(options.output, options.to).beside
+    whole = options.n_subsample is None and options.reading.select is None and options.reading.frames is None
     for written in [options.output] if beside is None else [options.output, beside(options.output)]:
-        file_to_write(written, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
+        file_to_write(
+            written,
+            overwrite=options.overwrite,
+            inputs=[options.input, options.reading.companion],
+            least_bytes=about_as_large_as(options.input) if written == options.output and whole else LEAST_FREE_BYTES,
+        )
     scan = load_data(
         options.input,
         n_subsample=options.n_subsample,

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
-from ptycho_ray.commands.output import WritingOptions, file_to_write
+from ptycho_ray.commands.output import WritingOptions, about_as_large_as, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
@@ -46,7 +46,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.orientation import find_orientation
 
     if options.output is not None:
-        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file])
+        least = about_as_large_as(options.file)
+        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file], least_bytes=least)
     scan = load_data(options.file, reading=options.reading)
     verdict = find_orientation(
         scan,

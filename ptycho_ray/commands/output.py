@@ -4,6 +4,7 @@ work."""
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from ptycho_ray.errors import InputError
 RESULTS = ("wts.h5.zip", "reconstruction.npz", "result.json", "comparison.json")
 """Files by which a folder is known to hold a result."""
 MOST_FOLDERS = 10_000
+LEAST_FREE_BYTES = 8 * 2**20
+"""A disk with less room than this is full."""
 
 
 @dataclass(kw_only=True)
@@ -23,16 +26,23 @@ class WritingOptions:
     """Replace a file, or the results in a folder, that exists already."""
 
 
-def file_to_write(path: Path, *, overwrite: bool, inputs: Sequence[Path | None] = (), field: str = "output") -> Path:
+def file_to_write(
+    path: Path,
+    *,
+    overwrite: bool,
+    inputs: Sequence[Path | None] = (),
+    field: str = "output",
+    least_bytes: int = LEAST_FREE_BYTES,
+) -> Path:
     """``path``, if it can be written and nothing is lost by it. InputError if it exists, unless ``overwrite``, if it is a
-    folder, or if its folder cannot be written to."""
+    folder, or if its folder cannot be written to or has no room for ``least_bytes``."""
     if path.is_dir():
         raise InputError(file=path, field=field, found="a folder", expected="the name of a file")
     if path.exists() and not overwrite:
         same = any(other is not None and other.exists() and other.samefile(path) for other in inputs)
         found = "the file that is read" if same else "a file that exists already"
         raise InputError(file=path, field=field, found=found, expected="a new name", hint="--overwrite replaces it")
-    _check_writable(path.parent, field)
+    _check_writable(path.parent, field, least_bytes)
     return path
 
 
@@ -63,8 +73,13 @@ def _results(folder: Path) -> list[str]:
     return [name for name in RESULTS if (folder / name).exists()]
 
 
-def _check_writable(folder: Path, field: str) -> None:
-    """InputError if a folder can neither be written to nor be made."""
+def about_as_large_as(path: Path) -> int:
+    """Bytes that a copy of a scan takes at least, in a format that may pack it better."""
+    return max(LEAST_FREE_BYTES, path.stat().st_size // 4) if path.is_file() else LEAST_FREE_BYTES
+
+
+def _check_writable(folder: Path, field: str, least_bytes: int = LEAST_FREE_BYTES) -> None:
+    """InputError if a folder can neither be written to nor be made, or has no room for ``least_bytes``."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -73,4 +88,12 @@ def _check_writable(folder: Path, field: str) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(
             file=folder, field=field, found=f"no right to write to {there}", expected="a folder to write to"
+        )
+    if (free := shutil.disk_usage(there).free) < least_bytes:
+        raise InputError(
+            file=folder,
+            field=field,
+            found=f"{free / 2**20:.3g} MiB free on this disk",
+            expected=f"at least {least_bytes / 2**20:.3g} MiB",
+            hint="make room, or name another folder",
         )

@@ -6,8 +6,12 @@ within the folder of the file, so that a file cannot make this program read file
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,13 +24,15 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import choose_key
 from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
+from ptycho_ray.data.inflation import DATASET_RATIO, check_chunk, check_ratio
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
-SUSPICIOUS_BYTES = 256 * 2**20
-SUSPICIOUS_RATIO = 2000
+HELD_BACK_BYTES = 4 * 2**20
+SLACK_BYTES = 2**20
 SCANNED_BYTES = 256 * 2**20
 _HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
@@ -45,6 +51,31 @@ def open_hdf5(path: str | Path) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SystemError) as error:
         raise InputError(file=path, found=f"unreadable data ({error})", expected="a complete HDF5 file") from error
+
+
+@contextmanager
+def new_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file, atomically. DiskFullError if there is no room.
+
+    HDF5 writes behind the back of its user, forgets errors it meets there, and may end the process over them: room is held
+    back for it, and ``check_room`` asks for more before each large piece.
+    """
+    with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as held_back:
+        held_back.write(bytes(HELD_BACK_BYTES))
+        held_back.flush()
+        with h5py.File(temporary, "w") as file:
+            try:
+                yield file
+                file.flush()
+                check_room(file, 0)
+            finally:
+                held_back.truncate(0)
+
+
+def check_room(file: h5py.File, piece_bytes: int) -> None:
+    """OSError if the disk may have no room for the next piece, before HDF5 tries to write it."""
+    if shutil.disk_usage(Path(file.filename).parent).free < piece_bytes + SLACK_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_heaps(path: Path) -> None:
@@ -93,15 +124,14 @@ class Hdf5Frames(FramesOnDisk):
         frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
         part_of = np.searchsorted(self.ends, wanted, side="right")
         for part in np.unique(part_of):
-            rows = np.flatnonzero(part_of == part)
             first = self.ends[part - 1] if part else 0
+            low, high = np.searchsorted(part_of, [part, part + 1])
             path, name = self.parts[part]
-            frames[rows] = self._read_part(path, name, wanted[rows] - first)
+            self._read_part(path, name, wanted[low:high] - first, frames[low:high])
         return frames if np.array_equal(back, np.arange(len(wanted))) else frames[back]
 
-    def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64]) -> NDArray:
-        """Frames ``wanted`` (ascending) of one dataset."""
-        frames = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
+    def _read_part(self, path: Path, name: str, wanted: NDArray[np.int64], frames: NDArray) -> None:
+        """Frames ``wanted`` (ascending) of one dataset into ``frames``."""
         breaks = np.diff(wanted, prepend=-2) > 1
         if self.raster is not None:
             breaks |= wanted % self.raster[1] == 0
@@ -110,13 +140,13 @@ class Hdf5Frames(FramesOnDisk):
             dataset = file[name]
             for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=False):  # nothing to read: no starts
                 low, high = int(wanted[start]), int(wanted[stop - 1]) + 1
-                frames[start:stop] = self._block(dataset, low, high)
-        return frames
+                if self.axes == "nyx":
+                    dataset.read_direct(frames, np.s_[low:high], np.s_[start:stop])
+                else:
+                    frames[start:stop] = self._block(dataset, low, high)
 
     def _block(self, dataset: h5py.Dataset, low: int, high: int) -> NDArray:
         """Frames ``low`` to ``high`` - 1, which lie in one row of a raster, [k, rows, columns]."""
-        if self.axes == "nyx":
-            return np.asarray(dataset[low:high])
         place: dict[str, slice | int] = {"n": slice(low, high)}
         if self.raster is not None:
             row, column = divmod(low, self.raster[1])
@@ -245,15 +275,8 @@ class Hdf5Scan:
                 found=f"{size / 2**20:.4g} MiB",
                 expected=f"at most {self.budget / 2**20:.4g} MiB more from this file (max_bytes)",
             )
-        stored = dataset.id.get_storage_size()
-        if size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * max(stored, 1) and not dataset.is_virtual:
-            raise InputError(
-                file=self.path,
-                field=dataset.name,
-                found=f"{stored} bytes that claim to be {size}",
-                expected=f"a ratio below {SUSPICIOUS_RATIO}",
-                hint="this looks like a decompression bomb",
-            )
+        if not dataset.is_virtual:
+            check_ratio(self.path, dataset.name, dataset.id.get_storage_size(), size, DATASET_RATIO)
         self.budget -= size
         values = np.asarray(dataset[()])
         if values.dtype.names is None:
@@ -365,6 +388,8 @@ def check_file_name(path: Path, field: str, name: str) -> None:
 def check_readable(path: Path, dataset: h5py.Dataset) -> None:
     """Refuse a dataset whose compression filter is not available, or whose bytes lie in another raw file."""
     plan = dataset.id.get_create_plist()
+    if dataset.chunks is not None and plan.get_nfilters():
+        check_chunk(path, dataset.name, math.prod(dataset.chunks) * dataset.dtype.itemsize)
     for number in range(plan.get_nfilters()):
         code, _, _, title = plan.get_filter(number)
         if not h5py.h5z.filter_avail(code):

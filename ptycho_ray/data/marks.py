@@ -5,6 +5,7 @@ Legend: k frames looked at, H and W the detector's rows and columns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,14 +55,16 @@ def find_marks(frames: NDArray) -> Marks:
     found = Marks(np.zeros(frames.shape[1:], bool), broken=broken)
     ever: NDArray[np.bool_] = np.asarray(seen.any(axis=0))
     _note(found, ever, _name_of(good_frames, ever, seen))
+    negative = frames.dtype.kind in "if" and not good_frames.min(initial=0) >= 0  # NaN is not
     if len(good_frames) > 1:
-        for value, name in _negative_marks(good_frames):
-            _note(found, (good_frames == value).mean(axis=0) >= NEARLY_ALWAYS, name)
-        _always_negative(found, good_frames)
+        if negative:
+            for value in (-1, -2):
+                _note(found, (good_frames == value).mean(axis=0) >= NEARLY_ALWAYS, f"the mark {value}")
+            _always_negative(found, good_frames)
         _ceilings(found, good_frames)
         _outstanding(found, good_frames)
-    rest = good_frames[:, ~found.bad]
-    if rest.dtype.kind in "if" and rest.size:
+    if negative and not found.bad.all():
+        rest = good_frames[:, ~found.bad]
         with np.errstate(invalid="ignore"):
             below = rest < 0
         found.negative, found.lowest = float(below.mean()), float(rest[below].min(initial=0))
@@ -85,14 +88,8 @@ def _name_of(frames: NDArray, pixels: NDArray[np.bool_], seen: NDArray[np.bool_]
     return f"the mark {values.max():.10g}"
 
 
-def _negative_marks(frames: NDArray) -> list[tuple[float, str]]:
-    return [(-1.0, "the mark -1"), (-2.0, "the mark -2")] if frames.dtype.kind in "if" else []
-
-
 def _always_negative(found: Marks, frames: NDArray) -> None:
     """Pixels that are negative in nearly every frame and share their value in each: a mark that was divided by a monitor."""
-    if frames.dtype.kind not in "if":
-        return
     with np.errstate(invalid="ignore"):
         below = np.asarray((frames < 0).mean(axis=0) >= NEARLY_ALWAYS) & ~found.bad
     held = frames[:, below]
@@ -103,15 +100,17 @@ def _always_negative(found: Marks, frames: NDArray) -> None:
 def _ceilings(found: Marks, frames: NDArray) -> None:
     """The largest number of a short type, in its own or in another: a mark where it stands in the same pixels nearly always
     (counts of that size vary), with what lies around them grown to the connected area; else saturation."""
-    rest = frames[:, ~found.bad]
-    if not rest.size or not np.isfinite(rest).any():
+    good = frames[:, ~found.bad] if found.bad.any() else frames
+    if not good.size or not np.isfinite(good).any():
         return
-    top = float(np.nanmax(rest))
+    top = float(np.nanmax(good))
+    first = frames[: len(frames) - math.ceil(NEARLY_ALWAYS * len(frames)) + 1]  # a mark stands in one of so many frames
     values = [*CEILINGS, *(value**0.5 for value in CEILINGS if frames.dtype.kind == "f")]
     for value in sorted((value for value in values if value <= top * (1 + 2e-7)), reverse=True):
-        held = (
-            np.abs(frames - frames.dtype.type(value)) <= 2e-7 * value if frames.dtype.kind == "f" else frames == value
-        )
+        is_top = abs(top - value) <= 2e-7 * value
+        if not is_top and not _equal(first, value).any():
+            continue
+        held = _equal(frames, value)
         often = np.asarray(held.mean(axis=0))
         marks = (often >= NEARLY_ALWAYS) & ~found.bad
         if marks.any() and _is_beam(marks, frames, value):
@@ -119,8 +118,14 @@ def _ceilings(found: Marks, frames: NDArray) -> None:
         elif marks.any():
             _note(found, binary_propagation(marks, mask=often >= 0.5), f"the mark {value:.6g}")
         left = held & ~found.bad
-        if abs(top - value) <= 2e-7 * value and left.sum() >= FEWEST_SATURATED:
+        if is_top and left.sum() >= FEWEST_SATURATED:
             found.saturated = (top, int(left.any(axis=0).sum()), int(left.any(axis=(1, 2)).sum()))
+
+
+def _equal(frames: NDArray, value: float) -> NDArray[np.bool_]:
+    if frames.dtype.kind != "f":
+        return np.asarray(frames == value)
+    return np.asarray(np.abs(frames - frames.dtype.type(value)) <= 2e-7 * value)
 
 
 def _is_beam(marks: NDArray[np.bool_], frames: NDArray, top: float) -> bool:
@@ -132,20 +137,22 @@ def _is_beam(marks: NDArray[np.bool_], frames: NDArray, top: float) -> bool:
 def _outstanding(found: Marks, frames: NDArray) -> None:
     """A value far above all others that the same pixels share in nearly every frame: a mark divided by a gain or a monitor,
     or summed by binning."""
-    values = np.where(found.bad, 0, frames).astype(np.float64)
-    values[~np.isfinite(values)] = 0
+    values = np.where(found.bad, 0, frames) if found.bad.any() else frames
+    if frames.dtype.kind == "f" and not np.isfinite(values.sum()):
+        values = np.where(np.isfinite(values), values, 0)
     top = values.max(axis=(1, 2), keepdims=True)
-    high = (values >= 0.2 * top) & (top > 0)
-    often = high.mean(axis=0) >= NEARLY_ALWAYS
+    least = 0.2 * top if frames.dtype.kind == "f" else np.ceil(0.2 * top)
+    often = np.sum((values >= least.astype(values.dtype)) & (top > 0), axis=0) >= NEARLY_ALWAYS * len(frames)
     if not often.any() or often.sum() > 0.5 * often.size:
         return
-    held = values[:, often]
-    rest = values[:, ~often]
+    held = values[:, often].astype(np.float64)
     shared = np.ptp(held, axis=1) <= 1e-6 * held.max(axis=1)
     constant = np.ptp(held, axis=0) <= 1e-6 * held.max(axis=0)
-    usual = float(np.quantile(rest, 0.999))
     steady = (held.shape[1] > 1 and shared.mean() >= NEARLY_ALWAYS) or constant.mean() >= NEARLY_ALWAYS
-    if steady and usual > 0 and np.median(held.min(axis=1)) > OUTSTANDING * usual:
+    if not steady:
+        return
+    usual = float(np.quantile(values[:, ~often], 0.999))
+    if usual > 0 and np.median(held.min(axis=1)) > OUTSTANDING * usual:
         name = f"the mark {float(np.median(held)):.6g}"
         _note(found, often, name)
         # Edges of a gap that was interpolated or binned hold a part of the mark.
@@ -160,12 +167,13 @@ def dead_pixels(frames: NDArray, *, expected: float = 10.0) -> NDArray[np.bool_]
     zero = total == 0
     dead: NDArray[np.bool_] = zero & (median_filter(total, size=3, mode="nearest") >= expected)
     areas, _ = label(zero)
-    for number, place in enumerate(find_objects(areas), start=1):
-        window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in place)
+    sizes, places = np.bincount(areas.ravel()), find_objects(areas)
+    for number in np.unique(areas[zero & binary_dilation(total >= expected)]):
+        if not 1 < sizes[number] <= 0.25 * zero.size:
+            continue
+        window = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in places[number - 1])
         area = areas[window] == number
-        rim = binary_dilation(area) & ~area
-        lit = rim.any() and np.quantile(total[window][rim], 0.25) >= expected
-        if 1 < area.sum() <= 0.25 * zero.size and lit:
+        if np.quantile(total[window][binary_dilation(area) & ~area], 0.25) >= expected:
             dead[window] |= area
     for axis in (0, 1):
         lines = total.sum(axis=1 - axis)

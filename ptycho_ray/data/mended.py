@@ -5,6 +5,8 @@ Legend: n frames, H and W the detector's rows and columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,20 +15,28 @@ from ptycho_ray.data.patterns import ArrayFrames, FrameSource
 IMPOSSIBLE = tuple(2**bits - less for bits in (31, 32, 63, 64) for less in (1, 2))
 """Numbers that no detector counts up to: the largest of its type, or one less, mark a pixel as bad."""
 
+LEAST_IMPOSSIBLE = 46340.0
+"""Values between 0 and this number, which is just below the root of the least of them, are none of them."""
+
+
+def may_be_invalid(lowest: Any, highest: Any) -> Any:
+    """Whether ``invalid_in`` could find anything among values from ``lowest`` to ``highest`` (NaN if one is), elementwise."""
+    return ~((lowest > -np.inf) & (highest < LEAST_IMPOSSIBLE))
+
 
 def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
     """Where values are no measurement: not finite, or one of IMPOSSIBLE (as a float too, and as the root of it)."""
+    found = np.zeros(frames.shape, dtype=bool)
+    if frames.dtype.kind not in "iuf" or not may_be_invalid(frames.min(initial=0), frames.max(initial=0)):
+        return found
     if frames.dtype.kind in "iu":
         top = np.iinfo(frames.dtype).max
-        found = np.zeros(frames.shape, dtype=bool)
         for value in IMPOSSIBLE:
             if value <= top:
                 found |= frames == value
         return found
-    if frames.dtype.kind != "f":
-        return np.zeros(frames.shape, dtype=bool)
     found = ~np.isfinite(frames)
-    large = frames > 4e4
+    large = frames >= LEAST_IMPOSSIBLE
     if large.any():
         values = frames[large].astype(np.float64)
         hit = np.zeros(values.shape, dtype=bool)
@@ -37,6 +47,12 @@ def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
             hit |= np.abs(values - value**0.5) <= near * value**0.5
         found[large] = hit
     return found
+
+
+def clear_invalid(frames: NDArray) -> None:
+    """Set to zero, in place, what is no measurement."""
+    if frames.dtype.kind in "iuf" and may_be_invalid(frames.min(initial=0), frames.max(initial=0)):
+        frames[invalid_in(frames)] = 0
 
 
 def held_like(made: FrameSource, source: FrameSource) -> FrameSource:
@@ -62,7 +78,7 @@ class MendedFrames:
         frames = np.array(self.source.read(indices), dtype=self.dtype)
         if self.bad is not None:
             frames[:, self.bad] = 0
-        frames[invalid_in(frames)] = 0
+        clear_invalid(frames)
         return np.maximum(frames, 0, out=frames) if self.clip else frames
 
     def take(self, indices: NDArray[np.int64]) -> MendedFrames:

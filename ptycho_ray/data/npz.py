@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import choose_key
+from ptycho_ray.data.inflation import check_ratio
 from ptycho_ray.errors import InputError
-
-SUSPICIOUS_RATIO = 300
-SUSPICIOUS_BYTES = 256 * 2**20
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, tokenize.TokenError)
 
@@ -123,14 +121,7 @@ class NpzFile:
                 expected=f"at most {self.budget / 2**20:.4g} MiB more from this file (max_bytes)",
                 hint="store a scan of this size as HDF5, which is read in parts",
             )
-        if size > SUSPICIOUS_BYTES and size > SUSPICIOUS_RATIO * max(info.compress_size, 1):
-            raise InputError(
-                file=self.path,
-                field=name,
-                found=f"{info.compress_size} bytes that claim to inflate to {size}",
-                expected=f"a ratio below {SUSPICIOUS_RATIO}",
-                hint="this looks like a decompression bomb",
-            )
+        check_ratio(self.path, name, info.compress_size, size)
         if declared > info.file_size:
             raise InputError(
                 file=self.path,

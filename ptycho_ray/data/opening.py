@@ -18,7 +18,9 @@ import h5py
 from numpy.typing import NDArray
 
 from ptycho_ray.data import mat
+from ptycho_ray.data.contents import to_type
 from ptycho_ray.data.hdf5 import Hdf5Scan, check_heaps, open_hdf5
+from ptycho_ray.data.inflation import check_ratio
 from ptycho_ray.data.mat import MatFile
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.tables import TableFile as TableFile
@@ -96,7 +98,8 @@ class BinaryFile:
 def require_scan(path: str | Path) -> Path:
     """``path`` as a Path: a file, a folder of images or a Zarr store. MissingFileError for anything else."""
     path = Path(path)
-    if path.is_dir() and ((path / ".zgroup").is_file() or any(True for _ in images_in(path))):
+    zarr = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    if path.is_dir() and (zarr or any(True for _ in images_in(path))):
         return path
     return require_file(path)
 
@@ -147,11 +150,12 @@ def _is_hdf5(path: Path) -> bool:
 
 def _unpacked(path: Path, unpack: object, max_bytes: int) -> IO[bytes]:
     """The inflated content of a compressed NPZ file, in memory."""
-    whole = io.BytesIO()
+    whole, stored = io.BytesIO(), path.stat().st_size
     try:
         with unpack(path, "rb") as stream:  # type: ignore[operator]
             while piece := stream.read(_PIECE):
                 whole.write(piece)
+                check_ratio(path, None, stored, whole.tell())
                 if whole.tell() > max_bytes:
                     raise InputError(
                         file=path,
@@ -160,7 +164,10 @@ def _unpacked(path: Path, unpack: object, max_bytes: int) -> IO[bytes]:
                     )
                 if whole.tell() <= len(piece) and piece[:2] != b"PK":
                     raise InputError(
-                        file=path, found="compressed data that is no NPZ", expected="a compressed NPZ file"
+                        file=path,
+                        found="compressed data that is no NPZ",
+                        expected="a compressed NPZ file",
+                        hint=f"Unpack it first (bunzip2, gunzip or unxz). {to_type(path.with_suffix(''))}",
                     )
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(file=path, found=f"damaged data ({error})", expected="a complete compressed file") from error

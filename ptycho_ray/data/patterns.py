@@ -30,7 +30,9 @@ class FrameSource(Protocol):
     labels: NDArray[np.int64]
     in_memory: bool
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray: ...
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        """The frames ``indices`` [k], in an array that is the caller's to change."""
+        ...
 
     def take(self, indices: NDArray[np.int64]) -> FrameSource: ...
 
@@ -189,12 +191,10 @@ class PatternStack:
         wanted = np.arange(len(self)) if indices is None else self._checked(np.asarray(indices))
         flat = wanted.ravel()
         frames = self._oriented(self.source.read(flat))
-        values = frames.astype(np.float32)
-        if frames.dtype.kind == "u" and frames.dtype.itemsize > 1:
-            values[frames == np.iinfo(frames.dtype).max] = np.inf
         if self.bad_pixels is not None:
-            values[:, self.bad_pixels] = 0.0
-        self._check_values(values, flat)
+            frames[:, self.bad_pixels] = 0
+        self._check_values(frames, flat)
+        values = frames.astype(np.float32, copy=False)
         return values.reshape(*wanted.shape, self.N, self.N)
 
     def _oriented(self, frames: NDArray) -> NDArray:
@@ -212,11 +212,17 @@ class PatternStack:
             )
         return indices.astype(np.int64)
 
-    def _check_values(self, values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
-        lowest, highest = values.min(axis=(1, 2)), values.max(axis=(1, 2))
+    def _check_values(self, frames: NDArray, indices: NDArray[np.int64]) -> None:
+        highest = frames.max(axis=(1, 2))
+        lowest = np.zeros_like(highest) if frames.dtype.kind == "u" else frames.min(axis=(1, 2))
+        marked = np.zeros(len(frames), bool)
+        if frames.dtype.kind == "u" and frames.dtype.itemsize > 1:
+            marked = highest == np.iinfo(frames.dtype).max
+        with np.errstate(over="ignore"):  # a number that float32 does not hold is not finite
+            lowest, highest = lowest.astype(np.float32), highest.astype(np.float32)
         for bad, what, expected in (
             (
-                ~np.isfinite(lowest) | ~np.isfinite(highest),
+                ~np.isfinite(lowest) | ~np.isfinite(highest) | marked,
                 "values that are not finite or mark bad pixels",
                 "finite numbers",
             ),

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.marks import BROKEN, Marks, dead_pixels, find_marks
-from ptycho_ray.data.mended import MendedFrames, TurnedFrames, held_like, invalid_in
+from ptycho_ray.data.mended import MendedFrames, TurnedFrames, clear_invalid, held_like, invalid_in, may_be_invalid
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource, check_frames, evenly_spread
 from ptycho_ray.errors import InputError
 
 LOOKED_AT = 64
 LOOKED_AT_BYTES = 128 * 2**20
-AT_ONCE_BYTES = 32 * 2**20
+AT_ONCE_BYTES = 8 * 2**20
 ALL_FRAMES_BYTES = 2**30
 """Stacks up to this size are looked through frame by frame; of larger ones LOOKED_AT frames are."""
 FEWEST_DEAD = 8
@@ -125,18 +125,28 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     clip, below, lowest = bool(marks.negative), 0, 0.0
     size = math.prod(source.shape) * source.dtype.itemsize
     if source.in_memory or size <= ALL_FRAMES_BYTES:
-        step = max(1, AT_ONCE_BYTES // (8 * height * width))
+        step = max(1, AT_ONCE_BYTES // (source.dtype.itemsize * height * width))
         ever = np.zeros((height, width), bool)
         for start in range(0, n, step):
-            frames = source.read(np.arange(start, min(start + step, n)))
-            invalid = invalid_in(frames) & ~bad
+            numbers = np.arange(start, min(start + step, n))
+            frames = source.read(numbers)
+            frames[:, bad] = 0
+            flat = frames.reshape(len(frames), -1)
+            high = flat.max(axis=1)
+            low = np.zeros_like(high) if flat.dtype.kind == "u" else flat.min(axis=1)
+            dark[numbers] = high <= 0
+            odd = np.flatnonzero(may_be_invalid(low, high) | (low < 0))  # the others are clean in all their pixels
+            if not odd.size:
+                continue
+            frames, numbers = frames[odd], numbers[odd]
+            invalid = invalid_in(frames)
             gone = invalid.mean(axis=(1, 2)) > BROKEN
-            broken[start : start + len(frames)] |= gone
+            broken[numbers] |= gone
             ever |= invalid[~gone].any(axis=0)
-            good = np.where(invalid | bad, 0, frames)
-            below += int((good < 0).sum())
-            lowest = min(lowest, float(good.min()))
-            dark[start : start + len(frames)] = good.max(axis=(1, 2)) <= 0
+            frames[invalid] = 0
+            below += int((frames < 0).sum())
+            lowest = min(lowest, float(frames.min()))
+            dark[numbers] = frames.max(axis=(1, 2)) <= 0
         if (ever & ~bad).any():
             marks.rules["no number in single frames"] = int((ever & ~bad).sum())
             bad = bad | ever
@@ -147,8 +157,9 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     mended: FrameSource = source
     if marks.rules or clip or marks.saturated is not None or broken.any():
         mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
-    shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))
-    return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()))
+    clear_invalid(some)
+    some[:, bad] = 0
+    return Screened(mended, bad, kept, marks, int((dead_pixels(np.maximum(some, 0, out=some)) & ~bad).sum()))
 
 
 def bring_to_middle(fields: FileContents, path: Path) -> None:

@@ -80,7 +80,8 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
     rows: list[list[float]] = []
     header: list[str] = []
     separator: str | None = None
-    for number, line in enumerate(text.splitlines()):
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
         bare = line.strip().lstrip("#%;").strip()
         if not bare:
             continue
@@ -95,6 +96,8 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
             header = [f"{name} [{unit}]" for name, unit in zip(header, words, strict=True)] if units else words
         elif line.strip()[:1] in "#%" and not rows:
             continue  # a number in a comment
+        elif not rows and (plain := _plain(lines[number:], separator)) is not None:
+            return plain, header if len(header) == plain.shape[1] else []
         else:
             rows.append(values)
     if not rows:
@@ -136,6 +139,15 @@ def _words(line: str, separator: str | None) -> list[str]:
     while separator and len(words) > 1 and not words[-1]:  # a separator at the end of the line
         words.pop()
     return words
+
+
+def _plain(lines: list[str], separator: str | None) -> NDArray[np.float64] | None:
+    """The values of lines of plain numbers, as nearly all tables are; None for others, which are read with more care."""
+    try:
+        values = np.loadtxt(lines, delimiter=separator, comments=None, ndmin=2)
+    except ValueError:
+        return None
+    return None if np.isnan(values).all(axis=1).any() else values
 
 
 def _values(words: list[str], separator: str | None) -> list[float] | None:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from ptycho_ray.data.mended import invalid_in
+from ptycho_ray.data.mended import clear_invalid
 from ptycho_ray.data.patterns import FrameSource
 
 MOST, MOST_BYTES = 1500, 2**29
+AT_ONCE_BYTES = 8 * 2**20
 NEIGHBOURS = 8
 CLEARLY = 1.5
 """Ratio of the medians of the two curls, and standard errors of the sign test, that decide."""
@@ -58,19 +59,21 @@ def _deflections(source: FrameSource, bad: NDArray[np.bool_] | None, rows: NDArr
     """Centre of mass (row, column) [k, 2] of frames."""
     _, height, width = source.shape
     made = np.empty((len(rows), 2))
-    step = max(1, 2**24 // (8 * height * width))
+    step = max(1, AT_ONCE_BYTES // (4 * height * width))
     down, across = np.arange(height), np.arange(width)
     for start in range(0, len(rows), step):
         frames = source.read(rows[start : start + step])
-        values = np.where(invalid_in(frames), 0, frames).astype(np.float64)
-        values = np.clip(values, 0, None)
+        clear_invalid(frames)
+        values = frames.astype(np.float32, copy=False)
         if bad is not None:
             values[:, bad] = 0
-        total = values.sum(axis=(1, 2))
-        if (total <= 0).any():
-            total = np.where(total <= 0, np.inf, total)
-        made[start : start + len(frames), 0] = (values.sum(axis=2) @ down) / total
-        made[start : start + len(frames), 1] = (values.sum(axis=1) @ across) / total
+        if values.min() < 0:
+            values = np.maximum(values, 0, out=values)
+        in_rows = np.matmul(values, np.ones(width, np.float32)).astype(np.float64)
+        in_columns = np.matmul(np.ones(height, np.float32), values).astype(np.float64)
+        total = in_rows.sum(axis=1)
+        total[total <= 0] = np.inf
+        made[start : start + len(frames)] = np.stack([in_rows @ down, in_columns @ across], axis=1) / total[:, None]
     return made if np.ptp(made, axis=0).min() > 0 else None
 
 

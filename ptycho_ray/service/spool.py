@@ -8,11 +8,11 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.files import atomic_path, write_json
+from ptycho_ray.data.hdf5 import check_room, new_hdf5
+from ptycho_ray.files import write_json
 from ptycho_ray.service.problems import Problem
 
 BLOCK = 256
@@ -94,7 +94,7 @@ class Spool:
         """All patterns as an HDF5 scan, as if it had been uploaded; written in pieces."""
         settings, path = self.settings, self.folder / "scan.h5"
         named = "diff3d" if settings.domain == "amplitude" else "patterns"
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        with new_hdf5(path) as file:
             positions = np.fromfile(self.folder / "positions", "<f8", 2 * self.count).reshape(-1, 2)
             file["ycoords"], file["xcoords"] = positions[:, 0], positions[:, 1]
             file["probeGuess"] = probe
@@ -105,6 +105,7 @@ class Spool:
             dataset = file.create_dataset(named, shape, settings.dtype, chunks=(1, settings.N, settings.N))
             for start in range(0, self.count, BLOCK):
                 numbers = np.arange(start, min(start + BLOCK, self.count))
+                check_room(file, len(numbers) * self.frame_bytes)
                 dataset[numbers[0] : numbers[-1] + 1] = self.read(numbers)[1]
         return path
 

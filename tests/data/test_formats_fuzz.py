@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import json
 import resource
+import struct
 import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ import pytest
 import scipy.io
 import tifffile
 from helpers import TIMES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.errors import InputError
@@ -175,6 +180,7 @@ SAMPLES |= {
     "hspy": lambda folder: microscope_files.hspy(folder / "a.hspy", CUBE),
     "zspy": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "zlib", zipped=True),
     "zspy blosc": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "blosc", zipped=True),
+    "zspy 3": lambda folder: microscope_files.zspy(folder / "a.zspy", CUBE, "zstd", zipped=True, version=3),
     "dm3": lambda folder: microscope_files.dm(folder / "a.dm3", CUBE, 3, CALIBRATED),
     "dm4": lambda folder: microscope_files.dm(folder / "a.dm4", CUBE, 4, CALIBRATED),
     "blo": lambda folder: microscope_files.blockfile(folder / "a.blo", STACK, (2, 3)),
@@ -312,3 +318,120 @@ def test_a_bz2_bomb_and_a_mat_bomb_are_refused(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "a.mat", {"object": np.zeros((2000, 2000))}, do_compression=True)
     with pytest.raises(InputError, match="MiB of variables"):
         load_data(tmp_path / "a.mat", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("name", ["bz2", "hdf5"])
+def test_a_small_file_that_inflates_to_gigabytes_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    if name == "bz2":
+        path, packer = tmp_path / "a.npz.bz2", bz2.BZ2Compressor(9)
+        with path.open("wb") as stream:
+            stream.write(packer.compress(b"PK\3\4"))
+            for _ in range(20):
+                stream.write(packer.compress(bytes(2**24)))
+            stream.write(packer.flush())
+        assert path.stat().st_size < 2**15
+    else:
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            whole = (2**12, 512, 512)  # 2 GiB of uint16 in one chunk
+            file.create_dataset("dp", whole, np.uint16, chunks=whole, compression="gzip")
+            file["xcoords"], file["ycoords"] = np.zeros((2, 2**12))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="inflate"):
+        load_data(path, max_bytes=2**40)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB
+
+
+few_examples = settings(
+    max_examples=20 * TIMES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+sides = st.sampled_from([0, 1, 7, 8, 9, 255, 2**15, 2**16, 2**31 - 1]) | st.integers(0, 2**31 - 1)
+words = st.text("0123456789x:uintfloa-+.,e _\n\0", max_size=30)
+
+
+@few_examples
+@given(
+    shape=words
+    | st.builds("{}x{}x{}:{}:{}".format, sides, sides, sides, st.sampled_from(["uint16", "O", "V8", ">f4", ""]), sides)
+)
+def test_any_text_as_shape_of_raw_data(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(range(256)) * 4)
+    with suppress(InputError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_data(path, shape=shape, raster="2x3", step="1px")
+
+
+@few_examples
+@given(
+    numbers=st.lists(sides, min_size=6, max_size=6), kind=st.sampled_from(["U08", "U16", "U32", "R64", "", "U16\xff"])
+)
+def test_any_numbers_in_the_headers_of_microscopes(numbers: list[int], kind: str, tmp_path: Path) -> None:
+    _placed(tmp_path / "a")
+    first, width, height, offset, mode, other = numbers
+    body = bytes(range(256)) * 64
+    headers = {
+        "a.mib": f"MQ1,{first},{offset},{other},{width},{height},{kind},".encode("latin-1").ljust(384),
+        "a.mrc": struct.pack("<4i", width, height, first, mode % 16).ljust(92, b"\0")
+        + struct.pack("<i", offset).ljust(116, b"\0") + b"MAP ".ljust(816, b"\0"),
+        "a_000.tvips": struct.pack("<13I", 256, 2, width, height, 16, 0, 0, 1, 1, 1, first, 80, offset).ljust(256, b"\0"),
+        "a.blo": struct.pack(
+            "<6sHIIIHHHHHddIHId",
+            *(b"IMGBLO", 0, 0, offset, 0, width % 2**16, 0, first % 2**16, height % 2**16, 0, 1.0, 1.0, 2, 1, 1, 0.0),
+        ).ljust(offset % 4096, b"\0"),
+    }  # fmt: skip
+    for name, header in headers.items():
+        (tmp_path / name).write_bytes(header + body)
+        attempt(tmp_path / name)
+
+
+@few_examples
+@given(
+    shape=st.lists(sides, max_size=5), chunks=st.lists(sides, max_size=5), dtype=st.sampled_from(["<u2", "O", "V3", "", 7]),
+    compressor=st.none() | st.fixed_dictionaries({"id": st.sampled_from(["blosc", "zlib", "lz4", 3])}),
+)  # fmt: skip
+def test_any_array_that_a_zarr_store_claims_to_hold(
+    shape: list[int], chunks: list[int], dtype: Any, compressor: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zspy"
+    if not path.exists():
+        microscope_files.zspy(path, CUBE, "zlib")
+        _placed(path)
+    told = {"shape": shape, "chunks": chunks, "dtype": dtype, "compressor": compressor, "fill_value": 1}
+    (path / "Experiments/scan/data/.zarray").write_text(json.dumps(told))
+    attempt(path)
+
+
+HUGE_STORE = {"shape": [HUGE, 1, 1], "chunks": [16, 1, 1], "dtype": "<u2", "compressor": None, "fill_value": 1}
+
+
+@pytest.mark.parametrize("told", [HUGE_STORE, HUGE_STORE | {"shape": [4, 9, 9], "chunks": [2**14, 2**9, 2**9]}])
+def test_a_zarr_store_of_claims_is_refused(told: dict[str, Any], tmp_path: Path) -> None:
+    path = _placed(microscope_files.zspy(tmp_path / "a.zspy", CUBE, "zlib"))
+    (path / "Experiments/scan/data/.zarray").write_text(json.dumps(told))
+    assert not attempt(path)
+
+
+@pytest.mark.parametrize("name", ["image of a folder", "hdr", "xml"])
+def test_a_damaged_file_beside_the_frames(name: str, tmp_path: Path) -> None:
+    frames = np.ones((n, 128, 128))
+    if name == "image of a folder":
+        scan = microscope_files.tiff_folder(tmp_path / "images", STACK)
+        damaged = sorted(scan.iterdir())[n // 2]
+        _placed(scan)
+    elif name == "hdr":
+        microscope_files.merlin(tmp_path / "a.mib", STACK)
+        scan = damaged = _placed(tmp_path / "a.hdr")
+        damaged.write_text("HDR,\nTime and Date Stamp:\t1/1/2026\nFrames in Acquisition (Number):\t6\nEnd\t\n")
+    else:
+        scan = _placed(microscope_files.empad(tmp_path / "a.raw", frames, (2, 3)))
+        damaged = next(tmp_path.glob("*.xml"))
+    content = damaged.read_bytes()
+    assert attempt(scan)
+    rng = np.random.default_rng(0)
+    for kept in (0, 1, 8, len(content) // 2, len(content) - 1):
+        damaged.write_bytes(content[:kept])
+        attempt(scan)
+    for _ in range(MUTATIONS):
+        damaged.write_bytes(hostile(content, rng))
+        attempt(scan)

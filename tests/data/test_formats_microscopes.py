@@ -159,11 +159,12 @@ def test_cubes_that_state_their_steps(kind: str, counts: NDArray, tmp_path: Path
     np.testing.assert_allclose(raw.positions_px[COLUMNS] - raw.positions_px[0], [step / raw.pixel_size_m, 0])
 
 
-@pytest.mark.parametrize("compressor", ["blosc", "zlib", None])
+@pytest.mark.parametrize("compressor", ["blosc", "zstd", "zlib", None])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_zspy(compressor: str | None, zipped: bool, counts: NDArray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_zspy(compressor: str | None, zipped: bool, version: int, counts: NDArray, tmp_path: Path) -> None:
     cube = counts.reshape(ROWS, COLUMNS, N, N)
-    path = write.zspy(tmp_path / "a.zspy", cube, compressor, zipped)
+    path = write.zspy(tmp_path / "a.zspy", cube, compressor, zipped, version)
     raw = quiet(path)
     np.testing.assert_array_equal(raw.patterns.intensity([1, 13, 14]), counts[[1, 13, 14]])
     assert raw.energy_eV == 2e5
@@ -313,3 +314,27 @@ def test_hxn_frames_are_turned_back(counts: NDArray, tmp_path: Path) -> None:
     metres = np.stack([places[1], places[0] * 0.5], axis=1) * 1e-6
     np.testing.assert_allclose(raw.positions_px * raw.pixel_size_m, metres, atol=1e-12)
     assert any("turned by 60 degrees" in note for note in raw.notes)
+
+
+@pytest.mark.parametrize("general_header", [False, True])
+def test_a_tvips_series_is_one_scan(general_header: bool, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(5, (10, 8, 8)).astype(np.uint16) + np.uint16(1)
+    for number, part in enumerate((frames[:4], frames[4:8], frames[8:])):
+        path = write.tvips(tmp_path / f"a_{number:03d}.tvips", part)
+        if number and not general_header:
+            path.write_bytes(path.read_bytes()[256:])
+    (tmp_path / "a_004.tvips").write_bytes(b"a number is missing before it")
+    with pytest.warns(UserWarning, match="up to a_002.tvips"):
+        scan = load_data(tmp_path / "a_000.tvips", raster="2x5", step="1px", axes="nyx")
+    order = [7, 0, 9, 3, 4]
+    np.testing.assert_array_equal(scan.patterns.intensity(order), frames[order])
+    assert len(scan) == 10
+
+
+def test_zarr_of_shards_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    path = write.zspy(tmp_path / "a.zspy", np.ones((2, 3, 8, 8), np.uint16), None, version=3)
+    told = json.loads((path / "Experiments/scan/data/zarr.json").read_text())
+    told["codecs"] = [{"name": "sharding_indexed", "configuration": {}}]
+    (path / "Experiments/scan/data/zarr.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="chunks in sharding_indexed; .*Write it again without shards"):
+        load_data(path)

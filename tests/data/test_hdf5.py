@@ -59,13 +59,13 @@ def test_consecutive_frames_are_read_in_one_piece(
 ) -> None:
     raw = load_data(write(tmp_path / "scan.h5", counts))
     pieces: list[Any] = []
-    read = h5py.Dataset.__getitem__
+    read = h5py.Dataset.read_direct
 
-    def spy(dataset: h5py.Dataset, key: Any, **options: Any) -> Any:
-        pieces.append((key.start, key.stop))
-        return read(dataset, key, **options)
+    def spy(dataset: h5py.Dataset, target: np.ndarray, source: slice, place: slice) -> None:
+        pieces.append((source.start, source.stop))
+        read(dataset, target, source, place)
 
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    monkeypatch.setattr(h5py.Dataset, "read_direct", spy)
     raw.patterns.intensity([12, 3, 4, 5, 11, 3])
     assert pieces == [(3, 6), (11, 13)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_ray.data import cut_patches, load_data, npz
+from ptycho_ray.data import cut_patches, inflation, load_data
 from ptycho_ray.errors import InputError, MissingFileError
 
 N, n = 16, 12
@@ -260,6 +260,6 @@ def test_bombs_are_refused_before_they_are_inflated(write: Any, monkeypatch: pyt
     path = write(diff3d=np.zeros((n, 64, 64), np.float32))
     with pytest.raises(InputError, match=r"diff3d: found 0.1876 MiB when inflated; expected at most .*max_bytes"):
         load_data(path, max_bytes=100_000)
-    monkeypatch.setattr(npz, "SUSPICIOUS_BYTES", 100_000)
+    monkeypatch.setattr(inflation, "SUSPICIOUS_BYTES", 100_000)
     with pytest.raises(InputError, match="looks like a decompression bomb"):
         load_data(path)

@@ -17,9 +17,8 @@ from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, File
 from ptycho_ray.data.formats.far_field_geometry import completed, half_pixel, pixel_size_of
 from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -169,7 +168,7 @@ def write(raw: Scan, path: Path) -> None:
     pixel = pixel_size_of(raw)
     translation = np.zeros((len(raw), 3))
     translation[:, :2] = raw.positions_px[:, ::-1] * pixel
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         file["cxi_version"] = 160
         source, detector = file.create_group(SOURCE), file.create_group(DETECTOR)
         if raw.energy_eV is not None:

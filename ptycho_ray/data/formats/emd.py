@@ -18,9 +18,8 @@ from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.far_field_geometry import pixel_size_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def write(raw: Scan, path: Path) -> None:
     pixel = pixel_size_of(raw)
     if raw.patterns.shape[0] < 1:
         raise InputError(file=path, field="patterns", found="none", expected="patterns")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs.update(
             {"emd_group_type": "file", "version_major": 1, "version_minor": 0, "authoring_program": "ptycho_ray"}
         )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import struct
@@ -14,7 +15,7 @@ import numpy as np
 
 from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.format import Format
-from ptycho_ray.data.mapped import MappedFrames
+from ptycho_ray.data.mapped import JoinedFrames, MappedFrames
 from ptycho_ray.data.opening import BinaryFile
 from ptycho_ray.errors import InputError
 
@@ -139,27 +140,46 @@ def recognise_tvips(file: BinaryFile) -> bool:
 
 
 def read_tvips(file: BinaryFile) -> FileContents:
-    """Frames of the first file of a TVIPS series (name_000.tvips), each behind a header; those that follow are named."""
+    """Frames of a TVIPS series, named by its first file (name_000.tvips), each behind a header. The files that follow have no
+    general header, or repeat it."""
     path = file.path
     _, _, width, height, bits, _, _, _, _, _, kilovolts, _, header = _TVIPS.unpack(file.start[: _TVIPS.size])
     dtype = np.dtype("<u2" if bits == 16 else "u1")
     stride = header + width * height * dtype.itemsize
-    n = (file.size - 256) // stride
-    if n < 1 or header > 2**20:
+    if (file.size - 256) // stride < 1 or header > 2**20:
         raise InputError(file=path, found=f"{file.size} bytes", expected=f"at least one frame of {stride} bytes")
-    frames = MappedFrames(
-        path, dtype, (n, height, width), offset=256 + header, steps=(stride, width * dtype.itemsize, dtype.itemsize)
-    )
-    following = path.with_name(re.sub(r"(\d+)(\D*)$", lambda m: str(int(m[1]) + 1).zfill(len(m[1])) + m[2], path.name))
-    notes = (
-        [f"{path}: only this file is read, {following.name} goes on"]
-        if following != path and following.is_file()
-        else []
-    )
-    energy = kilovolts * 1e3 if 0 < kilovolts < 2000 else None
+    sources, notes = [], []
+    parts = _series(path)
+    for part in parts:
+        offset = 256 if BinaryFile(part, file.max_bytes).start[:20] == file.start[:20] else 0
+        n, rest = divmod(part.stat().st_size - offset, stride)
+        if rest:
+            notes.append(f"{part}: the last frame is cut off and was left out")
+        if n > 0:
+            steps = (stride, width * dtype.itemsize, dtype.itemsize)
+            sources.append(MappedFrames(part, dtype, (n, height, width), offset=offset + header, steps=steps))
+    if len(parts) > 1:
+        notes.append(f"{path}: the series is read as one scan, up to {parts[-1].name}")
     return FileContents(
-        frames=frames, frames_field="frames", domain="intensity", electrons=True, energy_eV=energy, notes=notes
+        frames=sources[0] if len(sources) == 1 else JoinedFrames(sources),
+        frames_field="frames",
+        domain="intensity",
+        electrons=True,
+        energy_eV=kilovolts * 1e3 if 0 < kilovolts < 2000 else None,
+        notes=notes,
     )
+
+
+def _series(path: Path) -> list[Path]:
+    """The file and those that go on with it, up to the first number that is missing."""
+    numbered = re.fullmatch(r"(.*_)(\d+)(\.\w+)", path.name)
+    if numbered is None:
+        return [path]
+    following = (
+        path.with_name(f"{numbered[1]}{number:0{len(numbered[2])}}{numbered[3]}")
+        for number in itertools.count(int(numbered[2]) + 1)
+    )
+    return [path, *itertools.takewhile(Path.is_file, following)]
 
 
 # MRC --------------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,8 @@ from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, File
 from ptycho_ray.data.formats.far_field_geometry import completed, pixel_size_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def write(raw: Scan, path: Path) -> None:
     """Write a scan as NXcxi_ptycho, with the object pixel in our own group. InputError without a pixel size."""
     raw = completed(raw)
     pixel = pixel_size_of(raw)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         classes = {
             "entry_1": "NXentry",
             "entry_1/instrument_1": "NXinstrument",

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import default_max_bytes, pairs, whole_numbers
 from ptycho_ray.data.formats.far_field_geometry import half_pixel
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, check_room, new_hdf5
 from ptycho_ray.data.opening import Content, opened
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path, require_file
@@ -166,7 +165,7 @@ def write_product(path: str | Path, product: Product) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **metadata, **arrays, **flat)  # type: ignore[arg-type]
         return
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs.update(metadata)
         for name, array in arrays.items():
             file[name] = array
@@ -192,7 +191,7 @@ def write_diffraction(
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, patterns=patterns, indexes=indexes, bad_pixels=bad_pixels, **sizes)  # type: ignore[arg-type]
         return
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         first, dataset = 0, None
         for piece in pieces:
             if dataset is None:
@@ -200,6 +199,7 @@ def write_diffraction(
                 chunks = (1, *piece.shape[1:])
                 dataset = file.create_dataset("patterns", shape, piece.dtype, chunks=chunks, compression="lzf")
                 dataset.attrs.update(sizes)
+            check_room(file, piece.nbytes)
             dataset[first : first + len(piece)] = piece
             first += len(piece)
         file["indexes"], file["bad_pixels"] = indexes, bad_pixels

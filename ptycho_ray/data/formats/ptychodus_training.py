@@ -10,17 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from ptycho_ray.data.contents import FileContents, pairs, square_pixel
 from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, geometry_of, half_pixel, object_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import read_npz, write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
-from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -58,7 +56,7 @@ def write(raw: Scan, path: Path) -> None:
     """Write a scan as training data. InputError if it does not state its geometry."""
     geometry = geometry_of(raw)
     positions = raw.positions_px - half_pixel(raw.N)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         file.attrs["comments"] = PROBE_IN_PHOTONS
         write_patterns(file, "patterns", raw)
         file["bad_pixels"] = np.zeros((raw.N, raw.N), dtype=bool) if raw.bad_pixels is None else raw.bad_pixels

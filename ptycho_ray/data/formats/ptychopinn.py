@@ -25,7 +25,7 @@ from ptycho_ray.data.contents import (
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.frame_axes import array_frames
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, check_room, new_hdf5
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
@@ -197,7 +197,7 @@ def write_npz(raw: Scan, path: str | Path) -> None:
 
 def write_hdf5(raw: Scan, path: str | Path) -> None:
     """Write a scan with the PtychoPINN keys, pattern by pattern (bounded memory); ``diff3d`` is amplitude."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for name, array in (_arrays(raw) | {"probeGuess": raw.probe}).items():
             file[name] = array
         file.attrs.update(_numbers(raw))
@@ -221,6 +221,7 @@ def write_patterns(
         compression_opts=1,
     )
     for piece, intensity in raw.patterns.chunks():
+        check_room(group.file, intensity.nbytes)
         values = np.sqrt(intensity) if amplitude else intensity
         dataset[piece] = values[:, None] if grid else values
     return dataset

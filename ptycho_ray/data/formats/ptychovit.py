@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, FileContents, pairs
@@ -18,9 +17,8 @@ from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, half_pi
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychodus import read_product
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -86,10 +84,10 @@ def write(raw: Scan, path: Path) -> None:
     stem = path.stem.removesuffix(PATTERNS).removesuffix(PARAMETERS)
     image = object_of(raw)
     metres = (raw.positions_px - half_pixel(raw.N) - (np.array(image.shape) - 1) / 2) * pixel
-    with atomic_path(path.with_name(f"{stem}{PATTERNS}{path.suffix}")) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path.with_name(f"{stem}{PATTERNS}{path.suffix}")) as file:
         write_patterns(file, "dp", raw)
     name = path.with_name(f"{stem}{PARAMETERS}{path.suffix}")
-    with atomic_path(name) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(name) as file:
         file["object"], file["probe"] = image[None], raw.probe[None]
         for place in ("object", "probe"):
             file[place].attrs.update({"pixel_width_m": pixel, "pixel_height_m": pixel})

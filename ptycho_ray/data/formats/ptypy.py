@@ -16,9 +16,8 @@ from ptycho_ray.data.contents import FileContents, square_pixel, table_of_pairs,
 from ptycho_ray.data.formats.far_field_geometry import geometry_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
-from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -141,7 +140,7 @@ def write_scan(raw: Scan, path: Path) -> None:
         "center": np.full(2, raw.N // 2),
         "num_frames": len(raw),
     }
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(path) as file:
         for name, value in meta.items():
             file[f"meta/{name}"] = value
             file[f"meta/{name}"].attrs["type"] = "array" if isinstance(value, np.ndarray) else "scalar"

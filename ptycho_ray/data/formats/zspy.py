@@ -1,7 +1,7 @@
-"""HyperSpy signals in Zarr (.zspy), version 2 of its format, as a folder or a zip archive; the layout is that of .hspy.
+"""HyperSpy signals in Zarr (.zspy), versions 2 and 3 of its format, as a folder or a zip archive; the layout is that of .hspy.
 
-Chunks without compression, with zlib or gzip, and with Blosc are read; Blosc's own library comes with hdf5plugin, and a chunk
-is decoded by way of an HDF5 file in memory.
+Chunks without compression, with zlib or gzip, Blosc and Zstandard are read; the libraries of the last two come with hdf5plugin,
+and a chunk is decoded by way of an HDF5 file in memory. Shards are refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
 from ptycho_ray.data.frame_axes import read_axes
+from ptycho_ray.data.inflation import check_chunk
 from ptycho_ray.data.opening import BinaryFile, Content
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
+ROOTS = (".zgroup", "zarr.json")
+ARRAYS = ("/data/.zarray", "/data/zarr.json")
 LARGEST_JSON = 2**24
-LARGEST_CHUNK = 2**30
+MOST_VALUES, MOST_FRAMES = 2**40, 2**26
 KEPT_CHUNKS = 4
 
 
@@ -42,7 +46,11 @@ class Store:
 
     def names(self) -> list[str]:
         if self.path.is_dir():
-            return [str(found.relative_to(self.path).as_posix()) for found in self.path.rglob(".zarray")]
+            return [
+                str(found.relative_to(self.path).as_posix())
+                for name in (".zarray", "zarr.json")
+                for found in self.path.rglob(name)
+            ]
         with zipfile.ZipFile(self.path) as archive:
             return archive.namelist()
 
@@ -74,8 +82,48 @@ class Store:
             raise self.damaged(f"{name}: {error}") from error
         return found if isinstance(found, dict) else {}
 
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Attributes of a group or an array."""
+        told = self.document(f"{name}/.zattrs") or self.document(f"{name}/zarr.json").get("attributes")
+        return told if isinstance(told, dict) else {}
+
+    def array(self, name: str) -> dict[str, Any]:
+        """What is told of an array, in the words of version 2 with the ``prefix`` of its chunks. InputError for shards."""
+        told = self.document(f"{name}/zarr.json")
+        return self._of_version_3(name, told) if told else self.document(f"{name}/.zarray") | {"prefix": name}
+
+    def _of_version_3(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
+        if told.get("node_type") != "array":
+            return {}
+        try:
+            order, *packing = [codec if isinstance(codec, dict) else {"name": codec} for codec in told["codecs"]]
+            names = [codec["name"] for codec in (order, *packing)]
+            if names[0] != "bytes" or len(packing) > 1:
+                raise InputError(
+                    file=self.path,
+                    field=name,
+                    found=f"chunks in {', '.join(map(str, names))}",
+                    expected="chunks of bytes, in at most one compression",
+                    hint="Write it again without shards. " + to_type(Path("SCAN.zspy")),
+                )
+            keys = told.get("chunk_key_encoding", {"name": "default"})
+            plain = keys["name"] == "default"
+            grid = told["chunk_grid"]["configuration"]["chunk_shape"]
+            swapped = order.get("configuration", {}).get("endian") == "big"
+            return {
+                "shape": told["shape"],
+                "chunks": grid,
+                "dtype": np.dtype(str(told["data_type"])).newbyteorder(">" if swapped else "<").str,
+                "fill_value": told.get("fill_value"),
+                "compressor": {"id": names[1]} if packing else None,
+                "dimension_separator": keys.get("configuration", {}).get("separator", "/" if plain else "."),
+                "prefix": f"{name}/c" if plain else name,
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self.damaged(f"{name}/zarr.json: {error!r}") from error
+
     def damaged(self, what: str) -> InputError:
-        return InputError(file=self.path, found=f"damaged data ({what})", expected="a complete Zarr store of version 2")
+        return InputError(file=self.path, found=f"damaged data ({what})", expected="a complete Zarr store")
 
 
 class ZarrFrames(FramesOnDisk):
@@ -83,8 +131,9 @@ class ZarrFrames(FramesOnDisk):
 
     def __init__(self, path: Path, name: str, axes: str | None) -> None:
         self.path, self.name = path.resolve(), name
-        told = Store(path).document(f"{name}/.zarray")
+        told = Store(path).array(name)
         try:
+            self.prefix = str(told["prefix"])
             self.stored = tuple(int(side) for side in told["shape"])
             self.chunks = tuple(int(side) for side in told["chunks"])
             self.dtype = np.dtype(told["dtype"]) if isinstance(told["dtype"], str) else np.dtype("O")
@@ -93,19 +142,20 @@ class ZarrFrames(FramesOnDisk):
             self.compressor = None if compressor is None else str(compressor["id"])
             plain = told.get("order", "C") == "C" and not told.get("filters")
         except (KeyError, TypeError, ValueError) as error:
-            raise Store(path).damaged(f"{name}/.zarray: {error}") from error
+            raise Store(path).damaged(f"{name}: {error!r}") from error
         size = math.prod(self.chunks) * self.dtype.itemsize
         sound = len(self.chunks) == len(self.stored) and min((*self.stored, *self.chunks), default=0) > 0
-        if self.dtype.kind not in "biuf" or not sound or size > LARGEST_CHUNK or not plain:
+        check_chunk(path, name, size)
+        if self.dtype.kind not in "biuf" or not sound or math.prod(self.stored) > MOST_VALUES or not plain:
             raise InputError(
                 file=path,
                 field=name,
                 found=f"{self.dtype} {self.stored} in chunks {self.chunks}",
                 expected="plain numbers",
             )
-        if self.compressor not in (None, "zlib", "gzip", "blosc"):
+        if self.compressor not in (None, "zlib", "gzip", "blosc", "zstd"):
             raise InputError(
-                file=path, field=name, found=f"compression {self.compressor}", expected="blosc, zlib or none"
+                file=path, field=name, found=f"compression {self.compressor}", expected="blosc, zstd, zlib or none"
             )
         self.axes = read_axes(axes or ("nyx" if len(self.stored) == 3 else "rcyx"), len(self.stored))
         counted = [self.axes.index(letter) for letter in ("n" if "n" in self.axes else "rc")]
@@ -113,6 +163,8 @@ class ZarrFrames(FramesOnDisk):
         self.raster = None if len(self.scanned) == 1 else (self.scanned[0], self.scanned[1])
         sides = [self.stored[self.axes.index(letter)] for letter in "yx"]
         self.shape = (math.prod(self.scanned), sides[0], sides[1])
+        if self.shape[0] > MOST_FRAMES:
+            raise InputError(file=path, field=name, found=f"{self.shape[0]} frames", expected=f"at most {MOST_FRAMES}")
         self.labels = np.arange(self.shape[0])
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -148,7 +200,7 @@ class ZarrFrames(FramesOnDisk):
     def _chunk(self, store: Store, chunk: tuple[int, ...]) -> NDArray:
         """One chunk, decoded; the fill value where it was never written."""
         size = math.prod(self.chunks) * self.dtype.itemsize
-        data = store.read(f"{self.name}/{self.separator.join(map(str, chunk))}", size + 2**16)
+        data = store.read(f"{self.prefix}/{self.separator.join(map(str, chunk))}", size + 2**16)
         if data is None:
             return np.full(self.chunks, self.fill, self.dtype)
         try:
@@ -156,6 +208,8 @@ class ZarrFrames(FramesOnDisk):
                 data = zlib.decompressobj(wbits=47).decompress(data, size)
             elif self.compressor == "blosc":
                 data = _unblosc(data, size)
+            elif self.compressor == "zstd":
+                data = _unzstd(data, size)
             values = np.frombuffer(data, self.dtype, math.prod(self.chunks))
         except (zlib.error, ValueError, OSError, RuntimeError) as error:
             raise store.damaged(f"chunk {chunk}: {error}") from error
@@ -170,25 +224,41 @@ def _unblosc(data: bytes, size: int) -> bytes:
         or int.from_bytes(data[12:16], "little") != len(data)
     ):
         raise ValueError("a Blosc buffer of another size")
+    return _decoded(data, size, hdf5plugin.Blosc())
+
+
+def _unzstd(data: bytes, size: int) -> bytes:
+    """``size`` bytes of a Zstandard frame, which states how many it holds in a field of 1, 2, 4 or 8 bytes."""
+    if len(data) < 14 or data[:4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("no Zstandard frame")
+    kind, single, dictionary = data[4] >> 6, data[4] >> 5 & 1, (0, 1, 2, 4)[data[4] & 3]
+    start, length = 5 + (not single) + dictionary, (single, 2, 4, 8)[kind]
+    stated = int.from_bytes(data[start : start + length], "little") + (256 if kind == 1 else 0)
+    if not length or stated != size:
+        raise ValueError("a Zstandard frame of another size")
+    return _decoded(data, size, hdf5plugin.Zstd())
+
+
+def _decoded(data: bytes, size: int, codec: Mapping[str, Any]) -> bytes:
     with h5py.File("chunk", "w", driver="core", backing_store=False) as file:
-        dataset = file.create_dataset("d", (size,), np.uint8, chunks=(size,), **hdf5plugin.Blosc())
+        dataset = file.create_dataset("d", (size,), np.uint8, chunks=(size,), **codec)
         dataset.id.write_direct_chunk((0,), data)
         return bytes(np.asarray(dataset[()]))
 
 
 def recognise(content: Content) -> bool:
     if isinstance(content, BinaryFile):
-        return content.is_folder and (content.path / ".zgroup").is_file()
-    return any(name.endswith("/data/.zarray") for name in content.keys()[:100_000])
+        return content.is_folder and any((content.path / name).is_file() for name in ROOTS)
+    return any(name.endswith(ARRAYS) for name in content.keys()[:100_000])
 
 
 def read(content: Content) -> FileContents:
     """Frames of the first experiment with a stack, and what its axes and metadata say, as of a .hspy."""
     store = Store(content.path)
     places = sorted(
-        n.removesuffix("/data/.zarray") for n in store.names() if n.endswith("/data/.zarray") and n.count("/") == 3
+        name.rpartition("/data/")[0] for name in store.names() if name.endswith(ARRAYS) and name.count("/") == 3
     )
-    shapes = {place: store.document(f"{place}/data/.zarray").get("shape") for place in places}
+    shapes = {place: store.array(f"{place}/data").get("shape") for place in places}
     place = next((place for place, shape in shapes.items() if isinstance(shape, list) and len(shape) in (3, 4)), None)
     if place is None:
         raise InputError(
@@ -198,7 +268,7 @@ def read(content: Content) -> FileContents:
             hint=to_type(Path("SCAN.zspy")),
         )
     ndim = len(shapes[place] or [])
-    facts = [_axis(store.document(f"{place}/axis-{number}/.zattrs")) for number in range(ndim)]
+    facts = [_axis(store.attributes(f"{place}/axis-{number}")) for number in range(ndim)]
     frames = ZarrFrames(content.path, f"{place}/data", letters_of(facts, ndim))
     made = FileContents(
         frames=frames, frames_field=f"{place}/data", raster=frames.raster, domain="intensity", electrons=True
@@ -211,7 +281,7 @@ def read(content: Content) -> FileContents:
     seen = [fact for fact in facts if not fact[2]]
     if seen:
         set_detector(made, seen[-1][0], seen[-1][1])
-    energy = store.document(f"{place}/metadata/Acquisition_instrument/TEM/.zattrs").get("beam_energy")
+    energy = store.attributes(f"{place}/metadata/Acquisition_instrument/TEM").get("beam_energy")
     made.energy_eV = float(energy) * 1e3 if isinstance(energy, int | float) and energy > 0 else None
     return made
 

@@ -19,7 +19,7 @@ length / object pixel**2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,12 @@ from ptycho_ray.calibration.scan_spectra import ScanSpectra
 
 #: Defocus is sought up to where the beam is so many times as wide as the window of the patterns is.
 WIDEST = 0.6
-#: So many of the best places of the search are followed to their top.
-FOLLOWED = 6
-#: Share of the highest frequency that the search looks at: its steps are twice as wide as those of all would be.
-SEARCHED = 0.5
+#: The search looks at so many of the frequencies, the strongest below this share of the highest, and follows so many places.
+SEARCHED, MOST_SEARCHED, FOLLOWED = 0.5, 100, 4
+#: Standard errors that decide.
+DECIDES = 3.0
+#: Share of the largest transfer below which phases are damped; blocks of the scan along either axis.
+DAMPING, BLOCKS = 0.1, 4
 
 
 @dataclass(frozen=True)
@@ -41,37 +43,43 @@ class Lens:
     """Turn of the scan and the aberrations of second order.
 
     Attributes:
-        angle_rad, mirrored: see :func:`.deflection.turn_matrix`.
-        c10_px2, c12a_px2, c12b_px2: C10 (overfocus above zero), C12 cos 2 phi12, C12 sin 2 phi12.
+        mirrored: see :func:`.deflection.turn_matrix`.
+        numbers: the angle in radian, and C10 (overfocus above zero), C12 cos 2 phi12, C12 sin 2 phi12 in px**2.
     """
 
-    angle_rad: float
     mirrored: bool
-    c10_px2: float
-    c12a_px2: float = 0.0
-    c12b_px2: float = 0.0
+    numbers: tuple[float, float, float, float]
+
+    @property
+    def angle_rad(self) -> float:
+        return self.numbers[0]
+
+    @property
+    def c10_px2(self) -> float:
+        return self.numbers[1]
 
     @property
     def matrix(self) -> NDArray[np.float64]:
+        """The map [2, 2] of stored positions, as columns (row, column), to the axes of the detector."""
         return turn_matrix(self.angle_rad, self.mirrored)
 
     @property
     def twin(self) -> Lens:
         """The scan turned by half a turn and the other sign of the aberrations, which give the same patterns."""
         half = self.angle_rad - np.pi if self.angle_rad > 0 else self.angle_rad + np.pi
-        return Lens(half, self.mirrored, -self.c10_px2, -self.c12a_px2, -self.c12b_px2)
+        return Lens(self.mirrored, (half, -self.numbers[1], -self.numbers[2], -self.numbers[3]))
 
-    def numbers(self) -> NDArray[np.float64]:
-        return np.array([self.angle_rad, self.c10_px2, self.c12a_px2, self.c12b_px2])
-
-    def with_numbers(self, numbers: NDArray[np.float64]) -> Lens:
-        return Lens(float(numbers[0]), self.mirrored, *(float(value) for value in numbers[1:]))
+    def moved(self, by: NDArray[np.float64]) -> Lens:
+        """The lens with its numbers changed."""
+        angle, focus, cos, sin = (np.array(self.numbers) + by).tolist()
+        return Lens(self.mirrored, (angle, focus, cos, sin))
 
     def shifts_px(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
         """By how much the image of a detector pixel at spatial frequency ``angles`` [A, 2] is displaced in the positions as they
-        are stored, (row, column) [A, 2]: an object point at x shows in it at x + shift."""
-        plus = np.array([[self.c10_px2 - self.c12a_px2, self.c12b_px2], [self.c12b_px2, self.c10_px2 + self.c12a_px2]])
-        displaced: NDArray[np.float64] = -(angles @ plus) @ np.linalg.inv(self.matrix).T
+        are stored, (row, column) [A, 2]: what the mean image shows at x shows in it at x + shift."""
+        focus, cos, sin = self.numbers[1:]
+        curvature = np.array([[focus - cos, sin], [sin, focus + cos]])
+        displaced: NDArray[np.float64] = -(angles @ curvature) @ np.linalg.inv(self.matrix).T
         return displaced
 
 
@@ -80,63 +88,82 @@ class Parallax:
     """The lens that explains the images best, of the two twins the one turned by less than a quarter turn.
 
     Attributes:
-        lens: the best one.
-        errors: standard errors of angle (radian), C10, C12 cos, C12 sin (px**2), by how much the frequencies agree.
-        mirror_significance: standard errors by which the other handedness explains less.
-        rival: the best lens of the same handedness elsewhere; None if there is none.
+        lens: the best one, of the handedness that explains more; of that of the positions where this is not significant.
+        errors: standard errors of its angle (radian), C10, C12 cos, C12 sin (px**2), by how much the frequencies agree.
+        mirror_significance: standard errors by which the handedness of ``lens`` explains more than the other.
+        rival: the best lens of the same handedness elsewhere.
         significance: standard errors by which it explains less.
-        times_noise: power that is explained, in units of what noise alone would have there; where counts are photons.
     """
 
     lens: Lens
     errors: NDArray[np.float64]
     mirror_significance: float
-    rival: Lens | None
+    rival: Lens
     significance: float
-    times_noise: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether no other defocus or turn explains about as much."""
+        return self.significance > DECIDES and bool(np.isfinite(self.errors).all())
+
+    @property
+    def handedness_decided(self) -> bool:
+        return self.mirror_significance > DECIDES
 
 
 class FirstOrder:
-    """How much the first-order image of a phase object explains of the spectra under a lens."""
+    """How much the first-order image of a phase object explains of the spectra under a lens.
 
-    def __init__(self, spectra: ScanSpectra, highest: float = 1.0) -> None:
+    Args:
+        most: frequencies that are looked at, the strongest of those below ``SEARCHED``; all if None.
+    """
+
+    def __init__(self, spectra: ScanSpectra, most: int | None = None) -> None:
         radius = np.linalg.norm(spectra.frequencies, axis=1)
-        self.chosen = radius <= highest * radius.max()
-        self.q, self.f = spectra.frequencies[self.chosen], spectra.angles
-        self.images, self.radius = spectra.images[:, self.chosen], spectra.aperture
+        chosen = np.arange(len(radius))
+        if most is not None:
+            chosen = np.flatnonzero(radius <= SEARCHED * radius.max())
+            power = np.sum(np.abs(spectra.images[:, chosen]) ** 2, axis=0)
+            chosen = chosen[np.argsort(-power, kind="stable")[:most]]
+        self.q, self.f = spectra.frequencies[chosen], spectra.angles
+        self.q_max = float(radius[chosen].max())
+        self.images, self.radius = spectra.images[:, chosen], spectra.aperture
         self.edge = np.sqrt(np.pi * spectra.aperture**2 / len(spectra.angles))
-        self._turned: tuple[tuple[float, bool], tuple[NDArray, ...]] | None = None
+        self._turned: tuple[bytes, tuple[NDArray, ...]] | None = None
 
     def explained(self, lens: Lens) -> NDArray[np.float64]:
         """The power [Q] of the images that one phase for each frequency explains."""
-        kernel = self.kernel(lens)
-        overlap = np.einsum("aq,aq->q", kernel.conj(), self.images)
-        size = np.sum(kernel.real**2 + kernel.imag**2, axis=0)
+        overlap, size = self._overlap(lens)
         return (overlap.real**2 + overlap.imag**2) / np.maximum(size, 1e-3 * len(self.f))
 
     def phase(self, lens: Lens) -> NDArray[np.complex128]:
         """The phase of the sample at the frequencies, by least squares, damped where the images hardly show it, complex [Q]."""
-        kernel = self.kernel(lens)
-        overlap = np.einsum("aq,aq->q", kernel.conj(), self.images)
-        size = np.sum(kernel.real**2 + kernel.imag**2, axis=0)
-        return -1j * overlap / np.sqrt(np.maximum(size, 1e-3 * len(self.f)) * size.max())
+        overlap, size = self._overlap(lens)
+        return -1j * overlap / (size + DAMPING * size.max())
 
-    def kernel(self, lens: Lens) -> NDArray[np.complex128]:
-        """K at the groups and frequencies, complex [A, Q]."""
-        minus, plus, of_minus, of_plus = self._geometry(lens.angle_rad, lens.mirrored)
-        coefficients = np.pi * lens.numbers()[1:]
-        made: NDArray[np.complex128] = minus * np.exp(1j * (of_minus @ coefficients))
-        made -= plus * np.exp(-1j * (of_plus @ coefficients))
-        return made
+    def scales(self, lens: Lens) -> NDArray[np.float64]:
+        """By how much each number [4] of a lens changes the phases of the images by about one radian at the rim."""
+        focus = 1 / (2 * np.pi * self.radius * self.q_max)
+        turn = min(focus / max(abs(lens.c10_px2), 1e-9), 0.1)
+        return np.array([turn, focus, focus, focus])
 
-    def _geometry(self, angle: float, mirrored: bool) -> tuple[NDArray, ...]:
-        """Apertures at f - q and f + q [A, Q], and differences of the three aberrations of second order to them [A, Q, 3]."""
-        if self._turned is None or self._turned[0] != (angle, mirrored):
-            q = self.q @ np.linalg.inv(turn_matrix(angle, mirrored))
+    def _overlap(self, lens: Lens) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+        minus, plus, of_minus, of_plus = self._geometry(lens.matrix)
+        coefficients = np.pi * np.array(lens.numbers[1:])
+        kernel = minus * np.exp(1j * (of_minus @ coefficients)) - plus * np.exp(-1j * (of_plus @ coefficients))
+        return np.einsum("aq,aq->q", kernel.conj(), self.images), np.sum(kernel.real**2 + kernel.imag**2, axis=0)
+
+    def _geometry(self, matrix: NDArray[np.float64]) -> tuple[NDArray, ...]:
+        """Apertures at f - q and f + q [A, Q], and differences of the three aberrations of second order to them [A, Q, 3]; the last
+        ones are kept."""
+        if self._turned is None or self._turned[0] != matrix.tobytes():
+            q = self.q @ np.linalg.inv(matrix)
             places = self.f[:, None] - q, self.f[:, None] + q
             here = _second_order(self.f)[:, None]
-            edges = (np.clip((self.radius - np.linalg.norm(at, axis=-1)) / self.edge + 0.5, 0, 1) for at in places)
-            self._turned = (angle, mirrored), (*map(np.sqrt, edges), *(here - _second_order(at) for at in places))
+            edges = (
+                np.clip((self.radius - np.hypot(*np.moveaxis(at, -1, 0))) / self.edge + 0.5, 0, 1) for at in places
+            )
+            self._turned = matrix.tobytes(), (*map(np.sqrt, edges), *(here - _second_order(at) for at in places))
         return self._turned[1]
 
 
@@ -148,89 +175,92 @@ def _second_order(f: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def parallax(spectra: ScanSpectra, window_px: int) -> Parallax:
     """The lens that explains the images of the bright-field pixels best; ``window_px`` is the side of the patterns."""
-    full = FirstOrder(spectra)
-    tops = [_tops(spectra, full, mirrored, window_px) for mirrored in (False, True)]
-    best, other = sorted(tops, key=lambda found: -float(full.explained(found[0]).sum()))
-    lens = best[0]
-    errors = _errors(full, lens, spectra)
+    full, coarse = FirstOrder(spectra), FirstOrder(spectra, MOST_SEARCHED)
+    stored, mirrored = (_tops(full, coarse, handedness, window_px) for handedness in (False, True))
+    power = [full.explained(tops[0]) for tops in (stored, mirrored)]
+    gain = _significance(power[1], power[0])
+    tops, other = (mirrored, stored) if gain > DECIDES else (stored, mirrored)
+    lens, rival = tops[0], tops[1]
     explained = full.explained(lens)
     mirror = _significance(explained, full.explained(other[0]))
-    apart = np.maximum(5 * errors, 0.5 * _scales(spectra, lens))
-    others = [each for each in best[1:] if (np.abs(_differences(each, lens))[:2] > apart[:2]).any()]
-    rival = others[0] if others else None
-    significance = np.inf if rival is None else _significance(explained, full.explained(rival))
+    significance = _significance(explained, full.explained(rival))
     if abs(lens.angle_rad) > np.pi / 2:
         lens = lens.twin
-    return Parallax(lens, errors, mirror, rival, significance, float(explained.mean()))
+    return Parallax(lens, standard_errors(full, lens), mirror, rival, significance)
 
 
-def _tops(spectra: ScanSpectra, full: FirstOrder, mirrored: bool, window_px: int) -> list[Lens]:
-    """Local maxima of what is explained, the highest first."""
-    coarse = FirstOrder(spectra, SEARCHED)
-    q_max = np.linalg.norm(coarse.q, axis=1).max()
-    most = WIDEST * window_px / (2 * spectra.aperture)
-    step = 1 / (4 * spectra.aperture * q_max)
-    count = int(np.ceil(most / step))
-    turns = int(np.ceil(np.pi / np.arctan(1 / (4 * q_max * WIDEST / 2 * window_px))))
-    angles = np.pi * (np.arange(turns) / turns - 0.5)
-    focus = step * np.arange(-count, count + 1)
-    value = np.array([[coarse.explained(Lens(t, mirrored, z)).sum() for z in focus] for t in angles])
-    around = np.concatenate([value[-1:, ::-1], value, value[:1, ::-1]])  # half a turn on, it is the twin
-    around = np.pad(around, ((0, 0), (1, 1)), constant_values=-np.inf)
-    neighbours = [
-        around[1 + i : 1 + i + len(angles), 1 + j : 1 + j + len(focus)]
-        for i in (-1, 0, 1)
-        for j in (-1, 0, 1)
-        if (i, j) != (0, 0)
+def _tops(full: FirstOrder, coarse: FirstOrder, mirrored: bool, window_px: int) -> tuple[Lens, Lens]:
+    """The lens that explains most, and the best one elsewhere."""
+    most = WIDEST * window_px / (2 * coarse.radius)
+    step = 1 / (4 * coarse.radius * coarse.q_max)
+    turn = np.arctan(1 / (2 * coarse.q_max * WIDEST * window_px))
+    count, turns = int(np.ceil(most / step)), int(np.ceil(np.pi / turn))
+    places = [
+        Lens(mirrored, (np.pi * (i / turns - 0.5), j * step, 0.0, 0.0))
+        for i in range(turns)
+        for j in range(-count, count + 1)
     ]
-    peaks = np.argwhere(value >= np.max(neighbours, axis=0))
-    peaks = peaks[np.argsort(-value[tuple(peaks.T)], kind="stable")][:FOLLOWED]
-    starts = [Lens(float(angles[i]), mirrored, float(focus[j])) for i, j in peaks]
-    climbed = [_climb(full, _climb(coarse, start, spectra), spectra) for start in starts]
-    return sorted(climbed, key=lambda each: -float(full.explained(each).sum()))
+    value = np.array([coarse.explained(place).sum() for place in places])
+    tops: list[Lens] = []
+    for k in np.argsort(-value, kind="stable"):
+        if all(_apart(places[k], top, coarse) for top in tops):
+            tops.append(places[k])
+        if len(tops) == FOLLOWED:
+            break
+
+    def power(lens: Lens) -> float:
+        return float(full.explained(lens).sum())
+
+    best, *others = sorted((climb(coarse, top) for top in tops), key=power, reverse=True)
+    best, second = (climb(full, each) for each in (best, others[0]))
+    if power(second) > power(best):
+        best, second = second, best
+    return best, max((each for each in (second, *others, *tops) if _apart(each, best, full)), key=power)
 
 
-def _scales(spectra: ScanSpectra, lens: Lens) -> NDArray[np.float64]:
-    """By how much angle and aberrations change the phase of the images by about one radian at the rim."""
-    q_max = np.linalg.norm(spectra.frequencies, axis=1).max()
-    focus = 1 / (2 * np.pi * spectra.aperture * q_max)
-    return np.array([min(focus / max(abs(lens.c10_px2), 1e-9), 0.1), focus, focus, focus])
+def _apart(one: Lens, other: Lens, order: FirstOrder) -> bool:
+    """Whether two lenses, or one and the twin of the other, are more than small changes of each other."""
+    limits = 3 * order.scales(other)[:2]
+    for each in (one, one.twin):
+        turn = (each.angle_rad - other.angle_rad + np.pi) % (2 * np.pi) - np.pi
+        if abs(turn) < limits[0] and abs(each.c10_px2 - other.c10_px2) < limits[1]:
+            return False
+    return True
 
 
-def _climb(order: FirstOrder, start: Lens, spectra: ScanSpectra) -> Lens:
-    scales, begin = _scales(spectra, start), start.numbers()
+def climb(order: FirstOrder, start: Lens) -> Lens:
+    """The lens at the top of what is explained."""
+    scales = order.scales(start)
     size = max(float(order.explained(start).sum()), 1e-300)
 
     def lost(u: NDArray[np.float64]) -> float:
-        return -float(order.explained(start.with_numbers(begin + scales * u)).sum()) / size
+        return -float(order.explained(start.moved(scales * u)).sum()) / size
 
-    found = minimize(lost, np.zeros(4), method="BFGS", options={"gtol": 1e-4, "eps": 1e-3, "maxiter": 40})
-    return start.with_numbers(begin + scales * found.x)
+    found = minimize(lost, np.zeros(4), method="BFGS", options={"gtol": 1e-4, "eps": 1e-3, "maxiter": 30})
+    return start.moved(scales * found.x)
 
 
-def _errors(order: FirstOrder, lens: Lens, spectra: ScanSpectra) -> NDArray[np.float64]:
-    """Standard errors [4] from how much single frequencies pull to either side (the sandwich estimator), which needs neither the
-    photons nor that the first-order image is all there is."""
-    h, here = 0.1 * _scales(spectra, lens), lens.numbers()
+def standard_errors(order: FirstOrder, lens: Lens) -> NDArray[np.float64]:
+    """Standard errors [4] of the numbers, from how much single frequencies pull to either side (the sandwich estimator), which
+    needs neither the photons nor that the first-order image is all there is; infinite where there is no top."""
+    h = 0.1 * order.scales(lens)
+    unit = np.diag(h)
 
-    def at(*moves: tuple[int, float]) -> NDArray[np.float64]:
-        numbers = here.copy()
-        for k, by in moves:
-            numbers[k] += by * h[k]
-        return order.explained(lens.with_numbers(numbers))
+    def at(by: NDArray[np.float64]) -> NDArray[np.float64]:
+        return order.explained(lens.moved(by))
 
-    middle = at()
-    sides = [(at((k, 1)), at((k, -1))) for k in range(4)]
+    sides = [(at(move), at(-move)) for move in unit]
     slopes = np.stack([(up - down) / 2 for up, down in sides])
-    curvature = np.empty((4, 4))
-    for k in range(4):
-        curvature[k, k] = np.sum(2 * middle - sides[k][0] - sides[k][1])
+    curvature = np.diag([-np.sum(up + down - 2 * at(0 * h)) for up, down in sides])
+    for k in range(len(h)):
         for m in range(k):
-            mixed = at((k, 1), (m, 1)) - at((k, 1), (m, -1)) - at((k, -1), (m, 1)) + at((k, -1), (m, -1))
-            curvature[k, m] = curvature[m, k] = -np.sum(mixed) / 4
-    inverse = np.linalg.pinv(curvature)
-    covariance = inverse @ (slopes @ slopes.T) @ inverse
-    return np.asarray(h * np.sqrt(np.maximum(np.diag(covariance), 0)))
+            both, opposite = unit[k] + unit[m], unit[k] - unit[m]
+            mixed = -np.sum(at(both) - at(opposite) - at(-opposite) + at(-both)) / 4
+            curvature[k, m] = curvature[m, k] = mixed
+    if np.linalg.eigvalsh(curvature)[0] <= 0:
+        return np.full(len(h), np.inf)
+    inverse = np.linalg.inv(curvature)
+    return np.asarray(h * np.sqrt(np.diag(inverse @ (slopes @ slopes.T) @ inverse)))
 
 
 def _significance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
@@ -239,9 +269,23 @@ def _significance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> flo
     return float(difference.sum() / max(np.sqrt(np.sum(difference**2)), 1e-300))
 
 
-def _differences(one: Lens, other: Lens) -> NDArray[np.float64]:
-    """Differences of the numbers of two lenses, of the nearer twin."""
-    made = [candidate.numbers() - other.numbers() for candidate in (one, one.twin)]
-    for each in made:
-        each[0] = (each[0] + np.pi) % (2 * np.pi) - np.pi
-    return min(made, key=lambda each: abs(float(each[0])))
+def brightness(spectra: ScanSpectra, lens: Lens) -> tuple[float, float]:
+    """Skewness of the phase of the sample at the positions, and its standard error over blocks of the scan.
+
+    Atoms delay the wave, and are few and strong: the skewness of the phase is above zero under the right one of two twins.
+    """
+    order = FirstOrder(spectra)
+    phase = order.phase(lens)
+    at = spectra.positions_px
+    values = np.real(np.exp(2j * np.pi * at @ spectra.frequencies.T) @ phase)
+    along = [np.argsort(np.argsort(column, kind="stable")) * BLOCKS // len(at) for column in at.T]
+    block = along[0] * BLOCKS + along[1]
+    skew = _skewness(values)
+    left_out = np.array([_skewness(values[block != k]) for k in np.unique(block)])
+    count = len(left_out)
+    return skew, float(np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)))
+
+
+def _skewness(values: NDArray[np.float64]) -> float:
+    away = values - values.mean()
+    return float(np.mean(away**3) / np.mean(away**2) ** 1.5)

@@ -1,7 +1,7 @@
 """The angle between the axes of scan and detector, and whether one is mirrored, from the deflection of the beam.
 
-A thin sample deflects the beam by the gradient of its phase, and a gradient has no curl. Whatever the aberrations are, the angle
-under which the measured deflections have least curl is right, up to half a turn: that only changes the sign of the phase.
+A thin sample deflects the beam by the gradient of its phase, and a gradient has no curl. Whatever the aberrations are, the
+angle under which the measured deflections have least curl is right, up to half a turn: that only changes the sign of the phase.
 
 Legend: Q frequencies of the scan.
 """
@@ -41,14 +41,16 @@ def turn_matrix(angle_rad: float, mirrored: bool) -> NDArray[np.float64]:
     return np.array([[cos, -sin], [sin, cos]]) @ np.diag([1.0, -1.0 if mirrored else 1.0])
 
 
-def turn_by_curl(spectra: ScanSpectra) -> Turn:
-    """The turn of the scan that leaves the deflections least curl."""
+def turn_by_curl(spectra: ScanSpectra, mirrored: bool | None = None) -> Turn:
+    """The turn of the scan that leaves the deflections least curl; of a handedness that is known, or of the better one."""
     found = [_least_curl(spectra, mirrored) for mirrored in (False, True)]
-    best, other = sorted(found, key=lambda each: float(each[2].sum()))
+    if mirrored is None:
+        mirrored = bool(found[1][2].sum() < found[0][2].sum())
+    best, other = found[mirrored], found[not mirrored]
     difference = other[2] - best[2]
     significance = float(difference.sum() / max(np.sqrt(np.sum(difference**2)), 1e-300))
     power = float(np.sum(np.abs(spectra.deflection) ** 2))
-    return Turn(best[0], best[1], best is found[1], significance, float(best[2].sum()) / max(power, 1e-300))
+    return Turn(best[0], best[1], mirrored, significance, float(best[2].sum()) / max(power, 1e-300))
 
 
 def _least_curl(spectra: ScanSpectra, mirrored: bool) -> tuple[float, float, NDArray[np.float64]]:

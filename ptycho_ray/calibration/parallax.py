@@ -2,16 +2,17 @@
 
 Each detector pixel sees the sample along its own direction, so out of focus its image is displaced: by the gradient of the
 aberration function there (the parallax). Which frequencies a pixel sees, and with which sign, is told by where the apertures
-of the direct and the diffracted beams overlap. Both are in the first-order image of a phase object (Rodenburg, McCallum, Nellist,
-Ultramicroscopy 48 (1993) 304)
+of the direct and the diffracted beams overlap. Both are in the first-order image of a phase object (Rodenburg, McCallum,
+Nellist, Ultramicroscopy 48 (1993) 304)
 
     F_f(q) = i phi(q) K_f(q),   K_f(q) = P*(f) P(f - q) - P(f) P*(f + q),   P = A exp(-i chi)
 
-with the image F_f of the pixel at f and the phase phi of the sample. For given aberrations and a given turn the phase follows by
-least squares, one frequency q after the other; what it explains is largest for the right ones.
+with the image F_f of the pixel at f and the phase phi of the sample. For given aberrations and a given turn the phase follows
+by least squares, one frequency q after the other; what it explains is largest for the right ones.
 
-A scan turned by half a turn with the other sign of chi gives the same images of a phase of the other sign, exactly: this is the twin
-of ptychography. Angles are therefore sought within half a turn, and the sign is decided elsewhere.
+A scan turned by half a turn with the other sign of chi gives the same images of a phase of the other sign, exactly: this is the
+twin of ptychography. Angles are therefore sought within half a turn; the sign is decided by :func:`brightness` or by who knows
+the defocus.
 
 Legend: Q frequencies of the scan, A groups of detector pixels, n positions. Lengths along the beam are in px**2: wavelength *
 length / object pixel**2.
@@ -75,8 +76,8 @@ class Lens:
         return Lens(self.mirrored, (angle, focus, cos, sin))
 
     def shifts_px(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By how much the image of a detector pixel at spatial frequency ``angles`` [A, 2] is displaced in the positions as they
-        are stored, (row, column) [A, 2]: what the mean image shows at x shows in it at x + shift."""
+        """By how much the image of a detector pixel at spatial frequency ``angles`` [A, 2] is displaced in the positions as
+        they are stored, (row, column) [A, 2]: what the mean image shows at x shows in it at x + shift."""
         focus, cos, sin = self.numbers[1:]
         curvature = np.array([[focus - cos, sin], [sin, focus + cos]])
         displaced: NDArray[np.float64] = -(angles @ curvature) @ np.linalg.inv(self.matrix).T
@@ -154,8 +155,8 @@ class FirstOrder:
         return np.einsum("aq,aq->q", kernel.conj(), self.images), np.sum(kernel.real**2 + kernel.imag**2, axis=0)
 
     def _geometry(self, matrix: NDArray[np.float64]) -> tuple[NDArray, ...]:
-        """Apertures at f - q and f + q [A, Q], and differences of the three aberrations of second order to them [A, Q, 3]; the last
-        ones are kept."""
+        """Apertures at f - q and f + q [A, Q], and differences of the three aberrations of second order to them [A, Q, 3]; the
+        last ones are kept."""
         if self._turned is None or self._turned[0] != matrix.tobytes():
             q = self.q @ np.linalg.inv(matrix)
             places = self.f[:, None] - q, self.f[:, None] + q

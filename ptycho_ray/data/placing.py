@@ -78,6 +78,7 @@ def place_on_raster(fields: FileContents, reading: Reading, path: Path) -> None:
     fields.positions, fields.positions_in_metres, fields.nominal = on_raster(shape, step), not pixels, None
     if pixels:
         fields.positions += fields.frames.shape[-1] // 2
+    turn_positions(fields, reading)
 
 
 def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
@@ -105,14 +106,18 @@ def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
             expected="lengths",
             hint=f"Their unit, or the length of one step (--step 0.5um). {to_type(path, '--units um')}",
         )
-    if reading.rotation:
-        angle = np.deg2rad(reading.rotation)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        for name in ("positions", "nominal"):
-            values = getattr(fields, name)
-            if values is not None:
-                centre = np.nanmean(values, axis=0)
-                setattr(fields, name, (values - centre) @ turn + centre)
+    turn_positions(fields, reading)
+
+
+def turn_positions(fields: FileContents, reading: Reading) -> None:
+    """Positions turned about their centre as the user asks for, rows towards columns."""
+    angle = np.deg2rad(reading.rotation)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    for name in ("positions", "nominal"):
+        values = getattr(fields, name)
+        if values is not None and angle:
+            centre = np.nanmean(values, axis=0)
+            setattr(fields, name, (values - centre) @ turn.T + centre)
 
 
 def drop_missing(fields: FileContents, path: Path) -> None:

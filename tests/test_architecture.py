@@ -64,7 +64,8 @@ MAY_KNOW = {
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {
-        "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation", "files", "interop", "models",
+        "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
+        "files", "interop", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },
 }  # fmt: skip

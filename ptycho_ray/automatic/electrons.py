@@ -28,10 +28,13 @@ def calibrated_probes(scan: RawData, first: list[Assumption], tell: Callable[[st
         found = calibrate_scan(scan)
     except InputError:  # too few patterns, or no disc
         return first
-    if not found.parallax.decided:
-        tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
+    if found.parallax.decided:
+        return [*first, assumption_of(scan, found, first[0].settings)]
+    tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
+    if found["rotation"].answer != "differs from the file":
         return first
-    return [*first, assumption_of(scan, found, first[0].settings)]
+    name = f"scan turned by {found['rotation'].found:.1f} degrees, by the curl of the deflections"
+    return [*first, replace(first[0], name=name, matrix=found.matrix)]
 
 
 def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]) -> Assumption:
@@ -71,25 +74,26 @@ def defocus_by_trials(part: Part, best: Trial, tell: Callable[[str], None]) -> T
 def calibrated_by_trials(
     scan: RawData, found: Calibration, seed: int, tell: Callable[[str], None]
 ) -> list[dict[str, str]]:
-    """What solutions of a part of a scan say about a calibration: of the scan as its file has it, under the calibration, with
-    other defocus, and with the scan larger, smaller and turned. One row for each that explains more than the one before."""
+    """What solutions of a part of a scan say about a calibration: against the scan as its file has it, with other defocus, and
+    with the scan larger, smaller and turned. One row for each question, with the gain and its standard errors."""
     part = Part(scan, seed, photons_per_unit=photons_per_unit(scan))
     rows: list[dict[str, str]] = []
 
-    def decide(line: str) -> None:
-        tell(line)
-        assumption, _, gain = line.rpartition(": ")
-        rows.append({"assumption": assumption, "gain": gain})
+    def row(assumption: str, gain: object) -> None:
+        rows.append({"assumption": assumption, "gain": str(gain)})
+        tell(f"{assumption}: {gain}")
 
     best = part.run(Assumption("as in the file", scan.probe))
     if found.parallax.decided:
         trial = part.run(assumption_of(scan, found, {}))
-        if trial.beats(best, as_simple=True):
-            decide(f"{trial.assumption.name}: {trial.gain_over(best)}")
-            best = defocus_by_trials(part, trial, decide)
+        row(trial.assumption.name, f"against the file {trial.gain_over(best)}")
+        best = defocus_by_trials(part, trial, lambda line: None)
+        for other in part.trials[2:]:
+            row(other.assumption.name, f"against the value above {other.gain_over(trial)}")
     mapped = linear_map(part, part.larger(), best)
-    if mapped is None:
-        decide("scan larger, smaller, or turned: explains no more")
-    else:
-        decide(f"{mapped[0].assumption.name}: {mapped[1]}")
+    row(
+        *("scan larger, smaller, or turned", "explains no more")
+        if mapped is None
+        else (mapped[0].assumption.name, mapped[1])
+    )
     return rows

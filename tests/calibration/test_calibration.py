@@ -125,6 +125,17 @@ def test_patterns_in_random_order_tell_nothing() -> None:
     assert "do not tell" in told[0]
 
 
+def test_in_focus_at_a_low_dose_the_curl_alone_turns_the_scan() -> None:
+    scan = made(0.0, -31.0, dose=1e3)
+    found = calibrate_scan(scan)
+    assert found["defocus"].answer == "undecided"
+    assert "curl alone" in found["rotation"].why
+    first = first_probes(scan, {})
+    turned = calibrated_probes(scan, first, lambda line: None)[-1]
+    assert turned.probe is first[0].probe
+    assert np.degrees(np.arctan2(turned.matrix[1, 0], turned.matrix[0, 0])) == pytest.approx(-31, abs=9)
+
+
 def test_curl_finds_any_angle_in_focus() -> None:
     for angle_deg, mirrored in ((80.0, False), (-31.0, True)):
         turn = turn_by_curl(scan_spectra(made(0.0, angle_deg, mirrored=mirrored)))

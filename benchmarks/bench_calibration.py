@@ -10,6 +10,7 @@ import time
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ptycho_ray.calibration.deflection import turn_matrix
@@ -27,12 +28,12 @@ def simulated(defocus_nm: float, angle_deg: float, mirrored: bool, dose: float) 
     side = int(RASTER * STEP_PX * 1.5) + N + 8
     phase = gaussian_filter((rng.random((side, side)) < 0.02).astype(float), 1.2)
     raster = (np.indices((RASTER, RASTER)).reshape(2, -1).T - (RASTER - 1) / 2) * STEP_PX
-    true = raster @ turn_matrix(np.radians(angle_deg), mirrored).T + side / 2
+    true: NDArray[np.float64] = raster @ turn_matrix(np.radians(angle_deg), mirrored).T + side / 2
     probe = ElectronOptics(SEMIANGLE_RAD, defocus_nm * 1e-9).probe(N, PIXEL_M, electron_wavelength_m(300e3))
     electrons = dose * (STEP_PX * PIXEL_M * 1e10) ** 2
     image = np.exp(1j * STRENGTH * phase / phase.std())
     scan = RawData.from_simulation(true[:, 1], true[:, 0], probe, image, nphotons=electrons, generator=rng)
-    scan = scan.at(raster + side / 2)
+    scan = scan.at((raster + side / 2).astype(np.float64))
     scan.electrons, scan.energy_eV, scan.pixel_size_m, scan.optics = True, 300e3, PIXEL_M, ElectronOptics(SEMIANGLE_RAD)
     return scan
 

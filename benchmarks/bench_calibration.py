@@ -22,12 +22,12 @@ from ptycho_ray.physics.optics import electron_wavelength_m
 N, PIXEL_M, SEMIANGLE_RAD, RASTER, STEP_PX, STRENGTH = 32, 0.4e-10, 15e-3, 24, 1.5, 0.1
 
 
-def simulated(defocus_nm: float, angle_deg: float, mirrored: bool, dose: float) -> RawData:
+def simulated(defocus_nm: float, angle_deg: float, mirrored: bool, dose: float, side_steps: int = RASTER) -> RawData:
     """A scan of atoms at random places, turned against the detector; ``dose`` in electrons per square angstrom."""
     rng = np.random.default_rng(4)
-    side = int(RASTER * STEP_PX * 1.5) + N + 8
+    side = int(side_steps * STEP_PX * 1.5) + N + 8
     phase = gaussian_filter((rng.random((side, side)) < 0.02).astype(float), 1.2)
-    raster = (np.indices((RASTER, RASTER)).reshape(2, -1).T - (RASTER - 1) / 2) * STEP_PX
+    raster = (np.indices((side_steps, side_steps)).reshape(2, -1).T - (side_steps - 1) / 2) * STEP_PX
     true: NDArray[np.float64] = raster @ turn_matrix(np.radians(angle_deg), mirrored).T + side / 2
     probe = ElectronOptics(SEMIANGLE_RAD, defocus_nm * 1e-9).probe(N, PIXEL_M, electron_wavelength_m(300e3))
     electrons = dose * (STEP_PX * PIXEL_M * 1e10) ** 2
@@ -52,6 +52,20 @@ def line(name: str, scan: RawData) -> str:
     return "| " + " | ".join([*cells, hand, found.twin, curl, f"{seconds:.1f}"]) + " |"
 
 
+def by_chance(orders: int = 16) -> str:
+    """The largest figures of patterns in random order, which tell nothing."""
+    scan = simulated(20.0, 7.0, False, 1e4)
+    found = []
+    for seed in range(orders):
+        order = np.random.default_rng(seed).permutation(len(scan))
+        made = calibrate_scan(scan.select(order).at(scan.positions_px))
+        found.append((made.parallax.significance, made.parallax.mirror_significance, made.turn.significance))
+    lens, hand, curl = np.max(found, axis=0)
+    return (
+        f"{orders} random orders: lens {lens:.1f}, handedness {hand:.1f}, curl {curl:.1f} standard errors at the most"
+    )
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     print("| scan | rotation | defocus | C12 | mirrored | sign by | curl alone | CPU s |\n" + "| --- " * 8 + "|")
@@ -66,6 +80,8 @@ def main() -> None:
             for dose in (1e3, 1e4, 1e6):
                 name = f"{defocus_nm:g} nm, {angle_deg:g} deg{', mirrored' if mirrored else ''}, {dose:.0e} e/Å²"
                 print(line(name, simulated(defocus_nm, angle_deg, mirrored, dose)), flush=True)
+    print(line("20 nm, 7 deg, 1e+03 e/Å², 64 x 64 positions", simulated(20.0, 7.0, False, 1e3, 64)))
+    print(by_chance())
 
 
 if __name__ == "__main__":

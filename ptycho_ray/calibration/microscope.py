@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.calibration.deflection import Turn, turn_by_curl, turn_matrix
-from ptycho_ray.calibration.parallax import DECIDES, Lens, Parallax, brightness, parallax
+from ptycho_ray.calibration.parallax import DECIDES, DECIDES_LENS, Lens, Parallax, brightness, parallax
 from ptycho_ray.calibration.scan_spectra import ScanSpectra, scan_spectra
 from ptycho_ray.data.loading import with_mean_photons
 from ptycho_ray.data.raw_data import RawData
@@ -158,8 +158,7 @@ def _rotation(fit: Parallax, turn: Turn, angle: float, error: float, turned: boo
     if not turned:
         return Finding("rotation", None, None, "deg", 0.0, "undecided", figures)
     if by_curl:
-        undecided = f"the bright-field images do not decide ({fit.significance:.1f} standard errors)"
-        figures = f"by the curl alone, up to half a turn; {undecided}"
+        figures = "by the curl alone, up to half a turn; the bright-field images do not decide: see defocus"
     elif twin == "undecided":
         figures = f"or half a turn more with the other sign of defocus; {figures}"
     same = abs(degrees) < max(SAME_TURN_DEG, DECIDES * deviation)
@@ -180,7 +179,8 @@ def _handedness(fit: Parallax, turn: Turn, mirrored: bool, by_curl: bool) -> Fin
 def _defocus(fit: Parallax, defocus_m: float, error_m: float, in_file_m: float | None, sign: str) -> Finding:
     in_file = None if in_file_m is None else in_file_m * 1e9
     if not fit.decided:
-        why = f"another turn or defocus explains less by only {fit.significance:.1f} standard errors"
+        why = f"another turn or defocus explains less by {fit.significance:.1f} standard errors ({DECIDES_LENS:g} decide), "
+        why += f"the other handedness by {fit.mirror_significance:.1f} ({DECIDES:g})"
         return Finding("defocus", None, None, "nm", in_file, "undecided", why)
     answer: Answer = "not in the file"
     if in_file_m is not None:

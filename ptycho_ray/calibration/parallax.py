@@ -35,7 +35,8 @@ WIDEST = 0.6
 SEARCHED, MOST_SEARCHED, FOLLOWED = 0.5, 100, 4
 #: Standard errors that decide.
 DECIDES = 3.0
-#: As many between lenses of one handedness, the best of a few thousand: among patterns in random order they reach 3.
+#: As many between lenses of one handedness, the best of a few thousand: among patterns in random order they reach 4. Both must
+#: be reached, since what tells a lens tells the handedness, too.
 DECIDES_LENS = 4.0
 #: Share of the largest transfer below which phases are damped; blocks of the scan along either axis.
 DAMPING, BLOCKS = 0.1, 4
@@ -106,12 +107,9 @@ class Parallax:
 
     @property
     def decided(self) -> bool:
-        """Whether no other defocus or turn explains about as much."""
-        return self.significance > DECIDES_LENS and bool(np.isfinite(self.errors).all())
-
-    @property
-    def handedness_decided(self) -> bool:
-        return self.mirror_significance > DECIDES
+        """Whether no other defocus or turn, and no other handedness, explains about as much."""
+        significant = self.significance > DECIDES_LENS and self.mirror_significance > DECIDES
+        return significant and bool(np.isfinite(self.errors).all())
 
 
 class FirstOrder:

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("config", "physics"),
     ("data",),
-    ("models", "evaluation", "simulation"),
+    ("models", "evaluation", "simulation", "calibration"),
     ("display",),
     ("tracking",),
     ("bundle",),
@@ -33,8 +33,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 #: Where on its floor a room is drawn, 0 to 10.
 PLACES = {
-    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "data": 5.2, "models": 2.2, "evaluation": 7.0,
-    "simulation": 8.8, "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
+    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "data": 5.2, "models": 2.2, "evaluation": 6.0,
+    "simulation": 7.7, "calibration": 9.3,
+    "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
     "refinement": 6.6, "automatic": 6.0, "workflow": 5.2,
     "interactive": 2.6, "tuning": 5.6, "client": 9.0, "cluster": 5.6, "interop": 2.6,
     "service": 7.6, "commands": 5.2,

@@ -31,6 +31,7 @@ MAY_KNOW = {
     "data": {"config", "errors", "files", "physics"},
     "simulation": {"config", "data", "errors", "files", "physics"},
     "evaluation": {"errors", "files", "physics"},
+    "calibration": {"data", "errors", "physics"},
     "models": {"config", "data", "errors", "files", "physics"},
     "display": {"config", "data", "evaluation", "files"},
     "tracking": {"config", "display", "errors", "files"},
@@ -40,7 +41,7 @@ MAY_KNOW = {
         "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
     },
     "refinement": {"config", "data", "errors", "evaluation", "files", "physics", "reconstruction", "training"},
-    "automatic": {"data", "errors", "physics", "reconstruction", "refinement"},
+    "automatic": {"calibration", "data", "errors", "physics", "reconstruction", "refinement"},
     "workflow": {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
@@ -63,7 +64,8 @@ MAY_KNOW = {
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {
-        "bundle", "client", "cluster", "config", "data", "display", "errors", "evaluation", "files", "interop", "models",
+        "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
+        "files", "interop", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },
 }  # fmt: skip

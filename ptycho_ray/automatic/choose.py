@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from ptycho_ray.automatic.electrons import defocus_by_trials
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.scan_map import linear_map
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
@@ -62,7 +63,7 @@ def choose(
     best = part.run(probes[0])
     for other in probes[1:]:
         best = better(part.run(other), best)
-    if best.assumption.name != probes[0].name and not part.whole.probe_is_guess:
+    if best.assumption.name != probes[0].name and (best.assumption.optics or not part.whole.probe_is_guess):
         decide(f"{best.assumption.name}: {best.gain_over(part.trials[0])}")
     best = _orientation(part, best, decide)
     if "probe_start" not in given and best.assumption.settings.get("near_field_px2") is None:
@@ -108,7 +109,8 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
     if twin == 0 and "near_field_px2" not in best.assumption.settings:
         name = "probe of the other defocus, or the scan turned by half a turn"
         decide(f"{name}: {gain}")
-        return part.run(replace(best.assumption, name=name, probe=turned_in_time(best.assumption.probe)))
+        probe = turned_in_time(best.assumption.probe)
+        return part.run(replace(best.assumption, name=name, probe=probe, optics=None))
     # Under a probe that is nearly its own twin, a scan turned by half a turn explains nearly as much: it takes longer to tell.
     first, last = (part.run_long(trials[k].assumption) for k in sorted((number, twin)))
     rival = better(last, first)
@@ -117,10 +119,12 @@ def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Tria
 
 
 def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """Held or refined, and other widths."""
+    """Held or refined, and other widths; of a lens, other defocus."""
+    if best.assumption.optics is not None:
+        best = defocus_by_trials(part, best, decide)
     first = best.assumption
     alternatives = [replace(first, name="probe held", settings=first.settings | {"probe_start": None})]
-    for factor in (0.8, 1.25):
+    for factor in (0.8, 1.25) if first.optics is None else ():
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
     for alternative in alternatives:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.choose import FIRST_ROUND, SOLUTION, Choice, choose, more_modes
+from ptycho_ray.automatic.electrons import calibrated_probes
 from ptycho_ray.automatic.examine import Examined, examine
 from ptycho_ray.automatic.guesses import first_probes
 from ptycho_ray.automatic.trials import Part, Trial, drawn, surrounded
@@ -117,7 +118,8 @@ def plan_reconstruction(
             hint="ptycho-ray info shows the scan; ptycho-ray refine solves it without a judgement",
         )
     part = Part(examined.scan, seed, photons_per_unit=examined.photons_per_unit, budget_s=budget_s)
-    choice = choose(part, first_probes(part.scan, given), given, tell)
+    probes = calibrated_probes(examined.scan, first_probes(part.scan, given), tell)
+    choice = choose(part, probes, given, tell)
     return Plan(examined, choice, time.process_time() - began)
 
 

@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.solver import Diverged, Refinement
@@ -61,12 +62,14 @@ class Assumption:
         probe: modes to begin with [P, N, N].
         settings: settings of the refinement that differ from its defaults.
         matrix: linear map of the positions about their mean, [2, 2].
+        optics: of an electron microscope, that formed the probe; None if the probe does not come from them.
     """
 
     name: str
     probe: NDArray[np.complex64]
     settings: dict[str, Any] = field(default_factory=dict)
     matrix: NDArray[np.float64] = field(default_factory=lambda: np.eye(2))
+    optics: ElectronOptics | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ COMMANDS = {
     "convert": "write a scan in another format",
     "prepare": "turn raw detector frames into a scan: crop, bin, mask, centre, orient",
     "orient": "determine the order and signs of the scan axes",
+    "calibrate": "determine rotation, defocus and astigmatism of a scan of electrons",
     "mlflow-sync": "send the records of a run to MLflow that have not been sent yet",
     "serve": "run the reconstruction service",
     "submit": "send a scan to a service for reconstruction",

@@ -20,7 +20,8 @@ class Options(ReadingOptions, WritingOptions):
 
     The object is solved for under each of them, with the probe of the file, and judged by held-out patterns. The result
     may be "undecided": with a mirror-symmetric probe a scan cannot be distinguished from the same scan rotated by 180
-    degrees.
+    degrees. For a scan of electrons, whose axes may have any angle, 'ptycho-ray calibrate' is faster, and finds the defocus,
+    too.
 
     Example: ptycho-ray orient scan.h5
     """

@@ -110,15 +110,14 @@ def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
 
 
 def turn_positions(fields: FileContents, reading: Reading) -> None:
-    """Turn positions about their centre by the angle that the user gives."""
-    if reading.rotation:
-        angle = np.deg2rad(reading.rotation)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        for name in ("positions", "nominal"):
-            values = getattr(fields, name)
-            if values is not None:
-                centre = np.nanmean(values, axis=0)
-                setattr(fields, name, (values - centre) @ turn + centre)
+    """Positions turned about their centre as the user asks for, rows towards columns."""
+    angle = np.deg2rad(reading.rotation)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    for name in ("positions", "nominal"):
+        values = getattr(fields, name)
+        if values is not None and angle:
+            centre = np.nanmean(values, axis=0)
+            setattr(fields, name, (values - centre) @ turn.T + centre)
 
 
 def drop_missing(fields: FileContents, path: Path) -> None:

@@ -263,3 +263,17 @@ def test_bombs_are_refused_before_they_are_inflated(write: Any, monkeypatch: pyt
     monkeypatch.setattr(inflation, "SUSPICIOUS_BYTES", 100_000)
     with pytest.raises(InputError, match="looks like a decompression bomb"):
         load_data(path)
+
+
+def test_rotation_turns_rows_towards_columns_of_positions_and_of_a_raster(tmp_path):
+    from helpers import make_scan
+
+    from ptycho_ray.data.corrections import position_matrix, transformed_positions
+
+    scan = make_scan(12)
+    scan.to_file(tmp_path / "scan.npz")
+    turn = position_matrix(rotation_rad=np.radians(30))
+    for how in ({}, {"raster": "3x4", "step": "2px"}):
+        straight, turned = (load_data(tmp_path / "scan.npz", rotation=angle, **how) for angle in (0.0, 30.0))
+        expected = transformed_positions(straight.positions_px, turn)
+        np.testing.assert_allclose(turned.positions_px, expected, atol=1e-4)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.data.corrections import position_matrix
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.electron_optics import ElectronOptics
@@ -172,11 +173,10 @@ def _positions(
     """Recorded and true positions [n, 2] in object pixels about the middle of the scan."""
     grid = np.indices(spec.raster).reshape(2, -1).T - (np.array(spec.raster) - 1) / 2
     recorded = grid * spec.step_angstrom / pixel
-    angle = np.deg2rad(spec.rotation_deg)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = position_matrix(spec.step_scale, np.deg2rad(spec.rotation_deg))
     time = np.linspace(-0.5, 0.5, len(grid))
     errors = rng.standard_normal(grid.shape) * spec.jitter_angstrom + time[:, None] * np.array(spec.drift_angstrom)
-    return recorded, recorded * spec.step_scale @ turn + errors / pixel
+    return recorded, recorded @ turn.T + errors / pixel
 
 
 def _canvas(spec: ElectronSpec, positions: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[int, int]]:

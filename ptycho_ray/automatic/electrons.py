@@ -1,0 +1,99 @@
+"""What an electron microscope's patterns tell before the trials, and the trials of its defocus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ptycho_ray.automatic.scan_map import linear_map, misfit, vertex
+from ptycho_ray.automatic.trials import Assumption, Part, Trial
+from ptycho_ray.calibration.microscope import Calibration, calibrate_scan
+from ptycho_ray.data.inspection import photons_per_unit
+from ptycho_ray.data.loading import with_mean_photons
+from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
+
+#: The defocus is tried at these shares more and less.
+STEP = 0.15
+
+
+def calibrated_probes(scan: RawData, first: list[Assumption], tell: Callable[[str], None]) -> list[Assumption]:
+    """``first``, and behind them what the bright-field images of a scan of electrons tell of turn and defocus, if they do;
+    the trials decide between them."""
+    if not scan.electrons or scan.optics is None or not scan.pixel_size_m or not scan.wavelength_m:
+        return first
+    try:
+        found = calibrate_scan(scan)
+    except InputError:  # too few patterns, or no disc
+        return first
+    if found.parallax.decided:
+        return [*first, assumption_of(scan, found, first[0].settings)]
+    tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
+    if found["rotation"].answer != "differs from the file":
+        return first
+    name = f"scan turned by {found['rotation'].found:.1f} degrees, by the curl of the deflections"
+    return [*first, replace(first[0], name=name, matrix=found.matrix)]
+
+
+def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]) -> Assumption:
+    """What a calibration says, as the assumption of a trial."""
+    name = f"scan turned by {found['rotation'].found:.1f} degrees" + (" and mirrored" if found.lens.mirrored else "")
+    name += f", defocus {found['defocus'].found:.4g} nm, by bright-field images"
+    return Assumption(name, found.probe(scan), dict(settings), found.matrix, found.optics)
+
+
+def refocused(scan: RawData, now: Assumption, share: float) -> Assumption:
+    """The assumption with a defocus larger by a share."""
+    assert now.optics is not None
+    assert scan.pixel_size_m is not None
+    assert scan.wavelength_m is not None
+    defocus_m = (now.optics.defocus_m or 0.0) * (1 + share)
+    optics = replace(now.optics, defocus_m=defocus_m)
+    probe = with_mean_photons(optics.probe(scan.N, scan.pixel_size_m, scan.wavelength_m), scan.patterns)
+    return replace(now, name=f"defocus {defocus_m * 1e9:.4g} nm", probe=probe, optics=optics)
+
+
+def defocus_by_trials(part: Part, best: Trial, tell: Callable[[str], None]) -> Trial:
+    """The trial with the defocus that explains most: a little more, a little less, and where the parabola through the three has
+    its lowest point."""
+    begun = best
+    sides = [part.run(refocused(part.whole, begun.assumption, sign * STEP)) for sign in (-1, 1)]
+    away, _ = vertex(misfit(sides[0]), misfit(begun), misfit(sides[1]))
+    if np.isfinite(away) and 0.1 < abs(away) < 2:
+        sides.append(part.run(refocused(part.whole, begun.assumption, STEP * away)))
+    for trial in sides:
+        if trial.beats(best, as_simple=True):
+            best = trial
+    if best is not begun:
+        tell(f"{best.assumption.name}: {best.gain_over(begun)}")
+    return best
+
+
+def calibrated_by_trials(
+    scan: RawData, found: Calibration, seed: int, tell: Callable[[str], None]
+) -> list[dict[str, str]]:
+    """What solutions of a part of a scan say about a calibration: against the scan as its file has it, with other defocus, and
+    with the scan larger, smaller and turned. One row for each question, with the gain and its standard errors."""
+    part = Part(scan, seed, photons_per_unit=photons_per_unit(scan))
+    rows: list[dict[str, str]] = []
+
+    def row(assumption: str, gain: object) -> None:
+        rows.append({"assumption": assumption, "gain": str(gain)})
+        tell(f"{assumption}: {gain}")
+
+    best = part.run(Assumption("as in the file", scan.probe))
+    if found.parallax.decided:
+        trial = part.run(assumption_of(scan, found, {}))
+        row(trial.assumption.name, f"against the file {trial.gain_over(best)}")
+        best = defocus_by_trials(part, trial, lambda line: None)
+        for other in part.trials[2:]:
+            row(other.assumption.name, f"against the value above {other.gain_over(trial)}")
+    mapped = linear_map(part, part.larger(), best)
+    row(
+        *("scan larger, smaller, or turned", "explains no more")
+        if mapped is None
+        else (mapped[0].assumption.name, mapped[1])
+    )
+    return rows

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.auxiliary_file import matched
-from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, default_max_bytes
+from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, half_pixel
 from ptycho_ray.data.formats.ptychodus import pieces_of, read_diffraction
 from ptycho_ray.data.formats.ptychodus_product import (
@@ -144,8 +144,8 @@ def with_geometry(
     scan = copy.copy(raw)
     scan.energy_eV = energy_eV or raw.energy_eV
     scan.detector_distance_m = detector_distance_m or raw.detector_distance_m
-    if detector_pixel_m and scan.energy_eV and scan.detector_distance_m:
-        wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
+    wavelength = scan.wavelength_m
+    if detector_pixel_m and wavelength and scan.detector_distance_m:
         scan.pixel_size_m = wavelength * abs(scan.detector_distance_m) / (raw.N * detector_pixel_m)
     for name in ("energy_eV", "detector_distance_m", "pixel_size_m"):
         if not getattr(scan, name):
@@ -161,10 +161,10 @@ def with_geometry(
 
 def detector_pixel_of(raw: RawData) -> float:
     """The detector pixel in metres that the far-field geometry of a scan implies."""
-    assert raw.energy_eV is not None
+    assert raw.wavelength_m is not None
     assert raw.detector_distance_m is not None
     assert raw.pixel_size_m is not None
-    return PLANCK_TIMES_LIGHT_EV_M / raw.energy_eV * abs(raw.detector_distance_m) / (raw.N * raw.pixel_size_m)
+    return raw.wavelength_m * abs(raw.detector_distance_m) / (raw.N * raw.pixel_size_m)
 
 
 def read_standard_folder(folder: str | Path) -> tuple[RawData, Product]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -88,7 +89,7 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m"):
         if (value := getattr(reading, name)) is not None:
             setattr(fields, name, value)
-    fields.pixel_size_given, fields.asked = reading.pixel_size_m is not None, tuple(reading.words())
+    fields.pixel_size_given, fields.asked = reading.pixel_size_m is not None, tuple(map(shlex.quote, reading.words()))
     if reading.beam != "auto":
         fields.electrons = reading.beam == "electrons"
     take_optics(fields, reading, path, max_bytes)
@@ -221,6 +222,16 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
     check_pixel(fields, path)
     if not in_metres:
         return positions, nominal
+    if size is None and fields.electrons:
+        lacking = "" if fields.energy_eV else "--voltage-kV 300 "
+        raise InputError(
+            file=path,
+            field="semiangle_mrad",
+            found=f"electrons without {'a voltage and ' if lacking else ''}the angle of a detector pixel",
+            expected="the convergence semi-angle, by which the bright-field disc tells it",
+            hint="Camera length and pixel (--detector-distance-m, --detector-pixel-m) tell it, too. "
+            + to_type(path, *fields.asked, f"{lacking}--semiangle-mrad 20"),
+        )
     if size is None:
         raise InputError(
             file=path,

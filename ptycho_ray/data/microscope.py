@@ -4,6 +4,7 @@ bright-field disc; and the probe that follows from it.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def take_optics(fields: FileContents, reading: Reading, path: Path, max_bytes: i
 
 
 def _typed(path: Path, reading: Reading, *more: str) -> str:
-    return to_type(path, *reading.words(), *more)
+    return to_type(path, *map(shlex.quote, reading.words()), *more)
 
 
 def _again(fields: FileContents, path: Path, option: str, value: str) -> str:

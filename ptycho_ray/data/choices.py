@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.bright_field import mean_pattern
 from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs
 from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
 from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.masks import as_mask
-from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
-from ptycho_ray.data.patterns import ArrayFrames
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
@@ -58,7 +55,7 @@ def chosen_files(fields: FileContents, reading: Reading, path: Path, max_bytes: 
         given = getattr(reading, name)
         if given is None or (name == "mask" and given == "none"):
             continue
-        if _is_in(path, given, max_bytes):
+        if is_in(path, given, max_bytes):
             continue
         if reading.keys_only:
             raise InputError(field=name, found=repr(given), expected="a dataset of the file that was sent")
@@ -82,7 +79,7 @@ def positions_of_file(path: Path, max_bytes: int) -> FileContents | None:
 
 def positions_file(reading: Reading, path: Path, max_bytes: int) -> Path | None:
     """The file of positions that ``reading`` names; None where it names arrays of the scan's own file, or nothing."""
-    if reading.positions is None or _is_in(path, reading.positions.split(",")[0], max_bytes):
+    if reading.positions is None or is_in(path, reading.positions.split(",")[0], max_bytes):
         return None
     return require_file(reading.positions, "positions")
 
@@ -106,37 +103,6 @@ def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
                 expected=f"one, or one named {what}",
             )
         return np.asarray(content.read(chosen[0]))
-
-
-def vacuum_in(reading: Reading, path: Path, max_bytes: int) -> NDArray[np.float64]:
-    """The mean [H, W] of what ``reading.vacuum`` names: an array of the scan's own file, or a file of any format with frames or
-    with one array. InputError for a name that is neither, and for an array without rows and columns."""
-    given = str(reading.vacuum)
-    if _is_in(path, given, max_bytes):
-        with opened(path, max_bytes) as content:
-            return _mean_of(content.read(given), path)
-    if reading.keys_only:
-        raise InputError(field="vacuum", found=repr(given), expected="a dataset of the file that was sent")
-    from ptycho_ray.data.formats import read_fields
-
-    file = require_file(given, "vacuum")
-    try:
-        frames = read_fields(file, max_bytes).frames
-    except InputError:
-        frames = None
-    if frames is None:
-        return _mean_of(array_in(file, max_bytes, "vacuum"), file)
-    return mean_pattern(ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames)[0]
-
-
-def _mean_of(values: NDArray, path: Path) -> NDArray[np.float64]:
-    values = np.asarray(values)
-    if values.ndim < 2 or values.dtype.kind not in "biuf":
-        raise InputError(
-            file=path, field="vacuum", found=f"{values.dtype} {values.shape}", expected="one pattern, or several"
-        )
-    frames = values.reshape(-1, *values.shape[-2:])
-    return np.where(invalid_in(frames), 0, frames).mean(axis=0, dtype=np.float64)
 
 
 def _single_array(file: BinaryFile, what: str) -> NDArray:
@@ -166,7 +132,8 @@ def _shape(content: Content, name: str) -> tuple[int, ...] | None:
     return np.shape(content.read(name))
 
 
-def _is_in(path: Path, name: str, max_bytes: int) -> bool:
+def is_in(path: Path, name: str, max_bytes: int) -> bool:
+    """Whether a file holds something of a name; False for one that cannot be opened."""
     if path.is_dir():
         return False
     try:

@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.bright_field import Disc, bright_field_disc, mean_pattern
-from ptycho_ray.data.choices import vacuum_in
+from ptycho_ray.data.choices import array_in, is_in
 from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.formats import read_fields
+from ptycho_ray.data.mended import invalid_in
+from ptycho_ray.data.opening import opened
+from ptycho_ray.data.patterns import ArrayFrames
 from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.data.plausible import PHOTONS_UP_TO_EV, detector_angle
 from ptycho_ray.data.prepared import FrameSteps, WindowedFrames
 from ptycho_ray.data.screening import as_frames
 from ptycho_ray.errors import ConfigurationError, InputError
+from ptycho_ray.files import require_file
 from ptycho_ray.physics.aberrations import read_aberrations
 from ptycho_ray.physics.electron_optics import ElectronOptics
 
@@ -30,6 +35,8 @@ LARGEST_KV, SMALLEST_MRAD, SMALLEST_NM, LARGEST_NM = 5000.0, 0.05, 1e-3, 1e6
 ELECTRON_OPTIONS = (
     "voltage_kV", "semiangle_mrad", "defocus_nm", "aberrations", "vacuum", "source_size_angstrom", "defocus_spread_nm",
 )  # fmt: skip
+#: Those by which the semi-angle is the user's own.
+OF_THE_USER = {"--semiangle-mrad", "--vacuum"}
 #: Those that say what the probe looks like, so that it takes the place of one in the file.
 OF_THE_PROBE = ("defocus_nm", "aberrations", "vacuum", "source_size_angstrom", "defocus_spread_nm")
 
@@ -88,6 +95,35 @@ def take_optics(fields: FileContents, reading: Reading, path: Path, max_bytes: i
             fields.probe = None
             fields.note(f"{path}: the probe of the file gives way to that of the optics that are given")
     fields.optics = optics
+
+
+def vacuum_in(reading: Reading, path: Path, max_bytes: int) -> NDArray[np.float64]:
+    """The mean [H, W] of what ``reading.vacuum`` names: an array of the scan's own file, or a file of any format with frames or
+    with one array. InputError for a name that is neither, and for an array without rows and columns."""
+    given = str(reading.vacuum)
+    if is_in(path, given, max_bytes):
+        with opened(path, max_bytes) as content:
+            return _mean_of(content.read(given), path)
+    if reading.keys_only:
+        raise InputError(field="vacuum", found=repr(given), expected="a dataset of the file that was sent")
+    file = require_file(given, "vacuum")
+    try:
+        frames = read_fields(file, max_bytes).frames
+    except InputError:
+        frames = None
+    if frames is None:
+        return _mean_of(array_in(file, max_bytes, "vacuum"), file)
+    return mean_pattern(ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames)[0]
+
+
+def _mean_of(values: NDArray, path: Path) -> NDArray[np.float64]:
+    values = np.asarray(values)
+    if values.ndim < 2 or values.dtype.kind not in "biuf":
+        raise InputError(
+            file=path, field="vacuum", found=f"{values.dtype} {values.shape}", expected="one pattern, or several"
+        )
+    frames = values.reshape(-1, *values.shape[-2:])
+    return np.where(invalid_in(frames), 0, frames).mean(axis=0, dtype=np.float64)
 
 
 def _typed(path: Path, reading: Reading, *more: str) -> str:
@@ -193,6 +229,13 @@ def settle_electrons(fields: FileContents, path: Path) -> None:
         )
     known = fields.probe is not None and shape[0] == shape[1]
     angle = _stated_angle(fields)
+    edge = 0.0 if angle is None else angle * even_side(fields) / 2
+    if fields.optics is not None and 0 < edge < fields.optics.semiangle_rad and not set(fields.asked) & OF_THE_USER:
+        fields.note(
+            f"{path}: the semi-angle of {fields.optics.semiangle_rad * 1e3:.4g} mrad in the file does not fit on its detector, "
+            f"which ends at {edge * 1e3:.4g} mrad, and is not used (--semiangle-mrad)"
+        )
+        fields.optics = None
     if known and (angle is not None or fields.optics is None):
         return
     disc = disc_of(fields)

@@ -109,9 +109,8 @@ def _guess(mean: NDArray[np.float64], good: NDArray[np.bool_]) -> tuple[float, f
     bright = np.sort(smooth, axis=None)
     if not bright.any():
         return None
-    above = bright[
-        np.searchsorted(np.cumsum(bright), bright.sum() / 2) :
-    ]  # the pixels that hold the upper half of the light
+    # the pixels that hold the upper half of the light
+    above = bright[np.searchsorted(np.cumsum(bright), bright.sum() / 2) :]
     closed = binary_closing(np.pad(smooth > np.median(above) / 2, 4), iterations=3)[4:-4, 4:-4]
     areas, n = label(closed)
     if n == 0:
@@ -128,7 +127,8 @@ def _fitted(mean: NDArray[np.float64], good: NDArray[np.bool_], guess: tuple[flo
     from scipy.special import erf
 
     smooth = _smoothed(mean, good, 2.0)
-    rows, columns = np.indices(mean.shape)
+    grid = np.indices(mean.shape)
+    rows, columns = grid[0], grid[1]
     place = np.array([*guess, 1.0])
     basis = np.empty(0)
     for _ in range(2):  # the ring of the second fit is that of the first radius

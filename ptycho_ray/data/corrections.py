@@ -84,8 +84,13 @@ def apply_corrections(raw: RawData, config: TrainingConfig) -> RawData:
         _require(raw, "probe_defocus_m", config.probe_defocus_m, "pixel_size_m", "energy_eV")
         assert made.pixel_size_m is not None
         assert made.energy_eV is not None
-        beam = {"energy_eV": made.energy_eV, "electrons": made.electrons}
-        probe = propagate(probe, config.probe_defocus_m, pixel_size_m=made.pixel_size_m, **beam)
+        probe = propagate(
+            probe,
+            config.probe_defocus_m,
+            energy_eV=made.energy_eV,
+            pixel_size_m=made.pixel_size_m,
+            electrons=made.electrons,
+        )
     made.probe = probe.astype(np.complex64)
     return made
 

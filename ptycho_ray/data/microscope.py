@@ -157,7 +157,7 @@ def _check_units(reading: Reading, path: Path) -> None:
         wrong = ("defocus_spread_nm", f"{spread:g} nm", "the standard deviation of the defocus, in nm", 5.0)
     if wrong is not None:
         name, found, expected, right = wrong
-        others = replace(reading, **{name: None})
+        others = reading.with_changes({name: None})
         words = f"--{name.replace('_', '-')} {right:g}"
         raise InputError(file=path, field=name, found=found, expected=expected, hint=_typed(path, others, words))
 

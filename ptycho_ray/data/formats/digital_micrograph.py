@@ -192,10 +192,10 @@ def read(file: BinaryFile) -> FileContents:
     set_detector(made, *axes[-1])
     volts = tags.get(f"{image}/ImageTags/Microscope Info/Voltage")
     made.energy_eV = float(volts) if isinstance(volts, int | float) and volts > 0 else None
-    said = (
+    angles = (
         value for name, value in tags.items() if name.startswith(f"{image}/ImageTags/") and name.endswith(SEMIANGLE)
     )
-    made.optics = optics_of_angle(next((value * 1e-3 for value in said if isinstance(value, int | float)), None))
+    made.optics = optics_of_angle(next((value * 1e-3 for value in angles if isinstance(value, int | float)), None))
     return made
 
 

@@ -16,10 +16,11 @@ from ptycho_ray.commands.cli import main
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.formats.far_field_geometry import geometry_of
+from ptycho_ray.data.formats.ptychodus_folder import product_of_scan
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.electron_optics import ElectronOptics
-from ptycho_ray.physics.optics import electron_wavelength_m
+from ptycho_ray.physics.optics import electron_wavelength_m, wavelength_m
 
 N, RADIUS, SEMIANGLE, DEFOCUS = 32, 7.3, 0.0214, 4e-9
 WAVELENGTH = electron_wavelength_m(300e3)
@@ -252,6 +253,9 @@ def test_electrons_go_to_a_format_of_photons_with_their_wavelength(file: Path, t
     again = quiet(tmp_path / "scan.ptyd")
     assert again.wavelength_m == pytest.approx(WAVELENGTH, rel=1e-6)
     assert again.pixel_size_m == pytest.approx(scan.pixel_size_m, rel=1e-6)
+    scan.detector_distance_m = 1.0
+    product = product_of_scan(scan, np.ones((40, 40), complex), (0, 0), "")
+    assert wavelength_m(product.metadata["photon_energy_eV"]) == pytest.approx(WAVELENGTH, rel=1e-6)
     scan.detector_distance_m = None
     assert geometry_of(scan).detector_distance_m == pytest.approx(1.0, rel=0.02)
 

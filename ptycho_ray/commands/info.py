@@ -248,6 +248,7 @@ def _microscope(result: Result) -> dict[str, str | None]:
         figure("wavelength_pm", "pm wavelength"),
         figure("semiangle_mrad", "mrad semi-angle"),
         "defocus not stated" if defocus is None else f"{defocus:.4g} nm defocus",
+        told["aberrations"],
     ]
     detector = [
         figure("mrad_per_pixel", "mrad a pixel"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 from ptycho_ray.data.inspection import Problem, photons_per_unit
 from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.physics.aberrations import ABERRATIONS
+from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import probe_diameter_px
 
 #: A probe wider than this part of its window reaches over its edge; a disc narrower than the second part wastes the detector.
 WIDEST, NARROWEST = 0.8, 0.125
 
 
-def electron_facts(scan: RawData) -> dict[str, float | None]:
+def electron_facts(scan: RawData) -> dict[str, float | str | None]:
     """The geometry and dose of a scan with electrons; None for what is not known.
 
     The radius of the bright-field disc is the one that the semi-angle has on this detector, the probe's diameter that of the
@@ -38,6 +41,7 @@ def electron_facts(scan: RawData) -> dict[str, float | None]:
         "wavelength_pm": wavelength and wavelength * 1e12,
         "semiangle_mrad": semiangle and semiangle * 1e3,
         "defocus_nm": None if optics is None or optics.defocus_m is None else optics.defocus_m * 1e9,
+        "aberrations": _aberrations(optics) if optics is not None else None,
         "mrad_per_pixel": angle and angle * 1e3,
         "detector_edge_mrad": angle and angle * 1e3 * (scan.N // 2),
         "bright_field_disc_px": semiangle / angle if semiangle and angle else None,
@@ -49,6 +53,19 @@ def electron_facts(scan: RawData) -> dict[str, float | None]:
         "electrons_a_pattern": electrons,
         "dose_per_square_angstrom": dose,
     }
+
+
+def _aberrations(optics: ElectronOptics) -> str | None:
+    """The aberrations and the partial coherence of a lens, for people; None where there are none."""
+    found = []
+    for name, (length, azimuth) in optics.aberrations.items():
+        size = f"{name} {length * 1e9:.4g} nm" if abs(length) < 1e-6 else f"{name} {length * 1e6:.4g} um"
+        found.append(size + (f" at {math.degrees(azimuth):.3g} deg" if ABERRATIONS[name][1] else ""))
+    if optics.source_size_m:
+        found.append(f"source {optics.source_size_m * 1e10:.3g} angstrom")
+    if optics.defocus_spread_m:
+        found.append(f"defocus spread {optics.defocus_spread_m * 1e9:.3g} nm")
+    return ", ".join(found) or None
 
 
 def electron_problems(scan: RawData) -> Iterator[Problem]:

@@ -282,10 +282,20 @@ def test_info_shows_a_microscope_on_one_screen(file: Path, capsys: pytest.Captur
         "--raster",
         "4x5",
     ]
+    words += ["--aberrations", "A1=2nm@30deg,C3=-2um", "--source-size-angstrom", "0.4"]
     assert main([*words, "--step", "0.6angstrom"]) == 0
     said = capsys.readouterr().out
-    for text in ("300 kV", "1.969 pm", "21.4 mrad", "-4 nm defocus", "mrad a pixel", "angstrom", "per square angstrom"):
-        assert text in said
+    for text in (
+        "300 kV",
+        "1.969 pm",
+        "21.4 mrad",
+        "-4 nm defocus",
+        "C12 2 nm at 30 deg, C30 -2 um, source 0.4",
+        "mrad a pixel",
+        "angstrom",
+        "per square angstrom",
+    ):
+        assert text in " ".join(said.split())
     assert "photon" not in said
     assert len(said.splitlines()) < 25
     assert main([*words, "--step", "0.6angstrom", "--json"]) == 0

@@ -213,9 +213,10 @@ def _stated_angle(fields: FileContents) -> float | None:
     return angle
 
 
-def settle_electrons(fields: FileContents, path: Path) -> None:
+def settle_electrons(fields: FileContents, path: Path, *, transpose: bool = False) -> None:
     """Bring the disc of a microscope's frames to the middle of an even square, and complete what disc, semi-angle and the
-    detector's angles say about each other. A file that brings its probe along keeps its frames.
+    detector's angles say about each other. A file that brings its probe along keeps its frames. ``transpose`` says that the
+    frames will be transposed.
 
     InputError for a semi-angle of the user's and a disc that contradict the detector's angles, and for a pattern without a
     sample of another shape than the frames.
@@ -250,7 +251,7 @@ def settle_electrons(fields: FileContents, path: Path) -> None:
         return
     _settle_angle(fields, disc, angle, path)
     if not known:
-        _bring_to_middle(fields, disc, path)
+        _bring_to_middle(fields, disc, path, transpose)
 
 
 def _settle_angle(fields: FileContents, disc: Disc, angle: float | None, path: Path) -> None:
@@ -303,7 +304,7 @@ def even_side(fields: FileContents) -> int:
     return min(fields.frames.shape[1:]) // 2 * 2
 
 
-def _bring_to_middle(fields: FileContents, disc: Disc, path: Path) -> None:
+def _bring_to_middle(fields: FileContents, disc: Disc, path: Path, transpose: bool) -> None:
     """The disc on pixel N // 2 of an even square, by whole pixels; what lies outside the detector is masked."""
     assert fields.frames is not None
     _, height, width = fields.frames.shape
@@ -328,8 +329,8 @@ def _bring_to_middle(fields: FileContents, disc: Disc, path: Path) -> None:
             + (f"; {int(bad.sum())} pixels outside the detector or bad are masked" if bad.any() else "")
         )
     if fields.vacuum is not None and fields.optics is not None:
-        vacuum = steps.window(fields.vacuum)
-        fields.optics = replace(fields.optics, transmission=transmission_of(vacuum, disc))
+        aperture = transmission_of(steps.window(fields.vacuum), disc)
+        fields.optics = replace(fields.optics, transmission=aperture.T if transpose else aperture)
 
 
 def transmission_of(vacuum: NDArray[np.float64], disc: Disc) -> NDArray[np.float64]:

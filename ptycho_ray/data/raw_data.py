@@ -274,7 +274,7 @@ def scan_from_fields(
         fields.far_field = False
     if probe is not None:
         fields.probe, fields.probe_scale_known = probe, True
-    settle_electrons(fields, path)
+    settle_electrons(fields, path, transpose=transpose)
     patterns = patterns_of(fields, domain, transpose, path)
     positions, nominal = positions_px(fields, patterns.N, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:

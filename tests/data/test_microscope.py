@@ -168,6 +168,9 @@ def test_a_pattern_without_a_sample_gives_the_aperture(where: str, counts: NDArr
     assert scan.pixel_size_m == pytest.approx(PIXEL * N / 36, rel=0.01)
     assert aperture[:, 19:].sum() / aperture[:, :18].sum() == pytest.approx(1.38, rel=0.03)
     assert aperture[18, 18 + 10] == 0
+    turned = quiet(path, **BASIC, vacuum=named, **more, transpose=True)
+    assert turned.optics is not None
+    np.testing.assert_array_equal(turned.optics.transmission, aperture.T)
     light = np.abs(np.fft.fftshift(np.fft.fft2(scan.probe[0]))) ** 2
     np.testing.assert_allclose(light / light.sum(), aperture / aperture.sum(), atol=1e-6)
 

@@ -263,6 +263,14 @@ def test_electrons_go_to_a_format_of_photons_with_their_wavelength(file: Path, t
     assert geometry_of(scan).detector_distance_m == pytest.approx(1.0, rel=0.02)
 
 
+def test_a_wavelength_of_electrons_is_read_as_theirs(counts: NDArray, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as store:
+        store["diff3d"] = counts
+        store["xcoords"], store["ycoords"] = np.arange(20.0) % 5, np.arange(20.0) // 5
+        store.attrs.update({"electrons": True, "wavelength_m": WAVELENGTH})
+    assert quiet(tmp_path / "a.h5").energy_eV == pytest.approx(300e3, rel=1e-9)
+
+
 def test_every_way_of_reading_knows_the_options(file: Path) -> None:
     reading = Reading(
         voltage_kV=300, semiangle_mrad=21.4, raster="4x5", step="0.6angstrom", aberrations="C12=1nm@20deg"

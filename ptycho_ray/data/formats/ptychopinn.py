@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import (
-    PLANCK_TIMES_LIGHT_EV_M,
     FileContents,
     choose_key,
     metadata_from_text,
@@ -30,6 +29,7 @@ from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
+from ptycho_ray.physics.optics import beam_energy_eV
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
     energy = scan.number("energy_eV", "photon_energy_eV")
     wavelength = scan.number("wavelength_m", "wavelength")
     if energy is None and wavelength:
-        energy = PLANCK_TIMES_LIGHT_EV_M / wavelength
+        energy = beam_energy_eV(wavelength, electrons=_electrons(scan))
     meta = scan.text("meta")
     counts = scan.number("counts_are_photons")
     return FileContents(

@@ -243,6 +243,14 @@ def settle_electrons(fields: FileContents, path: Path, *, transpose: bool = Fals
     if disc is None:
         if fields.vacuum is not None:
             raise InputError(file=path, field="vacuum", found="no bright disc", expected="the beam without a sample")
+        if shape[0] != shape[1]:
+            raise InputError(
+                file=path,
+                field=fields.frames_field,
+                found=f"patterns of {shape[0]} x {shape[1]} pixels, and no bright-field disc to crop them about",
+                expected="square patterns",
+                hint=to_type(path, "scan.h5", *fields.asked, program="prepare"),
+            )
         if fields.optics is not None and angle is None:
             fields.note(
                 f"{path}: no bright-field disc was found in the mean pattern, by which the semi-angle would tell the angle of "

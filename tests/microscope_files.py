@@ -70,7 +70,10 @@ def empad(path: Path, frames: NDArray, raster: tuple[int, int] | None = None) ->
     if raster is not None:
         path.with_suffix(".xml").write_text(
             f'<root name="a"><pix_x>{raster[1]}</pix_x><pix_y>{raster[0]}</pix_y><raw_file filename="{path.name}"/>'
+            f'<scan_parameters mode="acquire"><scan_resolution_y>{raster[0]}</scan_resolution_y>'
+            f"<scan_resolution_x>{raster[1]}</scan_resolution_x><scan_size>0.5</scan_size></scan_parameters>"
             "<m><source.get_voltage>300000.0</source.get_voltage>"
+            "<optics.get_full_scan_field_of_view>[1e-08, 6e-09]</optics.get_full_scan_field_of_view>"
             "<calibrated_diffraction_angle>0.0004</calibrated_diffraction_angle></m></root>"
         )
     return path
@@ -116,7 +119,10 @@ def dm(path: Path, cube: NDArray, version: int = 4, scales: tuple[tuple[float, s
                 ("DataType", value(5, "I", codes[1])),
                 ("Dimensions", sides),
             )),
-            ("ImageTags", (("Microscope Info", (("Voltage", value(6, "f", 300_000.0)),)),)),
+            ("ImageTags", (
+                ("Microscope Info", (("Voltage", value(6, "f", 300_000.0)),)),
+                ("EELS", (("Convergence semi-angle (mrad)", value(6, "f", 2.0)),)),
+            )),
         )  # fmt: skip
 
     thumbnail = np.zeros((4, 4), cube.dtype)
@@ -128,7 +134,7 @@ def dm(path: Path, cube: NDArray, version: int = 4, scales: tuple[tuple[float, s
 
 
 def py4dstem(path: Path, cube: NDArray, *, calibrated: bool = True) -> Path:
-    """A cube of py4DSTEM (emdfile): steps of 0.5 nm, a detector pixel of 0.02 1/A."""
+    """A cube of py4DSTEM (emdfile): steps of 0.5 nm, a detector pixel of 0.02 1/A, and a calibration that says 2 mrad."""
     with h5py.File(path, "w") as file:
         file.attrs.update({"authoring_program": "emdfile", "emd_group_type": "file"})
         file["datacube_root/datacube/data"] = cube
@@ -136,11 +142,14 @@ def py4dstem(path: Path, cube: NDArray, *, calibrated: bool = True) -> Path:
             file[f"datacube_root/datacube/dim{axis}"] = np.array([0, step])
             if calibrated:
                 file[f"datacube_root/datacube/dim{axis}"].attrs["units"] = unit
+        if calibrated:
+            file["datacube_root/metadatabundle/calibration/Q_pixel_size"] = 0.02
+            file["datacube_root/metadatabundle/calibration/convergence_semiangle_mrad"] = 2.0
     return path
 
 
 def hspy(path: Path, cube: NDArray) -> Path:
-    """A HyperSpy signal: steps of 0.5 nm, a detector pixel of 0.5 mrad, 200 keV."""
+    """A HyperSpy signal: steps of 0.5 nm, a detector pixel of 0.5 mrad, 200 keV, 2 mrad semi-angle."""
     with h5py.File(path, "w") as file:
         file.attrs.update({"file_format": "HyperSpy", "file_format_version": "3.1"})
         place = file.create_group("Experiments/scan")
@@ -151,7 +160,8 @@ def hspy(path: Path, cube: NDArray) -> Path:
             place.create_group(f"axis-{axis}").attrs.update(
                 {"navigate": scanned, "scale": step, "units": unit, "size": cube.shape[axis], "offset": 0.0}
             )
-        place.create_group("metadata/Acquisition_instrument/TEM").attrs["beam_energy"] = 200.0
+        beam = {"beam_energy": 200.0, "convergence_angle": 2.0}
+        place.create_group("metadata/Acquisition_instrument/TEM").attrs.update(beam)
     return path
 
 
@@ -160,7 +170,10 @@ def velox(path: Path, frames: NDArray) -> Path:
     with h5py.File(path, "w") as file:
         place = file.create_group("Data/Image/0123abcd")
         place["Data"] = np.moveaxis(frames, 0, 2)
-        told = np.frombuffer(b'{"Optics": {"AccelerationVoltage": "300000"}}'.ljust(512, b"\0"), np.uint8)
+        optics = {"AccelerationVoltage": "300000", "BeamConvergence": "0.002"}
+        pixel = {"PixelSize": {"width": "2e8", "height": "2e8"}, "PixelUnitX": "1/m"}
+        text = json.dumps({"Optics": optics, "BinaryResult": pixel})
+        told = np.frombuffer(text.encode().ljust(512, b"\0"), np.uint8)
         place["Metadata"] = np.repeat(told[:, None], len(frames), axis=1)
     return path
 

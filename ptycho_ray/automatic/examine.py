@@ -55,10 +55,11 @@ def examine(scan: RawData) -> Examined:
     photons = photons_per_unit(scan)
     mean = float(scan.pattern_energies().mean())
     if photons is None:
-        lines.append("counts are not whole photons: how much of the misfit is noise is not known")
+        lines.append(f"counts are not whole {scan.quantum}s: how much of the misfit is noise is not known")
     else:
         lines.append(
-            f"{mean * photons:.3g} photons a pattern" + ("" if photons == 1 else f", {1 / photons:g} counts each")
+            f"{mean * photons:.3g} {scan.quantum}s a pattern"
+            + ("" if photons == 1 else f", {1 / photons:g} counts each")
         )
     overlap = linear_overlap(scan.positions_px, probe_diameter_px(scan.probe))
     lines.append(

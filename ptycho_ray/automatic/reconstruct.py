@@ -178,7 +178,7 @@ def reconstruct_scan(
     refinement = _solved(solved, config, held_out, device, on_progress)
     image = refinement.result()
     told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
-    verdict = judge(refinement, plan.examined.photons_per_unit, told)
+    verdict = judge(refinement, plan.examined.photons_per_unit, told, plan.examined.scan.quantum)
     tell(verdict.sentence)
     made = Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)
     if not uncertainty:

@@ -46,6 +46,7 @@ class Verdict:
     significance: float
     flat_times_noise: float | None = None
     findings: tuple[str, ...] = ()
+    quantum: str = "photon"
 
     @property
     def trusted(self) -> bool:
@@ -61,7 +62,7 @@ class Verdict:
             compared = f"R = {self.r_factor:.4f} on {unseen} ({flat})"
         else:
             compared = (
-                f"explained to {self.times_noise:.2f} times the photon noise on {unseen} (a flat object "
+                f"explained to {self.times_noise:.2f} times the {self.quantum} noise on {unseen} (a flat object "
                 f"{self.flat_times_noise:.2f}); R = {self.r_factor:.4f} (noise {self.r_factor_of_photon_noise:.4f}, {flat})"
             )
         return "; ".join([*self._judgement(compared), *self.findings])
@@ -72,7 +73,7 @@ class Verdict:
         yield compared
         if self.trusted and self.times_noise is not None:
             if self.explained < LITTLE:
-                yield f"only {self.explained:.0%} of what a flat object leaves beyond photon noise is explained"
+                yield f"only {self.explained:.0%} of what a flat object leaves beyond {self.quantum} noise is explained"
             elif self.times_noise > MISSING:
                 yield "something about the experiment is still missing or wrong"
 
@@ -81,8 +82,10 @@ class Verdict:
         return {name: value for name, value in self.__dict__.items() if isinstance(value, int | float)}
 
 
-def judge(refinement: Refinement, photons_per_unit: float | None, findings: tuple[str, ...] = ()) -> Verdict:
-    """The verdict on the present estimate of a refinement, by its held-out patterns."""
+def judge(
+    refinement: Refinement, photons_per_unit: float | None, findings: tuple[str, ...] = (), quantum: str = "photon"
+) -> Verdict:
+    """The verdict on the present estimate of a refinement, by its held-out patterns; ``quantum`` is what was counted."""
     state, rows = refinement.run.state, refinement.held_out
     ours = refinement.judge_unseen(rows, photons_per_unit)
     image = state.object.clone()
@@ -101,6 +104,7 @@ def judge(refinement: Refinement, photons_per_unit: float | None, findings: tupl
         significance=ours.significance_over(flat),
         flat_times_noise=flat.times_noise if known else None,
         findings=findings,
+        quantum=quantum,
     )
 
 

@@ -80,6 +80,7 @@ def run(words: Sequence[str]) -> Result:
 def _scan(path: Path, options: Options) -> Result:
     """What a file holds, whatever is wrong with it: what cannot be read is the verdict, not an error."""
     from ptycho_ray.data.contents import default_max_bytes
+    from ptycho_ray.data.electron_facts import electron_facts, electron_problems
     from ptycho_ray.data.formats import format_named
     from ptycho_ray.data.inspection import describe_scan, suspected_problems
     from ptycho_ray.data.loading import read_both
@@ -95,7 +96,7 @@ def _scan(path: Path, options: Options) -> Result:
             fields = read_both(path, reading, limit)
             form = format_named(fields.format)
             head["format"] = f"{form.name} ({form.title})"
-            if fields.frames is None or fields.positions is None or fields.frames.shape[1] != fields.frames.shape[2]:
+            if fields.frames is None or fields.positions is None or _uncropped(fields):
                 return {
                     "verdict": _verdict_of_part(path, fields),
                     **head,
@@ -105,12 +106,13 @@ def _scan(path: Path, options: Options) -> Result:
             scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
             facts = describe_scan(scan)
             diameter = float(facts["probe_diameter_px"])
-            problems = [asdict(problem) for problem in suspected_problems(scan, diameter)]
+            found = [*suspected_problems(scan, diameter), *electron_problems(scan)]
+            problems = [asdict(problem) for problem in found]
         except InputError as error:
             return {"verdict": f"not readable as it is: {error}", **head, **_contents(path, limit, reading.shape)}
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
-    unit = "photons" if scan.counts_are_photons else "units_of_the_file"
+    unit = f"{scan.quantum}s" if scan.counts_are_photons else "units_of_the_file"
     geometry = {
         "energy_eV": scan.energy_eV,
         "detector_distance_m": scan.detector_distance_m,
@@ -133,6 +135,7 @@ def _scan(path: Path, options: Options) -> Result:
             "smallest_and_largest": [float(energies.min()), float(energies.max())],
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
+        **({"microscope": electron_facts(scan)} if scan.electrons else {}),
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
     }
 
@@ -149,6 +152,11 @@ def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]
     if scan.notes:
         said += f", {len(scan.notes)} note{'s' if len(scan.notes) > 1 else ''} on how it was read"
     return f"a scan of {len(scan)} patterns of {scan.N} x {scan.N} pixels; {said}"
+
+
+def _uncropped(fields: FileContents) -> bool:
+    """Whether frames still have to be cropped; those of electrons are, about their bright-field disc."""
+    return fields.frames is not None and fields.frames.shape[1] != fields.frames.shape[2] and not fields.electrons
 
 
 def _verdict_of_part(path: Path, fields: FileContents) -> str:
@@ -191,9 +199,10 @@ def as_text(result: Result) -> list[str]:
     geometry, pixel = result["geometry"], result["pixel_size_m"]
     step, (rows, columns) = result["nearest_position_px"], result["scanned_field_px"]
     low, high = result["dose"]["smallest_and_largest"]
-    unit = "photons" if result["counts_are_photons"] else "units of the file"
+    quanta = "electrons" if result["electrons"] else "photons"
+    unit = quanta if result["counts_are_photons"] else "units of the file"
     energy, distance, detector = (geometry[name] for name in ("energy_eV", "detector_distance_m", "detector_pixel_m"))
-    beam = [] if energy is None else [f"{energy / 1e3:.4g} {'keV electrons' if result['electrons'] else 'keV photons'}"]
+    beam = [] if energy is None else [f"{energy / 1e3:.4g} keV {quanta}"]
     beam += [] if detector is None else [f"detector pixel {length_text(detector)}"]
     beam += [] if distance is None else [f"at {length_text(distance)}"]
     modes = result["probe_modes"]
@@ -210,6 +219,10 @@ def as_text(result: Result) -> list[str]:
         "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
         "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
     }
+    if "microscope" in result:
+        facts |= _microscope(result)
+        order = ("file", "patterns", "bad pixels", "beam", "detector", "object pixel", "scan", "probe", "dose", "truth")
+        facts = {name: facts[name] for name in order}
     lines = _wrapped(result["verdict"], "")
     for name, text in facts.items():
         lines += [] if text is None else _wrapped(text, f"{name:14}")
@@ -219,6 +232,52 @@ def as_text(result: Result) -> list[str]:
             for item in items[:MOST_LINES]:
                 lines += _wrapped(item, "  - ")
             lines += [f"  ... {len(items) - MOST_LINES} more (--json)"] if len(items) > MOST_LINES else []
+    return lines
+
+
+def _microscope(result: Result) -> dict[str, str | None]:
+    """The lines of a scan with electrons that differ from those of photons."""
+    told = result["microscope"]
+
+    def figure(name: str, unit: str) -> str | None:
+        return None if told[name] is None else f"{told[name]:.4g} {unit}"
+
+    defocus = told["defocus_nm"]
+    beam = [
+        figure("voltage_kV", "kV"),
+        figure("wavelength_pm", "pm wavelength"),
+        figure("semiangle_mrad", "mrad semi-angle"),
+        "defocus not stated" if defocus is None else f"{defocus:.4g} nm defocus",
+        told["aberrations"],
+    ]
+    detector = [
+        figure("mrad_per_pixel", "mrad a pixel"),
+        figure("bright_field_disc_px", "px radius of the bright-field disc"),
+        figure("detector_edge_mrad", "mrad at the edge"),
+    ]
+    gain, dose = told["counts_per_electron"], told["dose_per_square_angstrom"]
+    counted = [
+        "not known: the counts are not whole electrons"
+        if gain is None
+        else f"{told['electrons_a_pattern']:.4g} electrons a pattern"
+        + ("" if gain == 1 else f", {gain:.4g} counts each"),
+        None if dose is None else f"{dose:.4g} electrons per square angstrom",
+    ]
+    wide, modes = told["probe_diameter_angstrom"], result["probe_modes"]
+    lines: dict[str, str | None] = {
+        "beam": "electrons: " + ", ".join(filter(None, beam)),
+        "detector": ", ".join(filter(None, detector)) or "angles not known",
+        "dose": ", ".join(filter(None, counted)),
+    }
+    if wide is not None:
+        (rows, columns), pixel = result["scanned_field_px"], told["object_pixel_angstrom"]
+        lines |= {
+            "object pixel": f"{pixel:.4g} angstrom",
+            "scan": f"{rows * pixel:.4g} x {columns * pixel:.4g} angstrom, neighbours {told['step_angstrom']:.4g} angstrom "
+            f"({result['nearest_position_px']:.4g} px) apart, overlap {_overlap(result['linear_overlap_of_neighbours'])}",
+            "probe": f"{modes} mode{'s' if modes > 1 else ''}, {wide:.4g} angstrom ({result['probe_diameter_px']:.4g} px) wide"
+            + (" (estimated, neither the file nor the optics say it)" if result["probe_is_guess"] else ""),
+        }
     return lines
 
 
@@ -250,7 +309,7 @@ def _both(pixels: float, size: float | None) -> str:
 
 
 def _dose(positions: Any, total: float, diameter: float) -> float | None:
-    """All detected photons, spread over the scanned field and a margin of half a probe."""
+    """All that was detected, spread over the scanned field and a margin of half a probe."""
     import numpy as np
 
     area = float(np.prod(np.ptp(positions, axis=0) + diameter))
@@ -265,7 +324,7 @@ def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
     missing, words = [], []
     if frames is None:
         missing.append("patterns, in another file")
-    elif frames.shape[1] != frames.shape[2]:
+    elif _uncropped(fields):
         missing.append("square patterns, cropped around the beam")
     if positions is None and fields.raster is not None:
         missing.append("the step of the raster, a length or object pixels (--step 2.5px)")
@@ -276,7 +335,7 @@ def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
         missing.append("positions, of a raster or in a file (--positions FILE)")
         words.append(f"--raster {raster} --step 0.5nm")
     further = with_patterns(path) if frames is None else to_type(path, *words)
-    if frames is not None and frames.shape[1] != frames.shape[2]:
+    if _uncropped(fields):
         further = to_type(path, "scan.h5", *words, program="prepare")
     return {
         "frames": None if frames is None else list(frames.shape),

@@ -68,6 +68,15 @@ class Reading:
     """Convergence semi-angle of the electrons."""
     defocus_nm: Annotated[float | None, _named("NM")] = None
     """Defocus of the electrons, -C1: above zero for underfocus."""
+    aberrations: Annotated[str | None, _named("NAME=LENGTH@AZIMUTH,...")] = None
+    """Aberrations of the probe-forming lens by Krivanek's names or Haider's letters: C12=5nm@30deg,C30=1um, or A1, B2, A2,
+    C3."""
+    vacuum: Annotated[str | None, _named("KEY|FILE")] = None
+    """A pattern of the electrons without a sample, on the same detector: amplitude and radius of the aperture."""
+    source_size_angstrom: Annotated[float | None, _named("ANGSTROM")] = None
+    """Full width at half maximum of the electrons' source at the sample; the probe starts with the modes that it makes."""
+    defocus_spread_nm: Annotated[float | None, _named("NM")] = None
+    """Standard deviation of the defocus by the electrons' spread of energy; the probe starts with the modes that it makes."""
     detector_distance_m: Annotated[float | None, _named("METRES")] = None
     """Distance from sample to detector."""
     detector_pixel_m: Annotated[float | None, _named("METRES")] = None
@@ -95,7 +104,7 @@ class Reading:
 
     def files(self) -> dict[str, Path]:
         """The other files that are named, by the option that names them."""
-        others = {name: getattr(self, name) for name in ("positions", "mask", "probe")}
+        others = {name: getattr(self, name) for name in ("positions", "mask", "probe", "vacuum")}
         named = {name: Path(value) for name, value in others.items() if value is not None and Path(value).is_file()}
         return named if self.companion is None else {"companion": self.companion, **named}
 

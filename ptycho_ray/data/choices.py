@@ -55,7 +55,7 @@ def chosen_files(fields: FileContents, reading: Reading, path: Path, max_bytes: 
         given = getattr(reading, name)
         if given is None or (name == "mask" and given == "none"):
             continue
-        if _is_in(path, given, max_bytes):
+        if is_in(path, given, max_bytes):
             continue
         if reading.keys_only:
             raise InputError(field=name, found=repr(given), expected="a dataset of the file that was sent")
@@ -79,7 +79,7 @@ def positions_of_file(path: Path, max_bytes: int) -> FileContents | None:
 
 def positions_file(reading: Reading, path: Path, max_bytes: int) -> Path | None:
     """The file of positions that ``reading`` names; None where it names arrays of the scan's own file, or nothing."""
-    if reading.positions is None or _is_in(path, reading.positions.split(",")[0], max_bytes):
+    if reading.positions is None or is_in(path, reading.positions.split(",")[0], max_bytes):
         return None
     return require_file(reading.positions, "positions")
 
@@ -132,7 +132,8 @@ def _shape(content: Content, name: str) -> tuple[int, ...] | None:
     return np.shape(content.read(name))
 
 
-def _is_in(path: Path, name: str, max_bytes: int) -> bool:
+def is_in(path: Path, name: str, max_bytes: int) -> bool:
+    """Whether a file holds something of a name; False for one that cannot be opened."""
     if path.is_dir():
         return False
     try:

@@ -36,7 +36,10 @@ class FileContents:
 
     ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends
     (radian), ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps.
-    ``optics`` is what forms the probe of electrons. ``written_by_matlab`` marks frames whose rows and columns may be
+    ``frequency_per_pixel`` is the same in 1/m. ``optics`` is what forms the probe of electrons, ``vacuum`` [H, W] the beam
+    without a sample; ``pixel_size_given`` is True where the user states the object pixel, ``asked``
+    are the options of reading as words of a command line.
+    ``written_by_matlab`` marks frames whose rows and columns may be
     exchanged, ``incomplete`` a file of which a part is missing, so that positions without frames are expected.
     ``units_unknown`` says what the positions are whose unit only the user can tell. ``unused_masks`` are masks that could
     not be placed on the frames. ``notes`` holds what was mended or is odd, a line each.
@@ -72,7 +75,11 @@ class FileContents:
     step_m: tuple[float, float] | None = None
     written_by_matlab: bool = False
     incomplete: bool = False
+    frequency_per_pixel: float | None = None
     optics: ElectronOptics | None = None
+    vacuum: NDArray[np.float64] | None = None
+    pixel_size_given: bool = False
+    asked: tuple[str, ...] = ()
     units_unknown: str = ""
     unused_masks: dict[str, tuple[int, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M, fresnel_propagate, propagate, tilted_modes
+from ptycho_ray.physics.optics import fresnel_propagate, propagate, tilted_modes
 
 Matrix = NDArray[np.float64]
 
@@ -83,9 +83,14 @@ def apply_corrections(raw: RawData, config: TrainingConfig) -> RawData:
     if config.probe_defocus_m:
         _require(raw, "probe_defocus_m", config.probe_defocus_m, "pixel_size_m", "energy_eV")
         assert made.pixel_size_m is not None
-        assert made.wavelength_m is not None
-        as_photons = PLANCK_TIMES_LIGHT_EV_M / made.wavelength_m  # of the same wavelength, where the beam is electrons
-        probe = propagate(probe, config.probe_defocus_m, energy_eV=as_photons, pixel_size_m=made.pixel_size_m)
+        assert made.energy_eV is not None
+        probe = propagate(
+            probe,
+            config.probe_defocus_m,
+            energy_eV=made.energy_eV,
+            pixel_size_m=made.pixel_size_m,
+            electrons=made.electrons,
+        )
     made.probe = probe.astype(np.complex64)
     return made
 

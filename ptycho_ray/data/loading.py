@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
-from ptycho_ray.data.bright_field import bright_field_disc
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import note_masks_beside, settle_mask
+from ptycho_ray.data.microscope import take_optics
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
 from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry
@@ -26,7 +26,6 @@ from ptycho_ray.data.screening import bring_to_middle, screen_frames
 from ptycho_ray.data.settling import settle_quantity, settle_turn
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
-from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import fresnel_propagate
 
 
@@ -55,6 +54,16 @@ def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.comp
     return (modes * scale).astype(np.complex64)
 
 
+def starting_probe(fields: FileContents, patterns: PatternStack) -> NDArray[np.complex64] | None:
+    """The modes [P, N, N] of the probe: of the file, or of an electron microscope's optics; with the photons of a mean pattern
+    where their scale is not known. None where nothing says them."""
+    if fields.probe is not None:
+        return probe_modes(fields.probe) if fields.probe_scale_known else with_mean_photons(fields.probe, patterns)
+    if fields.optics is None or not fields.pixel_size_m or not fields.wavelength_m:
+        return None
+    return with_mean_photons(fields.optics.modes(patterns.N, fields.pixel_size_m, fields.wavelength_m), patterns)
+
+
 def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: NDArray | None = None) -> FileContents:
     """The contents of a file and its auxiliary file (searched for if none is given), as the user says they are to be read, with
     what is no measurement taken out and what is odd noted. ``bad_pixels`` replaces the file's mask.
@@ -80,27 +89,16 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m"):
         if (value := getattr(reading, name)) is not None:
             setattr(fields, name, value)
+    fields.pixel_size_given, fields.asked = reading.pixel_size_m is not None, tuple(map(shlex.quote, reading.words()))
     if reading.beam != "auto":
         fields.electrons = reading.beam == "electrons"
-    take_optics(fields, reading)
+    take_optics(fields, reading, path, max_bytes)
     if bad_pixels is not None:
         fields.bad_pixels = bad_pixels
     for line in fields.notes:
         warnings.warn(line, stacklevel=3)
     complete(fields, reading, path, mask_is_given=bad_pixels is not None)
     return fields
-
-
-def take_optics(fields: FileContents, reading: Reading) -> None:
-    """Voltage, semi-angle and defocus that the user gives, which make the beam one of electrons."""
-    if reading.voltage_kV is not None:
-        fields.energy_eV, fields.electrons = reading.voltage_kV * 1e3, True
-    if reading.semiangle_mrad is not None:
-        known = fields.optics or ElectronOptics(reading.semiangle_mrad * 1e-3)
-        fields.optics = replace(known, semiangle_rad=reading.semiangle_mrad * 1e-3)
-        fields.electrons = True
-    if reading.defocus_nm is not None and fields.optics is not None:
-        fields.optics = replace(fields.optics, defocus_m=reading.defocus_nm * 1e-9)
 
 
 def complete(fields: FileContents, reading: Reading, path: Path, *, mask_is_given: bool = False) -> None:
@@ -187,25 +185,6 @@ def patterns_of(fields: FileContents, domain: Domain | Literal["auto"], transpos
     return stack
 
 
-def angle_of_disc(fields: FileContents, path: Path) -> None:
-    """What a detector pixel subtends, from the bright-field disc and the semi-angle, where nothing else says it."""
-    if fields.optics is None or fields.frames is None or fields.angle_per_pixel is not None:
-        return
-    if fields.detector_distance_m and fields.detector_pixel_m:
-        return
-    rows = evenly_spread(fields.frames.shape[0], 64)
-    frames = fields.frames[rows] if isinstance(fields.frames, np.ndarray) else fields.frames.read(rows)
-    mean = frames.astype(np.float64) ** (2 if fields.domain == "amplitude" else 1)
-    disc = bright_field_disc(mean.mean(axis=0))
-    if disc is None:
-        return
-    fields.angle_per_pixel = fields.optics.semiangle_rad / disc.radius_px
-    fields.note(
-        f"{path}: a detector pixel is taken for {fields.angle_per_pixel * 1e3:.4g} mrad, by a bright-field disc of "
-        f"{disc.radius_px:.4g} px radius at {fields.optics.semiangle_rad * 1e3:.4g} mrad"
-    )
-
-
 def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Positions in object pixels, from metres where the file or the tiny numbers say so.
 
@@ -239,11 +218,20 @@ def positions_px(fields: FileContents, N: int, path: Path) -> tuple[NDArray[np.f
     )
     check_energy(fields, path, needed=size is None and in_metres)
     if size is None:
-        angle_of_disc(fields, path)
         size = fields.pixel_size_m = far_field_pixel(fields, N)
     check_pixel(fields, path)
     if not in_metres:
         return positions, nominal
+    if size is None and fields.electrons:
+        lacking = "" if fields.energy_eV else "--voltage-kV 300 "
+        raise InputError(
+            file=path,
+            field="semiangle_mrad",
+            found=f"electrons without {'a voltage and ' if lacking else ''}the angle of a detector pixel",
+            expected="the convergence semi-angle, by which the bright-field disc tells it",
+            hint="Camera length and pixel (--detector-distance-m, --detector-pixel-m) tell it, too. "
+            + to_type(path, *fields.asked, f"{lacking}--semiangle-mrad 20"),
+        )
     if size is None:
         raise InputError(
             file=path,

@@ -23,17 +23,27 @@ CANVAS_BYTES = 48
 def has_geometry(fields: FileContents) -> bool:
     """Whether the object pixel of the far field follows from what a file states."""
     angle = fields.angle_per_pixel or (fields.detector_distance_m and fields.detector_pixel_m)
-    return bool(fields.energy_eV and angle)
+    return bool((fields.energy_eV and angle) or fields.frequency_per_pixel)
 
 
 def far_field_pixel(fields: FileContents, N: int) -> float | None:
     """The object pixel in metres: wavelength / (N * angle of a detector pixel). None if too little is known."""
-    wavelength, distance, pixel = fields.wavelength_m, fields.detector_distance_m, fields.detector_pixel_m
-    if wavelength is None or fields.far_field is False:
+    if fields.far_field is False:
         return None
+    angle = detector_angle(fields)
+    if fields.wavelength_m is None or angle is None:
+        return 1 / (N * fields.frequency_per_pixel) if fields.frequency_per_pixel else None
+    return fields.wavelength_m / (N * angle)
+
+
+def detector_angle(fields: FileContents) -> float | None:
+    """What a detector pixel subtends in radian, as far as the file or the user says it; not from an object pixel."""
+    distance, pixel = fields.detector_distance_m, fields.detector_pixel_m
     if fields.angle_per_pixel:
-        return wavelength / (N * fields.angle_per_pixel)
-    return wavelength * abs(distance) / (N * pixel) if distance and pixel else None
+        return fields.angle_per_pixel
+    if fields.frequency_per_pixel and fields.wavelength_m:
+        return fields.frequency_per_pixel * fields.wavelength_m
+    return pixel / abs(distance) if distance and pixel else None
 
 
 def check_energy(fields: FileContents, path: Path, *, needed: bool) -> None:

@@ -162,6 +162,11 @@ def prepared_fields(
         made.pixel_size_m = fields.pixel_size_m / scale
     if fields.detector_pixel_m is not None:
         made.detector_pixel_m = fields.detector_pixel_m * steps.binning
+    for name in ("angle_per_pixel", "frequency_per_pixel"):
+        value = getattr(fields, name)
+        setattr(made, name, None if value is None else value * steps.binning)
+    if fields.vacuum is not None:
+        made.vacuum = steps.apply(fields.vacuum, np.zeros(fields.vacuum.shape, bool)).astype(np.float64)
     if fields.counts_are_photons is None and not amplitude:
         made.counts_are_photons = is_integral(clean(source.read(np.arange(min(8, source.shape[0])))))
     made.Y = None

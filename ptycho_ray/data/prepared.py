@@ -112,6 +112,23 @@ class PreparedFrames:
         return PreparedFrames(self.source.take(indices), self.steps, self.bad, self.amplitude)
 
 
+class WindowedFrames:
+    """A FrameSource of the window that ``steps`` cut out of frames, in their own type; zero where it leaves the detector."""
+
+    in_memory = False
+
+    def __init__(self, source: FrameSource, steps: FrameSteps) -> None:
+        self.source, self.steps, self.dtype = source, steps, source.dtype
+        self.shape: tuple[int, int, int] = (source.shape[0], steps.side, steps.side)
+        self.labels = source.labels
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        return self.steps.window(self.source.read(indices))
+
+    def take(self, indices: NDArray[np.int64]) -> WindowedFrames:
+        return WindowedFrames(self.source.take(indices), self.steps)
+
+
 def as_source(frames: NDArray | FrameSource) -> FrameSource:
     """Frames as a source."""
     return ArrayFrames(frames) if isinstance(frames, np.ndarray) else frames

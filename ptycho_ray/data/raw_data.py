@@ -21,8 +21,9 @@ from ptycho_ray.data.loading import (
     patterns_of,
     positions_px,
     read_both,
-    with_mean_photons,
+    starting_probe,
 )
+from ptycho_ray.data.microscope import check_step, settle_electrons
 from ptycho_ray.data.normalisation import normalize_data
 from ptycho_ray.data.opening import require_scan
 from ptycho_ray.data.patches import cut_patches
@@ -206,7 +207,8 @@ def load_data(
     reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
                            ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
                            ``select``, ``drop``, ``shape``, ``beam``, ``domain``, ``transpose``, ``companion``,
-                           ``pixel_size_m``, ``voltage_kV``, ``semiangle_mrad``, ``defocus_nm``,
+                           ``pixel_size_m``, ``voltage_kV``, ``semiangle_mrad``, ``defocus_nm``, ``aberrations``,
+                           ``vacuum``, ``source_size_angstrom``, ``defocus_spread_nm``,
                            ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
                            (``ptycho_ray.config.reading.Reading``)
     near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
@@ -268,9 +270,12 @@ def scan_from_fields(
             expected="a scan",
             hint=with_patterns(path),
         )
-    patterns = patterns_of(fields, domain, transpose, path)
     if near_field_px2 is not None:
         fields.far_field = False
+    if probe is not None:
+        fields.probe, fields.probe_scale_known = probe, True
+    settle_electrons(fields, path, transpose=transpose)
+    patterns = patterns_of(fields, domain, transpose, path)
     positions, nominal = positions_px(fields, patterns.N, path)
     for coordinates in [positions] if nominal is None else [positions, nominal]:
         if flip_x:
@@ -281,12 +286,9 @@ def scan_from_fields(
             coordinates[:] = coordinates[:, ::-1].copy()
         coordinates *= coord_scale
     check_canvas(positions, patterns.N, path)
-    given = fields.probe if probe is None else probe
-    if given is not None and probe is None and not fields.probe_scale_known:
-        given = with_mean_photons(given, patterns)
-    if given is None and fields.optics is not None and fields.pixel_size_m and fields.wavelength_m:
-        made = fields.optics.probe(patterns.N, fields.pixel_size_m, fields.wavelength_m)
-        given = with_mean_photons(made, patterns)
+    if fields.probe is None:
+        check_step(fields, positions, path)
+    given = starting_probe(fields, patterns)
     raw = RawData(
         positions[:, 1],
         positions[:, 0],

@@ -127,6 +127,11 @@ class Scan:
         return beam_wavelength_m(self.energy_eV, electrons=self.electrons)
 
     @property
+    def quantum(self) -> str:
+        """What a detector counts: 'photon' or 'electron', for sentences."""
+        return "electron" if self.electrons else "photon"
+
+    @property
     def objectGuess(self) -> NDArray[np.complex64] | None:
         return self.object_truth
 

@@ -83,7 +83,7 @@ def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = T
     if np.ptp(quanta) > 1e-3 * quanta.mean():
         fields.note(
             f"{path}: the frames were divided by a monitor each (quanta {quanta.min():.4g} to {quanta.max():.4g}): used as "
-            "they are, but they are no counts of photons"
+            "they are, but they are no counts"
         )
         fields.counts_are_photons = False
     elif abs(quanta.mean() - 1) > 1e-3:

@@ -42,12 +42,20 @@ def beam_wavelength_m(energy_eV: float | None, *, electrons: bool | None) -> flo
     return electron_wavelength_m(energy_eV) if electrons else wavelength_m(energy_eV)
 
 
-def propagate(field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float) -> ComplexArray:
-    """Carry a field [..., N, N] over ``distance_m`` in free space (angular spectrum; the energy is kept, edges are
-    periodic).
+def beam_energy_eV(wavelength_m: float, *, electrons: bool | None) -> float:
+    """Energy of photons or of electrons of a wavelength: the inverse of :func:`beam_wavelength_m`."""
+    momentum = PLANCK_TIMES_LIGHT_EV_M / wavelength_m
+    return momentum**2 / (math.hypot(momentum, ELECTRON_REST_EV) + ELECTRON_REST_EV) if electrons else momentum
+
+
+def propagate(
+    field: NDArray[Any], distance_m: float, *, energy_eV: float, pixel_size_m: float, electrons: bool = False
+) -> ComplexArray:
+    """Carry a field [..., N, N] of photons, or of electrons, over ``distance_m`` in free space (angular spectrum; the energy is
+    kept, edges are periodic).
     """
     frequencies = [np.fft.fftfreq(side, pixel_size_m) for side in field.shape[-2:]]
-    k = 1 / wavelength_m(energy_eV)
+    k = 1 / (electron_wavelength_m(energy_eV) if electrons else wavelength_m(energy_eV))
     squared = frequencies[0][:, None] ** 2 + frequencies[1][None, :] ** 2
     phase = 2 * np.pi * distance_m * (np.sqrt(np.maximum(k**2 - squared, 0)) - k)
     return np.fft.ifft2(np.fft.fft2(field) * np.exp(1j * phase))

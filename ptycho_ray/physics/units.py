@@ -44,14 +44,15 @@ def is_pixels(text: str) -> bool:
 _LENGTH = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s.+-][^\d]*)?\s*$")
 
 
-def read_length(text: str, field: str) -> tuple[float, bool]:
-    """A length and whether it is in object pixels, from '0.5um', '4e-8' (metres) or '2.5px'. InputError for another text."""
+def read_length(text: str, field: str, *, zero: bool = False) -> tuple[float, bool]:
+    """A length and whether it is in object pixels, from '0.5um', '4e-8' (metres) or '2.5px'. InputError for another text, and
+    for none unless ``zero`` is one."""
     found = _LENGTH.match(text)
     if found:
         number, unit = float(found[1]), (found[2] or "m").strip()
         if is_pixels(unit):
             return number, True
         factor = factor_of(unit, LENGTHS)
-        if factor is not None and number != 0:
+        if factor is not None and (number != 0 or zero):
             return number * factor, False
     raise InputError(field=field, found=repr(text), expected="a length with a unit: 0.5um, 40nm, 2 angstrom, 2.5px")

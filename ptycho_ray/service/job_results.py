@@ -48,6 +48,8 @@ def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance
     for name in GEOMETRY:
         if (value := getattr(scan, name)) is not None:
             arrays[name] = np.float64(value)
+    if scan.electrons:
+        arrays["electrons"] = np.True_
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
@@ -90,6 +92,7 @@ def _write_product(path: Path, result: Any) -> None:
             result["positions_px"],
             result["scan_index"],
             remark,
+            electrons="electrons" in result,
             **geometry,
         ),
     )

@@ -32,6 +32,7 @@ class StreamSettings:
     pixel_size_m: float | None
     energy_eV: float | None
     detector_distance_m: float | None
+    electrons: bool = False
 
 
 class Spool:
@@ -101,6 +102,8 @@ class Spool:
             for name in ("counts_are_photons", "pixel_size_m", "energy_eV", "detector_distance_m"):
                 if (value := getattr(settings, name)) is not None:
                     file.attrs[name] = value
+            if settings.electrons:
+                file.attrs["electrons"] = True
             shape = (self.count, settings.N, settings.N)
             dataset = file.create_dataset(named, shape, settings.dtype, chunks=(1, settings.N, settings.N))
             for start in range(0, self.count, BLOCK):

@@ -62,6 +62,7 @@ class Start(BaseModel):
     pixel_size_m: float | None = Field(None, gt=0)
     energy_eV: float | None = Field(None, gt=0)
     detector_distance_m: float | None = Field(None, gt=0)
+    electrons: bool = False
     preview_interval_s: float = Field(0.5, ge=0.05, le=3600)
 
     model_config = ConfigDict(extra="forbid")

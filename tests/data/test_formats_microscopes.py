@@ -87,6 +87,25 @@ def test_stacks_on_a_raster(kind: str, counts: NDArray, tmp_path: Path) -> None:
     assert len(quiet(path, raster="2x5", step="2px", select="0:10")) == 10
 
 
+def test_velox_states_voltage_semiangle_and_detector(counts: NDArray, tmp_path: Path) -> None:
+    raw = quiet(write.velox(tmp_path / "a.emd", counts), raster="3x5", step="0.1nm")
+    assert raw.energy_eV == 3e5
+    assert raw.optics is not None
+    assert raw.optics.semiangle_rad == 2e-3
+    assert raw.pixel_size_m == pytest.approx(1 / (N * 2e8))
+
+
+def test_a_semiangle_that_the_detector_cannot_hold_is_not_used(counts: NDArray, tmp_path: Path) -> None:
+    path = write.hspy(tmp_path / "a.hspy", counts.reshape(ROWS, COLUMNS, N, N))
+    with h5py.File(path, "a") as file:
+        file["Experiments/scan/metadata/Acquisition_instrument/TEM"].attrs["convergence_angle"] = 30.0
+    raw = quiet(path)
+    assert raw.optics is None
+    assert any("30 mrad in the file does not fit on its detector, which ends at 4 mrad" in note for note in raw.notes)
+    with pytest.raises(InputError, match="semiangle_mrad: found 30 mrad, but the detector ends at 4 mrad"):
+        quiet(path, semiangle_mrad=30)
+
+
 def test_raw_binary_of_a_named_shape(counts: NDArray, tmp_path: Path) -> None:
     (tmp_path / "frames.bin").write_bytes(b"\0" * 100 + counts.astype(">u2").tobytes())
     how = {"raster": "3x5", "step": "2px"}
@@ -132,6 +151,8 @@ def test_empad_with_and_without_its_xml(counts: NDArray, tmp_path: Path) -> None
         raw = quiet(tmp_path / name, step="0.4nm")
         assert raw.energy_eV == 3e5
         assert raw.pixel_size_m == pytest.approx(1.96875e-12 / (128 * 0.0004), rel=1e-4)
+    own = quiet(path)  # the field of view, the part of it that was scanned, and the number of places
+    np.testing.assert_allclose(np.ptp(own.positions_px, axis=0) * own.pixel_size_m, [2 * 1e-9, 4 * 1e-9], rtol=1e-6)
     path.unlink()
     with pytest.raises(InputError, match=r"the XML of an EMPAD scan of 3 x 5.*other\.raw in the same folder"):
         quiet(tmp_path / "other.xml")
@@ -154,6 +175,9 @@ def test_cubes_that_state_their_steps(kind: str, counts: NDArray, tmp_path: Path
     pixel["blo"] = 2.50793e-12 / (N * (1 / 6226) / 0.2)
     assert raw.pixel_size_m == pytest.approx(pixel[kind], rel=1e-4)
     assert raw.pixel_size_m is not None
+    assert (None if raw.optics is None else raw.optics.semiangle_rad) == (
+        None if kind == "blo" else pytest.approx(2e-3)
+    )
     step = 2e-9 if kind == "blo" else 0.5e-9
     np.testing.assert_allclose(raw.positions_px[1] - raw.positions_px[0], [0, step / raw.pixel_size_m])
     np.testing.assert_allclose(raw.positions_px[COLUMNS] - raw.positions_px[0], [step / raw.pixel_size_m, 0])

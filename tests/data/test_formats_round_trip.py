@@ -19,6 +19,7 @@ from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.data.formats import FIELDS, FORMATS, format_named, held_by, lost_in
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import electron_wavelength_m
 
 WRITTEN = [form.name for form in FORMATS if form.write is not None]
@@ -41,6 +42,15 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
     bad[-1, 1] = draw(optional)
     known = draw(optional)
     electrons = draw(optional)
+    aberrations = {"C12": (5e-9, rng.uniform(-1.5, 1.5)), "C30": (-1e-6, 0.0)} if draw(optional) else {}
+    optics = ElectronOptics(
+        rng.uniform(1e-3, 0.05),
+        rng.normal() * 1e-8 if draw(optional) else None,
+        aberrations,
+        source_size_m=draw(st.sampled_from([0.0, 8e-11])),
+        defocus_spread_m=draw(st.sampled_from([0.0, 5e-9])),
+        transmission=rng.random((side, side)) if draw(optional) else None,
+    )
     wavelength = electron_wavelength_m(energy) if electrons else PLANCK_TIMES_LIGHT_EV_M / energy
     detector = wavelength * distance / (side * pixel)
     positions = rng.uniform(9, 30, (2, n))
@@ -61,6 +71,7 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
         detector_pixel_m=detector if known else None,
         far_field=True if far else None,
         electrons=electrons,
+        optics=optics if electrons else None,
     )
 
 
@@ -108,6 +119,17 @@ def compare(raw: RawData, back: RawData, holds: frozenset[str]) -> None:
         facts.pop("energy")  # that of photons of the same wavelength was written
     elif "electrons" in holds:
         assert back.electrons == raw.electrons
+    if "optics" in holds and raw.optics is not None:
+        ours, theirs = back.optics, raw.optics
+        assert ours is not None
+        for name in ("semiangle_rad", "defocus_m", "source_size_m", "defocus_spread_m"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert list(ours.aberrations) == list(theirs.aberrations)
+        for name, value in theirs.aberrations.items():
+            assert ours.aberrations[name] == pytest.approx(value, rel=1e-12)
+        assert (ours.transmission is None) == (theirs.transmission is None)
+        if theirs.transmission is not None:
+            np.testing.assert_array_equal(ours.transmission, theirs.transmission)
     for word, name in (facts | {"detector pixel": "detector_pixel_m"}).items():
         if word in holds and getattr(raw, name) is not None:
             assert getattr(back, name) == pytest.approx(getattr(raw, name), rel=1e-5)
@@ -124,7 +146,7 @@ def test_a_format_gives_back_what_it_holds(name: str, raw: RawData, tmp_path: Pa
 @given(raw=scans(whole=True), first=st.sampled_from(WRITTEN), second=st.sampled_from(WRITTEN))
 def test_a_conversion_keeps_what_both_formats_hold(raw: RawData, first: str, second: str, tmp_path: Path) -> None:
     middle = again(raw, first, tmp_path)
-    middle.energy_eV, middle.electrons = raw.energy_eV, raw.electrons  # as options would
+    middle.energy_eV, middle.electrons, middle.optics = raw.energy_eV, raw.electrons, raw.optics  # as options would
     middle.detector_distance_m = raw.detector_distance_m
     middle.pixel_size_m, middle.detector_pixel_m = raw.pixel_size_m, raw.detector_pixel_m
     compare(raw, again(middle, second, tmp_path), format_named(first).holds & format_named(second).holds)

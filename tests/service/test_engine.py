@@ -243,7 +243,7 @@ def test_problems_tell_no_secrets() -> None:
 
 
 def test_a_stream_is_spooled_and_resumed(tmp_path: Path, rng: np.random.Generator) -> None:
-    chosen = StreamSettings("ann", "m@1@x", 32, "uint16", "intensity", True, 1e-8, None, None)
+    chosen = StreamSettings("ann", "m@1@x", 32, "uint16", "intensity", True, 1e-8, 3e5, None, electrons=True)
     frames = rng.integers(0, 100, (10, 32, 32), dtype=np.uint16)
     positions = rng.uniform(20, 60, (10, 2))
     spool = Spool.create(tmp_path / "s", chosen)
@@ -266,6 +266,8 @@ def test_a_stream_is_spooled_and_resumed(tmp_path: Path, rng: np.random.Generato
     np.testing.assert_array_equal(scan.patterns.intensity(), frames)
     np.testing.assert_array_equal(scan.positions_px, positions)
     assert scan.pixel_size_m == 1e-8
+    assert scan.electrons
+    assert scan.wavelength_m == pytest.approx(1.9687e-12, rel=1e-4)
 
 
 def test_the_live_image_grows_to_what_the_whole_reconstruction_shows(loaded: LoadedModel, small_scan: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from ptycho_ray.config.reading import Reading
@@ -12,6 +11,7 @@ from ptycho_ray.data.formats.cxi import CXI
 from ptycho_ray.data.formats.digital_micrograph import DIGITAL_MICROGRAPH
 from ptycho_ray.data.formats.dp_pos import DP_POS
 from ptycho_ray.data.formats.emd import EMD, VELOX
+from ptycho_ray.data.formats.far_field_geometry import as_photons
 from ptycho_ray.data.formats.format import FIELDS, Format, held_by, lost_in
 from ptycho_ray.data.formats.hxn import HXN
 from ptycho_ray.data.formats.hyperspy import HYPERSPY
@@ -34,7 +34,6 @@ from ptycho_ray.data.masks import find_mask
 from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
 from ptycho_ray.data.scan import Scan
 from ptycho_ray.errors import InputError
-from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M
 
 ARRAYS = Format("chosen", "arrays chosen by name", (), lambda content: False, lambda content: FileContents())
 """What a file is called whose format is unknown and whose arrays the user names."""
@@ -174,9 +173,5 @@ def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:
     path = Path(path)
     chosen = format_to_write(path, form)
     assert chosen.write is not None
-    wavelength = raw.wavelength_m
-    if raw.electrons and "electrons" not in chosen.holds and wavelength is not None:
-        raw = copy.copy(raw)  # of photons of the same wavelength, since this format knows no others
-        raw.energy_eV, raw.electrons = PLANCK_TIMES_LIGHT_EV_M / wavelength, False
-    chosen.write(raw, path)
+    chosen.write(raw if "electrons" in chosen.holds else as_photons(raw), path)
     return chosen

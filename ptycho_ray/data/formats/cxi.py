@@ -195,5 +195,5 @@ def write(raw: Scan, path: Path) -> None:
             ours["far_field"] = raw.far_field
 
 
-_LOST = {"nominal positions", "truth patches", "metadata", "electrons"}
+_LOST = {"nominal positions", "truth patches", "metadata", "electrons", "optics"}
 CXI = Format("cxi", "CXI 1.6", ("hdf5",), recognise, read, write, frozenset(FIELDS) - _LOST)

@@ -15,6 +15,7 @@ import numpy as np
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
+from ptycho_ray.data.formats.optics_metadata import optics_of_angle
 from ptycho_ray.data.mapped import MappedFrames
 from ptycho_ray.data.opening import BinaryFile
 from ptycho_ray.errors import InputError
@@ -26,6 +27,7 @@ STRUCTURE, STRING, ARRAY = 15, 18, 20
 SIMPLE = {2: "i2", 3: "i4", 4: "u2", 5: "u4", 6: "f4", 7: "f8", 8: "u1", 9: "i1", 10: "i1", 11: "i8", 12: "u8"}
 #: Codes of the types of images.
 IMAGES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1", 39: "i8", 40: "u8"}
+SEMIANGLE = "Convergence semi-angle (mrad)"
 DEEPEST, MOST_TAGS, LARGEST_TEXT = 64, 200_000, 2**16
 
 
@@ -190,6 +192,10 @@ def read(file: BinaryFile) -> FileContents:
     set_detector(made, *axes[-1])
     volts = tags.get(f"{image}/ImageTags/Microscope Info/Voltage")
     made.energy_eV = float(volts) if isinstance(volts, int | float) and volts > 0 else None
+    angles = (
+        value for name, value in tags.items() if name.startswith(f"{image}/ImageTags/") and name.endswith(SEMIANGLE)
+    )
+    made.optics = optics_of_angle(next((value * 1e-3 for value in angles if isinstance(value, int | float)), None))
     return made
 
 

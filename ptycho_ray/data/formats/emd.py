@@ -17,6 +17,7 @@ import numpy as np
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.far_field_geometry import pixel_size_of
 from ptycho_ray.data.formats.format import Format
+from ptycho_ray.data.formats.optics_metadata import optics_facts, optics_in, optics_of_angle
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 CUBES = ("data", "datacube")
 OURS = "ptycho_ray"
+#: Where py4DSTEM keeps its calibration, and Prismatic the parameters of a simulation (kV, mrad).
+CALIBRATIONS = ("datacube_root/metadatabundle/calibration", "datacube_root/datacube/_calibration/calibration")
+SIMULATED = "4DSTEM_simulation/metadata/metadata_0/original/simulation_parameters"
 DEEPEST, MOST_GROUPS = 6, 2000
 
 
@@ -70,10 +74,12 @@ def read(scan: Hdf5Scan) -> FileContents:
     if ndim == 4 and len(steps) == 2 and frames.axes == "rcyx":
         made.step_m = (abs(steps[0]), abs(steps[1]))
     set_detector(made, axes[-1][0], axes[-1][1])
+    _take_calibration(made, scan)
     if f"{OURS}/positions_m" in scan:
         made.positions, made.positions_in_metres = scan.read(f"{OURS}/positions_m").astype(np.float64), True
         made.electrons = bool(scan.number(f"{OURS}/electrons"))
         made.pixel_size_m = scan.number(f"{OURS}/pixel_size_m")
+        made.optics = optics_in(scan, f"{OURS}/")
         made.probe, made.bad_pixels = scan.read_optional(f"{OURS}/probe"), scan.read_optional(f"{OURS}/bad_pixels")
     return made
 
@@ -93,6 +99,29 @@ def set_detector(made: FileContents, step: float, unit: str) -> None:
     length = factor_of(base, LENGTHS) if base != word else None
     if length and made.frames.shape[1] == made.frames.shape[2]:
         made.pixel_size_m = length / (made.frames.shape[-1] * abs(step))
+    elif length:  # the object pixel follows when a square has been cut out
+        made.frequency_per_pixel = abs(step) / length
+
+
+def _take_calibration(made: FileContents, scan: Hdf5Scan) -> None:
+    """Steps, detector pixel and semi-angle of a py4DSTEM calibration, and the semi-angle of a Prismatic simulation, as far as
+    the axes do not say them."""
+    place = next((name for name in CALIBRATIONS if f"{name}/Q_pixel_size" in scan), None)
+    if place is not None:
+        size, unit = scan.number(f"{place}/R_pixel_size"), scan.text(f"{place}/R_pixel_units")
+        factor = factor_of(unit or "", LENGTHS)
+        if made.step_m is None and made.raster is not None and size and factor:
+            made.step_m = (size * factor, size * factor)
+        size, unit = scan.number(f"{place}/Q_pixel_size"), scan.text(f"{place}/Q_pixel_units")
+        if made.pixel_size_m is None and made.angle_per_pixel is None and made.frequency_per_pixel is None:
+            set_detector(made, size or 0.0, unit or "")
+        made.optics = optics_of_angle((scan.number(f"{place}/convergence_semiangle_mrad") or 0.0) * 1e-3)
+    if SIMULATED in scan:
+        milliradian, kilovolts = (scan.attribute(SIMULATED, name) for name in ("sa", "E"))
+        if isinstance(milliradian, float | np.floating):
+            made.optics = optics_of_angle(float(milliradian) * 1e-3)
+        if made.energy_eV is None and isinstance(kilovolts, float | np.floating) and 0 < kilovolts < 5000:
+            made.energy_eV = float(kilovolts) * 1e3
 
 
 def _axis(scan: Hdf5Scan, name: str) -> tuple[float, str]:
@@ -129,7 +158,7 @@ def _velox(scan: Hdf5Scan) -> list[str]:
 
 
 def read_velox(scan: Hdf5Scan) -> FileContents:
-    """The stack with most frames, and the voltage from its metadata."""
+    """The stack with most frames; voltage, semi-angle and the detector's pixel from its metadata."""
     group = max(_velox(scan), key=lambda name: scan.file[f"{name}/Data"].shape[2])
     frames, field = scan.frames(None, f"{group}/Data", axes="yxn")
     made = FileContents(frames=frames, frames_field=field, domain="intensity", electrons=True)
@@ -138,6 +167,12 @@ def read_velox(scan: Hdf5Scan) -> FileContents:
         made.energy_eV = float(told["Optics"]["AccelerationVoltage"]) or None
     except (KeyError, TypeError, ValueError):
         made.energy_eV = None
+    try:
+        made.optics = optics_of_angle(told["Optics"]["BeamConvergence"])
+        pixel = told["BinaryResult"]
+        set_detector(made, float(pixel["PixelSize"]["width"]), str(pixel["PixelUnitX"]))
+    except (KeyError, TypeError, ValueError):
+        pass
     return made
 
 
@@ -146,7 +181,7 @@ def _json(scan: Hdf5Scan, name: str) -> Any:
     if name not in scan or scan.file[name].ndim != 2 or scan.file[name].shape[0] > 2**22:
         return {}
     try:
-        return json.loads(bytes(np.asarray(scan.file[name][:, 0], np.uint8)).split(b"\\0")[0].decode(errors="replace"))
+        return json.loads(bytes(np.asarray(scan.file[name][:, 0], np.uint8)).split(b"\0")[0].decode(errors="replace"))
     except (json.JSONDecodeError, RecursionError, ValueError):
         return {}
 
@@ -183,8 +218,12 @@ def write(raw: Scan, path: Path) -> None:
             ours["bad_pixels"] = raw.bad_pixels
         if raw.energy_eV is not None:
             ours["energy_eV"] = raw.energy_eV
+        for name, fact in optics_facts(raw).items():
+            ours[name] = fact
 
 
-_HOLDS = frozenset({"patterns", "positions", "probe", "probe modes", "bad pixels", "pixel size", "energy", "electrons"})
+_HOLDS = frozenset(
+    {"patterns", "positions", "probe", "probe modes", "bad pixels", "pixel size", "energy", "electrons", "optics"}
+)
 EMD = Format("emd", "EMD (py4DSTEM, Berkeley, Prismatic)", ("hdf5",), recognise, read, write, _HOLDS)
 VELOX = Format("velox", "EMD of Velox", ("hdf5",), recognise_velox, read_velox)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M, beam_energy_eV
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -64,17 +64,28 @@ def geometry_of(raw: Scan) -> Geometry:
             expected="the geometry of the experiment, which this format requires",
             hint=OPTIONS,
         )
-    if pixel is None and energy and distance and detector:
-        pixel = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (raw.N * detector)
+    wavelength = raw.wavelength_m
+    if pixel is None and wavelength and distance and detector:
+        pixel = wavelength * abs(distance) / (raw.N * detector)
     elif energy is None and pixel and distance and detector:
-        energy = PLANCK_TIMES_LIGHT_EV_M * abs(distance) / (raw.N * detector * pixel)
-    elif distance is None and pixel and energy and detector:
-        distance = raw.N * detector * pixel * energy / PLANCK_TIMES_LIGHT_EV_M
-    elif detector is None and pixel and energy and distance:
-        detector = PLANCK_TIMES_LIGHT_EV_M / energy * abs(distance) / (raw.N * pixel)
+        energy = beam_energy_eV(raw.N * detector * pixel / abs(distance), electrons=raw.electrons)
+    elif distance is None and pixel and wavelength and detector:
+        distance = raw.N * detector * pixel / wavelength
+    elif detector is None and pixel and wavelength and distance:
+        detector = wavelength * abs(distance) / (raw.N * pixel)
     if not (pixel and energy and distance and detector):
         raise InputError(file=raw.source or None, field="geometry", found=known, expected="lengths and energy above 0")
     return Geometry(pixel, energy, distance, detector)
+
+
+def as_photons(raw: Scan) -> Scan:
+    """The scan for a format that knows photons only: of the same wavelength, where the beam consists of electrons."""
+    wavelength = raw.wavelength_m
+    if not raw.electrons or wavelength is None:
+        return raw
+    made = copy.copy(raw)
+    made.energy_eV, made.electrons, made.optics = PLANCK_TIMES_LIGHT_EV_M / wavelength, False, None
+    return made
 
 
 def completed(raw: Scan) -> Scan:

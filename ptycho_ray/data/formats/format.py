@@ -35,6 +35,7 @@ FIELDS = (
     "photon flag",
     "metadata",
     "electrons",
+    "optics",
 )
 """What a scan can have, in the words of ``Format.holds``."""
 
@@ -84,6 +85,7 @@ def held_by(raw: Scan) -> list[str]:
         "photon flag": True,
         "metadata": bool(raw.metadata),
         "electrons": raw.electrons,
+        "optics": raw.optics is not None,
     }
     return [name for name in FIELDS if has[name]]
 

@@ -9,6 +9,7 @@ import numpy as np
 from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
+from ptycho_ray.data.formats.optics_metadata import optics_of_angle
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.units import LENGTHS, factor_of
@@ -49,7 +50,12 @@ def read(scan: Hdf5Scan) -> FileContents:
     beam = f"{place}/metadata/Acquisition_instrument/TEM"
     energy = scan.attribute(beam, "beam_energy") if beam in scan else None
     made.energy_eV = float(energy) * 1e3 if isinstance(energy, float | int | np.number) and energy > 0 else None
+    made.optics = optics_of_angle(_milliradian(scan.attribute(beam, "convergence_angle")) if beam in scan else None)
     return made
+
+
+def _milliradian(value: object) -> float | None:
+    return float(value) * 1e-3 if isinstance(value, float | int | np.number) else None
 
 
 def _axis(scan: Hdf5Scan, name: str) -> tuple[float, str, bool]:

@@ -275,7 +275,24 @@ def read_empad(file: BinaryFile) -> FileContents:
     if tree is not None:
         volts, angle = (_number(tree, name) for name in ("source.get_voltage", "calibrated_diffraction_angle"))
         made.energy_eV, made.angle_per_pixel = volts, angle
+        made.step_m = _step_of_empad(tree, made.raster)
     return made
+
+
+def _step_of_empad(tree: ElementTree.Element, raster: tuple[int, int] | None) -> tuple[float, float] | None:
+    """The step of a scan over the whole of its field, from field of view, its part and the number of places; else None."""
+    node = next((node for node in tree.iter() if node.tag == "optics.get_full_scan_field_of_view"), None)
+    scan = next((node for node in tree.iter("scan_parameters") if node.get("mode") == "acquire"), None)
+    if node is None or scan is None or raster is None:
+        return None
+    try:
+        width, height = (float(side) for side in (node.text or "").strip("[] ").split(","))
+        part = float(scan.findtext("scan_size") or "")
+        places = int(scan.findtext("scan_resolution_y") or ""), int(scan.findtext("scan_resolution_x") or "")
+    except ValueError:
+        return None
+    step = (height * part / raster[0], width * part / raster[1])
+    return step if places == raster and all(1e-13 < length < 1e-5 for length in step) else None
 
 
 def _xml(path: Path) -> ElementTree.Element:

@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, FileContents, pairs, square_pixel
+from ptycho_ray.data.contents import JOULE_PER_EV, FileContents, pairs, square_pixel
 from ptycho_ray.data.formats.far_field_geometry import completed, pixel_size_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.optics import beam_energy_eV
 from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def _quantity(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float | Non
 
 
 def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
-    """Photon energy in eV. That of an NXsource is the energy of the machine and is not used. Joules are recognised
-    by their magnitude."""
+    """Energy of the photons or electrons in eV. That of an NXsource is the energy of the machine and is not used. Joules are
+    recognised by their magnitude."""
     for group in groups.get("NXbeam", []) + groups.get("NXmonochromator", []):
         for name in ("incident_energy", "incident_beam_energy", "energy"):
             value = _quantity(scan, f"{group}/{name}", ENERGIES)
@@ -138,7 +139,7 @@ def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
         for name in ("incident_wavelength", "wavelength"):
             value = _quantity(scan, f"{group}/{name}", LENGTHS)
             if value:
-                return PLANCK_TIMES_LIGHT_EV_M / value
+                return beam_energy_eV(value, electrons=_electrons(scan, groups))
     return None
 
 

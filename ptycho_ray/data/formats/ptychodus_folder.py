@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.auxiliary_file import matched
-from ptycho_ray.data.contents import PLANCK_TIMES_LIGHT_EV_M, default_max_bytes
+from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.formats.far_field_geometry import PROBE_IN_PHOTONS, half_pixel
 from ptycho_ray.data.formats.ptychodus import pieces_of, read_diffraction
 from ptycho_ray.data.formats.ptychodus_product import (
@@ -29,6 +29,7 @@ from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import require_file
+from ptycho_ray.physics.optics import beam_energy_eV, electron_wavelength_m
 
 #: How the line of the comments begins that says what scale the probe has.
 PROBE_REMARK = "The probe is"
@@ -46,7 +47,7 @@ def product_of_scan(
         position_indexes(raw),
         remark,
         name=name,
-        **{field: getattr(raw, field) for field in ("pixel_size_m", "energy_eV", "detector_distance_m")},
+        **{field: getattr(raw, field) for field in ("pixel_size_m", "energy_eV", "detector_distance_m", "electrons")},
     )
 
 
@@ -62,12 +63,14 @@ def product_of(
     pixel_size_m: float | None = None,
     energy_eV: float | None = None,
     detector_distance_m: float | None = None,
+    electrons: bool = False,
 ) -> Product:
     """A product of a scan that came from elsewhere: ``image`` [H, W], whose first pixel lies at ``origin_px``.
 
     ``positions_px`` [n, 2] are (row, column) where pixel N // 2 of a patch lies, the probe is [P, N, N]. ``indexes`` [n] that
     are not unique are replaced. A pixel size or energy that is None is written as 1 m or 0 eV,
-    and the comments say so.
+    and the comments say so. That of electrons is written as the energy of photons of the same wavelength, the only one that a
+    product knows.
     """
     facts = {"pixel_size_m": pixel_size_m, "energy_eV": energy_eV, "detector_distance_m": detector_distance_m}
     unknown = [field for field, value in facts.items() if value is None]
@@ -75,6 +78,10 @@ def product_of(
     middle = (np.array(origin_px) + (np.array(image.shape) - 1) / 2) * size
     photons = float(np.sum(np.abs(probe.astype(np.complex128)) ** 2))
     comments = f"{remark}\n{PROBE_REMARK} as in the file: sum |P|^2 = {photons:.6g}."
+    photon_energy = energy_eV or 0.0
+    if electrons and energy_eV:
+        photon_energy = beam_energy_eV(electron_wavelength_m(energy_eV), electrons=False)
+        comments += f" Electrons of {energy_eV:.6g} eV; the photon energy is that of the same wavelength."
     if unknown:
         comments += f" Unknown, and not what stands here: {', '.join(unknown)}."
     return Product(
@@ -88,7 +95,7 @@ def product_of(
             "name": name,
             "comments": comments,
             "probe_photon_count": photons,
-            "photon_energy_eV": energy_eV or 0.0,
+            "photon_energy_eV": photon_energy,
             "detector_object_distance_m": detector_distance_m or 0.0,
         },
     )
@@ -144,8 +151,8 @@ def with_geometry(
     scan = copy.copy(raw)
     scan.energy_eV = energy_eV or raw.energy_eV
     scan.detector_distance_m = detector_distance_m or raw.detector_distance_m
-    if detector_pixel_m and scan.energy_eV and scan.detector_distance_m:
-        wavelength = PLANCK_TIMES_LIGHT_EV_M / scan.energy_eV
+    wavelength = scan.wavelength_m
+    if detector_pixel_m and wavelength and scan.detector_distance_m:
         scan.pixel_size_m = wavelength * abs(scan.detector_distance_m) / (raw.N * detector_pixel_m)
     for name in ("energy_eV", "detector_distance_m", "pixel_size_m"):
         if not getattr(scan, name):
@@ -161,10 +168,10 @@ def with_geometry(
 
 def detector_pixel_of(raw: RawData) -> float:
     """The detector pixel in metres that the far-field geometry of a scan implies."""
-    assert raw.energy_eV is not None
+    assert raw.wavelength_m is not None
     assert raw.detector_distance_m is not None
     assert raw.pixel_size_m is not None
-    return PLANCK_TIMES_LIGHT_EV_M / raw.energy_eV * abs(raw.detector_distance_m) / (raw.N * raw.pixel_size_m)
+    return raw.wavelength_m * abs(raw.detector_distance_m) / (raw.N * raw.pixel_size_m)
 
 
 def read_standard_folder(folder: str | Path) -> tuple[RawData, Product]:

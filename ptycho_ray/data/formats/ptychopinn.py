@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import (
-    PLANCK_TIMES_LIGHT_EV_M,
     FileContents,
     choose_key,
     metadata_from_text,
@@ -24,11 +23,13 @@ from ptycho_ray.data.contents import (
     table_of_pairs,
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
+from ptycho_ray.data.formats.optics_metadata import optics_facts, optics_in
 from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan, check_room, new_hdf5
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
+from ptycho_ray.physics.optics import beam_energy_eV
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def read_npz(npz: NpzFile) -> FileContents:
         detector_distance_m=npz.number("detector_distance_m"),
         detector_pixel_m=npz.number("detector_pixel_m"),
         electrons=_electrons(npz),
+        optics=optics_in(npz),
         metadata=metadata_of_npz(npz),
         notes=[] if note is None else [f"{npz.path}: {pattern_key}: {note}"],
     )
@@ -97,7 +99,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
     energy = scan.number("energy_eV", "photon_energy_eV")
     wavelength = scan.number("wavelength_m", "wavelength")
     if energy is None and wavelength:
-        energy = PLANCK_TIMES_LIGHT_EV_M / wavelength
+        energy = beam_energy_eV(wavelength, electrons=_electrons(scan))
     meta = scan.text("meta")
     counts = scan.number("counts_are_photons")
     return FileContents(
@@ -118,6 +120,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         detector_distance_m=scan.number("detector_distance_m", "detector_object_distance_m", "zo"),
         detector_pixel_m=scan.number("detector_pixel_m", "detector_pixel_size_m", "dxd"),
         electrons=_electrons(scan),
+        optics=optics_in(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
 
@@ -188,7 +191,7 @@ def _arrays(raw: Scan) -> dict[str, Any]:
 
 def write_npz(raw: Scan, path: str | Path) -> None:
     """Write a scan with the PtychoPINN keys; ``diff3d`` is amplitude."""
-    arrays = {**_arrays(raw), **_numbers(raw), "diff3d": raw.diff3d}
+    arrays = {**_arrays(raw), **_numbers(raw), **optics_facts(raw), "diff3d": raw.diff3d}
     if raw.metadata is not None:
         arrays["meta"] = np.array(json.dumps(raw.metadata))
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -200,10 +203,19 @@ def write_hdf5(raw: Scan, path: str | Path) -> None:
     with new_hdf5(path) as file:
         for name, array in (_arrays(raw) | {"probeGuess": raw.probe}).items():
             file[name] = array
-        file.attrs.update(_numbers(raw))
+        write_facts(file, _numbers(raw) | optics_facts(raw))
         if raw.metadata is not None:
             file.attrs["meta"] = json.dumps(raw.metadata)
         write_patterns(file, "diff3d", raw, amplitude=True)
+
+
+def write_facts(group: h5py.Group, facts: dict[str, Any]) -> None:
+    """Numbers and texts as attributes, arrays as datasets."""
+    for name, value in facts.items():
+        if isinstance(value, np.ndarray):
+            group[name] = value
+        else:
+            group.attrs[name] = value
 
 
 def write_patterns(

@@ -24,6 +24,7 @@ from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
+from ptycho_ray.data.formats.optics_metadata import optics_of_angle
 from ptycho_ray.data.frame_axes import read_axes
 from ptycho_ray.data.inflation import check_chunk
 from ptycho_ray.data.opening import BinaryFile, Content
@@ -281,8 +282,10 @@ def read(content: Content) -> FileContents:
     seen = [fact for fact in facts if not fact[2]]
     if seen:
         set_detector(made, seen[-1][0], seen[-1][1])
-    energy = store.attributes(f"{place}/metadata/Acquisition_instrument/TEM").get("beam_energy")
+    beam = store.attributes(f"{place}/metadata/Acquisition_instrument/TEM")
+    energy, semiangle = beam.get("beam_energy"), beam.get("convergence_angle")
     made.energy_eV = float(energy) * 1e3 if isinstance(energy, int | float) and energy > 0 else None
+    made.optics = optics_of_angle(semiangle * 1e-3 if isinstance(semiangle, int | float) else None)
     return made
 
 

@@ -21,6 +21,7 @@ from ptychodus.api.probe_positions import ProbePosition, ProbePositionSequence
 from ptychodus.api.product import Product as HostProduct
 from ptychodus.api.product import ProductFileReader, ProductMetadata
 
+from ptycho_ray.data.formats.far_field_geometry import as_photons
 from ptycho_ray.data.formats.ptychodus_folder import detector_pixel_of, position_indexes, start_product
 from ptycho_ray.interop.ptychodus.beamline import load_scan
 
@@ -50,7 +51,7 @@ class PtychoRayDiffractionFileReader(DiffractionFileReader):
             detector_extent=ImageExtent(width_px=scan.N, height_px=scan.N),
             detector_distance_m=scan.detector_distance_m,
             detector_pixel_geometry=PixelGeometry(width_m=size, height_m=size),
-            photon_energy_eV=scan.energy_eV,
+            photon_energy_eV=as_photons(scan).energy_eV,
             file_path=file_path,
         )
         tree = DiffractionDatasetLayoutNode.create_root()

@@ -27,6 +27,8 @@ WORTH_ASKING = 0.02
 #: Where the positions begin to move.
 POSITIONS_FROM = 2
 MOST_MODES = 3
+#: Lengths of the prior that the object is smooth: a pattern of few electrons needs it. Each one tried is twice the last.
+LEAST_LENGTH_PX, MOST_LENGTH_PX = 0.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -190,13 +192,15 @@ def _further(
         answers = {name: tried(assumption) for name, assumption in asked.items() if assumption is not None}
         answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > WORTH_ASKING}
         open_questions = {name: open_questions[name] for name in answers}
-        taken = {name: trial for name, trial in answers.items() if trial.beats(best)}
+        taken = {
+            name: trial for name, trial in answers.items() if trial.beats(best, as_simple=name in WITHOUT_UNKNOWNS)
+        }
         if not taken:
             return best
         name = max(taken, key=lambda name: taken[name].gain_over(best).share)
         decide(f"{taken[name].assumption.name}: {taken[name].gain_over(best)}")
         best = taken[name]
-        if name != "modes":
+        if name not in ASKED_AGAIN:
             del open_questions[name]
     return best
 
@@ -221,11 +225,20 @@ def _background(now: Assumption) -> Assumption:
     return replace(now, name="smooth background", settings=now.settings | settings)
 
 
+def _smoother(now: Assumption) -> Assumption | None:
+    length = 2 * now.settings.get("smoothing_length_px", LEAST_LENGTH_PX / 2)
+    if length > MOST_LENGTH_PX:
+        return None
+    settings = now.settings | {"smoothing_length_px": length}
+    return replace(now, name=f"object smooth over {length:g} px", settings=settings)
+
+
 QUESTIONS: dict[str, Question] = {
     "modes": _one_mode_more,
     "positions": _positions,
     "intensities": _intensities,
     "background": _background,
+    "smoothness": _smoother,
 }
 #: Settings that answer a question.
 DECIDES = {
@@ -233,4 +246,7 @@ DECIDES = {
     "positions": ("position_start",),
     "intensities": ("intensity_start",),
     "background": ("background_start", "background_model"),
+    "smoothness": ("smoothing_length_px", "method"),
 }
+#: Questions whose answer may be more of the same, and those whose answer has no unknown that could fit noise.
+ASKED_AGAIN, WITHOUT_UNKNOWNS = ("modes", "smoothness"), ("smoothness",)

@@ -38,7 +38,7 @@ class Problem:
             self.geometry,
             FreeSpace(N, 8.0, dtype=DOUBLE) if near_field else FarField(),
             good=(real(N, N) > 0.1).double(),
-            between=FreeSpace(N, 5.0, dtype=DOUBLE),
+            between=FreeSpace(N, 5.0, (0.4, -0.7), dtype=DOUBLE),
             stabiliser=stabiliser,
         )
         self.state = Estimate(

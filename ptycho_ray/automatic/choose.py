@@ -75,7 +75,9 @@ def choose(
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
         best = _mapped(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
-        best = _at_length(part, large, best, decide, questions)
+        best = smoothed(large, _at_length(part, large, best, decide, questions), decide, given, long=True)
+    else:
+        best = smoothed(part, best, decide, given)
     return Choice(best, large, decisions)
 
 
@@ -167,7 +169,17 @@ def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: 
     """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
     best = part.run_long(now)
     questions = {} if set(DECIDES["modes"]) & set(given) else {"modes": _one_mode_more}
-    return _further(part, best, tell, questions, long=True)
+    return smoothed(part, _further(part, best, tell, questions, long=True), tell, given, long=True)
+
+
+def smoothed(
+    part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = (), *, long: bool = False
+) -> Trial:
+    """Whether patterns of few electrons want the prior that the object is smooth; asked last: a smooth object also hides
+    what an unknown that is missing does to the image."""
+    if not _something_is_missing(best) or set(DECIDES["smoothness"]) & set(given):
+        return best
+    return _further(part, best, tell, {"smoothness": _smoother}, long=long)
 
 
 Question = Callable[[Assumption], Assumption | None]
@@ -238,7 +250,6 @@ QUESTIONS: dict[str, Question] = {
     "positions": _positions,
     "intensities": _intensities,
     "background": _background,
-    "smoothness": _smoother,
 }
 #: Settings that answer a question.
 DECIDES = {

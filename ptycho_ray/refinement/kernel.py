@@ -166,13 +166,16 @@ class Kernel:
     # -- adjoint -----------------------------------------------------------------------------------------------------
 
     def back_to_object(self, waves: Waves, by_wave: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Derivatives by the patch of each slice, each [b, N, N], and by the wave behind the first slice [b, P, N, N]."""
+        """Derivatives by the patch of each slice, each [b, N, N], and by the wave behind the first slice [b, P, N, N].
+
+        The waves in front of the slices after the first are used up.
+        """
         behind = self.propagator.transpose(by_wave)
         by_patch: list[Tensor] = []
         for patch, incident in zip(reversed(waves.patches[1:]), reversed(waves.incident), strict=True):
             assert self.between is not None
-            by_patch.append(_sum_of_modes(incident * behind))
-            behind = self.between.transpose(patch * behind)
+            by_patch.append(_sum_of_modes(incident.mul_(behind)))
+            behind = self.between.transpose(behind.mul_(patch))
         by_patch.append(_sum_of_modes(waves.probes * behind))
         return by_patch[::-1], behind
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.scan_map import linear_map
+from ptycho_ray.automatic.thickness import sliced
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
 
@@ -75,7 +76,7 @@ def choose(
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
         best = _mapped(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
-        best = smoothed(large, _at_length(part, large, best, decide, questions), decide, given, long=True)
+        best = at_last(large, _at_length(part, large, best, decide, questions), decide, given)
     else:
         best = smoothed(part, best, decide, given)
     return Choice(best, large, decisions)
@@ -87,9 +88,11 @@ def better(one: Trial, other: Trial) -> Trial:
 
 
 def _solution(assumption: Assumption) -> float:
-    """Iterations times modes of the solution under an assumption."""
+    """Iterations times modes times slices of the solution under an assumption."""
     modes = assumption.settings.get("probe_modes") or len(assumption.probe)
-    return SOLUTION * modes + (FIRST_ROUND if "position_start" in assumption.settings else 0)
+    return SOLUTION * modes * assumption.settings.get("slices", 1) + (
+        FIRST_ROUND if "position_start" in assumption.settings else 0
+    )
 
 
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
@@ -169,7 +172,14 @@ def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: 
     """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
     best = part.run_long(now)
     questions = {} if set(DECIDES["modes"]) & set(given) else {"modes": _one_mode_more}
-    return smoothed(part, _further(part, best, tell, questions, long=True), tell, given, long=True)
+    return at_last(part, _further(part, best, tell, questions, long=True), tell, given)
+
+
+def at_last(part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
+    """What a long trial that leaves more than noise is asked last: the thickness of the sample, and whether it is smooth."""
+    if not _something_is_missing(best):
+        return best
+    return smoothed(part, sliced(part, best, tell, given), tell, given, long=True)
 
 
 def smoothed(

@@ -17,6 +17,8 @@ from ptycho_ray.config.types import (
 from ptycho_ray.errors import ConfigurationError
 
 Method = Literal["adam", "accelerated", "epie", "rpie", "lsqml", "dm"]
+#: Photons of a mean pixel below which the square root of a count says too little.
+FEW_PHOTONS = 0.2
 #: Settings that mean nothing for a thin object.
 OF_SEVERAL_SLICES = (
     "thickness_angstrom", "tilt_row_mrad", "tilt_column_mrad", "depth_smoothing_slices",
@@ -107,6 +109,9 @@ class RefinementConfig:
     """Threshold of the total-variation step that follows every iteration."""
     phase_smoothing: Fraction = 0.0
     """Fraction by which every iteration moves the phase of a pixel towards the mean of its neighbours."""
+    likelihood: Literal["auto", "amplitude", "poisson"] = "auto"
+    """What the loss compares: square roots of intensities, or, with adam, counts by the Poisson likelihood; 'auto' takes the
+    latter for counted photons of which most pixels have none (less than 0.2 on average)."""
     smoothing_length_px: NonNegativeFloat = 0.0
     """adam, accelerated: prior that the object is smooth, for few electrons; details finer than 2 pi times this length are
     damped where patterns tell little of them. 'reconstruct' chooses it by patterns that take no part."""
@@ -132,6 +137,12 @@ class RefinementConfig:
 
     def __post_init__(self) -> None:
         self._check_slices()
+        if self.likelihood == "poisson" and self.method != "adam":
+            raise ConfigurationError(
+                field="likelihood",
+                found=f"poisson with {self.method}",
+                expected="adam, which finds a step of its own for each pixel",
+            )
         if (self.smoothing_length_px or self.depth_smoothing_slices) and self.method not in ("adam", "accelerated"):
             raise ConfigurationError(
                 field="smoothing_length_px" if self.smoothing_length_px else "depth_smoothing_slices",
@@ -155,6 +166,12 @@ class RefinementConfig:
     def adam_object_step(self) -> float:
         """``object_step``, or that of adam: slices turn together, so theirs is between that of one and its share of it."""
         return self.object_step or 0.06 / self.slices**0.5
+
+    def uses_poisson(self, photons_a_pixel: float | None) -> bool:
+        """Whether the loss is the Poisson likelihood for so many photons a pixel; None if they cannot be counted."""
+        if self.likelihood == "auto":
+            return self.method == "adam" and photons_a_pixel is not None and photons_a_pixel < FEW_PHOTONS
+        return self.likelihood == "poisson"
 
     def _check_slices(self) -> None:
         given = self.thickness_angstrom is not None

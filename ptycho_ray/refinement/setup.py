@@ -94,7 +94,8 @@ def build_run(
         device=device,
     )
     stabiliser = STABILISER if counted else 0.0
-    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser)
+    few = config.uses_poisson(float(amplitude[learn].square().mean()) if counted else None)
+    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser, poisson=few)
     if probe is None and config.probe_guess == "mean_pattern":
         mean = amplitude[learn].square().mean(dim=0).sqrt()
         first = propagator.backward(mean.to(complex_type))[None]

@@ -12,8 +12,10 @@ from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate, illuminate_slices
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import electron_wavelength_m
-from ptycho_ray.physics.propagation import FreeSpace
+from ptycho_ray.physics.propagation import FarField, FreeSpace
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.kernel import STABILISER, Kernel, Waves
+from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.priors import Smoothness
 from ptycho_ray.refinement.result import RefinementResult
 from ptycho_ray.refinement.slab import slab_between
@@ -157,6 +159,26 @@ def test_few_electrons_want_a_smooth_object():
     refinement.run.state.object.fill_(1)
     flat = refinement.judge(refinement.held_out).deviance
     assert judged[2.0] < flat < judged[0.0]
+
+
+def test_a_pixel_of_few_photons_is_not_pulled_down(rng):
+    """The mean derivative of the loss at the true rates: zero for the Poisson likelihood, not for square roots."""
+    rate = torch.full((1, 200, 200), 0.01, dtype=torch.float64)
+    counts = torch.from_numpy(rng.poisson(rate.numpy())).double()
+    pulls = []
+    for poisson in (True, False):
+        kernel = Kernel(
+            counts.sqrt(),
+            Geometry(np.zeros((1, 2)), 200, dtype=DOUBLE),
+            FarField(),
+            stabiliser=STABILISER,
+            poisson=poisson,
+        )
+        none = torch.zeros(1, 1, 200, 200, dtype=DOUBLE)
+        waves = Waves(torch.tensor([0]), none, none, [none], [], none, rate.clone())
+        pulls.append(float(kernel.compare(waves, torch.ones(1).double())[1].mean()))
+    assert abs(pulls[0]) < 0.06  # three standard errors
+    assert pulls[1] > 0.08
 
 
 def test_the_derivative_of_the_smooth_prior(two_layers, rng):

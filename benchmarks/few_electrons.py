@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/few_electrons.py rotavirus     # measured; needs shared/data beside the project
     OMP_NUM_THREADS=1 python benchmarks/few_electrons.py counts        # simulated, 0.01 to 1 electron a pixel of the detector
 
-rotavirus: 264 patterns held out, the intensity of each fitted to half of its pixels; gain is the mean logarithm of the misfit of a flat
-object over that of the image, with its standard errors, in the upper and the lower half of the scan. counts: error of the object
-relative to its contrast, after a complex factor; the probe is known.
+rotavirus: 264 patterns held out, the intensity of each fitted to half of its pixels; gain is the mean logarithm of the misfit
+of a flat object over that of the image, with its standard errors, in the upper and the lower half of the scan. counts: error of
+the object relative to its contrast, after a complex factor; the probe is known.
 """
 
 from __future__ import annotations

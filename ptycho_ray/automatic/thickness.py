@@ -19,11 +19,13 @@ from ptycho_ray.physics.optics import fresnel_propagate
 #: Thicknesses that are tried, in Angstrom.
 TRIED = (50.0, 100.0, 200.0, 400.0)
 #: Spread in px2 below which a thickness does not show, and that which one slice may stand for; the most slices.
-LEAST_PX2, A_SLICE_PX2, MOST_SLICES = 0.7, 1.5, 12
+LEAST_PX2, A_SLICE_PX2, MOST_SLICES = 0.7, 3.0, 8
 #: Prior along the beam, in slices: without it slices that lean explain as much as a tilt.
 DEPTH_SMOOTHING = 1.0
 #: The tilt is sought by steps that shift the last slice by so many pixels, then half and a quarter of it.
 TILT_STEPS_PX = (2.0, 1.0, 0.5)
+#: Trials of the tilt at most.
+MOST_TILTS = 24
 #: Settings that answer these questions.
 DECIDED = ("slices", "thickness_angstrom", "slice_distance_px2", "tilt_row_mrad", "tilt_column_mrad", "method")
 TILTS = ("tilt_row_mrad", "tilt_column_mrad")
@@ -75,13 +77,15 @@ def _tilted(part: Part, best: Trial, tell: Callable[[str], None]) -> Trial:
     """By steps along both axes, as long as one is better, then by smaller ones."""
     untilted, pixel = best, part.whole.pixel_size_m
     assert pixel is not None
+    left = MOST_TILTS
     for shift_px in TILT_STEPS_PX:
         step = 1e3 * math.atan(shift_px * pixel / (best.assumption.settings["thickness_angstrom"] * 1e-10))
         moved = True
-        while moved and part.within_budget:
+        while moved and left > 0 and part.within_budget:
             moved = False
             for name in TILTS:
                 for sign in (1, -1):
+                    left -= 1
                     settings = best.assumption.settings
                     changed = settings | {name: settings.get(name, 0.0) + sign * step}
                     trial = part.run_long(replace(best.assumption, name="tilt", settings=changed))

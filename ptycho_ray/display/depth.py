@@ -144,9 +144,9 @@ def _write_tiff(path: Path, phases: NDArray[np.float32], pixel_size_m: float | N
 def _write_emd(
     path: Path, stacks: dict[str, NDArray[np.float32]], pixel_size_m: float | None, depth_nm: float | None
 ) -> None:
-    in_nm = depth_nm is not None and pixel_size_m is not None
-    steps = (depth_nm, pixel_size_m * 1e9, pixel_size_m * 1e9) if in_nm and pixel_size_m else (1.0, 1.0, 1.0)
-    units = ("[n_m]",) * 3 if in_nm else ("slice", "px", "px")
+    steps, units = (1.0, 1.0, 1.0), ("slice", "px", "px")
+    if depth_nm is not None and pixel_size_m is not None:
+        steps, units = (depth_nm, pixel_size_m * 1e9, pixel_size_m * 1e9), ("[n_m]", "[n_m]", "[n_m]")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
         for name, stack in stacks.items():

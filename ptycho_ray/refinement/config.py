@@ -18,7 +18,7 @@ from ptycho_ray.errors import ConfigurationError
 
 Method = Literal["adam", "accelerated", "epie", "rpie", "lsqml", "dm"]
 #: Photons of a mean pixel below which the square root of a count says too little.
-FEW_PHOTONS = 0.2
+FEW_PHOTONS = 1.0
 #: Settings that mean nothing for a thin object.
 OF_SEVERAL_SLICES = (
     "thickness_angstrom", "tilt_row_mrad", "tilt_column_mrad", "depth_smoothing_slices",
@@ -111,7 +111,7 @@ class RefinementConfig:
     """Fraction by which every iteration moves the phase of a pixel towards the mean of its neighbours."""
     likelihood: Literal["auto", "amplitude", "poisson"] = "auto"
     """What the loss compares: square roots of intensities, or, with adam, counts by the Poisson likelihood; 'auto' takes the
-    latter for counted photons of which most pixels have none (less than 0.2 on average)."""
+    latter for counted photons of which there is less than one a pixel on average."""
     smoothing_length_px: NonNegativeFloat = 0.0
     """adam, accelerated: prior that the object is smooth, for few electrons; details finer than 2 pi times this length are
     damped where patterns tell little of them. 'reconstruct' chooses it by patterns that take no part."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ptycho_ray.automatic.electrons import defocus_by_trials
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
 from ptycho_ray.automatic.scan_map import linear_map
+from ptycho_ray.automatic.thickness import sliced
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
 
@@ -28,6 +29,8 @@ WORTH_ASKING = 0.02
 #: Where the positions begin to move.
 POSITIONS_FROM = 2
 MOST_MODES = 3
+#: Lengths of the prior that the object is smooth: a pattern of few electrons needs it. Each one tried is twice the last.
+LEAST_LENGTH_PX, MOST_LENGTH_PX = 0.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def choose(
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
         best = _mapped(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
-        best = _at_length(part, large, best, decide, questions)
+        best = at_last(large, _at_length(part, large, best, decide, questions), decide, given)
+    else:
+        best = smoothed(part, best, decide, given)
     return Choice(best, large, decisions)
 
 
@@ -84,9 +89,11 @@ def better(one: Trial, other: Trial) -> Trial:
 
 
 def _solution(assumption: Assumption) -> float:
-    """Iterations times modes of the solution under an assumption."""
+    """Iterations times modes times slices of the solution under an assumption."""
     modes = assumption.settings.get("probe_modes") or len(assumption.probe)
-    return SOLUTION * modes + (FIRST_ROUND if "position_start" in assumption.settings else 0)
+    return SOLUTION * modes * assumption.settings.get("slices", 1) + (
+        FIRST_ROUND if "position_start" in assumption.settings else 0
+    )
 
 
 def _orientation(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
@@ -169,7 +176,24 @@ def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: 
     """Whether the beam has more incoherent modes, once positions and object are almost right: a mode takes long to form."""
     best = part.run_long(now)
     questions = {} if set(DECIDES["modes"]) & set(given) else {"modes": _one_mode_more}
-    return _further(part, best, tell, questions, long=True)
+    return at_last(part, _further(part, best, tell, questions, long=True), tell, given)
+
+
+def at_last(part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
+    """What a long trial that leaves more than noise is asked last: the thickness of the sample, and whether it is smooth."""
+    if not _something_is_missing(best):
+        return best
+    return smoothed(part, sliced(part, best, tell, given), tell, given, long=True)
+
+
+def smoothed(
+    part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = (), *, long: bool = False
+) -> Trial:
+    """Whether patterns of few electrons want the prior that the object is smooth; asked last: a smooth object also hides
+    what an unknown that is missing does to the image."""
+    if not _something_is_missing(best) or set(DECIDES["smoothness"]) & set(given):
+        return best
+    return _further(part, best, tell, {"smoothness": _smoother}, long=long)
 
 
 Question = Callable[[Assumption], Assumption | None]
@@ -194,13 +218,15 @@ def _further(
         answers = {name: tried(assumption) for name, assumption in asked.items() if assumption is not None}
         answers = {name: trial for name, trial in answers.items() if trial.gain_over(best).share > WORTH_ASKING}
         open_questions = {name: open_questions[name] for name in answers}
-        taken = {name: trial for name, trial in answers.items() if trial.beats(best)}
+        taken = {
+            name: trial for name, trial in answers.items() if trial.beats(best, as_simple=name in WITHOUT_UNKNOWNS)
+        }
         if not taken:
             return best
         name = max(taken, key=lambda name: taken[name].gain_over(best).share)
         decide(f"{taken[name].assumption.name}: {taken[name].gain_over(best)}")
         best = taken[name]
-        if name != "modes":
+        if name not in ASKED_AGAIN:
             del open_questions[name]
     return best
 
@@ -225,6 +251,14 @@ def _background(now: Assumption) -> Assumption:
     return replace(now, name="smooth background", settings=now.settings | settings)
 
 
+def _smoother(now: Assumption) -> Assumption | None:
+    length = 2 * now.settings.get("smoothing_length_px", LEAST_LENGTH_PX / 2)
+    if length > MOST_LENGTH_PX:
+        return None
+    settings = now.settings | {"smoothing_length_px": length}
+    return replace(now, name=f"object smooth over {length:g} px", settings=settings)
+
+
 QUESTIONS: dict[str, Question] = {
     "modes": _one_mode_more,
     "positions": _positions,
@@ -237,4 +271,7 @@ DECIDES = {
     "positions": ("position_start",),
     "intensities": ("intensity_start",),
     "background": ("background_start", "background_model"),
+    "smoothness": ("smoothing_length_px", "method"),
 }
+#: Questions whose answer may be more of the same, and those whose answer has no unknown that could fit noise.
+ASKED_AGAIN, WITHOUT_UNKNOWNS = ("modes", "smoothness"), ("smoothness",)

@@ -34,7 +34,7 @@ ITERATIONS, LONG, LONG_PATTERNS, LONG_BATCH = 12, 24, 240, 16
 #: What trials set themselves, whatever is given for the solution.
 OF_TRIALS = ("iterations", "seed", "check_every", "held_out_fraction", "patience", "centre_start", "batch_size")
 #: Trials may cost so many times the solution, and more if their best leaves something unexplained; in any case so much work
-#: (iterations * modes * patterns * pixels, a few seconds).
+#: (iterations * modes * slices * patterns * pixels, a few seconds).
 SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 2.5, 1.5e8
 #: A gain counts if it is that many times its own standard error, and at least that share of the misfit beyond the photon
 #: noise, less if nothing is added that could fit noise; of all the misfit where the photons are not known. Noise is never taken
@@ -81,7 +81,7 @@ class Trial:
         figures: one row per judge; None if the refinement diverged.
         seconds: processor seconds.
         probe: modes after it [P, N, N].
-        work: iterations * modes * patterns * pixels.
+        work: iterations * modes * slices * patterns * pixels.
     """
 
     assumption: Assumption
@@ -194,7 +194,7 @@ class Part:
             figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
             probe = refinement.result().probe
         modes = config.probe_modes or len(assumption.probe)
-        work = float(iterations * modes * len(self.rows) * scan.N**2)
+        work = float(iterations * modes * config.slices * len(self.rows) * scan.N**2)
         trial = Trial(assumption, figures, time.process_time() - began, probe, work)
         self.trials.append(trial)
         return trial

@@ -78,6 +78,7 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.data.raw_data import REFINED_SCAN
+    from ptycho_ray.display.depth import save_depth
     from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
@@ -153,6 +154,8 @@ def run(words: Sequence[str]) -> Result:
         result["half_data"] = halves.to_dict()
     if bars is not None:
         result["uncertainty"] = error_bars_facts(bars)
+    of_slices, depth = save_depth(found, folder, scan.pixel_size_m)
+    result |= of_slices
     picture = plot_object(found.stitched.image, region=found.stitched.covered(), pixel_size_m=scan.pixel_size_m)
     probe = plot_object(found.probe[0])
     write_report(
@@ -160,6 +163,7 @@ def run(words: Sequence[str]) -> Result:
         title=f"Refinement of {options.scan}",
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)]),
+            *depth,
             refinement_section(found, halves if bars is None else None),
             *([] if bars is None else [error_bars_section(bars, scan.pixel_size_m)]),
             Section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ def refinement_facts(result: RefinementResult) -> dict[str, Any]:
         "steps_taken_back": last.backoffs,
         "seconds": last.seconds,
     }
+    if result.slab is not None:
+        facts["slab"] = dataclasses.asdict(result.slab)
     if judged:
         facts |= {"held_out_r_factor": judged[-1].r_factor, "held_out_deviance": judged[-1].deviance}
     return facts

@@ -61,10 +61,18 @@ def propagate(
     return np.fft.ifft2(np.fft.fft2(field) * np.exp(1j * phase))
 
 
-def fresnel_transfer(shape: tuple[int, int], distance_px2: float) -> ComplexArray:
-    """Factors [H, W] on the Fourier transform of a field (zero frequency at the corner) by which it travels, paraxially."""
-    rows, columns = (np.fft.fftfreq(side) for side in shape)
-    return np.exp(-1j * np.pi * distance_px2 * (rows[:, None] ** 2 + columns[None, :] ** 2))
+def fresnel_transfer(
+    shape: tuple[int, int], distance_px2: float, shift_px: tuple[float, float] = (0.0, 0.0)
+) -> ComplexArray:
+    """Factors [H, W] on the Fourier transform of a field (zero frequency at the corner) by which it travels, paraxially.
+
+    ``shift_px``: (row, column), how far the window in which the field is looked at moves on the way.
+    """
+    rows, columns = (
+        np.exp(1j * np.pi * (2 * shift - distance_px2 * frequency) * frequency)
+        for frequency, shift in zip(map(np.fft.fftfreq, shape), shift_px, strict=True)
+    )
+    return rows[:, None] * columns
 
 
 def fresnel_propagate(field: NDArray[Any], distance_px2: float) -> ComplexArray:

@@ -12,7 +12,7 @@ from ptycho_ray.physics.optics import fresnel_transfer
 
 
 class Propagator(Protocol):
-    """A unitary, symmetric map of waves [..., N, N], its inverse and its transpose (for a symmetric matrix: itself)."""
+    """A unitary map of waves [..., N, N], its inverse and its transpose (for a symmetric matrix: itself)."""
 
     def forward(self, waves: Tensor) -> Tensor: ...
 
@@ -52,17 +52,22 @@ class FreeSpace:
     Args:
         side: N.
         distance_px2: wavelength * distance / pixel size**2, without units (paraxial form).
+        shift_px: (row, column), how far the place where the wave arrives is moved sideways, ``distance * tan(tilt)`` in pixels:
+            a wave at rest seems to move by as much the other way. The phase of a frequency f grows by ``2 pi f * shift``, as in
+            PtyRAD and py4DSTEM.
     """
 
     def __init__(
         self,
         side: int,
         distance_px2: float,
+        shift_px: tuple[float, float] = (0.0, 0.0),
         *,
         dtype: torch.dtype = torch.complex64,
         device: torch.device | None = None,
     ) -> None:
-        self.transfer = torch.from_numpy(fresnel_transfer((side, side), distance_px2)).to(device=device, dtype=dtype)
+        transfer = fresnel_transfer((side, side), distance_px2, shift_px)
+        self.transfer = torch.from_numpy(transfer).to(device=device, dtype=dtype)
         self.inverse = self.transfer.conj().resolve_conj()
 
     def forward(self, waves: Tensor) -> Tensor:
@@ -72,7 +77,8 @@ class FreeSpace:
         return torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.inverse))
 
     def transpose(self, waves: Tensor) -> Tensor:
-        return self.forward(waves)
+        """Each transform is its own transpose, so their order is the other; with a shift that is not :meth:`forward`."""
+        return torch.fft.fft2(torch.fft.ifft2(waves).mul_(self.transfer))
 
     def arrange(self, frames: Tensor) -> Tensor:
         return frames

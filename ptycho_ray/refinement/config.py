@@ -17,6 +17,12 @@ from ptycho_ray.config.types import (
 from ptycho_ray.errors import ConfigurationError
 
 Method = Literal["adam", "accelerated", "epie", "rpie", "lsqml", "dm"]
+#: Photons of a mean pixel below which the square root of a count says too little.
+FEW_PHOTONS = 1.0
+#: Settings that mean nothing for a thin object.
+OF_SEVERAL_SLICES = (
+    "thickness_angstrom", "tilt_row_mrad", "tilt_column_mrad", "depth_smoothing_slices",
+)  # fmt: skip
 
 
 @settings
@@ -40,7 +46,8 @@ class RefinementConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the step sizes change over the iterations."""
     object_step: PositiveFloat | None = None
-    """Initial step size of the object. If not given: 0.06 for adam (in transmission), 1 for the others (relative)."""
+    """Initial step size of the object. If not given: 0.06 / sqrt(slices) for adam (in transmission), 1 for the others
+    (relative)."""
     probe_step: PositiveFloat | None = None
     """Initial step size of the probe. If not given: 0.05 for adam (relative to its largest amplitude), 1 for the others."""
     position_step_px: PositiveFloat = 0.3
@@ -85,9 +92,15 @@ class RefinementConfig:
     """Fit the background of every detector pixel, or one that changes slowly over the detector: that of the air, of the
     room, of dark counts. It takes much less from the image."""
     slices: PositiveInt = 1
-    """Number of slices of a thick object."""
+    """Number of slices of a thick object, in the order in which the beam meets them."""
+    thickness_angstrom: PositiveFloat | None = None
+    """Thickness of all slices together; needs the pixel size and the wavelength of the scan."""
     slice_distance_px2: FiniteFloat = 0.0
-    """Distance between slices, as wavelength * distance / pixel size**2."""
+    """In its place, for a scan without units: wavelength * distance / pixel size**2 from a slice to the next."""
+    tilt_row_mrad: FiniteFloat = 0.0
+    """Tilt of the sample: above zero, its columns of atoms run towards higher rows as the beam goes down."""
+    tilt_column_mrad: FiniteFloat = 0.0
+    """The same towards higher columns."""
     near_field_px2: FiniteFloat | None = None
     """Near field: wavelength * distance / pixel size**2 from object to detector (effective ones); far field if not given."""
     amplitude_limit: PositiveFloat | None = None
@@ -96,6 +109,17 @@ class RefinementConfig:
     """Threshold of the total-variation step that follows every iteration."""
     phase_smoothing: Fraction = 0.0
     """Fraction by which every iteration moves the phase of a pixel towards the mean of its neighbours."""
+    likelihood: Literal["auto", "amplitude", "poisson"] = "auto"
+    """What the loss compares: square roots of intensities, or, with adam, counts by the Poisson likelihood; 'auto' takes the
+    latter for counted photons of which there is less than one a pixel on average."""
+    smoothing_length_px: NonNegativeFloat = 0.0
+    """adam, accelerated: prior that the object is smooth, for few electrons; details finer than 2 pi times this length are
+    damped where patterns tell little of them. 'reconstruct' chooses it by patterns that take no part."""
+    depth_smoothing_slices: NonNegativeFloat = 0.0
+    """The same along the beam, in slices: patterns tell little of the depth."""
+    phase_object: Fraction = 0.0
+    """Fraction by which every iteration moves the logarithm of the amplitude towards zero; with 1 the object is a pure
+    phase."""
     probe_support_px: PositiveFloat | None = None
     """Diameter of a disc outside which the probe is zero."""
     hold_probe_power: bool = False
@@ -112,9 +136,19 @@ class RefinementConfig:
     """Seed of batches, held-out patterns and new modes."""
 
     def __post_init__(self) -> None:
-        if self.slices > 1 and not self.slice_distance_px2:
+        self._check_slices()
+        if self.likelihood == "poisson" and self.method != "adam":
             raise ConfigurationError(
-                field="slice_distance_px2", found=self.slice_distance_px2, expected="a distance for several slices"
+                field="likelihood",
+                found=f"poisson with {self.method}",
+                expected="adam, which finds a step of its own for each pixel",
+            )
+        if (self.smoothing_length_px or self.depth_smoothing_slices) and self.method not in ("adam", "accelerated"):
+            raise ConfigurationError(
+                field="smoothing_length_px" if self.smoothing_length_px else "depth_smoothing_slices",
+                found=f"a smooth object with {self.method}",
+                expected="adam or accelerated, which follow the gradient of loss and prior",
+                hint="phase_smoothing and total_variation go with every method",
             )
         if self.slices > 1 and self.position_method == "cross_correlation":
             raise ConfigurationError(
@@ -125,5 +159,38 @@ class RefinementConfig:
                 field="method",
                 found="dm with slices, eigenmodes or positions",
                 expected="dm for a thin object at known positions",
-                hint="adam, lsqml and rpie support all of these",
+                hint="adam and rpie support all of these",
             )
+
+    @property
+    def adam_object_step(self) -> float:
+        """``object_step``, or that of adam: slices turn together, so theirs is between that of one and its share of it."""
+        return self.object_step or 0.06 / self.slices**0.5
+
+    def uses_poisson(self, photons_a_pixel: float | None) -> bool:
+        """Whether the loss is the Poisson likelihood for so many photons a pixel; None if they cannot be counted."""
+        if self.likelihood == "auto":
+            return self.method == "adam" and photons_a_pixel is not None and photons_a_pixel < FEW_PHOTONS
+        return self.likelihood == "poisson"
+
+    def _check_slices(self) -> None:
+        given = self.thickness_angstrom is not None
+        if self.slices > 1 and self.method == "lsqml":
+            raise ConfigurationError(
+                field="method", found="lsqml with several slices", expected="adam, accelerated, epie or rpie"
+            )
+        if self.slices > 1 and given == bool(self.slice_distance_px2):
+            raise ConfigurationError(
+                field="slice_distance_px2",
+                found=f"{self.slice_distance_px2:g} and thickness_angstrom {self.thickness_angstrom}",
+                expected=f"one of them for {self.slices} slices",
+                hint="thickness_angstrom is that of all slices together",
+            )
+        for name in OF_SEVERAL_SLICES if self.slices == 1 else ():
+            if getattr(self, name) not in (None, 0.0):
+                raise ConfigurationError(
+                    field=name,
+                    found=f"{getattr(self, name):g} with one slice",
+                    expected="several slices",
+                    hint="Add --slices 10, for example",
+                )

@@ -12,6 +12,11 @@ def limit_amplitude(image: Tensor, limit: float) -> None:
     image.mul_(torch.where(amplitude > limit, limit / amplitude.clamp_min(1e-12), torch.ones_like(amplitude)))
 
 
+def pull_to_phase_object(image: Tensor, share: float) -> None:
+    """Take ``share`` of the logarithm of the amplitude away, in place."""
+    image.mul_(image.abs().clamp_min(1e-12).pow_(-share))
+
+
 def smooth_phase(image: Tensor, share: float) -> None:
     """Turn each pixel of [S, H, W], in place, by ``share`` of its phase difference from the mean of its four neighbours."""
     mean = torch.zeros_like(image)

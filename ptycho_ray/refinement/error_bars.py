@@ -158,7 +158,7 @@ def _going_on(refinement: Refinement) -> RefinementConfig:
         name: 0 for name, start in dataclasses.asdict(config).items() if name.endswith("_start") and start is not None
     }
     if config.method == "adam":
-        steps = {"object_step": config.object_step or 0.06, "probe_step": config.probe_step or 0.05}
+        steps = {"object_step": config.adam_object_step, "probe_step": config.probe_step or 0.05}
         moving |= {name: GO_ON_STEP * step for name, step in steps.items()}
     return dataclasses.replace(config, iterations=count, check_every=count + 1, patience=None, **moving)
 

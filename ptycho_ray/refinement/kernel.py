@@ -6,9 +6,10 @@ needs what lies between.
 The loss of a pattern is ``sum (sqrt(I + c) - sqrt(counts + c))**2`` with
 ``I = scale**2 * sum_p |propagate(O * P_p)|**2 + background``. For photon counts this is the Poisson likelihood with its
 variance stabilised. Without c, pixels of a few photons and fewer pull the intensities down; Anscombe's 3/8 (1948) is for
-brighter ones (``docs/experiments.md``). Derivatives by complex unknowns are Wirtinger derivatives ``dL/dz``, whose conjugate is
-the direction of steepest ascent: so the whole adjoint needs no conjugation but one at the detector. Those by real unknowns are
-the ordinary ones.
+brighter ones (``docs/experiments.md``). Where most pixels counted nothing they are pulled down with any c, and the loss is half
+the Poisson deviance of ``counts + c`` at ``I + c``, whose mean is least at the true I for any c. Derivatives by complex
+unknowns are Wirtinger derivatives ``dL/dz``, whose conjugate is the direction of steepest ascent: so the whole adjoint needs no
+conjugation but one at the detector. Those by real unknowns are the ordinary ones.
 
 The probe lives in Fourier space, where the sub-pixel part of a position is a separable phase ramp and where the gradient with
 respect to position and eigenmode weights is an inner product with what the probe's gradient needs anyway: four transforms a
@@ -33,6 +34,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 EPSILON = 1e-9
 #: c of the loss for photon counts, in photons.
 STABILISER = 0.03
+#: The same where the loss is the Poisson likelihood itself.
+OF_POISSON = 0.003
 #: Displacement in pixels by which derivatives by the position are taken as differences.
 SMALL_PX = 0.05
 
@@ -87,6 +90,7 @@ class Kernel:
         good: one where a detector pixel counts, zero where not, real [N, N]; all count if None.
         between: propagation from a slice to the next; None for a thin object.
         stabiliser: c of the loss; STABILISER if the amplitudes are of photon counts.
+        poisson: the loss is the Poisson likelihood itself, for far less than a photon a pixel.
     """
 
     def __init__(
@@ -98,9 +102,10 @@ class Kernel:
         good: Tensor | None = None,
         between: FreeSpace | None = None,
         stabiliser: float = 0.0,
+        poisson: bool = False,
     ) -> None:
         self.amplitude, self.geometry, self.propagator = amplitude, geometry, propagator
-        self.good, self.between, self.stabiliser = good, between, stabiliser
+        self.good, self.between, self.stabiliser, self.poisson = good, between, stabiliser, poisson
         frequency = geometry.frequency
         turn = -2j * math.pi * frequency.to(geometry.dtype)
         self._slopes = torch.stack([turn[:, None].expand(-1, len(turn)), turn.expand(len(turn), -1)])  # [2, N, N]
@@ -153,26 +158,41 @@ class Kernel:
 
         The detector wave is used up.
         """
-        measured, root = self._roots(waves)
-        difference = root - measured
-        if self.good is not None:
-            difference.mul_(self.good)
-        loss = difference.square().sum(dim=(-2, -1))
-        by_intensity = difference.div_(root)
+        loss, by_intensity = self._deviance(waves) if self.poisson else self._amplitude_misfit(waves)
         squared = scale.index_select(0, waves.rows).square()[:, None, None]
         by_wave = waves.detector.conj_physical_().mul_((by_intensity * squared)[:, None])
         return loss, by_intensity, by_wave
 
+    def _amplitude_misfit(self, waves: Waves) -> tuple[Tensor, Tensor]:
+        measured, root = self._roots(waves)
+        difference = root - measured
+        if self.good is not None:
+            difference.mul_(self.good)
+        return difference.square().sum(dim=(-2, -1)), difference.div_(root)
+
+    def _deviance(self, waves: Waves) -> tuple[Tensor, Tensor]:
+        counts = self.amplitude.index_select(0, waves.rows).square_().add_(OF_POISSON)
+        rate = waves.intensity.add(OF_POISSON)
+        ratio = counts / rate
+        by_intensity = 0.5 * (1 - ratio)
+        loss = 0.5 * (rate - counts + counts * ratio.log_())
+        if self.good is not None:
+            loss, by_intensity = loss.mul_(self.good), by_intensity.mul_(self.good)
+        return loss.sum(dim=(-2, -1)), by_intensity
+
     # -- adjoint -----------------------------------------------------------------------------------------------------
 
     def back_to_object(self, waves: Waves, by_wave: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Derivatives by the patch of each slice, each [b, N, N], and by the wave behind the first slice [b, P, N, N]."""
+        """Derivatives by the patch of each slice, each [b, N, N], and by the wave behind the first slice [b, P, N, N].
+
+        The waves in front of the slices after the first are used up.
+        """
         behind = self.propagator.transpose(by_wave)
         by_patch: list[Tensor] = []
         for patch, incident in zip(reversed(waves.patches[1:]), reversed(waves.incident), strict=True):
             assert self.between is not None
-            by_patch.append(_sum_of_modes(incident * behind))
-            behind = self.between.transpose(patch * behind)
+            by_patch.append(_sum_of_modes(incident.mul_(behind)))
+            behind = self.between.transpose(behind.mul_(patch))
         by_patch.append(_sum_of_modes(waves.probes * behind))
         return by_patch[::-1], behind
 
@@ -216,9 +236,16 @@ class Kernel:
     def best_scale(self, waves: Waves) -> Tensor:
         """The factor on each pattern's amplitude by which its loss is least, [b]; take it before :meth:`compare`.
 
-        Without a stabiliser it is exact, with one it is a step of Gauss and Newton. Any other factor than that of the loss
-        itself would drift: object and probe would undo it in every iteration.
+        Without a stabiliser it is exact, with one it is a step of Gauss and Newton, for the Poisson likelihood a step of the
+        iteration that ends there. Any other factor than that of the loss itself would drift: object and probe would undo it in
+        every iteration.
         """
+        if self.poisson:
+            weight = waves.intensity / (waves.intensity + OF_POISSON)
+            weight = weight if self.good is None else weight * self.good
+            counts = self.amplitude.index_select(0, waves.rows).square_()
+            photons = (weight * waves.intensity).sum(dim=(-2, -1)).clamp_min(EPSILON)
+            return ((weight * counts).sum(dim=(-2, -1)) / photons).sqrt()
         measured, root = self._roots(waves)
         slope = waves.intensity / root
         if self.good is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.slab import Slab
 
 
 class Diverged(ArithmeticError):
@@ -49,6 +50,7 @@ class RefinementResult:
         positions_px: float64 [n, 2].
         intensity: relative intensity of each pattern, float [n].
         background: in the units of the scan, [N, N] with the zero frequency at N//2; None if none was fitted.
+        slab: what lies between the slices of a thick object; None for a thin one.
         history: one Progress an iteration.
         stopped: why it ended.
     """
@@ -59,5 +61,6 @@ class RefinementResult:
     positions_px: NDArray[np.float64]
     intensity: NDArray[np.float32]
     background: NDArray[np.float32] | None
+    slab: Slab | None = None
     history: list[Progress] = field(default_factory=list)
     stopped: str = "all iterations done"

@@ -107,6 +107,15 @@ class Run:
         for target, total in zip(reals, flat.split([t.numel() for t in reals]), strict=True):
             target.copy_(total.view_as(target))
 
+    @torch.no_grad()
+    def loss_of(self, rows: NDArray[np.int64]) -> float:
+        """The loss a pixel of the present estimate in some patterns."""
+        kernel, total = self.kernel, 0.0
+        for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
+            waves = kernel.forward(self.state, self.tensor(piece))
+            total += float(kernel.compare(waves, self.state.scale)[0].sum())
+        return total / (len(rows) * kernel.amplitude[0].numel())
+
     def illumination(self) -> Tensor:
         """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""
         geometry = self.geometry

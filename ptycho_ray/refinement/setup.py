@@ -23,6 +23,7 @@ from ptycho_ray.refinement.kernel import STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
+from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.training.parallel import DataParallel
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def build_run(
     """A run at its first iteration, and the photons in a unit of the scan's intensity.
 
     Raises:
-        InputError: the probe does not fit into its window, or the starting image does not touch the scan.
+        InputError: the probe does not fit into its window, the starting image does not touch the scan, or the thickness is
+            given in units that the scan does not have.
     """
     complex_type = torch.complex128 if config.precision == "double" else torch.complex64
     real_type = torch.float64 if config.precision == "double" else torch.float32
@@ -80,9 +82,9 @@ def build_run(
     good = None
     if scan.bad_pixels is not None and scan.bad_pixels.any():
         good = propagator.arrange(torch.as_tensor(~scan.bad_pixels, dtype=real_type, device=device)).contiguous()
-    between = None
-    if config.slices > 1:
-        between = FreeSpace(scan.N, config.slice_distance_px2, dtype=complex_type, device=device)
+    slab, between = slab_between(scan, config), None
+    if slab is not None:
+        between = FreeSpace(scan.N, slab.distance_px2, slab.shift_px, dtype=complex_type, device=device)
     moving = config.position_start is not None
     geometry = Geometry(
         scan.positions_px,
@@ -92,7 +94,8 @@ def build_run(
         device=device,
     )
     stabiliser = STABILISER if counted else 0.0
-    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser)
+    few = config.uses_poisson(float(amplitude[learn].square().mean()) if counted else None)
+    kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser, poisson=few)
     if probe is None and config.probe_guess == "mean_pattern":
         mean = amplitude[learn].square().mean(dim=0).sqrt()
         first = propagator.backward(mean.to(complex_type))[None]

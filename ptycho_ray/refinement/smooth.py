@@ -18,7 +18,8 @@ SHARE_OF_DIAMETER = 0.7
 
 
 class SmoothAcceleration:
-    """Over-relaxes the low-frequency phase change of every slice.
+    """Over-relaxes the low-frequency phase change that all slices have in common: how they share it, the patterns hardly tell,
+    and a change to and fro between them would grow.
 
     Args:
         image: the object, complex [S, H, W].
@@ -37,7 +38,7 @@ class SmoothAcceleration:
         turning = (SHARE_OF_DIAMETER / probe_diameter_px) ** 2
         factor = turning / (self._squared + turning / self._gain)
         weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
-        change = torch.angle(image * self.last.conj()) * weight
+        change = torch.angle(image * self.last.conj()).mean(dim=0) * weight
         further = torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])
         image.mul_(torch.polar(torch.ones_like(further), further))
         self.last.copy_(image)

@@ -29,25 +29,17 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.evaluation.explained import Explained, Figures, mean_figures
 from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.evaluation.half_data import half_data_correlation
-from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
+from ptycho_ray.physics.probe import orthogonal_modes
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement import checkpoint
+from ptycho_ray.refinement.after_iteration import AfterIteration
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.constraints import (
-    limit_amplitude,
-    probe_centre_px,
-    reduce_total_variation,
-    shift_spectrum,
-    smooth_phase,
-)
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
-from ptycho_ray.refinement.probe_modes import effective_diameter_px
-from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
-from ptycho_ray.refinement.smooth import SmoothAcceleration
+from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 from ptycho_ray.training.parallel import DataParallel
 
@@ -63,23 +55,14 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Methods whose smooth phase is carried on.
-SMOOTHED = ("adam", "epie")
 #: A step has diverged if the loss is that many times that of the start (or of a flat object, if larger), or ...
 WORSE_THAN_FIRST = 3.0
 #: ... that many times the lowest one and at least this share of that of the start.
 WORSE_THAN_BEST, SHARE_OF_FIRST = 4.0, 0.3
-#: Iterations after which what repeats with a raster scan is taken from the object.
-RASTER_EVERY = 5
 #: Relative difference of the held-out deviance within which two estimates explain as much.
 SAME_DEVIANCE = 0.01
 #: Steps are halved at most that often.
 MOST_BACKOFFS = 8
-
-
-#: Patterns by which a step of the smooth phase is judged, and the factor by which it may raise their loss: the steps that
-#: follow mend a little more than they lose (0.026 in place of 0.031 at the end on sim64_1e6), but not a multiple of it.
-SMOOTH_JUDGES, SMOOTH_RISE = 32, 1.5
 
 
 def _some(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -120,6 +103,7 @@ class Refinement:
     ) -> None:
         self.config = config or RefinementConfig()
         n = len(scan)
+        self._slab = slab_between(scan, self.config)
         if held_out is None:
             generator = np.random.default_rng((self.config.seed, 3))
             held_out = np.flatnonzero(held_out_patterns(n, self.config.held_out_fraction, generator))
@@ -132,15 +116,8 @@ class Refinement:
         self.history: list[Progress] = []
         self.stopped = ""
         self._start = self._snapshot()
-        self._power = float(self.run.state.probe_spectrum.abs().square().sum())
-        moving = self.config.position_start is not None or self.config.slices > 1
-        self._raster = None if moving else raster_step_px(self.run.geometry.positions_px)
-        self._centre_px = probe_centre_px(self.run.state.probe)
-        self._outside = None if support is None else torch.as_tensor(~support, device=self.run.state.object.device)
-        self._support = None
-        if self.config.probe_support_px is not None:
-            self._support = soft_disc_mask(scan.N, self.config.probe_support_px, 0.0, self.run.state.object.device)
-        self._begin_method()
+        self.method = METHODS[self.config.method](self.run)
+        self.after = AfterIteration(self.run, support)
         self._proven = self._snapshot() if self.config.method in JUDGE_THEIR_START else None
         with torch.no_grad():
             self._first_loss = self._loss_to_begin_with(_some(rows, 64))
@@ -234,7 +211,7 @@ class Refinement:
         generator = np.random.default_rng((config.seed, 6))
         other.run = Run(kernel, state, config, old.rows, generator, self.parallel)
         other.config, other.history, other.stopped, other._backoffs = config, [], "", 0
-        other._best_judged = math.inf
+        other._best_judged, other.after = math.inf, copy.copy(self.after)
         other._begin_method()
         other._proven = other._snapshot() if config.method in JUDGE_THEIR_START else None
         with torch.no_grad():
@@ -263,6 +240,7 @@ class Refinement:
             positions_px=self.run.geometry.positions_px,
             intensity=state.scale.square().cpu().numpy().astype(np.float32),
             background=background,
+            slab=self._slab,
             history=list(self.history),
             stopped=self.stopped,
         )
@@ -301,17 +279,14 @@ class Refinement:
     # -- an iteration ------------------------------------------------------------------------------------------------
 
     def _begin_method(self) -> None:
-        config, state = self.config, self.run.state
-        self.method = METHODS[config.method](self.run)
-        self.smooth = None
-        if config.smooth_gain > 0 and config.method in SMOOTHED:
-            self.smooth = SmoothAcceleration(state.object, config.smooth_gain)
+        self.method = METHODS[self.config.method](self.run)
+        self.after.begin(self.run)
 
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
         parts |= {} if self._proven is None else {"proven": self._proven}
         parts |= {"best": self._best} if len(self.held_out) else {}
-        return parts | ({} if self.smooth is None else {"smooth": self.smooth})
+        return parts | ({} if self.after.smooth is None else {"smooth": self.after.smooth})
 
     def _guarded_iteration(self) -> float:
         """One iteration, taken back and done again with smaller steps while it diverges; the loss per learnt pixel.
@@ -324,7 +299,7 @@ class Refinement:
             self.method.auxiliary.begin(self.run)
             total = self.method.iterate(self.run)
             self.method.auxiliary.settle(self.run)
-            self._constrain()
+            self.after.apply(self.run)
             loss = total / (len(self.run.rows) * self.run.kernel.amplitude[0].numel())
             too_much = WORSE_THAN_FIRST * self._first_loss, WORSE_THAN_BEST * self._lowest
             if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
@@ -355,53 +330,12 @@ class Refinement:
     def _snapshot(self) -> dict[str, Tensor]:
         return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}
 
-    def _carry_on_smooth_phase(self, smooth: SmoothAcceleration) -> None:
-        """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
-        state, some = self.run.state, _some(self.run.rows, SMOOTH_JUDGES)
-        before, loss = state.object.clone(), self._loss_of(some)
-        diameter = max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4)
-        smooth.apply(state.object, self.run.illumination(), diameter)
-        if self._loss_of(some) > SMOOTH_RISE * loss:
-            state.object.copy_(before)
-            smooth.last.copy_(before)
-
-    def _constrain(self) -> None:
-        """What is imposed after every iteration."""
-        config, state = self.config, self.run.state
-        if self.smooth is not None and self.run.object_moves and self.run.iteration < config.iterations - 1:
-            self._carry_on_smooth_phase(self.smooth)
-        if self._outside is not None:
-            state.object[:, self._outside] = 1
-        if config.total_variation:
-            reduce_total_variation(state.object, config.total_variation)
-        if config.phase_smoothing:
-            smooth_phase(state.object, config.phase_smoothing)
-        if config.amplitude_limit is not None:
-            limit_amplitude(state.object, config.amplitude_limit)
-        if self._raster is not None and self.run.probe_moves and self.run.iteration % RASTER_EVERY == RASTER_EVERY - 1:
-            give_to_probe(self.run, self._raster)
-        if self._support is not None:
-            state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
-        if self.run.probe_moves and not self.run.moves(config.centre_start):
-            shift_spectrum(state.probe_spectrum, self._centre_px - probe_centre_px(state.probe))
-        if config.hold_probe_power:
-            state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))
-
-    def _loss_of(self, rows: NDArray[np.int64]) -> float:
-        """The loss a pixel of the present estimate."""
-        kernel, state = self.run.kernel, self.run.state
-        total = 0.0
-        for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
-            waves = kernel.forward(state, self.run.tensor(piece))
-            total += float(kernel.compare(waves, state.scale)[0].sum())
-        return total / (len(rows) * kernel.amplitude[0].numel())
-
     def _loss_to_begin_with(self, rows: NDArray[np.int64]) -> float:
         """The loss a pixel of the start, or of a flat object if that is larger: the first steps may disturb a good start."""
         image = self.run.state.object
-        start, loss = image.clone(), self._loss_of(rows)
+        start, loss = image.clone(), self.run.loss_of(rows)
         image.fill_(1)
-        loss = max(loss, self._loss_of(rows))
+        loss = max(loss, self.run.loss_of(rows))
         image.copy_(start)
         return loss
 

@@ -22,7 +22,7 @@ DOUBLE = torch.complex128
 class Problem:
     """Random numbers in every unknown."""
 
-    def __init__(self, near_field: bool, slices: int, stabiliser: float = 0.0) -> None:
+    def __init__(self, near_field: bool, slices: int, stabiliser: float = 0.0, poisson: bool = False) -> None:
         draw = torch.Generator().manual_seed(1)
 
         def real(*shape: int) -> torch.Tensor:
@@ -38,8 +38,9 @@ class Problem:
             self.geometry,
             FreeSpace(N, 8.0, dtype=DOUBLE) if near_field else FarField(),
             good=(real(N, N) > 0.1).double(),
-            between=FreeSpace(N, 5.0, dtype=DOUBLE),
+            between=FreeSpace(N, 5.0, (0.4, -0.7), dtype=DOUBLE),
             stabiliser=stabiliser,
+            poisson=poisson,
         )
         self.state = Estimate(
             wave(slices, self.geometry.height, self.geometry.width),
@@ -68,9 +69,9 @@ class Problem:
 
 @pytest.mark.parametrize("near_field", [False, True])
 @pytest.mark.parametrize("slices", [1, 3])
-@pytest.mark.parametrize("stabiliser", [0.0, STABILISER])
-def test_derivatives_are_those_of_finite_differences(near_field, slices, stabiliser):
-    problem = Problem(near_field, slices, stabiliser)
+@pytest.mark.parametrize(("stabiliser", "poisson"), [(0.0, False), (STABILISER, False), (STABILISER, True)])
+def test_derivatives_are_those_of_finite_differences(near_field, slices, stabiliser, poisson):
+    problem = Problem(near_field, slices, stabiliser, poisson)
     kernel, state, rows = problem.kernel, problem.state, problem.rows
     waves = kernel.forward(state, rows)
     _, by_intensity, by_wave = kernel.compare(waves, state.scale)
@@ -98,10 +99,10 @@ def test_derivatives_are_those_of_finite_differences(near_field, slices, stabili
     assert float((by_probe.position_px * way).sum()) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("stabiliser", [0.0, STABILISER])
-def test_the_intensity_that_explains_a_pattern_best_is_that_of_the_least_loss(stabiliser):
+@pytest.mark.parametrize(("stabiliser", "poisson"), [(0.0, False), (STABILISER, False), (STABILISER, True)])
+def test_the_intensity_that_explains_a_pattern_best_is_that_of_the_least_loss(stabiliser, poisson):
     """Otherwise object and probe, which follow the loss, would undo it and it would drift for ever."""
-    problem = Problem(near_field=False, slices=1, stabiliser=stabiliser)
+    problem = Problem(near_field=False, slices=1, stabiliser=stabiliser, poisson=poisson)
     kernel, state, rows = problem.kernel, problem.state, problem.rows
     state.background = None
     for _ in range(30):

@@ -42,7 +42,7 @@ def test_the_kernel_predicts_what_the_physics_predicts(modes, slices, near_field
 
     geometry = Geometry(np.random.default_rng(0).uniform(0, 12, (PATTERNS, 2)), N, dtype=DOUBLE)
     propagator = FreeSpace(N, 8.0, dtype=DOUBLE) if near_field else FarField()
-    between = FreeSpace(N, 5.0, dtype=DOUBLE)
+    between = FreeSpace(N, 5.0, (0.4, -0.7), dtype=DOUBLE)
     probe, image = wave(modes, N, N), wave(slices, geometry.height, geometry.width)
     eigenmodes = 2 if extras else 0
     eigen, weight = 0.3 * wave(eigenmodes, N, N), real(PATTERNS, eigenmodes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ptycho_ray.refinement.auxiliary_unknowns import AuxiliaryUnknowns
 from ptycho_ray.refinement.kernel import ByProbe
 from ptycho_ray.refinement.moments import Moments
+from ptycho_ray.refinement.priors import Smoothness
 from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
@@ -32,6 +33,8 @@ class Derivatives:
         self.background = None if state.background is None else torch.zeros_like(state.background)
         self.loss = torch.zeros((), dtype=state.scale.dtype, device=state.scale.device)
         self.box: tuple[slice, ...] = ()
+        smooth = run.config.smoothing_length_px or run.config.depth_smoothing_slices
+        self.prior = Smoothness(run) if smooth else None
 
     def of(
         self,
@@ -78,6 +81,10 @@ class Derivatives:
             sums = [inside, self.probe, self.eigen, self.loss.view(1)]
             run.add_up(sums + [each for each in (self.background, light) if each is not None])
             self.object[self.box] = inside
+        if self.prior is not None and run.object_moves:
+            image = state.object[self.box]
+            share = len(rows) / len(run.rows) * (state.object.numel() / image.numel())
+            self.prior.add_derivative(self.object[self.box], image, share)
 
 
 class Adam:
@@ -92,7 +99,7 @@ class Adam:
     def iterate(self, run: Run) -> float:
         """One pass over the patterns; the sum of their losses."""
         config, state, share = run.config, run.state, run.schedule()
-        object_step = (config.object_step or 0.06) * share
+        object_step = config.adam_object_step * share
         probe = state.probe
         probe_step = (config.probe_step or 0.05) * share * float(probe.abs().max())
         total = torch.zeros_like(self.derivatives.loss)
@@ -150,6 +157,7 @@ class Accelerated:
         self.momentum = momentum
         if run.object_moves:
             light = self._light.clamp_min(DARK_SHARE * float(self._light.max()))
+            light = light if found.prior is None else light + found.prior.curvature
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
             self.object = _nesterov(state.object, self.object, found.object.conj() * (step / light), further)
         if run.probe_moves:

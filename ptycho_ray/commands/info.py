@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, ReadingOptions, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
@@ -32,7 +32,7 @@ class Options(ReadingOptions):
 
     For a scan: its format, geometry, overlap and dose, and suspected problems.
 
-    Example: ptycho-ray info scan.h5
+    Example: ptycho-ray info scan.h5 --pictures look
     """
 
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
@@ -42,6 +42,9 @@ class Options(ReadingOptions):
     """Also show the overlap within groups of gridsize x gridsize patterns; with --architectures, the gridsize to assume."""
     architectures: bool = False
     """Instead of a file: list all networks with their parameters and operations."""
+    pictures: Annotated[Path | None, FOLDER] = None
+    """Write a page of pictures to this folder (first_look.png): mean pattern, virtual detectors, centre of mass and
+    its integral, positions, probe. Takes seconds; nothing is solved."""
     N: int = 64
     """With --architectures: side of a pattern."""
 
@@ -111,6 +114,7 @@ def _scan(path: Path, options: Options) -> Result:
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = "photons" if scan.counts_are_photons else "units_of_the_file"
+    look = None if options.pictures is None else _pictures(scan, options.pictures)
     geometry = {
         "energy_eV": scan.energy_eV,
         "detector_distance_m": scan.detector_distance_m,
@@ -133,7 +137,31 @@ def _scan(path: Path, options: Options) -> Result:
             "smallest_and_largest": [float(energies.min()), float(energies.max())],
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
+        **({} if look is None else {"first_look": look}),
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
+    }
+
+
+def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
+    """Draw the page of a first look; where it is, and what its numbers say."""
+    import numpy as np
+
+    from ptycho_ray.data.first_look import first_look
+    from ptycho_ray.display.figures import save_figure
+    from ptycho_ray.display.first_look import plot_first_look
+
+    look = first_look(scan)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, disc = save_figure(plot_first_look(scan, look), folder / "first_look.png", dpi=110), look.virtual.disc
+    return {
+        "page": file,
+        "raster": list(look.grid.shape) if look.grid.point is not None else None,
+        "step_px": list(look.grid.step_px),
+        "disc_radius_px": None if disc is None else disc.radius_px,
+        "disc_centre_px": None if disc is None else list(disc.centre_px),
+        "bright_field_share": None if look.virtual.bright is None else float(look.virtual.bright.mean()),
+        "centre_of_mass_px": float(np.sqrt(np.mean(look.virtual.centre_px**2))),
+        "curl_over_divergence": look.curl_share,
     }
 
 
@@ -208,6 +236,7 @@ def as_text(result: Result) -> list[str]:
         "scan": f"{_both(rows, pixel)} x {_both(columns, pixel)}, neighbours {_both(step, pixel)} apart, overlap "
         f"{_overlap(result['linear_overlap_of_neighbours'])}",
         "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
+        "pictures": str(result["first_look"]["page"]) if "first_look" in result else None,
         "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
     }
     lines = _wrapped(result["verdict"], "")

@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> Result:
     import numpy as np
 
     from ptycho_ray import workflow
-    from ptycho_ray.data.raw_data import REFINED_SCAN
+    from ptycho_ray.data.raw_data import write_refined
     from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
@@ -113,7 +113,7 @@ def run(words: Sequence[str]) -> Result:
             on_image=draw, image_every=options.picture_every,
         )  # fmt: skip
     found.stitched.save(folder / "reconstruction.npz")
-    scan.at(found.positions_px, found.probe).to_file(folder / REFINED_SCAN)
+    refined = write_refined(scan.at(found.positions_px, found.probe), folder)
     parts = {
         "intensity": found.intensity,
         "slices": found.slices if config.slices > 1 else None,
@@ -144,7 +144,7 @@ def run(words: Sequence[str]) -> Result:
     origin |= {"from": options.begin, "settings": dataclasses.asdict(config)}
     result: Result = {
         "image": folder / "reconstruction.npz",
-        "refined_scan": folder / REFINED_SCAN,
+        "refined_scan": refined,
         "report": folder / "report.html",
         "patterns": len(scan),
         **refinement_facts(found),

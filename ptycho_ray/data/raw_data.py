@@ -5,6 +5,7 @@ Legend: n patterns, N pattern side, P incoherent probe modes, B groups, C = grid
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
 from ptycho_ray.data.formats import write_scan
+from ptycho_ray.data.formats.ptychopinn import write_without_patterns
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
 from ptycho_ray.data.loading import (
     all_frames,
@@ -35,6 +37,20 @@ from ptycho_ray.physics.optics import probe_diameter_px
 
 #: What a refinement writes beside its image: the scan with the probe and the positions that it found.
 REFINED_SCAN = "refined_scan.npz"
+#: In its place, positions and probe alone, where the patterns are on disk and more bytes than this as float32.
+REFINED_POSITIONS, MOST_COPIED = "refined_positions.npz", 2**30
+
+
+def write_refined(scan: Scan, folder: Path) -> Path:
+    """Write a scan as it was refined into a folder; the file, REFINED_SCAN, or of a large scan REFINED_POSITIONS, which
+    ``--positions`` reads together with the scan."""
+    large = not scan.patterns.in_memory and 4 * math.prod(scan.patterns.shape) > MOST_COPIED
+    file = folder / (REFINED_POSITIONS if large else REFINED_SCAN)
+    if large:
+        write_without_patterns(scan, file)
+    else:
+        write_scan(scan, file)
+    return file
 
 
 class RawData(Scan):

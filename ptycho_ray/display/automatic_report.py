@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.data.raw_data import REFINED_SCAN
+from ptycho_ray.data.raw_data import write_refined
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.files import jsonable, write_json
 
@@ -31,9 +31,9 @@ def save_automatic(
         The facts of :func:`automatic_facts` with the paths of the files; ``result.json`` has also trials and provenance.
     """
     made.refinement.stitched.save(folder / IMAGE)
-    made.refined_scan.to_file(folder / REFINED_SCAN)
+    refined = write_refined(made.refined_scan, folder)
     origin = {**origin, "settings": dataclasses.asdict(made.config)}
-    files = {"image": folder / IMAGE, "refined_scan": folder / REFINED_SCAN, "report": folder / REPORT}
+    files = {"image": folder / IMAGE, "refined_scan": refined, "report": folder / REPORT}
     result = files | automatic_facts(made) | dict(more or {})
     trials = trial_rows(made.plan)
     write_report(files["report"], title=f"Reconstruction of {source}", sections=[

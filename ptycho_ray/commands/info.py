@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ptycho_ray.data.contents import FileContents
 
 
+#: Share of what is detected that lies in the bright-field disc of a sample thin enough for a linear reconstruction.
+WEAK = 0.8
 MOST_LINES = 6
 """Notes and suspected problems that are shown to a person."""
 
@@ -149,10 +151,14 @@ def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
     from ptycho_ray.data.first_look import first_look
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.first_look import plot_first_look
+    from ptycho_ray.reconstruction.weak_phase import weak_phase_image
 
-    look = first_look(scan)
+    look, direct = first_look(scan), None
+    if look.virtual.bright is not None and look.virtual.bright.mean() > WEAK and not scan.probe_is_guess:
+        direct = weak_phase_image(scan)
     folder.mkdir(parents=True, exist_ok=True)
-    file, disc = save_figure(plot_first_look(scan, look), folder / "first_look.png", dpi=110), look.virtual.disc
+    page = plot_first_look(scan, look, None if direct is None else (direct.image, direct.covered()))
+    file, disc = save_figure(page, folder / "first_look.png", dpi=110), look.virtual.disc
     return {
         "page": file,
         "raster": list(look.grid.shape) if look.grid.point is not None else None,

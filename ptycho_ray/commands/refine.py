@@ -36,9 +36,9 @@ class Options(ReadingOptions, WritingOptions):
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan: NPZ, HDF5 or CXI."""
-    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat")] = "flat"
+    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat|direct")] = "flat"
     """What to start from: a trained model (its bundle or folder, or 'pretrained', the one shipped with the package), an image
-    (a reconstruction.npz or its folder), or 'flat'."""
+    (a reconstruction.npz or its folder), 'flat', or 'direct', the phase of a weak object in one linear step (4D-STEM)."""
     output_dir: Annotated[Path, FOLDER] = Path("refinement_outputs")
     """Output folder."""
     config: Annotated[Path | None, FILE] = None

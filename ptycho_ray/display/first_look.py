@@ -26,9 +26,15 @@ from ptycho_ray.display.figures import (
 COLUMNS = 4
 
 
-def plot_first_look(scan: Scan, look: FirstLook) -> Figure:
-    """All pictures of a first look on one page; scale bars in metres where the scan's pixel is known, else in object pixels."""
-    lines = -(-(5 + len(look.images)) // COLUMNS)
+def plot_first_look(
+    scan: Scan, look: FirstLook, direct: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
+) -> Figure:
+    """All pictures of a first look on one page; scale bars in metres where the scan's pixel is known, else in object pixels.
+
+    Args:
+        direct: an image of the object without iterations, complex [H, W], and where it is known.
+    """
+    lines = -(-(5 + len(look.images) + (direct is not None)) // COLUMNS)
     figure = empty_figure(3.3 * COLUMNS, 3.2 * lines)
     axes = iter(figure.subplots(lines, COLUMNS, squeeze=False).ravel())
     _mean_pattern(next(axes), look)
@@ -40,6 +46,8 @@ def plot_first_look(scan: Scan, look: FirstLook) -> Figure:
     axis = next(axes)
     _scan_image(figure, axis, look, look.phase, scan.pixel_size_m, PHASE_COLOURS)
     axis.set_title("integrated phase (iDPC) / rad", fontsize=10)
+    if direct is not None:
+        _direct_phase(figure, next(axes), *direct, scan.pixel_size_m)
     _positions(next(axes), scan)
     _probe(next(axes), scan)
     for axis in axes:
@@ -89,6 +97,18 @@ def _centre_of_mass(axis: Axes, look: FirstLook, pixel_size_m: float | None) -> 
     colours = hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.9), np.minimum(np.abs(disc), 1)], axis=-1))
     wheel.imshow(np.concatenate([colours, inside[..., None]], axis=-1))
     wheel.set_axis_off()
+
+
+def _direct_phase(
+    figure: Figure, axis: Axes, image: NDArray[Any], region: NDArray[np.bool_], pixel_size_m: float | None
+) -> None:
+    phase = np.where(region, np.angle(image), np.nan)
+    low, high = np.nanpercentile(phase, [0.5, 99.5])
+    shown = axis.imshow(phase, cmap=PHASE_COLOURS, vmin=low, vmax=high, interpolation="nearest")
+    plain_image_axis(axis)
+    scale_bar(axis, phase.shape[1], pixel_size_m)
+    axis.set_title("direct phase (weak object) / rad", fontsize=10)
+    figure.colorbar(shown, ax=axis, shrink=0.8, pad=0.02).ax.tick_params(labelsize=7)
 
 
 def _positions(axis: Axes, scan: Scan) -> None:

@@ -150,7 +150,7 @@ def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
 
     from ptycho_ray.data.first_look import first_look
     from ptycho_ray.display.figures import save_figure
-    from ptycho_ray.display.first_look import plot_first_look
+    from ptycho_ray.display.first_look_figures import plot_first_look
     from ptycho_ray.reconstruction.weak_phase import weak_phase_image
 
     look, direct = first_look(scan), None

@@ -54,10 +54,10 @@ class ScanGrid:
         """Unit vectors along the axes of the raster, [2, 2]: ``vectors @ turn.T`` are components along them."""
         return np.asarray(self.axes_px / np.linalg.norm(self.axes_px, axis=1, keepdims=True))
 
-    def image(self, values: NDArray) -> NDArray[np.float64]:
+    def image(self, values: NDArray) -> NDArray:
         """The values [n, ...] as an image [R, C, ...] on the raster. Off a raster linearly interpolated, outside the scan the
         nearest."""
-        flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        flat = np.asarray(values, dtype=np.result_type(values, np.float32)).reshape(len(values), -1)
         if self.point is not None:
             made = np.empty_like(flat)
             made[self.point] = flat
@@ -101,7 +101,7 @@ class ScanGrid:
     def _near(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.asarray(cKDTree(self.positions_px).query(points)[0] <= max(self.step_px))
 
-    def _interpolated(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _interpolated(self, values: NDArray) -> NDArray:
         from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
         points = self.points_px()

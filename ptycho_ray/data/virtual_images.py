@@ -34,7 +34,7 @@ class VirtualImages:
         mean: the mean pattern, float64 [N, N].
         total: everything that was detected.
         bright, annular_bright, dark, high_angle: shares of it within the disc, in its outer half, outside it, and beyond
-            HIGH_ANGLE_FROM radii (None where the detector ends before).
+            HIGH_ANGLE_FROM radii (None where the detector ends before, or saw nothing there).
         centre_px: centre of mass (row, column) relative to that of the mean pattern, detector pixels [n, 2].
         N: side of a pattern.
     """
@@ -71,11 +71,8 @@ def virtual_images(scan: Scan) -> VirtualImages:
     total = np.maximum(sums[:, 0], np.finfo(np.float64).tiny)
     centres = sums[:, 1:3] / total[:, None]
     shares = sums[:, 3:] / total[:, None]
-    parts = (
-        (None,) * 4
-        if disc is None
-        else (shares[:, 0], shares[:, 1], 1 - shares[:, 0], shares[:, 2] if corner else None)
-    )
+    high_angle = shares[:, 2] if corner and shares[:, 2].any() else None
+    parts = (None,) * 4 if disc is None else (shares[:, 0], shares[:, 1], 1 - shares[:, 0], high_angle)
     return VirtualImages(disc, mean, sums[:, 0], *parts, centres - np.average(centres, axis=0, weights=total))
 
 

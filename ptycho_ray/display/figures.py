@@ -279,8 +279,8 @@ def scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None, *, step_px:
             (start, bottom - thickness), length / pixel, thickness, facecolor="white", edgecolor="black", linewidth=0.6
         )
     )
-    axis.text(start + length / pixel / 2, bottom - 2.2 * thickness, label, color="white", fontsize=10, ha="center",
-              va="bottom", path_effects=outline)  # fmt: skip
+    above = bottom - 2.2 * thickness
+    axis.text(start, above, label, color="white", fontsize=10, va="bottom", path_effects=outline)
 
 
 def _unit_for(length_m: float) -> tuple[float, str]:

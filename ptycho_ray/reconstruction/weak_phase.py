@@ -39,8 +39,10 @@ ACROSS = 16
 FINER = 8
 #: Prior standard deviation of the phase, in radian, if it were white: it damps what the data hardly tell.
 PRIOR_RAD = 0.3
-#: Least damping relative to the typical strength of a frequency: the linear model is no better.
+#: Least damping relative to the strength of a frequency that all of the disc transfers: the linear model is no better.
 LEAST_DAMPING = 0.03
+#: Memory of the normal equations that are set up at a time, and of the super-pixels of all patterns.
+BLOCK_BYTES, DISC_BYTES = 2**25, 2**28
 #: Patterns whose mean shows the disc.
 LOOKED_AT = 64
 
@@ -81,7 +83,8 @@ def weak_phase_image(scan: Scan) -> StitchedObject:
 
 
 def _super_pixels(patterns: PatternStack, disc: Disc, grid: ScanGrid) -> _Disc:
-    N, side = patterns.N, max(1, round(2 * disc.radius_px / ACROSS))
+    N, across = patterns.N, min(ACROSS, math.sqrt(DISC_BYTES / (4 * len(patterns))))
+    side = max(1, math.ceil(2 * disc.radius_px / across - 0.5))
     reach = int(disc.radius_px // side)
     corner = [round(at) - side // 2 - side * reach for at in disc.centre_px]
     number = np.stack(np.indices((2 * reach + 1, 2 * reach + 1)), axis=-1).reshape(-1, 2)
@@ -111,34 +114,38 @@ def _least_squares(scan: Scan, grid: ScanGrid, disc: _Disc, margin: NDArray[np.i
     around = np.zeros((rows, columns, disc.intensity.shape[-1]), np.float32)
     around[margin[0] : margin[0] + grid.shape[0], margin[1] : margin[1] + grid.shape[1]] = disc.intensity - mean
     transformed = fft2(around, axes=(0, 1), norm="forward", overwrite_x=True)
-    back = np.linalg.inv(
-        grid.axes_px
-    ).T  # cycles per object pixel of one cycle per step along rows and columns of the raster
+    # From cycles per step along rows and columns of the raster to cycles per object pixel along those of the detector.
+    back = np.linalg.inv(grid.axes_px).T
     widest = 2 * float(np.linalg.norm(disc.angle - disc.angle.mean(axis=0), axis=1).max())
     orders = [max(1, math.ceil(2 * min(widest, 0.5) * step)) for step in grid.step_px]
     orders = [order + 1 - order % 2 for order in orders]
-    aliases = np.stack(np.meshgrid(*[np.arange(order) - order // 2 for order in orders], indexing="ij"), -1).reshape(
-        -1, 2
-    )
-    base = np.stack(np.meshgrid(np.fft.fftfreq(rows), np.fft.fftfreq(columns), indexing="ij"), axis=-1)
-    frequency = (base[:, :, None] + aliases) @ back  # [R, C, a, 2]
-    inside = np.linalg.norm(frequency, axis=-1) <= min(widest * 1.05, 0.5)
-    normal = np.zeros((rows * columns, len(aliases), len(aliases)), np.complex64)
-    wanted = np.zeros((rows * columns, len(aliases)), np.complex64)
+    aliases = np.stack(np.indices(orders), axis=-1).reshape(-1, 2) - np.array(orders) // 2
+    across = np.fft.fftfreq(columns)
     aperture = _Aperture(scan, float(mean.mean()), disc)
-    for number, angle in enumerate(disc.angle):
-        here = aperture(angle)
-        gamma = 1j * (np.conj(here) * aperture(angle - frequency) - here * np.conj(aperture(angle + frequency)))
-        gamma = (gamma * inside).reshape(rows * columns, -1).astype(np.complex64)
-        wanted += np.conj(gamma) * transformed[..., number].reshape(-1, 1)
-        normal += np.conj(gamma)[:, :, None] * gamma[:, None, :]
-    strength = np.einsum("qaa->qa", normal).real
     photons = photons_per_unit(scan)
     noise = 0.0 if photons is None else float(mean.mean()) / (rows * columns) / photons
-    prior = PRIOR_RAD**2 / max(1, int(inside.sum()))
-    damping = max(noise / prior, LEAST_DAMPING * float(strength[strength > 0].mean()))
-    normal += damping * np.eye(len(aliases), dtype=np.complex64)
-    solved = np.linalg.solve(normal, wanted[..., None])[..., 0].reshape(rows, columns, *orders)
+    prior = PRIOR_RAD**2 / (rows * columns * len(aliases))
+    damping = max(noise / prior, LEAST_DAMPING * len(mean) * float(mean.mean()) ** 2)
+    solved = np.empty((rows, columns, *orders), np.complex64)
+    block = max(1, BLOCK_BYTES // (8 * columns * len(aliases) ** 2))
+    for low in range(0, rows, block):
+        along = np.fft.fftfreq(rows)[low : low + block]
+        base = np.stack(np.meshgrid(along, across, indexing="ij"), axis=-1).reshape(-1, 1, 2)
+        frequency = ((base + aliases) @ back).astype(np.float32)  # [q, a, 2]
+        inside = np.linalg.norm(frequency, axis=-1) <= min(widest * 1.05, 0.5)
+        normal = np.broadcast_to(
+            damping * np.eye(len(aliases), dtype=np.complex64), (*inside.shape, len(aliases))
+        ).copy()
+        wanted = np.zeros(inside.shape, np.complex64)
+        measured = transformed[low : low + block].reshape(len(base), -1)
+        for number, angle in enumerate(disc.angle):
+            here = aperture(angle)
+            gamma = 1j * (np.conj(here) * aperture(angle - frequency) - here * np.conj(aperture(angle + frequency)))
+            gamma *= inside
+            back_projected = np.conj(gamma)
+            wanted += back_projected * measured[:, number, None]
+            normal += back_projected[:, :, None] * gamma[:, None, :]
+        solved[low : low + block] = np.linalg.solve(normal, wanted[..., None])[..., 0].reshape(-1, columns, *orders)
     order = [np.argsort(np.fft.fftfreq(size), kind="stable") for size in (rows, columns)]
     centred = solved[order[0]][:, order[1]].transpose(2, 0, 3, 1).reshape(orders[0] * rows, orders[1] * columns)
     return np.asarray(np.fft.ifftshift(centred), np.complex64)

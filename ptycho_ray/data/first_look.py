@@ -43,9 +43,9 @@ class FirstLook:
 
     @property
     def curl_share(self) -> float:
-        """Root mean square of the curl over that of the divergence: about one means noise, or a detector turned against the
+        """Standard deviation of the curl over that of the divergence: about one means noise, or a detector turned against the
         scan; a true gradient has none."""
-        return float(np.sqrt(np.mean(self.curl**2) / max(np.mean(self.divergence**2), 1e-300)))
+        return float(np.std(self.curl)) / max(float(np.std(self.divergence)), 1e-300)
 
 
 def first_look(scan: Scan) -> FirstLook:

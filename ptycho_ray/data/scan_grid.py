@@ -71,7 +71,7 @@ class ScanGrid:
 
     def points_px(self) -> NDArray[np.float64]:
         """All points of the raster, [R * C, 2], row by row."""
-        index = np.stack(np.indices(self.shape), axis=-1).reshape(-1, 2)
+        index = np.moveaxis(np.indices(self.shape), 0, -1).reshape(-1, 2)
         return np.asarray(self.origin_px + index @ self.axes_px)
 
     def upright(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ class ScanGrid:
         step = self.upright_step_px
         low, high = self.points_px().min(axis=0), self.points_px().max(axis=0)
         count = np.maximum(1, np.rint((high - low) / step).astype(int) + 1)
-        places = low + np.stack(np.indices(count), axis=-1) * step
+        places = low + np.moveaxis(np.indices(count), 0, -1) * step
         index = np.moveaxis(self.index(places), -1, 0)
         made = map_coordinates(image, index, order=1, mode="nearest")
         edge = np.array(self.shape)[:, None, None] - 0.5
@@ -143,7 +143,8 @@ def _raster(positions: NDArray[np.float64], angle: float, typical: float) -> Sca
         return None
     point = levels[0] * shape[1] + levels[1]
     index = np.stack(levels, axis=1).astype(np.float64)
-    fitted, *_ = np.linalg.lstsq(np.column_stack([index, np.ones(len(index))]), positions, rcond=None)
+    design = np.column_stack([index, np.ones(len(index))])
+    fitted: NDArray[np.float64] = np.linalg.lstsq(design, positions, rcond=None)[0].astype(np.float64)
     axes, origin = fitted[:2], fitted[2]
     away = (positions - origin) @ np.linalg.inv(axes) - index
     lengths = np.linalg.norm(axes, axis=1)

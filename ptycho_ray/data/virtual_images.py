@@ -72,8 +72,10 @@ def virtual_images(scan: Scan) -> VirtualImages:
     centres = sums[:, 1:3] / total[:, None]
     shares = sums[:, 3:] / total[:, None]
     high_angle = shares[:, 2] if corner and shares[:, 2].any() else None
-    parts = (None,) * 4 if disc is None else (shares[:, 0], shares[:, 1], 1 - shares[:, 0], high_angle)
-    return VirtualImages(disc, mean, sums[:, 0], *parts, centres - np.average(centres, axis=0, weights=total))
+    centres -= np.average(centres, axis=0, weights=total)
+    if disc is None:
+        return VirtualImages(None, mean, sums[:, 0], None, None, None, None, centres)
+    return VirtualImages(disc, mean, sums[:, 0], shares[:, 0], shares[:, 1], 1 - shares[:, 0], high_angle, centres)
 
 
 def detector_sums(

@@ -79,7 +79,7 @@ def _scan_image(
 def _centre_of_mass(axis: Axes, look: FirstLook, pixel_size_m: float | None) -> None:
     """Hue is the direction in which a pattern moves on the detector, brightness how far; the wheel in the corner tells them."""
     moved = np.stack([look.grid.upright(look.centre_px[..., axis]) for axis in range(2)], axis=-1)
-    measured = np.isfinite(moved).all(axis=-1)
+    measured = np.isfinite(moved[..., 0])
     moved[~measured] = 0
     length = np.hypot(moved[..., 0], moved[..., 1])
     most = max(float(np.percentile(length[measured], 99)), 1e-300)

@@ -28,7 +28,7 @@ def integrate_gradient(
     source[1:] -= rows / step[0] ** 2
     source[:, :-1] += columns / step[1] ** 2
     source[:, 1:] -= columns / step[1] ** 2
-    turns = [np.pi * np.arange(size) / size for size in source.shape]
+    turns = [np.pi * np.arange(count) / count for count in field.shape[:2]]
     first, second = (2 * (1 - np.cos(turn)) / each**2 for turn, each in zip(turns, step, strict=True))
     curvature = first[:, None] + second
     if longest is not None:

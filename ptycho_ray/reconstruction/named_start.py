@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_ray.bundle import FILE_NAME, Bundle, load_bundle, names_only_a_model
-from ptycho_ray.data.scan import Scan
+from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.reconstruction.images import find_image, read_image
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -16,7 +16,7 @@ from ptycho_ray.reconstruction.weak_phase import weak_phase_image
 FLAT, DIRECT = "flat", "direct"
 
 
-def named_start(name: str | Path, scan: Scan) -> StitchedObject | Bundle | None:
+def named_start(name: str | Path, scan: RawData) -> StitchedObject | Bundle | None:
     """'flat' is None, 'direct' the image of the scan as a weak phase object (``weak_phase.py``), a reconstruction
     (reconstruction.npz or its folder) its image, and a trained model its bundle: 'pretrained', a bundle, its folder or a model
     in MLflow. A folder that holds a model and an image names the model.

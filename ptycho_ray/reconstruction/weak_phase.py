@@ -27,7 +27,7 @@ from scipy.ndimage import map_coordinates
 from ptycho_ray.data.bright_field import Disc, bright_field_disc
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import PatternStack, evenly_spread
-from ptycho_ray.data.scan import Scan
+from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.data.scan_grid import ScanGrid, scan_grid
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import probe_diameter_px
@@ -56,7 +56,7 @@ class _Disc:
     angle: NDArray[np.float64]
 
 
-def weak_phase_image(scan: Scan) -> StitchedObject:
+def weak_phase_image(scan: RawData) -> StitchedObject:
     """The image of a scan as a pure phase object, on object pixels, as the solver can start from it.
 
     Probe (with its aberrations) and positions are those of the scan, and have to be right.
@@ -87,7 +87,7 @@ def _super_pixels(patterns: PatternStack, disc: Disc, grid: ScanGrid) -> _Disc:
     side = max(1, math.ceil(2 * disc.radius_px / across - 0.5))
     reach = int(disc.radius_px // side)
     corner = [round(at) - side // 2 - side * reach for at in disc.centre_px]
-    number = np.stack(np.indices((2 * reach + 1, 2 * reach + 1)), axis=-1).reshape(-1, 2)
+    number = np.moveaxis(np.indices((2 * reach + 1, 2 * reach + 1)), 0, -1).reshape(-1, 2)
     centre = corner + side * number + (side - 1) / 2
     low, high = corner + side * number, corner + side * (number + 1)
     # Of the edge, where the disc is neither bright nor dark, nothing is used.
@@ -106,7 +106,7 @@ def _super_pixels(patterns: PatternStack, disc: Disc, grid: ScanGrid) -> _Disc:
     return _Disc(grid.image(found).astype(np.float32), angle)
 
 
-def _least_squares(scan: Scan, grid: ScanGrid, disc: _Disc, margin: NDArray[np.int64]) -> NDArray[np.complex64]:
+def _least_squares(scan: RawData, grid: ScanGrid, disc: _Disc, margin: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Fourier coefficients of the phase on the raster with ``margin`` points more on each side, made finer by the aliases,
     zero frequency first."""
     rows, columns = np.array(grid.shape) + 2 * margin
@@ -119,7 +119,7 @@ def _least_squares(scan: Scan, grid: ScanGrid, disc: _Disc, margin: NDArray[np.i
     widest = 2 * float(np.linalg.norm(disc.angle - disc.angle.mean(axis=0), axis=1).max())
     orders = [max(1, math.ceil(2 * min(widest, 0.5) * step)) for step in grid.step_px]
     orders = [order + 1 - order % 2 for order in orders]
-    aliases = np.stack(np.indices(orders), axis=-1).reshape(-1, 2) - np.array(orders) // 2
+    aliases = np.moveaxis(np.indices(orders), 0, -1).reshape(-1, 2) - np.array(orders) // 2
     across = np.fft.fftfreq(columns)
     aperture = _Aperture(scan, float(mean.mean()), disc)
     photons = photons_per_unit(scan)
@@ -155,7 +155,7 @@ class _Aperture:
     """The aperture A of the brightest mode of the probe at any angles, cycles per object pixel [..., 2]; by the nearest point
     of a fine grid. Its square is the mean intensity of a super-pixel."""
 
-    def __init__(self, scan: Scan, intensity: float, disc: _Disc) -> None:
+    def __init__(self, scan: RawData, intensity: float, disc: _Disc) -> None:
         modes = scan.probe.astype(np.complex128)
         probe = modes[int(np.argmax(np.sum(np.abs(modes) ** 2, axis=(1, 2))))]
         self.side = FINER * scan.N
@@ -171,7 +171,7 @@ class _Aperture:
         return np.asarray(self.values[index[..., 0], index[..., 1]])
 
 
-def _on_canvas(scan: Scan, grid: ScanGrid, spectrum: NDArray, margin: NDArray[np.int64]) -> StitchedObject:
+def _on_canvas(scan: RawData, grid: ScanGrid, spectrum: NDArray, margin: NDArray[np.int64]) -> StitchedObject:
     """The phase on object pixels, one where the scan was not."""
     fine = np.fft.ifft2(spectrum).real * spectrum.size
     finer = np.array(spectrum.shape) / (np.array(grid.shape) + 2 * margin)
@@ -180,10 +180,10 @@ def _on_canvas(scan: Scan, grid: ScanGrid, spectrum: NDArray, margin: NDArray[np
         + np.array([[a, b] for a in (-0.5, grid.shape[0] - 0.5) for b in (-0.5, grid.shape[1] - 0.5)]) @ grid.axes_px
     )
     low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
-    places = low + np.stack(np.indices((high - low).astype(int) + 1), axis=-1)
+    places = low + np.moveaxis(np.indices((high - low).astype(int) + 1), 0, -1)
     index = grid.index(places)
     phase = map_coordinates(fine, np.moveaxis((index + margin) * finer, -1, 0), order=3, mode="grid-wrap")
     scanned = ((index >= -0.5) & (index <= np.array(grid.shape) - 0.5)).all(axis=-1)
     phase = np.where(scanned, phase - phase[scanned].mean(), 0)
     image = np.exp(1j * phase).astype(np.complex64)
-    return StitchedObject(image, scanned.astype(np.float32), (float(low[0]), float(low[1])))
+    return StitchedObject(image, np.asarray(scanned, np.float32), (float(low[0]), float(low[1])))

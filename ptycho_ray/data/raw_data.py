@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
 from ptycho_ray.data.formats import write_scan
-from ptycho_ray.data.formats.ptychopinn import write_without_patterns
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
 from ptycho_ray.data.loading import (
     all_frames,
@@ -32,25 +31,26 @@ from ptycho_ray.data.patterns import Domain, PatternStack
 from ptycho_ray.data.plausible import check_canvas, note_overlap
 from ptycho_ray.data.scan import Scan, probe_modes
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.optics import probe_diameter_px
 
 #: What a refinement writes beside its image: the scan with the probe and the positions that it found.
 REFINED_SCAN = "refined_scan.npz"
-#: In its place, positions and probe alone, where the patterns are on disk and more bytes than this as float32.
-REFINED_POSITIONS, MOST_COPIED = "refined_positions.npz", 2**30
+#: In its place, where the patterns are on disk and more bytes than this as float32: positions [n, 2] and probe alone.
+REFINED_POSITIONS, REFINED_PROBE, MOST_COPIED = "refined_positions.npy", "refined_probe.npy", 2**30
 
 
 def write_refined(scan: Scan, folder: Path) -> Path:
-    """Write a scan as it was refined into a folder; the file, REFINED_SCAN, or of a large scan REFINED_POSITIONS, which
-    ``--positions`` reads together with the scan."""
-    large = not scan.patterns.in_memory and 4 * math.prod(scan.patterns.shape) > MOST_COPIED
-    file = folder / (REFINED_POSITIONS if large else REFINED_SCAN)
-    if large:
-        write_without_patterns(scan, file)
-    else:
-        write_scan(scan, file)
-    return file
+    """Write a scan as it was refined into a folder; the file, REFINED_SCAN, or of a large scan REFINED_POSITIONS beside
+    REFINED_PROBE, which ``--positions`` and ``--probe`` read together with the scan."""
+    if scan.patterns.in_memory or 4 * math.prod(scan.patterns.shape) <= MOST_COPIED:
+        write_scan(scan, folder / REFINED_SCAN)
+        return folder / REFINED_SCAN
+    for name, values in ((REFINED_POSITIONS, scan.positions_px), (REFINED_PROBE, scan.probe)):
+        with atomic_path(folder / name) as temporary, temporary.open("wb") as stream:
+            np.save(stream, values, allow_pickle=False)
+    return folder / REFINED_POSITIONS
 
 
 class RawData(Scan):

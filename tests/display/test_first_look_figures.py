@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data.first_look import first_look
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.display.first_look_figures import plot_first_look
@@ -46,3 +50,19 @@ def test_a_pattern_that_moves_to_the_right_is_red_and_one_that_moves_up_is_at_a_
     assert right.argmax() == 0
     assert right[0] > 3 * max(right[1:])
     assert left.argmin() == 0
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, columns = np.divmod(np.arange(25), 5)
+    away = np.hypot(*(np.indices((24, 24)) - 12))
+    scan = tmp_path / "scan.npz"
+    frames = np.random.default_rng(0).poisson(np.where(away < 6, 100, 1), (25, 24, 24)).astype(np.float32)
+    RawData(2.0 * columns, 2.0 * rows, None, None, frames, np.exp(-(away**2) / 20) + 0j, domain="intensity").to_file(
+        scan
+    )
+    assert main(["info", str(scan), "--pictures", str(tmp_path / "look"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["first_look"]
+    assert (tmp_path / "look" / "first_look.png").stat().st_size > 10_000
+    assert said["raster"] == [5, 5]
+    assert said["disc_radius_px"] == pytest.approx(6, abs=0.5)
+    assert said["bright_field_share"] > 0.9

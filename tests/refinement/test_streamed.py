@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_ray.data.raw_data import RawData, load_data
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.data.raw_data import REFINED_POSITIONS, REFINED_PROBE, REFINED_SCAN, RawData, load_data, write_refined
 from ptycho_ray.physics.propagation import FarField
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.explained_image import as_refined
 from ptycho_ray.refinement.solver import Refinement, refine
 from ptycho_ray.refinement.streamed import StreamedAmplitude, mean_pattern, measured_amplitude, writable_copy
 
@@ -64,3 +66,22 @@ def test_frames_in_memory_are_never_streamed(on_disk: RawData) -> None:
     loaded.patterns = on_disk.patterns.loaded()
     refinement = Refinement(loaded, RefinementConfig(memory_GB=1e-6))
     assert isinstance(refinement.run.kernel.amplitude, torch.Tensor)
+
+
+def test_of_a_large_scan_positions_and_probe_are_kept_without_a_copy_of_the_frames(
+    on_disk: RawData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = on_disk.at(on_disk.positions_px + 0.25, 2 * on_disk.probe)
+    assert write_refined(moved, tmp_path).name == REFINED_SCAN
+    (tmp_path / REFINED_SCAN).unlink()
+    monkeypatch.setattr("ptycho_ray.data.raw_data.MOST_COPIED", 1000)
+    kept = write_refined(moved, tmp_path)
+    assert kept.name == REFINED_POSITIONS
+    assert not (tmp_path / REFINED_SCAN).exists()
+    found = as_refined(on_disk, tmp_path)
+    np.testing.assert_allclose(found.positions_px, moved.positions_px)
+    np.testing.assert_allclose(found.probe, moved.probe)
+    again = load_data(on_disk.source, reading=Reading(positions=str(kept), probe=str(tmp_path / REFINED_PROBE)))
+    np.testing.assert_allclose(again.positions_px, moved.positions_px)
+    ratio = again.probe / moved.probe
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-4)  # it is scaled to the photons of the patterns

@@ -195,12 +195,6 @@ def write_npz(raw: Scan, path: str | Path) -> None:
         np.savez_compressed(stream, **arrays)
 
 
-def write_without_patterns(raw: Scan, path: Path) -> None:
-    """Write what a PtychoPINN NPZ holds of a scan but its patterns: positions, probe and geometry."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **_arrays(raw), **_numbers(raw))
-
-
 def write_hdf5(raw: Scan, path: str | Path) -> None:
     """Write a scan with the PtychoPINN keys, pattern by pattern (bounded memory); ``diff3d`` is amplitude."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:

@@ -289,7 +289,7 @@ def starting_image(start: Start, scan: RawData) -> StitchedObject | None:
         InputError: the file holds neither an image nor a model, or the model does not take the scan.
     """
     if isinstance(start, str | Path):
-        start = named_start(start)
+        start = named_start(start, scan)
     if start is None or isinstance(start, StitchedObject):
         return start
     if isinstance(start, Bundle):

@@ -63,7 +63,7 @@ def test_an_ensemble_starts_from_the_mean_of_its_images(small_scan, trained):
 
 
 def test_a_name_that_is_nothing_and_a_file_that_is_neither(small_scan, tmp_path):
-    with pytest.raises(ConfigurationError, match="'flat', a trained model or an image"):
+    with pytest.raises(ConfigurationError, match="'flat', 'direct', a trained model or an image"):
         starting_image(tmp_path / "nothing", small_scan)
     (tmp_path / "text.txt").write_text("neither")
     with pytest.raises(InputError):

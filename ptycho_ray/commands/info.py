@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, ReadingOptions, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ptycho_ray.data.contents import FileContents
 
 
+#: Share of what is detected that lies in the bright-field disc of a sample thin enough for a linear reconstruction.
+WEAK = 0.8
 MOST_LINES = 6
 """Notes and suspected problems that are shown to a person."""
 
@@ -32,7 +34,7 @@ class Options(ReadingOptions):
 
     For a scan: its format, geometry, overlap and dose, and suspected problems.
 
-    Example: ptycho-ray info scan.h5
+    Example: ptycho-ray info scan.h5 --pictures look
     """
 
     file: Annotated[Path | None, tyro.conf.Positional, FILE] = None
@@ -42,6 +44,9 @@ class Options(ReadingOptions):
     """Also show the overlap within groups of gridsize x gridsize patterns; with --architectures, the gridsize to assume."""
     architectures: bool = False
     """Instead of a file: list all networks with their parameters and operations."""
+    pictures: Annotated[Path | None, FOLDER] = None
+    """Write a page of pictures to this folder (first_look.png): mean pattern, virtual detectors, centre of mass and
+    its integral, positions, probe. Takes seconds; nothing is solved."""
     N: int = 64
     """With --architectures: side of a pattern."""
 
@@ -113,6 +118,7 @@ def _scan(path: Path, options: Options) -> Result:
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = f"{scan.quantum}s" if scan.counts_are_photons else "units_of_the_file"
+    look = None if options.pictures is None else _pictures(scan, options.pictures)
     geometry = {
         "energy_eV": scan.energy_eV,
         "detector_distance_m": scan.detector_distance_m,
@@ -136,7 +142,35 @@ def _scan(path: Path, options: Options) -> Result:
             f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
         },
         **({"microscope": electron_facts(scan)} if scan.electrons else {}),
+        **({} if look is None else {"first_look": look}),
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
+    }
+
+
+def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
+    """Draw the page of a first look; where it is, and what its numbers say."""
+    import numpy as np
+
+    from ptycho_ray.data.first_look import first_look
+    from ptycho_ray.display.figures import save_figure
+    from ptycho_ray.display.first_look_figures import plot_first_look
+    from ptycho_ray.reconstruction.weak_phase import weak_phase_image
+
+    look, direct = first_look(scan), None
+    if look.virtual.bright is not None and look.virtual.bright.mean() > WEAK and not scan.probe_is_guess:
+        direct = weak_phase_image(scan)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = plot_first_look(scan, look, None if direct is None else (direct.image, direct.covered()))
+    file, disc = save_figure(page, folder / "first_look.png", dpi=110), look.virtual.disc
+    return {
+        "page": file,
+        "raster": list(look.grid.shape) if look.grid.point is not None else None,
+        "step_px": list(look.grid.step_px),
+        "disc_radius_px": None if disc is None else disc.radius_px,
+        "disc_centre_px": None if disc is None else list(disc.centre_px),
+        "bright_field_share": None if look.virtual.bright is None else float(look.virtual.bright.mean()),
+        "centre_of_mass_px": float(np.sqrt(np.mean(look.virtual.centre_px**2))),
+        "curl_over_divergence": look.curl_share,
     }
 
 
@@ -217,11 +251,24 @@ def as_text(result: Result) -> list[str]:
         "scan": f"{_both(rows, pixel)} x {_both(columns, pixel)}, neighbours {_both(step, pixel)} apart, overlap "
         f"{_overlap(result['linear_overlap_of_neighbours'])}",
         "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
+        "pictures": str(result["first_look"]["page"]) if "first_look" in result else None,
         "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
     }
     if "microscope" in result:
         facts |= _microscope(result)
-        order = ("file", "patterns", "bad pixels", "beam", "detector", "object pixel", "scan", "probe", "dose", "truth")
+        order = (
+            "file",
+            "patterns",
+            "bad pixels",
+            "beam",
+            "detector",
+            "object pixel",
+            "scan",
+            "probe",
+            "dose",
+            "pictures",
+            "truth",
+        )
         facts = {name: facts[name] for name in order}
     lines = _wrapped(result["verdict"], "")
     for name, text in facts.items():

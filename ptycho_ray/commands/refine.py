@@ -36,9 +36,9 @@ class Options(ReadingOptions, WritingOptions):
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
     """The scan: NPZ, HDF5 or CXI."""
-    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat")] = "flat"
+    begin: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL|IMAGE|flat|direct")] = "flat"
     """What to start from: a trained model (its bundle or folder, or 'pretrained', the one shipped with the package), an image
-    (a reconstruction.npz or its folder), or 'flat'."""
+    (a reconstruction.npz or its folder), 'flat', or 'direct', the phase of a weak object in one linear step (4D-STEM)."""
     output_dir: Annotated[Path, FOLDER] = Path("refinement_outputs")
     """Output folder."""
     config: Annotated[Path | None, FILE] = None
@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> Result:
     import numpy as np
 
     from ptycho_ray import workflow
-    from ptycho_ray.data.raw_data import REFINED_SCAN
+    from ptycho_ray.data.raw_data import write_refined
     from ptycho_ray.display.depth import save_depth
     from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
@@ -114,7 +114,7 @@ def run(words: Sequence[str]) -> Result:
             on_image=draw, image_every=options.picture_every,
         )  # fmt: skip
     found.stitched.save(folder / "reconstruction.npz")
-    scan.at(found.positions_px, found.probe).to_file(folder / REFINED_SCAN)
+    refined = write_refined(scan.at(found.positions_px, found.probe), folder)
     parts = {
         "intensity": found.intensity,
         "slices": found.slices if config.slices > 1 else None,
@@ -145,7 +145,7 @@ def run(words: Sequence[str]) -> Result:
     origin |= {"from": options.begin, "settings": dataclasses.asdict(config)}
     result: Result = {
         "image": folder / "reconstruction.npz",
-        "refined_scan": folder / REFINED_SCAN,
+        "refined_scan": refined,
         "report": folder / "report.html",
         "patterns": len(scan),
         **refinement_facts(found),

@@ -6,6 +6,7 @@ Axes are letters: n counts patterns, or r and c the rows and columns of a raster
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,8 @@ CLEARLY, AT_LEAST = 3.0, 0.25
 """Sums of the light along one axis vary so many times more than along the other, and by so much of their mean, if one of the
 two counts patterns."""
 MOST_SLICES = 64
+SAMPLE_BYTES = 64 * 2**20
+"""Of what is looked at to tell the axes, as float64."""
 
 
 def read_axes(text: str, ndim: int) -> str:
@@ -90,10 +93,14 @@ def arranged(values: NDArray, axes: str) -> NDArray:
     return turned if "n" in axes else turned.reshape(-1, *turned.shape[2:])
 
 
-def sample_of(array: NDArray) -> Callable[[], NDArray]:
-    """The sample that ``likely_axes`` asks for, of an array or a dataset."""
-    step = max(1, array.shape[0] // MOST_SLICES)
-    return lambda: np.asarray(array[::step])
+def sample_of(array: NDArray, most_bytes: int = SAMPLE_BYTES) -> NDArray:
+    """The sample that ``likely_axes`` asks for, of an array or a dataset: parts of the first axis, and of a raster of the
+    second, spread over it, that take at most so many bytes as float64 (or two slices)."""
+    room = most_bytes // (8 * math.prod(array.shape[1:]))
+    if array.ndim == 3 or room >= 8:
+        return np.asarray(array[:: -(-array.shape[0] // max(2, min(MOST_SLICES, room)))])
+    each = max(2, math.isqrt(most_bytes // (8 * math.prod(array.shape[2:]))))
+    return np.asarray(array[:: -(-array.shape[0] // each), :: -(-array.shape[1] // each)])
 
 
 def array_frames(
@@ -106,7 +113,7 @@ def array_frames(
         raise InputError(field="frames", found=f"shape {values.shape}", expected="patterns (n, N, N)")
     note = None
     if axes is None:
-        axes, note = likely_axes(values.shape, n, sample_of(values))
+        axes, note = likely_axes(values.shape, n, lambda: sample_of(values))
     else:
         axes = read_axes(axes, values.ndim)
     raster = None if "n" in axes else (values.shape[axes.index("r")], values.shape[axes.index("c")])

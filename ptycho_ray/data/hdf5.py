@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import choose_key
-from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
+from ptycho_ray.data.frame_axes import SAMPLE_BYTES, likely_axes, read_axes, sample_of
 from ptycho_ray.data.inflation import DATASET_RATIO, check_chunk, check_ratio
 from ptycho_ray.data.patterns import FramesOnDisk
 from ptycho_ray.errors import InputError
@@ -358,18 +358,12 @@ class Hdf5Scan:
                 found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
                 expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
             )
-        axes, note = likely_axes(shape, n, lambda: self._slices(dataset))
+        axes, note = likely_axes(shape, n, lambda: sample_of(dataset, min(SAMPLE_BYTES, self.budget // 4)))
         if self.attribute(dataset.name, "MATLAB_class") is not None:
             axes = axes.translate(str.maketrans("yx", "xy"))  # MATLAB 7.3 stores its axes in reverse order
         if note:
             self.notes.append(f"{self.path}: {dataset.name}: {note}")
         return axes
-
-    def _slices(self, dataset: h5py.Dataset) -> NDArray:
-        """A part of a dataset along its first axis, within the memory."""
-        one = math.prod(dataset.shape[1:]) * max(dataset.dtype.itemsize, 8)
-        most = max(2, min(MOST_SLICES, self.budget // (4 * one)))
-        return np.asarray(dataset[:: max(1, -(-dataset.shape[0] // most))])
 
 
 def check_file_name(path: Path, field: str, name: str) -> None:

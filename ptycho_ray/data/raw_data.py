@@ -5,6 +5,7 @@ Legend: n patterns, N pattern side, P incoherent probe modes, B groups, C = grid
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +32,26 @@ from ptycho_ray.data.patterns import Domain, PatternStack
 from ptycho_ray.data.plausible import check_canvas, note_overlap
 from ptycho_ray.data.scan import Scan, probe_modes
 from ptycho_ray.errors import InputError
+from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.physics.optics import probe_diameter_px
 
 #: What a refinement writes beside its image: the scan with the probe and the positions that it found.
 REFINED_SCAN = "refined_scan.npz"
+#: In its place, where the patterns are on disk and more bytes than this as float32: positions [n, 2] and probe alone.
+REFINED_POSITIONS, REFINED_PROBE, MOST_COPIED = "refined_positions.npy", "refined_probe.npy", 2**30
+
+
+def write_refined(scan: Scan, folder: Path) -> Path:
+    """Write a scan as it was refined into a folder; the file, REFINED_SCAN, or of a large scan REFINED_POSITIONS beside
+    REFINED_PROBE, which ``--positions`` and ``--probe`` read together with the scan."""
+    if scan.patterns.in_memory or 4 * math.prod(scan.patterns.shape) <= MOST_COPIED:
+        write_scan(scan, folder / REFINED_SCAN)
+        return folder / REFINED_SCAN
+    for name, values in ((REFINED_POSITIONS, scan.positions_px), (REFINED_PROBE, scan.probe)):
+        with atomic_path(folder / name) as temporary, temporary.open("wb") as stream:
+            np.save(stream, values, allow_pickle=False)
+    return folder / REFINED_POSITIONS
 
 
 class RawData(Scan):

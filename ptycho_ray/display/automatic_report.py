@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.data.raw_data import REFINED_SCAN
+from ptycho_ray.data.raw_data import write_refined
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.files import jsonable, write_json
 
@@ -33,9 +33,9 @@ def save_automatic(
     from ptycho_ray.display.depth import save_depth
 
     made.refinement.stitched.save(folder / IMAGE)
-    made.refined_scan.to_file(folder / REFINED_SCAN)
+    refined = write_refined(made.refined_scan, folder)
     origin = {**origin, "settings": dataclasses.asdict(made.config)}
-    files = {"image": folder / IMAGE, "refined_scan": folder / REFINED_SCAN, "report": folder / REPORT}
+    files = {"image": folder / IMAGE, "refined_scan": refined, "report": folder / REPORT}
     of_slices, depth = save_depth(made.refinement, folder, made.scan.pixel_size_m)
     files |= of_slices
     result = files | automatic_facts(made) | dict(more or {})

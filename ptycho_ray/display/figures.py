@@ -88,7 +88,7 @@ def plot_probe(probe: NDArray[Any], *, pixel_size_m: float | None = None, most: 
     figure = empty_figure(3.1 * len(modes) + 1.2, 3.5)
     axes = figure.subplots(1, len(modes) + 1, squeeze=False, width_ratios=[*[1.0] * len(modes), 0.35])[0]
     for number, (axis, mode) in enumerate(zip(axes, modes, strict=False)):
-        axis.imshow(_as_colours(mode), interpolation="nearest")
+        axis.imshow(as_colours(mode), interpolation="nearest")
         share = powers[number] / powers.sum() if powers.sum() else 0.0
         axis.set_title(f"probe mode {number + 1}: {share:.1%}" if len(powers) > 1 else "probe", fontsize=11)
         plain_image_axis(axis)
@@ -258,9 +258,10 @@ def plain_image_axis(axis: Axes) -> None:
     axis.set_facecolor(OUTSIDE)
 
 
-def scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None) -> None:
-    """A bar of a round length, about a fifth of the picture, in its lower left corner."""
-    pixel = 1.0 if pixel_size_m is None else pixel_size_m
+def scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None, *, step_px: float = 1.0) -> None:
+    """A bar of a round length, about a fifth of the picture, in its lower left corner. The pixels of the picture are
+    ``step_px`` object pixels wide."""
+    pixel = step_px * (1.0 if pixel_size_m is None else pixel_size_m)
     target = width_px * pixel / 5
     power = 10.0 ** math.floor(math.log10(target))
     length = max(step * power for step in (1, 2, 5) if step * power <= target * (1 + 1e-9))
@@ -278,15 +279,15 @@ def scale_bar(axis: Axes, width_px: int, pixel_size_m: float | None) -> None:
             (start, bottom - thickness), length / pixel, thickness, facecolor="white", edgecolor="black", linewidth=0.6
         )
     )
-    axis.text(start + length / pixel / 2, bottom - 2.2 * thickness, label, color="white", fontsize=10, ha="center",
-              va="bottom", path_effects=outline)  # fmt: skip
+    above = bottom - 2.2 * thickness
+    axis.text(start, above, label, color="white", fontsize=10, va="bottom", path_effects=outline)
 
 
 def _unit_for(length_m: float) -> tuple[float, str]:
     return next(((scale, unit) for scale, unit in _UNITS if length_m >= scale * (1 - 1e-9)), _UNITS[-1])
 
 
-def _as_colours(wave: NDArray[Any]) -> NDArray[np.float64]:
+def as_colours(wave: NDArray[Any]) -> NDArray[np.float64]:
     """RGB [H, W, 3] of a complex image: hue is phase (red is 0), brightness is amplitude."""
     amplitude = np.abs(wave)
     peak = float(amplitude.max()) or 1.0
@@ -297,7 +298,7 @@ def _as_colours(wave: NDArray[Any]) -> NDArray[np.float64]:
 def _colour_wheel(axis: Axes) -> None:
     side = np.linspace(-1, 1, 101)
     wave = side[None, :] - 1j * side[:, None]
-    colours = _as_colours(np.where(np.abs(wave) <= 1, wave, 0))
+    colours = as_colours(np.where(np.abs(wave) <= 1, wave, 0))
     alpha = (np.abs(wave) <= 1).astype(float)
     axis.imshow(np.concatenate([colours, alpha[..., None]], axis=-1), extent=(-1, 1, -1, 1))
     axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))

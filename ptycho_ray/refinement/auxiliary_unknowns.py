@@ -14,6 +14,7 @@ from ptycho_ray.refinement.kernel import ByProbe, Waves
 from ptycho_ray.refinement.moments import FIRST, Moments
 from ptycho_ray.refinement.probe_modes import orthonormalised
 from ptycho_ray.refinement.run import Run
+from ptycho_ray.refinement.streamed import mean_pattern
 
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.
 SECOND = 0.99
@@ -42,13 +43,13 @@ class SmoothBackground:
         side = kernel.amplitude.shape[-1]
         angle = torch.pi * (torch.arange(side, dtype=torch.float64) + 0.5) / side
         along = torch.cos(angle * torch.arange(COSINES)[:, None])
-        cosines = (along[:, None, :, None] * along[None, :, None, :]).reshape(-1, side, side).to(kernel.amplitude)
+        mean = mean_pattern(kernel.amplitude, run.rows)
+        cosines = (along[:, None, :, None] * along[None, :, None, :]).reshape(-1, side, side).to(mean)
         self.cosines = kernel.propagator.arrange(cosines).flatten(1)
-        mean = kernel.amplitude.square().mean(dim=0)
         weight = 0.5 / mean.clamp_min(float(mean.mean()) * 1e-4)
         weight = weight if kernel.good is None else weight * kernel.good
         normal = (self.cosines * weight.flatten()).double() @ self.cosines.T.double()
-        self.inverse = torch.linalg.inv(normal).to(kernel.amplitude)
+        self.inverse = torch.linalg.inv(normal).to(mean)
 
     def step(self, background: Tensor, by_background: Tensor, patterns: int) -> None:
         """Change ``background`` [N, N], given the derivative summed over so many patterns."""
@@ -72,7 +73,7 @@ class AuxiliaryUnknowns:
         if state.background is not None:
             smooth = run.config.background_model == "smooth"
             self.background = SmoothBackground(run) if smooth else Moments(state.background)
-        self.mean_pixel = float(run.kernel.amplitude.square().mean())
+        self.mean_pixel = 0.0 if self.background is None else float(mean_pattern(run.kernel.amplitude, run.rows).mean())
         self._typical_curvature = torch.zeros((), dtype=real.dtype, device=real.device)
         self._before: dict[str, Tensor] = {}
 

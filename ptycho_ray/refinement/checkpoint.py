@@ -58,11 +58,12 @@ def load(path: Path, parts: Mapping[str, object], config: Mapping[str, Any]) -> 
     """Put a file of :func:`save` into ``parts``; its header and positions.
 
     Raises:
-        InputError: not such a file, damaged, of another scan, or made with other settings (``iterations`` may differ).
+        InputError: not such a file, damaged, of another scan, or made with other settings (``iterations`` and ``memory_GB`` may
+            differ).
     """
     tensors, header = read_checkpoint(path, SCHEMA)
     for name, value in config.items():
-        if name != "iterations" and header["config"].get(name) != value:
+        if name not in ("iterations", "memory_GB") and header["config"].get(name) != value:
             raise InputError(
                 "the checkpoint was made with another setting",
                 file=path,

@@ -132,6 +132,9 @@ class RefinementConfig:
     """Iterations between two checks, pictures and checkpoints."""
     precision: Literal["single", "double"] = "single"
     """Number format."""
+    memory_GB: PositiveFloat | None = None
+    """Memory that the patterns may take; of a file larger than that they are read again in every iteration, a batch ahead.
+    If not given: half of what is free."""
     seed: NonNegativeInt = 0
     """Seed of batches, held-out patterns and new modes."""
 

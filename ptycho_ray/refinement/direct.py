@@ -118,7 +118,7 @@ class DirectSolver:
         loss = self.method.iterate(self.run)
         if not math.isfinite(loss):
             raise ArithmeticError(f"the direct solution has diverged: loss {loss}")
-        return loss / (len(self.run.rows) * self.kernel.amplitude[0].numel())
+        return loss / (len(self.run.rows) * self.kernel.amplitude.shape[1:].numel())
 
     @torch.no_grad()
     def explained(self, rows: NDArray[np.int64]) -> Iterator[Explained]:

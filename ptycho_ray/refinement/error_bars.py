@@ -35,6 +35,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.result import Diverged
 from ptycho_ray.refinement.solver import Refinement, half_data_agreement
+from ptycho_ray.refinement.streamed import writable_copy
 
 #: The solver goes on for this share of the iterations it has done, with steps (adam's) that much smaller than its usual ones.
 GO_ON, GO_ON_STEP = 0.6, 1 / 3
@@ -180,7 +181,7 @@ def _rates(refinement: Refinement, rows: NDArray[np.int64], use: Callable[[torch
 
 def _drawn(refinement: Refinement, per_unit: float, generator: np.random.Generator) -> torch.Tensor:
     """Amplitudes of patterns drawn at the predicted rates."""
-    amplitude = refinement.run.kernel.amplitude.clone()
+    amplitude = writable_copy(refinement.run.kernel.amplitude)
 
     def draw(rows: torch.Tensor, rate: torch.Tensor) -> None:
         counts = generator.poisson(rate.clamp_min(0).double().cpu().numpy() * per_unit) / per_unit

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import evenly_spread
-from ptycho_ray.data.raw_data import REFINED_SCAN, RawData, load_data
+from ptycho_ray.data.raw_data import REFINED_POSITIONS, REFINED_PROBE, REFINED_SCAN, RawData, load_data
 from ptycho_ray.errors import InputError
 from ptycho_ray.reconstruction.images import Image
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -63,7 +63,11 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
 def as_refined(scan: RawData, image: Path) -> RawData:
     """The scan with the probe and the positions that were found with an image: those of ``REFINED_SCAN`` beside it, if it is of
     this scan; else the scan itself."""
-    file = (image if image.is_dir() else image.parent) / REFINED_SCAN
+    folder = image if image.is_dir() else image.parent
+    if (folder / REFINED_POSITIONS).is_file() and (folder / REFINED_PROBE).is_file():
+        positions, probe = (np.load(folder / name, allow_pickle=False) for name in (REFINED_POSITIONS, REFINED_PROBE))
+        return scan.at(positions, probe) if len(positions) == len(scan) and probe.shape[-1] == scan.N else scan
+    file = folder / REFINED_SCAN
     if not file.is_file():
         return scan
     refined = load_data(file)

@@ -29,6 +29,7 @@ from torch import Tensor
 from ptycho_ray.physics.propagation import FreeSpace, Propagator
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.patch_geometry import Geometry
+from ptycho_ray.refinement.streamed import Amplitude
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9
@@ -95,7 +96,7 @@ class Kernel:
 
     def __init__(
         self,
-        amplitude: Tensor,
+        amplitude: Amplitude,
         geometry: Geometry,
         propagator: Propagator,
         *,
@@ -114,7 +115,7 @@ class Kernel:
 
     def probes(self, state: Estimate, rows: Tensor) -> Tensor:
         """Probe modes as they lie in the window of each pattern, [b, P, N, N]."""
-        ramps = self.geometry.ramps.index_select(0, rows)
+        ramps = self.geometry.ramps(rows)
         spectrum = state.probe_spectrum
         if state.eigen_spectrum.shape[0]:
             weight = state.eigen_weight.index_select(0, rows).to(spectrum.dtype)
@@ -201,7 +202,7 @@ class Kernel:
         batch, _, side, _ = waves.probes.shape
         eigen = state.eigen_spectrum
         spectrum = torch.fft.ifft2(waves.patches[0] * behind, norm="ortho")
-        ramps = self.geometry.ramps.index_select(0, waves.rows)
+        ramps = self.geometry.ramps(waves.rows)
         spectrum.mul_(ramps[:, 0, None, :, None]).mul_(ramps[:, 1, None, None, :])
         sloped = (state.probe_spectrum * self._slopes[:, None]).view(2, -1)
         position = 2 * torch.mm(spectrum.view(batch, -1), sloped.T).real

@@ -19,7 +19,7 @@ class Geometry:
     """Scan positions on a canvas, split into a corner in whole pixels and a remainder of at most half a pixel or so.
 
     The remainder moves the probe inside its window by a phase ramp in Fourier space, which is separable: two lines of N
-    complex numbers a pattern, computed again only when the position moves.
+    complex numbers a pattern, made anew for each batch.
 
     Args:
         positions_px: float64 [n, 2] (row, column); patch pixel N//2 lies on the position.
@@ -52,7 +52,7 @@ class Geometry:
         real = torch.float64 if dtype == torch.complex128 else torch.float32
         self.frequency = torch.fft.fftfreq(side, device=self.device, dtype=real)
         self._turn = -2j * math.pi * self.frequency.to(dtype)
-        self._lines = np.arange(side, dtype=np.int64) * self.width
+        self._lines = torch.arange(side, device=self.device) * self.width
         self._low = np.zeros(2)
         self._high = np.array([self.height - side, self.width - side], dtype=np.float64)
         self.place(positions)
@@ -72,16 +72,12 @@ class Geometry:
         self.corners = whole.astype(np.int64)
         real = self.frequency.dtype
         self.fraction = torch.as_tensor(corner - whole, dtype=real, device=self.device)
-        self.ramps = torch.exp(self._turn * self.fraction[..., None])
-        starts = (self.corners @ np.array([self.width, 1]))[:, None] + self._lines
-        self.starts = torch.as_tensor(starts, device=self.device)
+        self._starts = torch.as_tensor(self.corners @ np.array([self.width, 1]), device=self.device)
         self._column = torch.arange(self.side, device=self.device)
 
     def shift(self, rows: Tensor, step_px: Tensor) -> None:
         """Move the positions of ``rows`` by [b, 2] pixels; the window stays until :meth:`place` is called again."""
-        moved = self.fraction.index_select(0, rows) + step_px
-        self.fraction.index_copy_(0, rows, moved)
-        self.ramps.index_copy_(0, rows, torch.exp(self._turn * moved[..., None]))
+        self.fraction.index_copy_(0, rows, self.fraction.index_select(0, rows) + step_px)
 
     def settle(self) -> None:
         """Let windows follow the positions that have moved by more than half a pixel."""
@@ -89,7 +85,12 @@ class Geometry:
 
     def lines(self, rows: Tensor) -> Tensor:
         """Flat index of the first pixel of every line of every window, int64 [b * N]."""
-        return self.starts.index_select(0, rows).reshape(-1)
+        return (self._starts.index_select(0, rows)[:, None] + self._lines).reshape(-1)
+
+    def ramps(self, rows: Tensor) -> Tensor:
+        """The two lines of phase ramps of each window, complex [b, 2, N]. Of all patterns they would take more memory than the
+        patterns of a counting detector."""
+        return torch.exp(self._turn * self.fraction.index_select(0, rows)[..., None])
 
     def pixels(self, lines: Tensor) -> Tensor:
         """Flat index of every pixel of the lines, int64 [len(lines) * N]."""

@@ -15,6 +15,7 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
+from ptycho_ray.refinement.streamed import StreamedAmplitude
 from ptycho_ray.training.parallel import DataParallel
 
 
@@ -85,13 +86,18 @@ class Run:
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches of an iteration, the same on every process."""
         positions = self.geometry.positions_px
-        return draw_batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
+        drawn = draw_batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
+        if isinstance(self.kernel.amplitude, StreamedAmplitude):
+            self.kernel.amplitude.expect([self.parallel.share(batch) for batch in drawn])
+        return drawn
 
     def chunks(self, rows: NDArray[np.int64]) -> list[Tensor]:
         """This process's share of ``rows`` in pieces that fit the cache."""
         mine = self.parallel.share(rows)
         modes, side = self.state.probe_spectrum.shape[:2]
         size = chunk_size(side, modes)
+        if isinstance(self.kernel.amplitude, StreamedAmplitude) and len(mine) > self.batch_size:
+            self.kernel.amplitude.expect(mine[low : low + size] for low in range(0, len(mine), size))
         return [self.tensor(part) for part in np.array_split(mine, max(1, -(-len(mine) // size))) if len(part)]
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
@@ -114,7 +120,7 @@ class Run:
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
             waves = kernel.forward(self.state, self.tensor(piece))
             total += float(kernel.compare(waves, self.state.scale)[0].sum())
-        return total / (len(rows) * kernel.amplitude[0].numel())
+        return total / (len(rows) * kernel.amplitude.shape[1:].numel())
 
     def illumination(self) -> Tensor:
         """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""

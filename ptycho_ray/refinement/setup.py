@@ -24,6 +24,7 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.slab import slab_between
+from ptycho_ray.refinement.streamed import mean_pattern, measured_amplitude
 from ptycho_ray.training.parallel import DataParallel
 
 log = logging.getLogger(__name__)
@@ -74,11 +75,11 @@ def build_run(
     counted = photons_per_unit(scan)
     assumed = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
     photons = counted or assumed
-    counts = torch.from_numpy(scan.patterns.intensity()).to(device=device, dtype=real_type)
     propagator: Propagator = FarField()
     if config.near_field_px2 is not None:
         propagator = FreeSpace(scan.N, config.near_field_px2, dtype=complex_type, device=device)
-    amplitude = propagator.arrange(counts.mul_(photons).sqrt_()).contiguous()
+    amplitude = measured_amplitude(scan.patterns, photons, propagator, real_type, device, config.memory_GB)
+    mean = mean_pattern(amplitude, learn)
     good = None
     if scan.bad_pixels is not None and scan.bad_pixels.any():
         good = propagator.arrange(torch.as_tensor(~scan.bad_pixels, dtype=real_type, device=device)).contiguous()
@@ -94,11 +95,10 @@ def build_run(
         device=device,
     )
     stabiliser = STABILISER if counted else 0.0
-    few = config.uses_poisson(float(amplitude[learn].square().mean()) if counted else None)
+    few = config.uses_poisson(float(mean.mean()) if counted else None)
     kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser, poisson=few)
     if probe is None and config.probe_guess == "mean_pattern":
-        mean = amplitude[learn].square().mean(dim=0).sqrt()
-        first = propagator.backward(mean.to(complex_type))[None]
+        first = propagator.backward(mean.sqrt().to(complex_type))[None]
         if config.near_field_px2 is None:
             first = torch.fft.fftshift(first, dim=(-2, -1))
     else:
@@ -113,7 +113,7 @@ def build_run(
             overlap,
             LEAST_OVERLAP,
         )
-    first *= math.sqrt(float(amplitude[learn].square().sum(dim=(1, 2)).mean() / first.abs().square().sum()))
+    first *= math.sqrt(float(mean.sum() / first.abs().square().sum()))
     generator = np.random.default_rng((config.seed, 5))
     eigen, weights = first_eigenmodes(
         torch.fft.fft2(first, norm="ortho"), config.eigenmodes, len(scan), torch.Generator().manual_seed(config.seed)

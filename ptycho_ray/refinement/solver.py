@@ -40,6 +40,7 @@ from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.slab import slab_between
+from ptycho_ray.refinement.streamed import Amplitude
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 from ptycho_ray.training.parallel import DataParallel
 
@@ -168,7 +169,7 @@ class Refinement:
         kernel = self.run.kernel
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
             waves = kernel.forward(self.run.state, self.run.tensor(piece))
-            counts = kernel.amplitude[waves.rows].square()
+            counts = kernel.amplitude.index_select(0, waves.rows).square()
             yield Explained(waves.intensity, counts if kernel.good is None else counts * kernel.good, kernel.good)
 
     def judge_unseen(
@@ -193,7 +194,7 @@ class Refinement:
         """Photons per unit of what is predicted here, given those per unit of the scan's intensity; None if not known."""
         return None if photons_per_unit is None else photons_per_unit / self._photons
 
-    def again(self, amplitude: Tensor, config: RefinementConfig, *, from_the_start: bool = False) -> Refinement:
+    def again(self, amplitude: Amplitude, config: RefinementConfig, *, from_the_start: bool = False) -> Refinement:
         """A refinement that begins with the present estimate, for measured amplitudes [n, N, N] and settings of its own.
 
         It must have the unknowns of this one. This one is not changed by it.
@@ -300,7 +301,7 @@ class Refinement:
             total = self.method.iterate(self.run)
             self.method.auxiliary.settle(self.run)
             self.after.apply(self.run)
-            loss = total / (len(self.run.rows) * self.run.kernel.amplitude[0].numel())
+            loss = total / (len(self.run.rows) * self.run.kernel.amplitude.shape[1:].numel())
             too_much = WORSE_THAN_FIRST * self._first_loss, WORSE_THAN_BEST * self._lowest
             if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
                 self._lowest = min(loss, self._lowest)

@@ -89,7 +89,7 @@ def judge_unseen(
     fitted, judged = good * black, good * (1 - black)
     per_unit = photons_per_unit or 1.0
     sums: list[tuple[Tensor, ...]] = []
-    fraction, ramps, scale = geometry.fraction.clone(), geometry.ramps.clone(), state.scale.clone()
+    fraction, scale = geometry.fraction.clone(), state.scale.clone()
     for piece in np.array_split(rows, max(1, -(-len(rows) // AT_ONCE))):
         some = run.tensor(piece)
         if positions or intensities:
@@ -113,7 +113,6 @@ def judge_unseen(
             )
         )
     geometry.fraction.copy_(fraction)
-    geometry.ramps.copy_(ramps)
     state.scale.copy_(scale)
     return PatternFigures(photons_per_unit is not None, *(torch.cat(part).numpy() for part in zip(*sums, strict=True)))
 

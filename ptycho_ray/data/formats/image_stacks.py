@@ -165,7 +165,7 @@ def _array(file: BinaryFile, shape: tuple[int, ...], dtype: np.dtype, offset: in
             file=file.path, field="shape", found=f"{file.size} bytes", expected=f"{offset + size} for {shape} {dtype}",
         )  # fmt: skip
     mapped: Any = np.memmap(file.path, dtype, "r", offset, shape, "F" if fortran else "C")
-    axes, note = likely_axes(shape, None, sample_of(mapped))
+    axes, note = likely_axes(shape, None, lambda: sample_of(mapped))
     letters = dict(zip(axes, zip(shape, mapped.strides, strict=True), strict=True))
     raster = None if "n" in axes else (letters["r"][0], letters["c"][0])
     if raster is None:

@@ -79,7 +79,7 @@ class DifferenceMap:
                 for piece, waves in zip(self.pieces, self.waves, strict=True):
                     patches = kernel.gather(state.object[0], geometry.lines(piece))
                     passed += patches.abs().square().sum(dim=0)
-                    ramps = geometry.ramps.index_select(0, piece).conj()
+                    ramps = geometry.ramps(piece).conj()
                     back = torch.fft.fft2(patches.conj()[:, None] * waves, norm="ortho")
                     numerator += (back * ramps[:, 0, None, :, None] * ramps[:, 1, None, None, :]).sum(dim=0)
                 run.add_up([numerator, passed])

@@ -163,7 +163,7 @@ class LeastSquares:
 
     @staticmethod
     def _shifted(run: Run, spectrum: Tensor, waves: Waves) -> Tensor:
-        ramps = run.geometry.ramps.index_select(0, waves.rows)
+        ramps = run.geometry.ramps(waves.rows)
         moved = spectrum * ramps[:, 0, None, :, None] * ramps[:, 1, None, None, :]
         return torch.fft.ifft2(moved, norm="ortho")
 

@@ -1,0 +1,179 @@
+"""Measured patterns that are too many for the memory: they stay in their file and are read, a batch ahead, as they are needed.
+
+Legend: n patterns, b patterns of a batch, N pattern side.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_ray.data.patterns import PatternStack, evenly_spread
+from ptycho_ray.physics.propagation import Propagator
+
+log = logging.getLogger(__name__)
+
+#: Share of the free memory that frames may take if nothing else is said: the rest is for the image and for others.
+SHARE_OF_FREE = 0.5
+#: Batches that are read ahead: one more than is worked on would do if the disk were steady.
+AHEAD = 3
+#: Patterns that stand for all where only the mean is wanted.
+MEAN_OF = 512
+
+
+class StreamedAmplitude:
+    """Square roots of measured photons, real [n, N, N] in the detector order of ``propagator``, of frames on disk.
+
+    What a tensor of them would be asked for: ``index_select``, ``shape``, ``dtype``, ``device``. Batches that are announced by
+    :meth:`expect` are read by a thread of their own while those before them are computed.
+
+    Args:
+        patterns: frames on disk.
+        photons: photons per unit of their intensity.
+    """
+
+    def __init__(
+        self, patterns: PatternStack, photons: float, propagator: Propagator, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.patterns, self.photons, self.propagator = patterns, photons, propagator
+        self.shape, self.dtype, self.device = torch.Size(patterns.shape), dtype, device
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self._waiting: deque[NDArray[np.int64]] = deque()
+        self._coming: deque[tuple[dict[int, int], Future[Tensor]]] = deque()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """The patterns ``rows``, int64 [b], a tensor of its own [b, N, N]; ``dim`` is 0 as for a tensor."""
+        assert dim == 0
+        numbers = rows.tolist()
+        while self._coming and not set(numbers) <= self._coming[0][0].keys():
+            if not any(set(numbers) <= places.keys() for places, _ in self._coming):
+                return self._read(np.asarray(numbers, dtype=np.int64))  # asked for in between, as by a judge
+            self._coming.popleft()
+            self._read_ahead()
+        if not self._coming:
+            return self._read(np.asarray(numbers, dtype=np.int64))
+        places, read = self._coming[0]
+        return read.result().index_select(0, torch.tensor([places[number] for number in numbers], device=self.device))
+
+    def expect(self, batches: Iterable[NDArray[np.int64]]) -> None:
+        """These batches will be asked for, in this order, whole or in pieces."""
+        for _, future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._waiting = deque(batches)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        while self._waiting and len(self._coming) < AHEAD:
+            rows = self._waiting.popleft()
+            places = {int(row): place for place, row in enumerate(rows)}
+            self._coming.append((places, self._reader.submit(self._read, rows)))
+
+    def _read(self, rows: NDArray[np.int64]) -> Tensor:
+        return amplitude_of(self.patterns, rows, self.photons, self.propagator, self.dtype, self.device)
+
+
+Amplitude = Tensor | StreamedAmplitude
+
+
+def amplitude_of(
+    patterns: PatternStack,
+    rows: NDArray[np.int64],
+    photons: float,
+    propagator: Propagator,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Square roots of the photons of the patterns ``rows``, real [b, N, N], in the detector order of ``propagator``."""
+    counts = torch.from_numpy(patterns.intensity(rows)).to(device=device, dtype=dtype)
+    return propagator.arrange(counts.mul_(photons).sqrt_()).contiguous()
+
+
+def measured_amplitude(
+    patterns: PatternStack,
+    photons: float,
+    propagator: Propagator,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_GB: float | None = None,
+) -> Amplitude:
+    """The amplitudes of all patterns: in memory, or on disk where they are on disk and do not fit.
+
+    Args:
+        memory_GB: what they may take; half of what is free if None.
+    """
+    needed = math.prod(patterns.shape) * dtype.itemsize
+    room = SHARE_OF_FREE * free_bytes(device) if memory_GB is None else memory_GB * 1e9
+    if not patterns.in_memory and needed > room:
+        log.warning(
+            "the patterns would take %.3g GB and %.3g GB are there for them: they stay on disk and are read as they are needed",
+            needed / 1e9,
+            room / 1e9,
+        )
+        return StreamedAmplitude(patterns, photons, propagator, dtype, device)
+    amplitude = torch.empty(patterns.shape, dtype=dtype, device=device)
+    for piece in _pieces(np.arange(len(patterns)), patterns.N):
+        amplitude[piece[0] : piece[-1] + 1] = amplitude_of(patterns, piece, photons, propagator, dtype, device)
+    return amplitude
+
+
+def mean_pattern(amplitude: Amplitude, rows: NDArray[np.int64]) -> Tensor:
+    """The mean intensity of the patterns ``rows``, real [N, N]; of frames on disk of some of them, evenly spread."""
+    some = rows if isinstance(amplitude, Tensor) else rows[evenly_spread(len(rows), MEAN_OF)]
+    total = torch.zeros(amplitude.shape[1:], dtype=torch.float64, device=amplitude.device)
+    for piece in _pieces(some, amplitude.shape[-1]):
+        chosen = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
+        total += chosen.square_().sum(dim=0)
+    return (total / len(some)).to(amplitude.dtype)
+
+
+def writable_copy(amplitude: Amplitude) -> Tensor:
+    """A copy [n, N, N] to be written into: in memory, or in a temporary file that goes when it is no longer used."""
+    if isinstance(amplitude, Tensor):
+        return amplitude.clone()
+    with tempfile.NamedTemporaryFile(prefix="ptycho_ray_", suffix=".amplitude") as file:
+        real = np.float64 if amplitude.dtype == torch.float64 else np.float32
+        copy = torch.from_numpy(np.memmap(file.name, real, "w+", shape=tuple(amplitude.shape)))
+    for piece in _pieces(np.arange(len(amplitude)), amplitude.shape[-1]):
+        copy[piece[0] : piece[-1] + 1] = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
+    return copy
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where the frames would lie, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(free, _group_limit())
+
+
+def _group_limit() -> int:
+    """What the control group of this process may still take, in bytes; without a limit a very large number."""
+    try:
+        folder = Path("/sys/fs/cgroup")
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 2**62
+
+
+def _pieces(rows: NDArray[np.int64], side: int) -> list[NDArray[np.int64]]:
+    """``rows`` in pieces of 16 MiB."""
+    return np.array_split(rows, max(1, -(-len(rows) * 4 * side**2 // 2**24)))

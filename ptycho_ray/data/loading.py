@@ -15,7 +15,7 @@ from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats import format_named, read_fields
-from ptycho_ray.data.masks import note_masks_beside, settle_mask
+from ptycho_ray.data.masks import filled, note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
 from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry
@@ -31,10 +31,13 @@ def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) 
     """A crude probe [1, N, N]: the square root of the mean pattern propagated back to the sample, with its photons.
 
     From the far field by the inverse transform, from the near field (``near_field_px2`` = wavelength * distance / pixel**2) by
-    paraxial propagation. Only the first patterns of a large stack are averaged.
+    paraxial propagation. Only the first patterns of a large stack are averaged. Bad pixels, which are read as zero, are filled:
+    a dark stripe in the far field is a second probe beside the first.
     """
     _, intensity = next(patterns.chunks())
     amplitude = np.sqrt(intensity.mean(axis=0, dtype=np.float64))
+    if patterns.bad_pixels is not None:
+        amplitude = filled(amplitude, patterns.bad_pixels)
     if near_field_px2 is None:
         wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
     else:
@@ -43,10 +46,14 @@ def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) 
 
 
 def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.complex64]:
-    """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns."""
+    """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns, whose bad pixels
+    are filled."""
     modes = probe_modes(probe).astype(np.complex128)
     rows = evenly_spread(len(patterns), 64)
-    wanted = float(patterns.intensity(rows).sum(axis=(1, 2), dtype=np.float64).mean())
+    mean = patterns.intensity(rows).mean(axis=0, dtype=np.float64)
+    if patterns.bad_pixels is not None:
+        mean = filled(np.sqrt(mean), patterns.bad_pixels) ** 2
+    wanted = float(mean.sum())
     energy = float(np.sum(np.abs(modes) ** 2))
     scale = math.sqrt(wanted / energy) if energy > 0 and math.isfinite(energy) else 1.0
     return (modes * scale).astype(np.complex64)

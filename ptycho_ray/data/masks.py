@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, uniform_filter
 
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.mended import invalid_in
@@ -38,6 +39,9 @@ WORD = re.compile(r"(^|[^a-z])mask([^a-z]|$)")
 """The name of a file that looks like a mask: mask.npy, eiger_mask.tif, mask2.h5."""
 FEW = 0.05
 """A side of a mask with fewer pixels than this is the bad one, whatever lies under it (hot pixels are bright)."""
+
+SYMMETRIC = 0.2
+"""A mean amplitude is symmetric about its middle if opposite pixels differ by less than this part of it."""
 
 
 def mask_names(content: Content) -> list[str]:
@@ -141,6 +145,24 @@ def settle_mask(fields: FileContents, path: Path) -> None:
         fields.bad_pixels = ~marked
     else:
         fields.bad_pixels = marked
+
+
+def filled(mean: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """A mean amplitude [H, W] with its bad pixels filled: each from the pixel opposite to it about the zero frequency, where
+    the rest of the amplitude is symmetric, else smoothly from those around it. Unchanged if no pixel is good."""
+    if not bad.any() or bad.all():
+        return mean
+    back = np.ix_(*((2 * (side // 2) - np.arange(side)) % side for side in mean.shape))
+    opposite, known = mean[back], ~bad[back]
+    both = known & ~bad
+    made, left = np.where(bad, 0.0, mean), bad
+    if np.abs(mean - opposite)[both].sum() <= SYMMETRIC * mean[both].sum():
+        made, left = np.where(bad & known, opposite, made), bad & ~known
+    nearest = distance_transform_edt(left, return_distances=False, return_indices=True)
+    made = made[tuple(nearest)]
+    for _ in range(2 * max(mean.shape)):
+        made = np.where(left, uniform_filter(made, size=3, mode="nearest"), made)
+    return made
 
 
 def _light_under(fields: FileContents, marked: NDArray[np.bool_], path: Path) -> float:

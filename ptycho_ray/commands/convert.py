@@ -54,8 +54,9 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.inspection import describe_scan
 
     beside = format_to_write(options.output, options.to).beside
+    inputs = options.inputs(options.input)
     for written in [options.output] if beside is None else [options.output, beside(options.output)]:
-        file_to_write(written, overwrite=options.overwrite, inputs=[options.input, options.reading.companion])
+        file_to_write(written, overwrite=options.overwrite, inputs=inputs)
     scan = load_data(
         options.input,
         n_subsample=options.n_subsample,

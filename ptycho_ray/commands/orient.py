@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.orientation import find_orientation
 
     if options.output is not None:
-        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file])
+        file_to_write(options.output, overwrite=options.overwrite, inputs=options.inputs(options.file))
     scan = load_data(options.file, reading=options.reading)
     verdict = find_orientation(
         scan,

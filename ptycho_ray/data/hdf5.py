@@ -173,6 +173,17 @@ class Hdf5Scan:
                     found.append((place, tuple(item.shape), item.dtype.kind))
         return found
 
+    def linked_files(self, most: int = 4000) -> list[Path]:
+        """Other files that hold datasets of this one, behind links or as parts of virtual datasets."""
+        found: set[Path] = set()
+        for name, _, _ in self.arrays(most):
+            dataset = self.file[name]
+            found.add(Path(dataset.file.filename))
+            if dataset.is_virtual:
+                parts = (source.file_name for source in dataset.virtual_sources())
+                found |= {Path(dataset.file.filename).parent / part for part in parts if part != "."}
+        return sorted(found)
+
     def names(self, group: str) -> list[str]:
         """Names of the members of a group; none if there is no such group."""
         return list(self.file[group]) if group in self and isinstance(self.file[group], h5py.Group) else []

@@ -23,10 +23,9 @@ from ptycho_ray.commands.output import RESULTS, folder_to_write, keep_inputs
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
-from ptycho_ray.data.contents import to_type
 from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed, with_positions
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
-from ptycho_ray.errors import ConfigurationError, MissingFileError
+from ptycho_ray.errors import ConfigurationError, MissingFileError, to_type
 from ptycho_ray.files import jsonable, write_json
 from ptycho_ray.interop.ptychodus.events import EventStream, event_stream
 from ptycho_ray.interop.ptychodus.options import (

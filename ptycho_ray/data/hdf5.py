@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.contents import choose_key
 from ptycho_ray.data.frame_axes import MOST_SLICES, likely_axes, read_axes
 from ptycho_ray.data.patterns import FramesOnDisk
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 
 CHUNK_CACHE_BYTES = 32 * 2**20
 FRAMES_IN_MEMORY = 32
@@ -345,6 +345,7 @@ class Hdf5Scan:
                 field=dataset.name,
                 found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
                 expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
+                hint=to_type(self.path, "--frames KEY"),
             )
         axes, note = likely_axes(shape, n, lambda: self._slices(dataset))
         if self.attribute(dataset.name, "MATLAB_class") is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import filled, note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
@@ -22,9 +24,19 @@ from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
 from ptycho_ray.data.screening import bring_to_middle, screen_frames
 from ptycho_ray.data.settling import settle_quantity, settle_turn
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.optics import fresnel_propagate
+
+EXAMPLES = {
+    "axes": "--axes yxn",
+    "drop": "--drop 77,120",
+    "raster": "--raster ROWSxCOLUMNS --step 0.5um",
+    "select": "--select 0:100",
+    "step": "--step 0.5um",
+    "units": "--units um",
+}
+"""What can be typed for an option whose value was not understood."""
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
@@ -46,14 +58,10 @@ def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) 
 
 
 def with_mean_photons(probe: NDArray, patterns: PatternStack) -> NDArray[np.complex64]:
-    """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns, whose bad pixels
-    are filled."""
+    """The modes of a probe scaled so that together they hold the mean intensity of (a sample of) the patterns."""
     modes = probe_modes(probe).astype(np.complex128)
     rows = evenly_spread(len(patterns), 64)
-    mean = patterns.intensity(rows).mean(axis=0, dtype=np.float64)
-    if patterns.bad_pixels is not None:
-        mean = filled(np.sqrt(mean), patterns.bad_pixels) ** 2
-    wanted = float(mean.sum())
+    wanted = float(patterns.intensity(rows).sum(axis=(1, 2), dtype=np.float64).mean())
     energy = float(np.sum(np.abs(modes) ** 2))
     scale = math.sqrt(wanted / energy) if energy > 0 and math.isfinite(energy) else 1.0
     return (modes * scale).astype(np.complex64)
@@ -66,6 +74,24 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     Raises InputError for a file that does not hold what is asked for, and for numbers of frames and positions that differ.
     """
     reading = reading or Reading()
+    with keeping_options(path, reading):
+        return _read_both(path, reading, max_bytes, bad_pixels)
+
+
+@contextmanager
+def keeping_options(path: Path, reading: Reading) -> Iterator[None]:
+    """The commands that errors propose to type keep the options of reading that were given, and every error about one of these
+    options proposes one."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is None and error.hint is None and error.field in EXAMPLES:
+            example = to_type(path, EXAMPLES[error.field])
+            error = InputError(field=error.field, found=error.found, expected=error.expected, hint=example)
+        raise error.with_options(path, reading.words()) from error.__cause__
+
+
+def _read_both(path: Path, reading: Reading, max_bytes: int, bad_pixels: NDArray | None) -> FileContents:
     fields = read_fields(path, max_bytes, reading)
     incomplete = fields.frames is None or fields.positions is None
     find = format_named(fields.format).companion
@@ -89,7 +115,7 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     if bad_pixels is not None:
         fields.bad_pixels = bad_pixels
     for line in fields.notes:
-        warnings.warn(line, stacklevel=3)
+        warnings.warn(line, stacklevel=6)
     complete(fields, reading, path, mask_is_given=bad_pixels is not None)
     return fields
 
@@ -172,7 +198,13 @@ def patterns_of(fields: FileContents, domain: Domain | Literal["auto"], transpos
         field=fields.frames_field,
     )
     if len(stack) == 0:
-        raise InputError(file=path, field=fields.frames_field, found="no patterns", expected="at least 2 patterns")
+        raise InputError(
+            file=path,
+            field=fields.frames_field,
+            found="no patterns",
+            expected="at least 2 patterns",
+            hint=to_type(path, "--select FIRST:END"),
+        )
     if domain == "auto" and fields.domain is None and is_integral(stack.sample()):
         stack.domain = "intensity"
     return stack

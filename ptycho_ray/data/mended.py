@@ -5,13 +5,19 @@ Legend: n frames, H and W the detector's rows and columns.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource
+from ptycho_ray.errors import InputError, to_type
 
 IMPOSSIBLE = tuple(2**bits - less for bits in (31, 32, 63, 64) for less in (1, 2))
 """Numbers that no detector counts up to: the largest of its type, or one less, mark a pixel as bad."""
+
+LARGEST_SURE = 4e4
+"""Values up to this are a measurement: below the root of the smallest of IMPOSSIBLE."""
 
 
 def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
@@ -26,7 +32,7 @@ def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
     if frames.dtype.kind != "f":
         return np.zeros(frames.shape, dtype=bool)
     found = ~np.isfinite(frames)
-    large = frames > 4e4
+    large = frames > LARGEST_SURE
     if large.any():
         values = frames[large].astype(np.float64)
         hit = np.zeros(values.shape, dtype=bool)
@@ -50,10 +56,20 @@ class MendedFrames:
     ``bad`` [H, W] are the pixels to clear, ``clip`` whether negative values are noise. Values that are no measurement
     (``invalid_in``) are cleared everywhere. A short unsigned type is widened, since its largest value may be a measurement
     here (a saturated pixel).
+
+    Of frames that nobody has looked at, ``unseen`` names the file: what is no measurement outside ``bad`` is not cleared there
+    but refused, with the number of its frame.
     """
 
-    def __init__(self, source: FrameSource, bad: NDArray[np.bool_] | None = None, *, clip: bool = False) -> None:
-        self.source, self.bad, self.clip = source, bad, clip
+    def __init__(
+        self,
+        source: FrameSource,
+        bad: NDArray[np.bool_] | None = None,
+        *,
+        clip: bool = False,
+        unseen: Path | None = None,
+    ) -> None:
+        self.source, self.bad, self.clip, self.unseen = source, bad, clip, unseen
         self.in_memory = False
         self.dtype = np.dtype(np.uint32) if source.dtype == np.uint16 else source.dtype
         self.shape, self.labels = source.shape, source.labels
@@ -62,11 +78,25 @@ class MendedFrames:
         frames = np.array(self.source.read(indices), dtype=self.dtype)
         if self.bad is not None:
             frames[:, self.bad] = 0
-        frames[invalid_in(frames)] = 0
+        if frames.size and not frames.max() <= LARGEST_SURE:
+            invalid = invalid_in(frames)
+            if self.unseen is not None and invalid.any():
+                self._refuse(self.labels[indices[invalid.any(axis=(1, 2))]], self.unseen)
+            frames[invalid] = 0
         return np.maximum(frames, 0, out=frames) if self.clip else frames
 
     def take(self, indices: NDArray[np.int64]) -> MendedFrames:
-        return MendedFrames(self.source.take(indices), self.bad, clip=self.clip)
+        return MendedFrames(self.source.take(indices), self.bad, clip=self.clip, unseen=self.unseen)
+
+    def _refuse(self, numbers: NDArray[np.int64], path: Path) -> None:
+        listed = ",".join(str(number) for number in np.unique(numbers))
+        raise InputError(
+            file=path,
+            field="patterns",
+            found=f"values that are no measurement (not finite, or the largest of a type) in frames {listed}",
+            expected="none: the frames looked at have a measurement in these pixels",
+            hint=to_type(path, f"--drop {listed}"),
+        )
 
 
 class TurnedFrames:

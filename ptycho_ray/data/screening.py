@@ -66,7 +66,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
     source = as_frames(fields.frames, path, fields.frames_field)
     if source.shape[0] == 0:
         return
-    found = _screened(source, None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0)
+    found = _screened(source, None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0, path)
     marks, n = found.marks, source.shape[0]
     if marks.bad.all():
         raise InputError(
@@ -114,7 +114,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         fields.keep(found.kept)
 
 
-def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened:
+def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path) -> Screened:
     n, height, width = source.shape
     rows = looked_at(source.shape, LOOKED_AT)
     some = source.read(rows)
@@ -124,7 +124,8 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     broken[rows[marks.broken]] = True
     clip, below, lowest = bool(marks.negative), 0, 0.0
     size = math.prod(source.shape) * source.dtype.itemsize
-    if source.in_memory or size <= ALL_FRAMES_BYTES:
+    seen = source.in_memory or size <= ALL_FRAMES_BYTES
+    if seen:
         step = max(1, AT_ONCE_BYTES // (8 * height * width))
         ever = np.zeros((height, width), bool)
         for start in range(0, n, step):
@@ -145,7 +146,9 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
         clip, marks.negative, marks.lowest = True, below / math.prod(source.shape), lowest
     kept = np.flatnonzero(~(broken | dark))
     mended: FrameSource = source
-    if marks.rules or clip or marks.saturated is not None or broken.any():
+    if not seen:
+        mended = MendedFrames(source, bad, clip=clip, unseen=path)
+    elif marks.rules or clip or marks.saturated is not None or broken.any():
         mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
     shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))
     return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()))

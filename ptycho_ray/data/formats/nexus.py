@@ -59,11 +59,15 @@ def read(scan: Hdf5Scan) -> FileContents:
     mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
     if mask is not None and mask.ndim == 3:
         mask = np.asarray(mask.astype(bool).any(axis=0))
+    places, names = _positions(scan, groups, grid)
+    unit, unknown = _unit(scan, names)
     return FileContents(
         frames=frames,
         frames_field=field,
-        positions=_positions(scan, groups, grid),
+        positions=None if places is None else places * (1.0 if unit is None else unit),
         positions_in_metres=True,
+        positions_unit=unit,
+        units_unknown=unknown,
         domain="intensity",
         bad_pixels=None if mask is None else mask != 0,
         energy_eV=_energy(scan, groups),
@@ -105,27 +109,22 @@ def _is_stack(scan: Hdf5Scan, name: str) -> bool:
     return name in scan and isinstance(scan.file[name], h5py.Dataset) and scan.file[name].ndim in (3, 4)
 
 
-def _scale(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float:
-    unit = scan.attribute(name, "units")
-    if unit is None:
-        return 1.0
-    if not str(unit).strip():
-        return 1.0
-    factor = factor_of(str(unit), units)
-    if factor is None:
-        what = "m, mm, um, nm, angstrom" if units is LENGTHS else "eV, keV, J"
-        raise InputError(file=scan.path, field=f"{name}@units", found=repr(unit), expected=f"one of {what}")
-    return factor
-
-
 def _quantity(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float | None:
-    """One number in metres or electronvolts; the mean of several."""
+    """One number in metres or electronvolts; the mean of several. None, and a note, for a unit that is not known."""
     if name not in scan:
         return None
     values = scan.read(name)
     if values.size == 0 or values.dtype.kind not in "biuf":
         raise InputError(file=scan.path, field=name, found=f"{values.dtype} {values.shape}", expected="a number")
-    return float(values.mean()) * _scale(scan, name, units)
+    unit = str(scan.attribute(name, "units") or "").strip()
+    factor = factor_of(unit, units) if unit else 1.0
+    if factor is None:
+        scan.notes.append(
+            f"{scan.path}: {name}: {unit!r} is no unit that is known, and the number is not used (--energy-eV, "
+            "--detector-distance-m or --detector-pixel-m states it)"
+        )
+        return None
+    return float(values.mean()) * factor
 
 
 def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
@@ -143,20 +142,35 @@ def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
     return None
 
 
-def _positions(scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]) -> NDArray[np.float64] | None:
+def _unit(scan: Hdf5Scan, names: list[str]) -> tuple[NDArray[np.float64] | None, str]:
+    """The units of rows and columns in metres, None if none is stated; and what they are called if it is no unit of length."""
+    stated = [str(scan.attribute(name, "units") or "").strip() for name in names]
+    if not any(stated):
+        return None, ""
+    factors = [factor_of(unit or stated[0], LENGTHS) for unit in stated]
+    unknown = [unit for unit, factor in zip(stated, factors, strict=True) if factor is None]
+    if unknown:
+        return None, f"lengths in {unknown[0]!r}, which is no unit that is known"
+    return np.resize(np.array(factors, dtype=np.float64), 2), ""
+
+
+def _positions(
+    scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]
+) -> tuple[NDArray[np.float64] | None, list[str]]:
+    """Positions [n, 2] (row, column) as stored, and the names of their arrays."""
     for group in groups.get("NXsample", []) + groups.get("NXdata", []):
         for place in PLACES:
             table = f"{group}/{place}/translation".replace("//", "/")
             if table in scan and isinstance(scan.file[table], h5py.Dataset):
-                values = scan.read(table) * _scale(scan, table, LENGTHS)
+                values = scan.read(table)
                 if values.ndim == 2 and values.shape[1] in (2, 3):
-                    return values[:, [1, 0]].astype(np.float64)
+                    return values[:, [1, 0]].astype(np.float64), [table]
             for y, x in AXES:
                 names = [f"{group}/{place}/{name}".replace("//", "/") for name in (y, x)]
                 if all(name in scan and isinstance(scan.file[name], h5py.Dataset) for name in names):
-                    rows, columns = (scan.read(name) * _scale(scan, name, LENGTHS) for name in names)
-                    return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names))
-    return None
+                    rows, columns = (scan.read(name) for name in names)
+                    return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names)), names
+    return None, []
 
 
 def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path, field: str) -> NDArray[np.float64]:

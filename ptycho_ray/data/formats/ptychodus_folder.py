@@ -27,7 +27,7 @@ from ptycho_ray.data.hdf5 import Hdf5Frames
 from ptycho_ray.data.opening import opened
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
 
 #: How the line of the comments begins that says what scale the probe has.
@@ -153,8 +153,12 @@ def with_geometry(
                 file=raw.source or None,
                 field=name,
                 found="nothing",
-                expected="a number above 0",
-                hint="give energy_eV, detector_distance_m and detector_pixel_m: Ptychodus works in metres",
+                expected="a number above 0, since Ptychodus works in metres",
+                hint=to_type(
+                    raw.source or "SCAN",
+                    "--product product.h5 --energy-eV EV --detector-distance-m METRES --detector-pixel-m METRES",
+                    program="reconstruct",
+                ),
             )
     return scan
 

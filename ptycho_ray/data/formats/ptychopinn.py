@@ -90,7 +90,10 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
 
 def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
-    positions, nominal, metres = _in_units(scan, *_positions(scan))
+    positions, nominal, metres = _positions(scan)
+    unit = _unit(scan)
+    if unit is not None:
+        positions, nominal, metres = positions * unit, None if nominal is None else nominal * unit, True
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
     if "pos" in scan and "xcoords" not in scan and not metres:
         positions += frames.shape[-1] // 2
@@ -106,6 +109,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         positions=positions,
         nominal=nominal,
         positions_in_metres=metres,
+        positions_unit=unit,
         probe=scan.read_optional("probeGuess", "probe_guess", "probe"),
         object_truth=None if metres else scan.read_optional("objectGuess", "object", "obj"),
         Y=scan.read_optional("Y"),
@@ -122,15 +126,10 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
     )
 
 
-def _in_units(
-    scan: Hdf5Scan, positions: NDArray[np.float64], nominal: NDArray[np.float64] | None, metres: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
-    """Positions in metres where their array states a unit of length."""
+def _unit(scan: Hdf5Scan) -> float | None:
+    """The unit of length that the array of positions states, in metres; None where it states none."""
     unit = next((unit for name in POSITION_KEYS if name in scan and (unit := scan.attribute(name, "units"))), None)
-    factor = None if unit is None else factor_of(str(unit), LENGTHS)
-    if factor is None:
-        return positions, nominal, metres
-    return positions * factor, None if nominal is None else nominal * factor, True
+    return None if unit is None else factor_of(str(unit), LENGTHS)
 
 
 def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs
+from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs, unit_of_positions, without_other_columns
 from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
 from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
@@ -22,14 +22,13 @@ from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
 from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
-from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 
 def chosen_from(content: Content, reading: Reading, fields: FileContents) -> FileContents:
     """``fields`` with those arrays of an open file that ``reading`` names in place of its own."""
     names = None if reading.positions is None else _keys(content, reading)
     if names is not None:
-        fields.positions, fields.positions_unit = _positions(content, names)
+        fields.positions, fields.positions_unit = _positions(content, names, fields)
         fields.positions_in_metres = fields.positions_unit is not None
         fields.nominal = fields.position_index = fields.object_truth = None
     if reading.frames is not None:
@@ -192,12 +191,12 @@ def _other_positions(content: Content, reading: Reading) -> str:
     return to_type(content.path, f"--positions {','.join(near[0]) if near else 'FILE'}")
 
 
-def _positions(content: Content, names: list[str]) -> tuple[NDArray[np.float64], float | None]:
+def _positions(content: Content, names: list[str], fields: FileContents) -> tuple[NDArray[np.float64], float | None]:
     """Positions [n, 2], in metres by the unit of length that is attached to them, and that unit; None if there is none."""
     if len(names) == 2:
         positions = pairs(content.read(names[0]), content.read(names[1]), content.path, ", ".join(names))
     else:
-        values = np.squeeze(np.asarray(content.read(names[0])))
+        values = without_other_columns(np.squeeze(np.asarray(content.read(names[0]))))
         if values.dtype.kind not in "fiu" or values.ndim < 2 or not {2, 3} & {values.shape[0], values.shape[-1]}:
             raise InputError(
                 file=content.path,
@@ -211,7 +210,12 @@ def _positions(content: Content, names: list[str]) -> tuple[NDArray[np.float64],
             if values.shape[-1] in (2, 3)
             else values.reshape(values.shape[0], -1).T
         )
+        if flat.shape[1] > 2:
+            fields.notes.append(
+                f"{content.path}: {names[0]} has {flat.shape[1]} columns, of which the first two are taken for rows and "
+                "columns (two arrays: --positions ROWS,COLUMNS)"
+            )
         positions = flat[:, :2].astype(np.float64)
     unit: Any = content.attribute(names[0], "units") if isinstance(content, Hdf5Scan) else None
-    factor = None if unit is None or is_pixels(str(unit)) else factor_of(str(unit), LENGTHS)
+    factor, fields.units_unknown = unit_of_positions(unit)
     return (positions, None) if factor is None else (positions * factor, factor)

@@ -20,7 +20,9 @@ from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.physics.optics import beam_wavelength_m
 from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
+from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
+MOST_COLUMNS = 8
 OTHER_POSITIONS = "Other arrays of the file, or a file with a table. {}"
 
 
@@ -165,10 +167,34 @@ def pairs(first: NDArray, second: NDArray, path: Path, field: str) -> NDArray[np
     return np.stack([first, second], axis=1).astype(np.float64)
 
 
+def unit_of_positions(stated: Any) -> tuple[float | None, str]:
+    """The unit that an array of positions states, in metres, None if it states none or pixels; and what is said of one that is
+    not known (``FileContents.units_unknown``)."""
+    unit = "" if stated is None else str(stated).strip()
+    factor = factor_of(unit, LENGTHS) if unit else None
+    known = factor is not None or not unit or is_pixels(unit)
+    return factor, "" if known else f"lengths in {unit!r}, which is no unit that is known"
+
+
+def without_other_columns(values: NDArray) -> NDArray:
+    """A table [n, k] with more than two columns without those that are no positions: that count the lines, or are constant."""
+    if (
+        values.ndim != 2
+        or not 2 < values.shape[1] < min(values.shape[0], MOST_COLUMNS)
+        or values.dtype.kind not in "fiu"
+    ):
+        return values
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(values.astype(np.float64), axis=0)
+        other = (steps == 1).all(axis=0) | (steps == 0).all(axis=0)
+    return values[:, ~other] if (~other).sum() >= 2 else values
+
+
 def table_of_pairs(values: NDArray, path: Path, field: str) -> NDArray[np.float64]:
-    """Positions [n, 2] from an array (..., n, 2)."""
-    if values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 2:
+    """Positions [n, 2] from an array (..., n, 2), or [n, k] of which two columns are positions."""
+    if values.ndim == 2 and values.shape[0] in (2, 3) and values.shape[1] > 3:
         values = values.T  # as MATLAB leaves it
+    values = without_other_columns(values)
     if values.dtype.kind not in "fiu" or values.ndim < 2 or values.shape[-1] != 2:
         raise InputError(
             file=path,

@@ -28,6 +28,7 @@ FRAMES_IN_MEMORY = 32
 SUSPICIOUS_BYTES = 256 * 2**20
 SUSPICIOUS_RATIO = 2000
 SCANNED_BYTES = 256 * 2**20
+OTHER_ARRAYS = "Another array of the file. {}"
 _HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
 
@@ -247,7 +248,13 @@ class Hdf5Scan:
         """Read a dataset as a numeric array."""
         compound = dataset.dtype.names in (("r", "i"), ("real", "imag")) and dataset.dtype.kind == "V"
         if dataset.dtype.kind not in "biufc" and not compound:
-            raise InputError(file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="numbers")
+            raise InputError(
+                file=self.path,
+                field=dataset.name,
+                found=f"type {dataset.dtype}",
+                expected="numbers",
+                hint=OTHER_ARRAYS.format(to_type(self.path, "--frames KEY --positions KEY")),
+            )
         size = dataset.size * dataset.dtype.itemsize if dataset.shape is not None else 0
         if size > self.budget:
             raise InputError(
@@ -345,7 +352,7 @@ class Hdf5Scan:
                 field=dataset.name,
                 found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
                 expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
-                hint=to_type(self.path, "--frames KEY"),
+                hint=OTHER_ARRAYS.format(to_type(self.path, "--frames KEY")),
             )
         axes, note = likely_axes(shape, n, lambda: self._slices(dataset))
         if self.attribute(dataset.name, "MATLAB_class") is not None:

@@ -7,7 +7,7 @@ Legend: n frames, H and W the detector's rows and columns, k frames looked at.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +40,15 @@ def looked_at(shape: tuple[int, int, int], most: int) -> NDArray[np.int64]:
 
 @dataclass
 class Screened:
-    """Frames after screening: the source, its bad pixels [H, W], the frames worth keeping (numbers [k] among
-    the n), and how many pixels look dead."""
+    """Frames after screening: the source, its bad pixels [H, W], the frames worth keeping (numbers [k] among the n), how many
+    pixels look dead, and the frames that are the one before once more."""
 
     source: FrameSource
     bad: NDArray[np.bool_]
     kept: NDArray[np.int64]
     marks: Marks
     dead: int = 0
+    repeated: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def as_frames(frames: NDArray | FrameSource, path: Path, field: str) -> FrameSource:
@@ -99,6 +100,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
             f"{path}: {found.dead} pixels are zero in all frames looked at, with light around them: a gap between modules? "
             "'ptycho-ray prepare' masks them, or --mask"
         )
+    note_repeated(fields, source.labels, found.repeated, path)
     lost = np.setdiff1d(np.arange(n), found.kept)
     if lost.size:
         shown = ", ".join(str(number) for number in source.labels[lost[:8]]) + (" ..." if lost.size > 8 else "")
@@ -114,6 +116,19 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         fields.keep(found.kept)
 
 
+def note_repeated(fields: FileContents, labels: NDArray, repeated: NDArray[np.int64], path: Path) -> None:
+    """Name frames that repeat the one before to the last count at another position: a detector that hung."""
+    places = fields.positions
+    if places is not None and len(places) == len(labels) and repeated.size:
+        repeated = repeated[(places[repeated] != places[repeated - 1]).any(axis=1)]
+    if repeated.size:
+        shown = ",".join(str(number) for number in labels[repeated])
+        fields.note(
+            f"{path}: {repeated.size} frames are the one before once more, at other positions: a detector that hung? "
+            f"--drop {shown}"
+        )
+
+
 def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path) -> Screened:
     n, height, width = source.shape
     rows = looked_at(source.shape, LOOKED_AT)
@@ -124,6 +139,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path)
     broken[rows[marks.broken]] = True
     clip, below, lowest = bool(marks.negative), 0, 0.0
     size = math.prod(source.shape) * source.dtype.itemsize
+    repeated: list[int] = []
     seen = source.in_memory or size <= ALL_FRAMES_BYTES
     if seen:
         step = max(1, AT_ONCE_BYTES // (8 * height * width))
@@ -138,6 +154,9 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path)
             below += int((good < 0).sum())
             lowest = min(lowest, float(good.min()))
             dark[start : start + len(frames)] = good.max(axis=(1, 2)) <= 0
+            sums = good.sum(axis=(1, 2), dtype=np.float64)
+            alike = 1 + np.flatnonzero((np.diff(sums) == 0) & (sums[1:] > 0))
+            repeated += [start + k for k in alike if np.array_equal(good[k], good[k - 1])]
         if (ever & ~bad).any():
             marks.rules["no number in single frames"] = int((ever & ~bad).sum())
             bad = bad | ever
@@ -151,7 +170,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path)
     elif marks.rules or clip or marks.saturated is not None or broken.any():
         mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
     shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))
-    return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()))
+    return Screened(mended, bad, kept, marks, int((dead_pixels(shown) & ~bad).sum()), np.array(repeated, np.int64))
 
 
 def bring_to_middle(fields: FileContents, path: Path) -> None:

@@ -15,10 +15,12 @@ from ptycho_ray.data.mended import TurnedFrames, held_like, invalid_in
 from ptycho_ray.data.patterns import Domain
 from ptycho_ray.data.screening import as_frames, looked_at
 from ptycho_ray.data.turning import rows_and_columns_exchanged
+from ptycho_ray.errors import InputError, to_type
 
 FRAMES_LOOKED_AT = 12
 WHOLE = 0.01
 """How nearly values are whole multiples of a quantum, relative to it."""
+LARGEST_LOGARITHM = 25.0
 
 
 def quantum(values: NDArray) -> float | None:
@@ -51,6 +53,18 @@ def quantity_by_values(frames: NDArray) -> tuple[Domain | None, NDArray[np.float
     return None, np.zeros(0)
 
 
+def _logarithm_in(frames: NDArray) -> str | None:
+    """How counts were computed from frames [k, H, W] that hold their logarithms; None if they do not."""
+    values = frames[np.isfinite(frames) & (frames > 0)].astype(np.float64)
+    if not values.size or values.max() > LARGEST_LOGARITHM:
+        return None
+    for formula, counts in (("10**v - 1", 10**values - 1), ("exp(v) - 1", np.expm1(values))):
+        some = counts[counts < 100]
+        if len(np.unique(np.rint(some))) >= 5 and abs((quantum(counts) or 0) - 1) < WHOLE:
+            return formula
+    return None
+
+
 def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = True) -> None:
     """Whether the frames are intensities or amplitudes: their values tell before their name does. What differs from the name,
     and intensities that were divided by a gain or a monitor, are noted."""
@@ -62,6 +76,14 @@ def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = T
     frames = np.where(invalid_in(frames), 0, frames)
     named: Domain | None = fields.domain
     told, quanta = quantity_by_values(frames)
+    if told is None and (formula := _logarithm_in(frames)) is not None:
+        raise InputError(
+            file=path,
+            field=fields.frames_field,
+            found=f"logarithms v of counts: {formula} are whole numbers",
+            expected="the counts, or their roots",
+            hint=f"Store {formula}. To take them as they are: {to_type(path, '--domain intensity')}",
+        )
     if told is None and probe_is_trusted:
         told = _by_probe(fields, frames, named or "amplitude")
     if told is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ import h5py
 import numpy as np
 import pytest
 from helpers import TIMES
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from odd_scan import DETECTOR, PX, QUIET, WAVELENGTH, N, master, quiet
+from odd_scan import counts as counts
+from odd_scan import scan as scan
 
-from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data import RawData
 from ptycho_ray.data.frame_axes import axes_by_light
 from ptycho_ray.data.inspection import beam_centre, dead_pixels, symmetry_centre
 from ptycho_ray.data.loading import estimate_probe
@@ -24,34 +26,6 @@ from ptycho_ray.data.placing import flyback, groups_of
 from ptycho_ray.data.settling import quantity_by_values
 from ptycho_ray.data.turning import rows_and_columns_exchanged
 from ptycho_ray.errors import InputError
-
-N = 32
-QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
-PX, DETECTOR, WAVELENGTH = 2e-8, 75e-6, 1.2398419843320026e-10
-DISTANCE = PX * N * DETECTOR / WAVELENGTH
-
-
-@pytest.fixture(scope="module")
-def scan() -> RawData:
-    """144 patterns of 32 x 32 pixels on a jittered raster, photons counted."""
-    rng = np.random.default_rng(4)
-    rows, columns = np.indices((12, 12)).reshape(2, -1) * 4.0 + 24 + rng.uniform(-0.7, 0.7, (2, 144))
-    y, x = np.indices((100, 100)) / 100
-    image = np.exp(1.5j * np.sin(23 * x + 5 * y) * np.cos(17 * y)) * (0.8 + 0.2 * np.cos(31 * x))
-    r, c = np.indices((N, N)) - N // 2
-    probe = np.exp(-(r**2 + c**2) / 40 + 0.02j * (r**2 + 0.4 * c**2 + 0.3 * r * c))
-    return RawData.from_simulation(columns, rows, probe, image, nphotons=3e5, generator=rng)
-
-
-@pytest.fixture(scope="module")
-def counts(scan: RawData) -> NDArray[np.int64]:
-    return np.rint(scan.patterns.intensity()).astype(np.int64)
-
-
-def quiet(path: Path, **how: Any) -> RawData:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_data(path, **how)
 
 
 def written(path: Path, scan: RawData, frames: NDArray, *, positions: Any = None, **more: Any) -> Path:
@@ -304,18 +278,6 @@ UNITS = {
     "m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "Micrometer": 1e-6,
     "micrometres": 1e-6, "nm": 1e-9, "nanometer": 1e-9, "angstrom": 1e-10, "Angstroms": 1e-10, "Å": 1e-10,
 }  # fmt: skip
-
-
-def master(folder: Path, counts: NDArray, table: str, encoding: str = "utf-8") -> Path:
-    with h5py.File(folder / "s_data_000001.h5", "w") as file:
-        file["entry/data/data"] = counts
-    with h5py.File(folder / "s_master.h5", "w") as file:
-        file["entry/data/data_000001"] = h5py.ExternalLink("s_data_000001.h5", "entry/data/data")
-        detector = file.create_group("entry/instrument/detector")
-        detector["detector_distance"], detector["x_pixel_size"], detector["y_pixel_size"] = DISTANCE, DETECTOR, DETECTOR
-        detector["detectorSpecific/photon_energy"] = 1.2398419843320026e-6 / WAVELENGTH
-    (folder / "s.csv").write_text(table, encoding=encoding)
-    return folder / "s_master.h5"
 
 
 @settings(max_examples=40 * TIMES, **QUIET)

@@ -13,14 +13,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, FileContents, pairs, square_pixel
+from ptycho_ray.data.contents import (
+    JOULE_PER_EV,
+    PLANCK_TIMES_LIGHT_EV_M,
+    FileContents,
+    pairs,
+    square_pixel,
+    unit_of_positions,
+)
 from ptycho_ray.data.formats.far_field_geometry import completed, pixel_size_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.masks import set_pixels
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
-from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of
+from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of, is_pixels
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -57,19 +65,20 @@ def read(scan: Hdf5Scan) -> FileContents:
     grid = frames.raster or frames.shape[:1]
     width, height = (_quantity(scan, f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
-    if mask is not None and mask.ndim == 3:
-        mask = np.asarray(mask.astype(bool).any(axis=0))
+    if mask is not None:
+        mask = set_pixels(mask)
+        mask = np.asarray(mask.any(axis=0)) if mask.ndim == 3 else mask
     places, names = _positions(scan, groups, grid)
     unit, unknown = _unit(scan, names)
     return FileContents(
         frames=frames,
         frames_field=field,
         positions=None if places is None else places * (1.0 if unit is None else unit),
-        positions_in_metres=True,
+        positions_in_metres=not (names and is_pixels(str(scan.attribute(names[0], "units") or ""))),
         positions_unit=unit,
         units_unknown=unknown,
         domain="intensity",
-        bad_pixels=None if mask is None else mask != 0,
+        bad_pixels=mask,
         energy_eV=_energy(scan, groups),
         detector_distance_m=_quantity(scan, f"{detector}/distance", LENGTHS),
         detector_pixel_m=square_pixel(width, height, scan.path, f"{detector}/x_pixel_size, y_pixel_size"),
@@ -144,14 +153,12 @@ def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
 
 def _unit(scan: Hdf5Scan, names: list[str]) -> tuple[NDArray[np.float64] | None, str]:
     """The units of rows and columns in metres, None if none is stated; and what they are called if it is no unit of length."""
-    stated = [str(scan.attribute(name, "units") or "").strip() for name in names]
-    if not any(stated):
-        return None, ""
-    factors = [factor_of(unit or stated[0], LENGTHS) for unit in stated]
-    unknown = [unit for unit, factor in zip(stated, factors, strict=True) if factor is None]
-    if unknown:
-        return None, f"lengths in {unknown[0]!r}, which is no unit that is known"
-    return np.resize(np.array(factors, dtype=np.float64), 2), ""
+    stated = [scan.attribute(name, "units") for name in names]
+    found = [unit_of_positions(unit or stated[0]) for unit in stated]
+    unknown = next((said for _, said in found if said), "")
+    if unknown or not any(factor for factor, _ in found):
+        return None, unknown
+    return np.resize(np.array([factor for factor, _ in found], dtype=np.float64), 2), ""
 
 
 def _positions(

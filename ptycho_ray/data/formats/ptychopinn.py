@@ -22,6 +22,7 @@ from ptycho_ray.data.contents import (
     metadata_from_text,
     pairs,
     table_of_pairs,
+    unit_of_positions,
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.frame_axes import array_frames
@@ -29,7 +30,6 @@ from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
-from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -91,7 +91,8 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
 def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
     positions, nominal, metres = _positions(scan)
-    unit = _unit(scan)
+    stated = (scan.attribute(name, "units") for name in POSITION_KEYS if name in scan)
+    unit, unknown = unit_of_positions(next(filter(None, stated), None))
     if unit is not None:
         positions, nominal, metres = positions * unit, None if nominal is None else nominal * unit, True
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
@@ -110,6 +111,7 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         nominal=nominal,
         positions_in_metres=metres,
         positions_unit=unit,
+        units_unknown=unknown,
         probe=scan.read_optional("probeGuess", "probe_guess", "probe"),
         object_truth=None if metres else scan.read_optional("objectGuess", "object", "obj"),
         Y=scan.read_optional("Y"),
@@ -124,12 +126,6 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         electrons=_electrons(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
-
-
-def _unit(scan: Hdf5Scan) -> float | None:
-    """The unit of length that the array of positions states, in metres; None where it states none."""
-    unit = next((unit for name in POSITION_KEYS if name in scan and (unit := scan.attribute(name, "units"))), None)
-    return None if unit is None else factor_of(str(unit), LENGTHS)
 
 
 def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:

@@ -189,10 +189,13 @@ def all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArr
 
 def patterns_of(fields: FileContents, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:
     assert fields.frames is not None
+    bad = fields.bad_pixels
+    if transpose and bad is not None:
+        bad = np.asarray(bad).T  # it is stored like the frames
     stack = PatternStack(
         fields.frames,
         fields.domain or "amplitude" if domain == "auto" else domain,
-        bad_pixels=fields.bad_pixels,
+        bad_pixels=bad,
         transpose=transpose,
         file=path,
         field=fields.frames_field,

@@ -5,13 +5,10 @@ Legend: n frames, H and W the detector's rows and columns.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.patterns import ArrayFrames, FrameSource
-from ptycho_ray.errors import InputError, to_type
 
 IMPOSSIBLE = tuple(2**bits - less for bits in (31, 32, 63, 64) for less in (1, 2))
 """Numbers that no detector counts up to: the largest of its type, or one less, mark a pixel as bad."""
@@ -54,11 +51,11 @@ class MendedFrames:
     """Frames of another source with bad pixels set to zero and negative values clipped to zero.
 
     ``bad`` [H, W] are the pixels to clear, ``clip`` whether negative values are noise. Values that are no measurement
-    (``invalid_in``) are cleared everywhere. A short unsigned type is widened, since its largest value may be a measurement
-    here (a saturated pixel).
+    (``invalid_in``) are cleared everywhere. A short unsigned type is widened where its largest value is a measurement, of a
+    pixel that ``saturated``.
 
-    Of frames that nobody has looked at, ``unseen`` names the file: what is no measurement outside ``bad`` is not cleared there
-    but refused, with the number of its frame.
+    Of frames that nobody has looked at (``unseen``) what is no measurement outside ``bad`` is not cleared, but made a value
+    that ``PatternStack`` refuses with the number of the frame.
     """
 
     def __init__(
@@ -67,36 +64,32 @@ class MendedFrames:
         bad: NDArray[np.bool_] | None = None,
         *,
         clip: bool = False,
-        unseen: Path | None = None,
+        unseen: bool = False,
+        saturated: bool = True,
     ) -> None:
-        self.source, self.bad, self.clip, self.unseen = source, bad, clip, unseen
+        self.source, self.bad, self.clip, self.unseen, self.saturated = source, bad, clip, unseen, saturated
         self.in_memory = False
-        self.dtype = np.dtype(np.uint32) if source.dtype == np.uint16 else source.dtype
+        self.dtype = np.dtype(np.uint32) if source.dtype == np.uint16 and saturated else source.dtype
         self.shape, self.labels = source.shape, source.labels
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
         frames = np.array(self.source.read(indices), dtype=self.dtype)
         if self.bad is not None:
             frames[:, self.bad] = 0
+        invalid = None
         if frames.size and not frames.max() <= LARGEST_SURE:
             invalid = invalid_in(frames)
-            if self.unseen is not None and invalid.any():
-                self._refuse(self.labels[indices[invalid.any(axis=(1, 2))]], self.unseen)
             frames[invalid] = 0
-        return np.maximum(frames, 0, out=frames) if self.clip else frames
+        if self.clip:
+            np.maximum(frames, 0, out=frames)
+        if self.unseen and invalid is not None:
+            kind = self.dtype.kind
+            frames[invalid] = np.nan if kind == "f" else np.iinfo(self.dtype).max if kind == "u" else -1
+        return frames
 
     def take(self, indices: NDArray[np.int64]) -> MendedFrames:
-        return MendedFrames(self.source.take(indices), self.bad, clip=self.clip, unseen=self.unseen)
-
-    def _refuse(self, numbers: NDArray[np.int64], path: Path) -> None:
-        listed = ",".join(str(number) for number in np.unique(numbers))
-        raise InputError(
-            file=path,
-            field="patterns",
-            found=f"values that are no measurement (not finite, or the largest of a type) in frames {listed}",
-            expected="none: the frames looked at have a measurement in these pixels",
-            hint=to_type(path, f"--drop {listed}"),
-        )
+        taken = self.source.take(indices)
+        return MendedFrames(taken, self.bad, clip=self.clip, unseen=self.unseen, saturated=self.saturated)
 
 
 class TurnedFrames:

@@ -67,7 +67,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
     source = as_frames(fields.frames, path, fields.frames_field)
     if source.shape[0] == 0:
         return
-    found = _screened(source, None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0, path)
+    found = _screened(source, None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0)
     marks, n = found.marks, source.shape[0]
     if marks.bad.all():
         raise InputError(
@@ -129,7 +129,7 @@ def note_repeated(fields: FileContents, labels: NDArray, repeated: NDArray[np.in
         )
 
 
-def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path) -> Screened:
+def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened:
     n, height, width = source.shape
     rows = looked_at(source.shape, LOOKED_AT)
     some = source.read(rows)
@@ -156,7 +156,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path)
             dark[start : start + len(frames)] = good.max(axis=(1, 2)) <= 0
             sums = good.sum(axis=(1, 2), dtype=np.float64)
             alike = 1 + np.flatnonzero((np.diff(sums) == 0) & (sums[1:] > 0))
-            repeated += [start + k for k in alike if np.array_equal(good[k], good[k - 1])]
+            repeated += [start + int(k) for k in alike if np.array_equal(good[k], good[k - 1])]
         if (ever & ~bad).any():
             marks.rules["no number in single frames"] = int((ever & ~bad).sum())
             bad = bad | ever
@@ -166,7 +166,7 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None, path: Path)
     kept = np.flatnonzero(~(broken | dark))
     mended: FrameSource = source
     if not seen:
-        mended = MendedFrames(source, bad, clip=clip, unseen=path)
+        mended = MendedFrames(source, bad, clip=clip, unseen=True, saturated=marks.saturated is not None)
     elif marks.rules or clip or marks.saturated is not None or broken.any():
         mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
     shown = np.where(bad, 0, np.maximum(np.where(invalid_in(some), 0, some), 0))

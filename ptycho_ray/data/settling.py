@@ -14,7 +14,7 @@ from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.mended import TurnedFrames, held_like, invalid_in
 from ptycho_ray.data.patterns import Domain
 from ptycho_ray.data.screening import as_frames, looked_at
-from ptycho_ray.data.turning import rows_and_columns_exchanged
+from ptycho_ray.data.turning import DECISIVELY, curls_of
 from ptycho_ray.errors import InputError, to_type
 
 FRAMES_LOOKED_AT = 12
@@ -129,26 +129,31 @@ def _by_probe(fields: FileContents, frames: NDArray, named: Domain) -> Domain | 
 
 
 def settle_turn(fields: FileContents, path: Path) -> None:
-    """Exchange rows and columns of frames that MATLAB may have written, where the scan tells that they are exchanged; a line
-    says what was done, or that nothing tells. Frames of other formats are only named."""
+    """Exchange rows and columns of frames where the scan tells that they are exchanged; a line says what was done, or that
+    nothing tells. Of frames that MATLAB may have written it is enough that it tells clearly. Others are turned if it tells
+    decisively and no probe or object of the file could be turned against them; else they are only named."""
     if fields.frames is None or fields.positions is None or fields.far_field is False:
         return
     source = as_frames(fields.frames, path, fields.frames_field)
     bad = None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0
-    told = rows_and_columns_exchanged(source, bad, fields.positions)
-    if not fields.written_by_matlab:
-        if told:
-            fields.note(
-                f"{path}: rows and columns of the frames seem exchanged against the scan: --transpose exchanges them, "
-                "'ptycho-ray orient' decides"
-            )
-        return
-    if told is None:
+    curls = curls_of(source, bad, fields.positions)
+    told = None if curls is None else curls.exchanged()
+    alone = fields.probe is None and fields.object_truth is None and not fields.electrons
+    if told and curls is not None and (fields.written_by_matlab or (alone and curls.exchanged(**DECISIVELY))):
+        fields.frames = held_like(TurnedFrames(source, transpose=True), source)
+        fields.bad_pixels = None if bad is None else bad.T
+        fields.note(
+            f"{path}: rows and columns of the frames were exchanged, as the scan tells: the deflection of the beam has a curl "
+            f"{1 / curls.exchanged_to_stored:.2g} times smaller so ('ptycho-ray orient' sees mirrored axes, too; --axes nyx "
+            "leaves them as stored)"
+        )
+    elif told:
+        fields.note(
+            f"{path}: rows and columns of the frames seem exchanged against the scan: 'ptycho-ray orient' decides, and "
+            "--transpose exchanges them"
+        )
+    elif told is None and fields.written_by_matlab:
         fields.note(
             f"{path}: frames of this format may have rows and columns exchanged, and the scan does not tell: read as stored "
             "(--transpose exchanges them)"
         )
-    elif told:
-        fields.frames = held_like(TurnedFrames(source, transpose=True), source)
-        fields.bad_pixels = None if bad is None else bad.T
-        fields.note(f"{path}: rows and columns of the frames were exchanged, as the scan tells")

@@ -295,3 +295,27 @@ def test_a_detector_that_hung_is_named(scan: RawData, counts: NDArray, tmp_path:
     dropped = ",".join(str(number) for number in range(first, first + length))
     assert any(note.endswith(f"--drop {dropped}") for note in raw.notes)
     assert not any("once more" in note for note in quiet(tmp_path / "scan.h5", drop=dropped).notes)
+
+
+@settings(max_examples=8 * TIMES, **QUIET)
+@given(exchanged=st.booleans(), probe=st.booleans(), masked=st.booleans())
+def test_exchanged_axes_are_mended_where_nothing_else_is_turned_by_it(
+    scan: RawData, counts: NDArray, tmp_path: Path, exchanged: bool, probe: bool, masked: bool
+) -> None:
+    bad = GAP & (np.indices((N, N))[0] < 12)
+    frames, mask = np.where(bad, 0, counts) if masked else counts, bad
+    more: dict[str, Any] = {"mask": mask.T if exchanged else mask} if masked else {}
+    more |= {"probe": scan.probe} if probe else {}
+    stored = frames.swapaxes(1, 2) if exchanged else frames
+    path = tmp_path / "scan.h5"
+    store_hdf5(path, stored, scan.positions_px, more)
+    raw = quiet(path)
+    turned = exchanged and not probe
+    np.testing.assert_array_equal(raw.patterns.intensity([7, 99]), (frames if turned else stored)[[7, 99]])
+    assert turned == any("columns of the frames were exchanged" in note for note in raw.notes)
+    assert (exchanged and probe) == any(note.endswith("--transpose exchanges them") for note in raw.notes)
+    np.testing.assert_array_equal(quiet(path, axes="nyx").patterns.intensity([7]), stored[[7]])
+    if exchanged:
+        asked = quiet(path, transpose=True)
+        np.testing.assert_array_equal(asked.patterns.intensity([7]), frames[[7]])
+        np.testing.assert_array_equal(asked.bad_pixels, bad if masked else None)

@@ -43,12 +43,14 @@ def test_frames_are_named_by_their_numbers_in_the_file_whatever_has_been_left_ou
     np.testing.assert_array_equal(fields.frame_numbers, np.setdiff1d(np.arange(40), [3, 20, 30, 35]))
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "uint32", "int64"])
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint16", "uint32", "int64"])
 @pytest.mark.parametrize("fault", [np.nan, np.inf, 2.0**32 - 1, "dark"])
 def test_a_fault_of_a_frame_that_nobody_looked_at_is_refused_with_the_command_that_leaves_it_out(
     kind: str, fault: float | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screening, "ALL_FRAMES_BYTES", 0)  # as of a stack above 1 GiB
+    if kind == "uint16" and fault == 2.0**32 - 1:
+        fault = 2.0**16 - 1
     if kind[0] != "f" and fault != "dark" and not np.isfinite(fault):
         return  # no whole number
     rng = np.random.default_rng(5)

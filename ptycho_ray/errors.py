@@ -56,9 +56,10 @@ class InputError(ValueError):
             options[-1].append(word)
         kept = ""
         for option in options:
-            if option[0] == "--drop":  # what was left out stays so
-                after = after.replace("--drop ", f"--drop {option[1]},")
-            kept += "" if option[0] in after.split() else f" {shlex.join(option)}"
+            text = shlex.join(option)
+            if option[0] == "--drop" and f"{text}," not in after and f"{text} " not in f"{after} ":
+                after = after.replace("--drop ", f"{text},")  # what was left out stays so
+            kept += "" if option[0] in after.split() else f" {text}"
         made = type(self)(
             self.problem,
             file=self.file,

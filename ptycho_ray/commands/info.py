@@ -156,7 +156,7 @@ def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]
         return (
             f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so "
             "that patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong, "
-            "or the detector was in the near field"
+            f"or the detector was in the near field. {to_type(scan.source, '--units um')}"
         )
     said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
     if scan.notes:

@@ -82,7 +82,7 @@ def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = T
             field=fields.frames_field,
             found=f"logarithms v of counts: {formula} are whole numbers",
             expected="the counts, or their roots",
-            hint=f"Store {formula}. To take them as they are: {to_type(path, '--domain intensity')}",
+            hint=f"Store {formula}, or take them as they are. {to_type(path, '--domain intensity')}",
         )
     if told is None and probe_is_trusted:
         told = _by_probe(fields, frames, named or "amplitude")

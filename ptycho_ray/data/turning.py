@@ -41,14 +41,6 @@ class Curls:
         return True if 1 / self.exchanged_to_stored > clearly and -self.errors > errors else None
 
 
-def rows_and_columns_exchanged(
-    source: FrameSource, bad: NDArray[np.bool_] | None, positions: NDArray[np.float64]
-) -> bool | None:
-    """Whether frames [n, H, W] at positions [n, 2] have exchanged axes; None if the deflections do not tell."""
-    found = curls_of(source, bad, positions)
-    return None if found is None else found.exchanged()
-
-
 def curls_of(source: FrameSource, bad: NDArray[np.bool_] | None, positions: NDArray[np.float64]) -> Curls | None:
     """The two curls of frames [n, H, W] at positions [n, 2]; None if there are too few, or too large ones."""
     if len(positions) != source.shape[0] or len(positions) < 32 or not np.isfinite(positions).all():

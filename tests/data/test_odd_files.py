@@ -24,7 +24,7 @@ from ptycho_ray.data.marks import find_marks
 from ptycho_ray.data.patterns import ArrayFrames, PatternStack
 from ptycho_ray.data.placing import flyback, groups_of
 from ptycho_ray.data.settling import quantity_by_values
-from ptycho_ray.data.turning import rows_and_columns_exchanged
+from ptycho_ray.data.turning import curls_of
 from ptycho_ray.errors import InputError
 
 
@@ -252,8 +252,10 @@ def test_light_that_tells_nothing_is_said(tmp_path: Path, scan: RawData) -> None
 
 
 def test_exchanged_rows_and_columns_are_told_by_the_scan(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
-    assert rows_and_columns_exchanged(ArrayFrames(counts), None, scan.positions_px) is False
-    assert rows_and_columns_exchanged(ArrayFrames(counts.swapaxes(1, 2)), None, scan.positions_px) is True
+    for frames, answer in ((counts, False), (counts.swapaxes(1, 2), True)):
+        found = curls_of(ArrayFrames(frames), None, scan.positions_px)
+        assert found is not None
+        assert found.exchanged() is answer
     for exchanged in (False, True):
         with h5py.File(tmp_path / "data_roi0_dp.hdf5", "w") as file:
             file["dp"] = counts.swapaxes(1, 2) if exchanged else counts

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def to_type(path: str | Path, *words: str, program: str = "info") -> str:
+    """The end of an error: the command that reads a file with other options, or another file."""
+    return f"Type: {' '.join(['ptycho-ray', program, shlex.quote(str(path)), *words])}"
 
 
 class InputError(ValueError):
@@ -34,6 +41,34 @@ class InputError(ValueError):
         if hint:
             text = f"{text}. {hint}"
         super().__init__(text)
+
+    def with_options(self, path: Path, words: Sequence[str]) -> InputError:
+        """The same error whose command to type keeps the options ``words`` of reading that were given already, but for those
+        that it replaces."""
+        command = to_type(path)
+        if self.hint is None or command not in self.hint:
+            return self
+        before, _, after = self.hint.partition(command)
+        options: list[list[str]] = []
+        for word in words:
+            if word.startswith("--"):
+                options.append([])
+            options[-1].append(word)
+        kept = ""
+        for option in options:
+            text = shlex.join(option)
+            if option[0] == "--drop" and f"{text}," not in after and f"{text} " not in f"{after} ":
+                after = after.replace("--drop ", f"{text},")  # what was left out stays so
+            kept += "" if option[0] in after.split() else f" {text}"
+        made = type(self)(
+            self.problem,
+            file=self.file,
+            field=self.field,
+            found=self.found,
+            expected=self.expected,
+            hint=f"{before}{command}{kept}{after}",
+        )
+        return made.with_traceback(self.__traceback__)
 
 
 class MissingFileError(InputError, FileNotFoundError):

@@ -39,6 +39,12 @@ class ReadingOptions(Common):
 
     reading: Annotated[Reading, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Reading)
 
+    def inputs(self, *scans: Path | None) -> list[Path]:
+        """All files that reading these scans takes, over which nothing may be written."""
+        from ptycho_ray.data.inputs import files_of
+
+        return [file for scan in scans if scan is not None for file in files_of(scan, self.reading)]
+
 
 @dataclass(kw_only=True)
 class ProductOptions(ReadingOptions):

@@ -63,7 +63,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
     given = options.output_dir != Options.output_dir
-    folder = folder_to_write(options.output_dir, given=given, overwrite=options.overwrite)
+    inputs = [*options.inputs(options.scan), options.truth, *paths]
+    folder = folder_to_write(options.output_dir, given=given, overwrite=options.overwrite, inputs=inputs)
     scan = None
     if options.scan is not None:
         scan = workflow.load_data(

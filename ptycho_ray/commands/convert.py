@@ -54,12 +54,13 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.inspection import describe_scan
 
     beside = format_to_write(options.output, options.to).beside
+    inputs = options.inputs(options.input)
     whole = options.n_subsample is None and options.reading.select is None and options.reading.frames is None
     for written in [options.output] if beside is None else [options.output, beside(options.output)]:
         file_to_write(
             written,
             overwrite=options.overwrite,
-            inputs=[options.input, options.reading.companion],
+            inputs=inputs,
             least_bytes=about_as_large_as(options.input) if written == options.output and whole else LEAST_FREE_BYTES,
         )
     scan = load_data(

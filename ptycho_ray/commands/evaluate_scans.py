@@ -41,8 +41,9 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.config import ExecutionConfig
     from ptycho_ray.training.scan_training import distinct_names
 
+    inputs = options.inputs(*options.scans)
     for name in distinct_names([str(path) for path in options.scans]):
-        folder_to_write(options.output_dir / name, given=True, overwrite=options.overwrite)
+        folder_to_write(options.output_dir / name, given=True, overwrite=options.overwrite, inputs=inputs)
     how = [] if options.model_path is None else ["--model-path", options.model_path]
     how += ["--overwrite"] if options.overwrite else []
     execution = ExecutionConfig(address=options.address, cpus_per_device=options.cpus_per_device)

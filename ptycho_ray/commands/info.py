@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ import tyro
 
 from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result, summary_of_history
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.errors import InputError
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.errors import InputError, to_type
 
 if TYPE_CHECKING:
     from ptycho_ray.config import ModelConfig
@@ -94,7 +96,7 @@ def _scan(path: Path, options: Options) -> Result:
     from ptycho_ray.data.raw_data import scan_from_fields
 
     head: Result = {"file": require_scan(path)}
-    reading, limit = options.reading, default_max_bytes()
+    reading, limit, fields = options.reading, default_max_bytes(), None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes of the scan say the same
         try:
@@ -103,10 +105,10 @@ def _scan(path: Path, options: Options) -> Result:
             head["format"] = f"{form.name} ({form.title})"
             if fields.frames is None or fields.positions is None or _uncropped(fields):
                 return {
-                    "verdict": _verdict_of_part(path, fields),
+                    "verdict": _verdict_of_part(path, fields, reading),
                     **head,
                     "kind": "part of a scan",
-                    **_parts(path, fields),
+                    **_parts(path, fields, reading),
                 }
             scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
             facts = describe_scan(scan)
@@ -114,7 +116,14 @@ def _scan(path: Path, options: Options) -> Result:
             found = [*suspected_problems(scan, diameter), *electron_problems(scan)]
             problems = [asdict(problem) for problem in found]
         except InputError as error:
-            return {"verdict": f"not readable as it is: {error}", **head, **_contents(path, limit, reading.shape)}
+            error = error.with_options(path, reading.words())
+            notes = {} if fields is None else {"notes": _notes(path, fields.notes)}
+            return {
+                "verdict": f"not readable as it is: {error}",
+                **head,
+                **notes,
+                **_contents(path, limit, reading.shape),
+            }
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = f"{scan.quantum}s" if scan.counts_are_photons else "units_of_the_file"
@@ -130,7 +139,7 @@ def _scan(path: Path, options: Options) -> Result:
         "verdict": _verdict(scan, facts, problems),
         **head,
         "kind": "scan",
-        "notes": [note.replace(f"{path}: ", "") for note in scan.notes] or "none",
+        "notes": _notes(path, scan.notes) or "none",
         "suspected_problems": problems or "none",
         **facts,
         "probe_is_guess": scan.probe_is_guess,
@@ -174,13 +183,17 @@ def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
     }
 
 
+def _notes(path: Path, notes: list[str]) -> list[str]:
+    return [note.replace(f"{path}: ", "") for note in notes]
+
+
 def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]]) -> str:
     step = facts["nearest_position_px"]
     if step > max(facts["probe_diameter_px"], scan.N / 2) and scan.far_field is not False:
         return (
             f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so "
             "that patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong, "
-            "or the detector was in the near field"
+            f"or the detector was in the near field. {to_type(scan.source, '--units um')}"
         )
     said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
     if scan.notes:
@@ -193,8 +206,8 @@ def _uncropped(fields: FileContents) -> bool:
     return fields.frames is not None and fields.frames.shape[1] != fields.frames.shape[2] and not fields.electrons
 
 
-def _verdict_of_part(path: Path, fields: FileContents) -> str:
-    parts = _parts(path, fields)
+def _verdict_of_part(path: Path, fields: FileContents, reading: Reading) -> str:
+    parts = _parts(path, fields, reading)
     missing = parts["missing"]
     whole = fields.frames is None or fields.positions is None
     what = "part of a scan" if whole else "a scan of a detector that is not cropped yet"
@@ -363,12 +376,13 @@ def _dose(positions: Any, total: float, diameter: float) -> float | None:
     return total / area if area > 0 else None
 
 
-def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
+def _parts(path: Path, fields: FileContents, reading: Reading) -> dict[str, Any]:
     """Contents of one of several files, or of a detector that is not cropped yet, and the command that takes it further."""
-    from ptycho_ray.data.contents import to_type, with_patterns
+    from ptycho_ray.data.contents import with_patterns
 
     frames, positions = fields.frames, fields.positions
-    missing, words = [], []
+    given = reading.words()
+    missing, words = [], [shlex.join(given)] if given else []
     if frames is None:
         missing.append("patterns, in another file")
     elif _uncropped(fields):
@@ -398,7 +412,7 @@ def _parts(path: Path, fields: FileContents) -> dict[str, Any]:
         "beam_centre_px": fields.beam_centre_px,
         "missing": missing,
         "next": further,
-        "notes": [{"note": note} for note in fields.notes],
+        "notes": _notes(path, fields.notes),
     }
 
 

@@ -48,7 +48,9 @@ def run(words: Sequence[str]) -> Result:
 
     if options.output is not None:
         least = about_as_large_as(options.file)
-        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.file], least_bytes=least)
+        file_to_write(
+            options.output, overwrite=options.overwrite, inputs=options.inputs(options.file), least_bytes=least
+        )
     scan = load_data(options.file, reading=options.reading)
     verdict = find_orientation(
         scan,

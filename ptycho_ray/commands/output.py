@@ -13,6 +13,8 @@ from ptycho_ray.errors import InputError
 
 RESULTS = ("wts.h5.zip", "reconstruction.npz", "result.json", "comparison.json")
 """Files by which a folder is known to hold a result."""
+WRITTEN = (*RESULTS, "refined_scan.npz", "positions.npz", "patches.npz", "history.json")
+"""Files of a result that a command can read, too."""
 MOST_FOLDERS = 10_000
 LEAST_FREE_BYTES = 8 * 2**20
 """A disk with less room than this is full."""
@@ -35,42 +37,75 @@ def file_to_write(
     least_bytes: int = LEAST_FREE_BYTES,
 ) -> Path:
     """``path``, if it can be written and nothing is lost by it. InputError if it exists, unless ``overwrite``, if it is a
-    folder, or if its folder cannot be written to or has no room for ``least_bytes``."""
+    folder or one of the ``inputs``, or if its folder cannot be written to or has no room for ``least_bytes``."""
     if path.is_dir():
         raise InputError(file=path, field=field, found="a folder", expected="the name of a file")
+    keep_inputs(path, inputs, field)
     if path.exists() and not overwrite:
-        same = any(other is not None and other.exists() and other.samefile(path) for other in inputs)
-        found = "the file that is read" if same else "a file that exists already"
-        raise InputError(file=path, field=field, found=found, expected="a new name", hint="--overwrite replaces it")
+        raise InputError(
+            file=path,
+            field=field,
+            found="a file that exists already",
+            expected="a new name",
+            hint="--overwrite replaces it",
+        )
     _check_writable(path.parent, field, least_bytes)
     return path
 
 
-def folder_to_write(folder: Path, *, given: bool, overwrite: bool, resume: bool = False) -> Path:
+def folder_to_write(
+    folder: Path,
+    *,
+    given: bool,
+    overwrite: bool,
+    resume: bool = False,
+    inputs: Sequence[Path | None] = (),
+    field: str = "output_dir",
+    results: Sequence[str] = RESULTS,
+) -> Path:
     """The folder for the results: ``folder``, or if it was not ``given`` and holds some already the next one with a number.
     With ``resume`` it is the one that was written last.
 
-    InputError if it holds another result, unless ``overwrite`` or ``resume``, or cannot be written to.
+    InputError if it holds another result (one of the files ``results``), unless ``overwrite`` or ``resume``, if one of the
+    ``inputs`` would be replaced, or if it cannot be written to.
     """
     if not given and not overwrite:
         numbered = [folder, *(folder.with_name(f"{folder.name}_{number}") for number in range(2, MOST_FOLDERS))]
-        free = next(number for number, name in enumerate(numbered) if not _results(name))
+        free = next(number for number, name in enumerate(numbered) if not _held(name, results))
         folder = numbered[max(0, free - 1)] if resume and not numbered[free].is_dir() else numbered[free]
-    held = _results(folder)
+    for name in WRITTEN:
+        keep_inputs(folder / name, inputs, field)
+    held = _held(folder, results)
     if held and not (overwrite or resume):
         raise InputError(
             file=folder,
-            field="output_dir",
+            field=field,
             found=f"a folder that holds another result ({', '.join(held)})",
             expected="a new folder",
             hint="--overwrite replaces it",
         )
-    _check_writable(folder, "output_dir")
+    _check_writable(folder, field)
     return folder
 
 
-def _results(folder: Path) -> list[str]:
-    return [name for name in RESULTS if (folder / name).exists()]
+def keep_inputs(path: Path | None, inputs: Sequence[Path | None], field: str) -> None:
+    """InputError if ``path`` is one of the files that are read, under whatever name, or lies in a folder that is."""
+    if path is None or not path.exists():
+        return
+    for other in inputs:
+        if other is None or not other.exists():
+            continue
+        if other.samefile(path) or (other.is_dir() and path.resolve().is_relative_to(other.resolve())):
+            raise InputError(
+                file=path,
+                field=field,
+                found="a file that is read",
+                expected="another name: nothing that is read is replaced, by --overwrite neither",
+            )
+
+
+def _held(folder: Path, results: Sequence[str]) -> list[str]:
+    return [name for name in results if (folder / name).exists()]
 
 
 def about_as_large_as(path: Path) -> int:

@@ -79,7 +79,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.files import sha256_of
 
     path, how = require_scan(options.input), options.reading
-    file_to_write(options.output, overwrite=options.overwrite, inputs=[path, how.companion])
+    file_to_write(options.output, overwrite=options.overwrite, inputs=options.inputs(path))
     fields = read_both(path, dataclasses.replace(how, transpose=False, pixel_size_m=None), default_max_bytes())
     if fields.frames is None:
         raise InputError(file=path, field="patterns", found="none", expected="frames", hint="see ptycho-ray info")

@@ -80,9 +80,9 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.commands.standard_folder import reconstruct_folder
 
         return reconstruct_folder(options, given, solver)
+    inputs = options.inputs(options.test_data_file)
     if options.product is not None:
-        scans = [options.test_data_file, options.reading.companion]
-        file_to_write(options.product, overwrite=options.overwrite, inputs=scans, field="product")
+        file_to_write(options.product, overwrite=options.overwrite, inputs=inputs, field="product")
     network = asks_for_network(options, given)
     if network is None:
         if options.test_data_file is None:
@@ -91,7 +91,7 @@ def run(words: Sequence[str]) -> Result:
             )
         folder = Path(given.get("output_dir", InferenceConfig.output_dir))
         if not options.plan:  # which writes nothing
-            folder = folder_to_write(folder, given="output_dir" in given, overwrite=options.overwrite)
+            folder = folder_to_write(folder, given="output_dir" in given, overwrite=options.overwrite, inputs=inputs)
         return reconstruct_automatically(
             options.test_data_file,
             folder,
@@ -106,7 +106,12 @@ def run(words: Sequence[str]) -> Result:
         given.setdefault("refinement_iterations", options.refine)
     resolved = resolve_config(InferenceConfig, options.config, typed=given, with_model=False)
     settings, execution = resolved.config, resolved.execution
-    folder = folder_to_write(settings.output_dir, given=resolved.was_given("output_dir"), overwrite=options.overwrite)
+    folder = folder_to_write(
+        settings.output_dir,
+        given=resolved.was_given("output_dir"),
+        overwrite=options.overwrite,
+        inputs=options.inputs(settings.test_data_file),
+    )
     import numpy as np
 
     from ptycho_ray import workflow

@@ -54,6 +54,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.training.scan_training import distinct_names
 
     folders = [options.output_dir / name for name in distinct_names([str(path) for path in options.scans])]
+    inputs = options.inputs(*options.scans)
     execution = ExecutionConfig(
         address=options.address, cpus_per_device=options.cpus_per_device, devices=options.workers or "auto"
     )
@@ -63,7 +64,7 @@ def run(words: Sequence[str]) -> Result:
             raise ConfigurationError(field="--shard-patterns", found=options.shard_patterns, expected=expected)
         RefinementConfig(**solver)
         for folder in folders:
-            folder_to_write(folder, given=True, overwrite=options.overwrite)
+            folder_to_write(folder, given=True, overwrite=options.overwrite, inputs=inputs)
         from ptycho_ray.cluster.reconstruct import reconstruct_scans_automatically
 
         lines = reconstruct_scans_automatically(
@@ -78,7 +79,8 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.cluster.batch import SHARD_PATTERNS, SHARDS, reconstruct_on_cluster
 
     for folder in folders:
-        folder_to_write(folder, given=True, overwrite=options.overwrite, resume=(folder / SHARDS).is_dir())
+        again = (folder / SHARDS).is_dir()
+        folder_to_write(folder, given=True, overwrite=options.overwrite, resume=again, inputs=inputs)
     shard = options.shard_patterns or SHARD_PATTERNS
     lines = reconstruct_on_cluster(
         options.scans,

@@ -91,6 +91,7 @@ def run(words: Sequence[str]) -> Result:
         given=options.output_dir != default,
         overwrite=options.overwrite,
         resume=options.resume,
+        inputs=[*options.inputs(options.scan), Path(options.begin)],
     )
     scan = workflow.load_data(options.scan, reading=options.reading)
 

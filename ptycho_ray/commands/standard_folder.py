@@ -19,12 +19,13 @@ from ptycho_ray import __version__
 from ptycho_ray.bundle import FILE_NAME, PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.automatic import asks_for_network, own_options, refinement_settings, refuse_without_network
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.output import RESULTS, folder_to_write, keep_inputs
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
 from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed, with_positions
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
-from ptycho_ray.errors import ConfigurationError, MissingFileError
+from ptycho_ray.errors import ConfigurationError, MissingFileError, to_type
 from ptycho_ray.files import jsonable, write_json
 from ptycho_ray.interop.ptychodus.events import EventStream, event_stream
 from ptycho_ray.interop.ptychodus.options import (
@@ -48,8 +49,9 @@ TRAIN_DATA = "train_data.npz"
 
 def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
     """Train on the scan of a folder; writes the model and, from the standard layout, the product and its checkpoints."""
+    keep_inputs(options.event_file, _files(options.input), "event_file")
     with event_stream(options.event_file) as events:
-        folder, output = _folders(options.input, options.output)
+        folder, output = _folders(options, "train", resume=options.resume)
         from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
         scan, product = _training_scan(folder)
@@ -108,8 +110,9 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
 def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], solver: Mapping[str, Any]) -> Result:
     """Reconstruct the scan of a folder with a trained model: that of ``--model-path``, or the one in the folder. If there is
     none and nothing of a network is asked for, automatically; ``solver`` are settings of the solver that were given."""
+    keep_inputs(options.event_file, _files(options.input), "event_file")
     with event_stream(options.event_file) as events:
-        folder, output = _folders(options.input, options.output)
+        folder, output = _folders(options, "reconstruct")
         scan, product = read_standard_folder(folder)
         network = asks_for_network(options, typed) or next(
             (name for name in (PTYCHODUS_FILE_NAME, FILE_NAME) if (folder / name).exists()), None
@@ -237,14 +240,27 @@ class TrainingEvents:
         self.events.emit("checkpoint", epoch=progress.epoch, path=path)
 
 
-def _folders(folder: Path | None, output: Path | None) -> tuple[Path, Path]:
+def _folders(options: reconstruct.Options | train.Options, command: str, *, resume: bool = False) -> tuple[Path, Path]:
+    """The folders to read and to write. InputError as for every command that writes, and for options of reading, which the
+    files of Ptychodus leave no use for."""
+    folder, output = options.input, options.output
     assert folder is not None
+    if options.reading.chosen():
+        words = options.reading.words()
+        raise ConfigurationError(
+            field="--input",
+            found=f"given together with {' '.join(words)}",
+            expected="a folder whose files are read as they are",
+            hint=to_type(folder / DIFFRACTION_FILE, *words, program=command),
+        )
     if not folder.is_dir():
         raise MissingFileError(file=folder, field="--input", found="no folder", expected="a Ptychodus folder")
     if output is None or output.resolve() == folder.resolve():
         raise ConfigurationError(
             field="--output", found=output or "nothing", expected="a folder for the results other than --input"
         )
+    results = (*RESULTS, PRODUCT_FILE, PTYCHODUS_FILE_NAME)
+    folder_to_write(output, given=True, overwrite=options.overwrite, resume=resume, field="--output", results=results)
     output.mkdir(parents=True, exist_ok=True)
     return folder, output
 
@@ -262,7 +278,8 @@ def _training_scan(folder: Path) -> tuple[RawData, Product | None]:
     return read_standard_folder(folder)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path | None) -> list[Path]:
+    assert folder is not None
     names = (DIFFRACTION_FILE, PRODUCT_FILE, SETTINGS_FILE, TRAIN_DATA)
     return [folder / name for name in names if (folder / name).is_file()]
 

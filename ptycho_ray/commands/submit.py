@@ -70,9 +70,10 @@ def run(words: Sequence[str]) -> Result:
             hint=f"ptycho-ray convert {options.scan} whole.h5 {how} && ptycho-ray submit whole.h5",
         )
     if not options.no_wait:
-        file_to_write(options.output, overwrite=options.overwrite, inputs=[options.scan])
+        inputs = options.inputs(options.scan)
+        file_to_write(options.output, overwrite=options.overwrite, inputs=inputs)
         if options.product is not None:
-            file_to_write(options.product, overwrite=options.overwrite, inputs=[options.scan], field="product")
+            file_to_write(options.product, overwrite=options.overwrite, inputs=inputs, field="product")
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
     choices |= options.reading.chosen()

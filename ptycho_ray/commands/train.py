@@ -85,14 +85,15 @@ def run(words: Sequence[str]) -> Result:
 
         return train_folder(options, typed.settings)
     resolved = resolve_config(TrainingConfig, options.config, typed=typed.settings | settings_of(options))
+    files, execution = training_files(resolved.config), resolved.execution
     folder = folder_to_write(
         resolved.config.output_dir,
         given=resolved.was_given("output_dir"),
         overwrite=options.overwrite,
         resume=options.resume,
+        inputs=[*options.inputs(*files, resolved.config.test_data_file), resolved.config.initial_model],
     )
     resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, output_dir=folder))
-    files, execution = training_files(resolved.config), resolved.execution
     train, goes_on = way_of_training(options, resolved)
     from ptycho_ray import workflow
     from ptycho_ray.display.progress import TrainingProgress, first_look

@@ -67,7 +67,7 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
-    file_to_write(options.output, overwrite=options.overwrite)
+    file_to_write(options.output, overwrite=options.overwrite, inputs=[Path(options.source)])
     frames = _frames(options)
     first = next(frames, None)
     if first is None:

@@ -123,19 +123,19 @@ class Reading:
 
 
 def read_indices(text: str, n: int, field: str) -> list[int]:
-    """The numbers that '0:297', '0:300:2' or '77,120' stand for among ``n``. InputError for any other text."""
+    """The numbers that '0:297', '0:300:2', '77,120' or '0:10,77' stand for among ``n``. InputError for any other text."""
+    chosen: list[int] = []
     try:
-        if ":" in text:
-            parts = [int(part) if part.strip() else None for part in text.split(":")]
+        for piece in filter(str.strip, text.split(",")):
+            parts = [int(part) if part.strip() else None for part in piece.split(":")]
             if len(parts) > 3 or (len(parts) == 3 and not parts[2]):
                 raise ValueError
-            return list(range(n))[slice(*parts)]
-        chosen = [int(part) for part in text.split(",") if part.strip()]
+            chosen += [int(piece)] if len(parts) == 1 else list(range(n))[slice(*parts)]
     except ValueError:
         raise InputError(
             field=field, found=repr(text), expected="FIRST:END, FIRST:END:STEP or numbers: 77,120"
         ) from None
     wrong = [number for number in chosen if not -n <= number < n]
-    if wrong or not chosen:
+    if wrong or not (chosen or ":" in text):
         raise InputError(field=field, found=wrong[0] if wrong else repr(text), expected=f"numbers from 0 to {n - 1}")
     return [number % n for number in chosen]

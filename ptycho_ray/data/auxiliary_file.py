@@ -26,7 +26,15 @@ WITH_FRAMES = (
     ),
     *("written_by_matlab", "incomplete", "unused_masks"),
 )
-WITH_POSITIONS = ("positions", "nominal", "positions_in_metres", "position_index", "object_truth", "units_unknown")
+WITH_POSITIONS = (
+    "positions",
+    "nominal",
+    "positions_in_metres",
+    "positions_unit",
+    "position_index",
+    "object_truth",
+    "units_unknown",
+)
 WITH_PROBE = ("probe", "probe_scale_known")
 
 

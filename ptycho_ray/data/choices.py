@@ -12,23 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs
+from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs, unit_of_positions, without_other_columns
 from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
 from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
+from ptycho_ray.data.likeness import arrays_of, positions_candidates
 from ptycho_ray.data.masks import as_mask
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content, TableFile, opened
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
-from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 
 def chosen_from(content: Content, reading: Reading, fields: FileContents) -> FileContents:
     """``fields`` with those arrays of an open file that ``reading`` names in place of its own."""
     names = None if reading.positions is None else _keys(content, reading)
     if names is not None:
-        fields.positions, fields.positions_in_metres = _positions(content, names)
+        fields.positions, fields.positions_unit = _positions(content, names, fields)
+        fields.positions_in_metres = fields.positions_unit is not None
         fields.nominal = fields.position_index = fields.object_truth = None
     if reading.frames is not None:
         n = None if fields.positions is None else len(fields.positions)
@@ -45,7 +46,7 @@ def chosen_from(content: Content, reading: Reading, fields: FileContents) -> Fil
     if reading.probe is not None and reading.probe in content:
         fields.probe, fields.probe_scale_known = content.read(reading.probe), False
     if reading.mask is not None and reading.mask in content:
-        fields.bad_pixels = _fitting(content.read(reading.mask), fields, content.path)
+        fields.bad_pixels = _fitting(content.read(reading.mask), fields, content.path, content.path)
     return fields
 
 
@@ -63,7 +64,7 @@ def chosen_files(fields: FileContents, reading: Reading, path: Path, max_bytes: 
         if name == "probe":
             fields.probe, fields.probe_scale_known = values, False
         else:
-            fields.bad_pixels = _fitting(values, fields, Path(given))
+            fields.bad_pixels = _fitting(values, fields, Path(given), path)
     if reading.mask == "none":
         fields.bad_pixels, fields.unused_masks = None, {}
 
@@ -101,6 +102,7 @@ def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
                 field=what,
                 found=f"{len(fitting)} arrays with two axes",
                 expected=f"one, or one named {what}",
+                hint=f"Save it alone in a .npy file. {to_type(Path('SCAN'), f'--{what} {what}.npy')}",
             )
         return np.asarray(content.read(chosen[0]))
 
@@ -119,7 +121,11 @@ def _single_array(file: BinaryFile, what: str) -> NDArray:
     except (ValueError, OSError, EOFError) as error:
         raise InputError(file=file.path, field=what, found=f"damaged data ({error})", expected="one array") from error
     raise InputError(
-        file=file.path, field=what, found="no single array", expected="NPY, NPZ, HDF5, MATLAB or TIFF with one"
+        file=file.path,
+        field=what,
+        found="no single array",
+        expected="NPY, NPZ, HDF5, MATLAB or TIFF with one",
+        hint=f"Save it alone in a .npy file. {to_type(Path('SCAN'), f'--{what} {what}.npy')}",
     )
 
 
@@ -143,13 +149,17 @@ def is_in(path: Path, name: str, max_bytes: int) -> bool:
         return False
 
 
-def _fitting(values: NDArray, fields: FileContents, path: Path) -> NDArray[np.bool_] | None:
+def _fitting(values: NDArray, fields: FileContents, path: Path, scan: Path) -> NDArray[np.bool_] | None:
     if fields.frames is None:
         return np.asarray(values != 0)
     mask = as_mask(values, fields.frames.shape[1:])
     if mask is None:
         raise InputError(
-            file=path, field="mask", found=f"shape {values.shape}", expected=f"{tuple(fields.frames.shape[1:])}"
+            file=path,
+            field="mask",
+            found=f"shape {values.shape}",
+            expected=f"{tuple(fields.frames.shape[1:])}",
+            hint=f"Cut it to the frames, or go without. {to_type(scan, '--mask none')}",
         )
     return mask
 
@@ -164,32 +174,49 @@ def _keys(content: Content, reading: Reading) -> list[str] | None:
             return None
         close = ", ".join(sorted(content.keys())[:12])
         raise InputError(
-            file=content.path, field="positions", found=f"no {missing[0]!r} in the file", expected=f"one of {close}"
+            file=content.path,
+            field="positions",
+            found=f"no {missing[0]!r} in the file",
+            expected=f"one of {close}",
+            hint=_other_positions(content, reading),
         )
     return names
 
 
-def _positions(content: Content, names: list[str]) -> tuple[NDArray[np.float64], bool]:
-    """Positions [n, 2] and whether they are in metres: by the units that are attached to them."""
+def _other_positions(content: Content, reading: Reading) -> str:
+    """The command that reads the likeliest positions of an open file."""
+    arrays = arrays_of(content)
+    frames = next((array for array in arrays if array.name == reading.frames), None)
+    near = [] if frames is None else positions_candidates(arrays, frames.shape[0])
+    near = near or positions_candidates(arrays, None)
+    return to_type(content.path, f"--positions {','.join(near[0]) if near else 'FILE'}")
+
+
+def _positions(content: Content, names: list[str], fields: FileContents) -> tuple[NDArray[np.float64], float | None]:
+    """Positions [n, 2], in metres by the unit of length that is attached to them, and that unit; None if there is none."""
     if len(names) == 2:
         positions = pairs(content.read(names[0]), content.read(names[1]), content.path, ", ".join(names))
     else:
-        values = np.squeeze(np.asarray(content.read(names[0])))
+        values = without_other_columns(np.squeeze(np.asarray(content.read(names[0]))))
         if values.dtype.kind not in "fiu" or values.ndim < 2 or not {2, 3} & {values.shape[0], values.shape[-1]}:
             raise InputError(
                 file=content.path,
                 field=names[0],
                 found=f"{values.dtype} {values.shape}",
-                expected="(n, 2): row and column of each pattern, or two arrays: --positions ROWS,COLUMNS",
+                expected="(n, 2): row and column of each pattern, or two arrays",
+                hint=to_type(content.path, "--positions ROWS,COLUMNS"),
             )
         flat = (
             values.reshape(-1, values.shape[-1])
             if values.shape[-1] in (2, 3)
             else values.reshape(values.shape[0], -1).T
         )
+        if flat.shape[1] > 2:
+            fields.notes.append(
+                f"{content.path}: {names[0]} has {flat.shape[1]} columns, of which the first two are taken for rows and "
+                "columns (two arrays: --positions ROWS,COLUMNS)"
+            )
         positions = flat[:, :2].astype(np.float64)
     unit: Any = content.attribute(names[0], "units") if isinstance(content, Hdf5Scan) else None
-    if unit is None or is_pixels(str(unit)):
-        return positions, False
-    factor = factor_of(str(unit), LENGTHS)
-    return (positions, False) if factor is None else (positions * factor, True)
+    factor, fields.units_unknown = unit_of_positions(unit)
+    return (positions, None) if factor is None else (positions * factor, factor)

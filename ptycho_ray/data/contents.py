@@ -16,11 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.data.patterns import ArrayFrames, Domain, FrameSource
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M as PLANCK_TIMES_LIGHT_EV_M
 from ptycho_ray.physics.optics import beam_wavelength_m
 from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
+from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
+
+MOST_COLUMNS = 8
+OTHER_POSITIONS = "Other arrays of the file, or a file with a table. {}"
 
 
 @dataclass
@@ -33,6 +37,9 @@ class FileContents:
     ``far_field`` is None where the file does not say. ``probe_scale_known`` is False where the probe's photons cannot be
     trusted, ``column_scale`` a factor for the columns of positions that come from another file, ``beam_centre_px`` the
     (row, column) of the direct beam on the detector.
+
+    ``positions_unit`` is the unit of length (of rows and columns, if they differ) that the file states for its positions and
+    by which its numbers were multiplied; None where it states none.
 
     ``electrons`` says whether the beam consists of electrons, ``angle_per_pixel`` is what a detector pixel subtends
     (radian), ``raster`` the rows and columns of a scan whose frames are stored as one, ``step_m`` its steps.
@@ -50,6 +57,7 @@ class FileContents:
     positions: NDArray[np.float64] | None = None
     nominal: NDArray[np.float64] | None = None
     positions_in_metres: bool = False
+    positions_unit: float | NDArray[np.float64] | None = None
     probe: NDArray | None = None
     object_truth: NDArray | None = None
     Y: NDArray | None = None
@@ -118,11 +126,6 @@ def default_max_bytes() -> int:
     return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def to_type(path: Path, *words: str, program: str = "info") -> str:
-    """The end of an error: the command that reads a file with other options, or another file."""
-    return f"Type: {' '.join(['ptycho-ray', program, shlex.quote(str(path)), *words])}"
-
-
 def with_patterns(path: Path) -> str:
     """The end of an error about a file without patterns: how it is read beside the file that has them."""
     return to_type(Path("PATTERNS"), f"--companion {shlex.quote(str(path))}")
@@ -168,17 +171,46 @@ def pairs(first: NDArray, second: NDArray, path: Path, field: str) -> NDArray[np
             field=field,
             found=f"{second.dtype} {second.shape} and {first.dtype} {first.shape}",
             expected="real numbers, one per pattern in each",
+            hint=OTHER_POSITIONS.format(to_type(path, "--positions ROWS,COLUMNS")),
         )
     return np.stack([first, second], axis=1).astype(np.float64)
 
 
+def unit_of_positions(stated: Any) -> tuple[float | None, str]:
+    """The unit that an array of positions states, in metres, None if it states none or pixels; and what is said of one that is
+    not known (``FileContents.units_unknown``)."""
+    unit = "" if stated is None else str(stated).strip()
+    factor = factor_of(unit, LENGTHS) if unit else None
+    known = factor is not None or not unit or is_pixels(unit)
+    return factor, "" if known else f"lengths in {unit!r}, which is no unit that is known"
+
+
+def without_other_columns(values: NDArray) -> NDArray:
+    """A table [n, k] with more than two columns without those that are no positions: that count the lines, or are constant."""
+    if (
+        values.ndim != 2
+        or not 2 < values.shape[1] < min(values.shape[0], MOST_COLUMNS)
+        or values.dtype.kind not in "fiu"
+    ):
+        return values
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(values.astype(np.float64), axis=0)
+        other = (steps == 1).all(axis=0) | (steps == 0).all(axis=0)
+    return values[:, ~other] if (~other).sum() >= 2 else values
+
+
 def table_of_pairs(values: NDArray, path: Path, field: str) -> NDArray[np.float64]:
-    """Positions [n, 2] from an array (..., n, 2)."""
-    if values.ndim == 2 and values.shape[0] == 2 and values.shape[1] > 2:
+    """Positions [n, 2] from an array (..., n, 2), or [n, k] of which two columns are positions."""
+    if values.ndim == 2 and values.shape[0] in (2, 3) and values.shape[1] > 3:
         values = values.T  # as MATLAB leaves it
+    values = without_other_columns(values)
     if values.dtype.kind not in "fiu" or values.ndim < 2 or values.shape[-1] != 2:
         raise InputError(
-            file=path, field=field, found=f"{values.dtype} {values.shape}", expected="real numbers (n, 2): row, column"
+            file=path,
+            field=field,
+            found=f"{values.dtype} {values.shape}",
+            expected="real numbers (n, 2): row, column",
+            hint=OTHER_POSITIONS.format(to_type(path, "--positions ROWS,COLUMNS")),
         )
     return values.reshape(-1, 2).astype(np.float64)
 

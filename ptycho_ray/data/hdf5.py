@@ -26,7 +26,7 @@ from ptycho_ray.data.contents import choose_key
 from ptycho_ray.data.frame_axes import SAMPLE_BYTES, likely_axes, read_axes, sample_of
 from ptycho_ray.data.inflation import DATASET_RATIO, check_chunk, check_ratio
 from ptycho_ray.data.patterns import FramesOnDisk
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import atomic_path
 
 CHUNK_CACHE_BYTES = 32 * 2**20
@@ -34,6 +34,7 @@ FRAMES_IN_MEMORY = 32
 HELD_BACK_BYTES = 4 * 2**20
 SLACK_BYTES = 2**20
 SCANNED_BYTES = 256 * 2**20
+OTHER_ARRAYS = "Another array of the file. {}"
 _HEAP, _SMALLEST_HEAP = b"GCOL\x01", 4096
 
 
@@ -203,6 +204,17 @@ class Hdf5Scan:
                     found.append((place, tuple(item.shape), item.dtype.kind))
         return found
 
+    def linked_files(self, most: int = 4000) -> list[Path]:
+        """Other files that hold datasets of this one, behind links or as parts of virtual datasets."""
+        found: set[Path] = set()
+        for name, _, _ in self.arrays(most):
+            dataset = self.file[name]
+            found.add(Path(dataset.file.filename))
+            if dataset.is_virtual:
+                parts = (source.file_name for source in dataset.virtual_sources())
+                found |= {Path(dataset.file.filename).parent / part for part in parts if part != "."}
+        return sorted(found)
+
     def names(self, group: str) -> list[str]:
         """Names of the members of a group; none if there is no such group."""
         return list(self.file[group]) if group in self and isinstance(self.file[group], h5py.Group) else []
@@ -266,7 +278,13 @@ class Hdf5Scan:
         """Read a dataset as a numeric array."""
         compound = dataset.dtype.names in (("r", "i"), ("real", "imag")) and dataset.dtype.kind == "V"
         if dataset.dtype.kind not in "biufc" and not compound:
-            raise InputError(file=self.path, field=dataset.name, found=f"type {dataset.dtype}", expected="numbers")
+            raise InputError(
+                file=self.path,
+                field=dataset.name,
+                found=f"type {dataset.dtype}",
+                expected="numbers",
+                hint=OTHER_ARRAYS.format(to_type(self.path, "--frames KEY --positions KEY")),
+            )
         size = dataset.size * dataset.dtype.itemsize if dataset.shape is not None else 0
         if size > self.budget:
             raise InputError(
@@ -357,6 +375,7 @@ class Hdf5Scan:
                 field=dataset.name,
                 found=f"type {dataset.dtype}" if dataset.dtype.kind not in "biuf" else f"shape {shape}",
                 expected=f"real numbers: {'' if n is None else f'{n} '}patterns (n, N, N)",
+                hint=OTHER_ARRAYS.format(to_type(self.path, "--frames KEY")),
             )
         axes, note = likely_axes(shape, n, lambda: sample_of(dataset, min(SAMPLE_BYTES, self.budget // 4)))
         if self.attribute(dataset.name, "MATLAB_class") is not None:

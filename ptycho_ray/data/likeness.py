@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptycho_ray.data.contents import to_type, with_patterns
+from ptycho_ray.data.contents import with_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import BinaryFile, Content
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 
 MOST_KEYS, MOST_SHOWN = 4000, 12
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats import format_named, read_fields
-from ptycho_ray.data.masks import note_masks_beside, settle_mask
+from ptycho_ray.data.masks import filled, note_masks_beside, settle_mask
 from ptycho_ray.data.microscope import take_optics
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
@@ -24,19 +26,32 @@ from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel
 from ptycho_ray.data.scan import SMALLEST_SPAN_PX, probe_modes
 from ptycho_ray.data.screening import bring_to_middle, screen_frames
 from ptycho_ray.data.settling import settle_quantity, settle_turn
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.optics import fresnel_propagate
+
+EXAMPLES = {
+    "axes": "--axes yxn",
+    "drop": "--drop 77,120",
+    "raster": "--raster ROWSxCOLUMNS --step 0.5um",
+    "select": "--select 0:100",
+    "step": "--step 0.5um",
+    "units": "--units um",
+}
+"""What can be typed for an option whose value was not understood."""
 
 
 def estimate_probe(patterns: PatternStack, near_field_px2: float | None = None) -> NDArray[np.complex64]:
     """A crude probe [1, N, N]: the square root of the mean pattern propagated back to the sample, with its photons.
 
     From the far field by the inverse transform, from the near field (``near_field_px2`` = wavelength * distance / pixel**2) by
-    paraxial propagation. Only the first patterns of a large stack are averaged.
+    paraxial propagation. Only the first patterns of a large stack are averaged. Bad pixels, which are read as zero, are filled:
+    a dark stripe in the far field is a second probe beside the first.
     """
     _, intensity = next(patterns.chunks())
     amplitude = np.sqrt(intensity.mean(axis=0, dtype=np.float64))
+    if patterns.bad_pixels is not None:
+        amplitude = filled(amplitude, patterns.bad_pixels)
     if near_field_px2 is None:
         wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(amplitude), norm="ortho"))
     else:
@@ -71,6 +86,24 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     Raises InputError for a file that does not hold what is asked for, and for numbers of frames and positions that differ.
     """
     reading = reading or Reading()
+    with keeping_options(path, reading):
+        return _read_both(path, reading, max_bytes, bad_pixels)
+
+
+@contextmanager
+def keeping_options(path: Path, reading: Reading) -> Iterator[None]:
+    """The commands that errors propose to type keep the options of reading that were given, and every error about one of these
+    options proposes one."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is None and error.hint is None and error.field in EXAMPLES:
+            example = to_type(path, EXAMPLES[error.field])
+            error = InputError(field=error.field, found=error.found, expected=error.expected, hint=example)
+        raise error.with_options(path, reading.words()) from error.__cause__
+
+
+def _read_both(path: Path, reading: Reading, max_bytes: int, bad_pixels: NDArray | None) -> FileContents:
     fields = read_fields(path, max_bytes, reading)
     incomplete = fields.frames is None or fields.positions is None
     find = format_named(fields.format).companion
@@ -96,7 +129,7 @@ def read_both(path: Path, reading: Reading | None, max_bytes: int, bad_pixels: N
     if bad_pixels is not None:
         fields.bad_pixels = bad_pixels
     for line in fields.notes:
-        warnings.warn(line, stacklevel=3)
+        warnings.warn(line, stacklevel=6)
     complete(fields, reading, path, mask_is_given=bad_pixels is not None)
     return fields
 
@@ -170,16 +203,25 @@ def all_frames(frames: FrameSource, limit: int, path: Path, field: str) -> NDArr
 
 def patterns_of(fields: FileContents, domain: Domain | Literal["auto"], transpose: bool, path: Path) -> PatternStack:
     assert fields.frames is not None
+    bad = fields.bad_pixels
+    if transpose and bad is not None:
+        bad = np.asarray(bad).T  # it is stored like the frames
     stack = PatternStack(
         fields.frames,
         fields.domain or "amplitude" if domain == "auto" else domain,
-        bad_pixels=fields.bad_pixels,
+        bad_pixels=bad,
         transpose=transpose,
         file=path,
         field=fields.frames_field,
     )
     if len(stack) == 0:
-        raise InputError(file=path, field=fields.frames_field, found="no patterns", expected="at least 2 patterns")
+        raise InputError(
+            file=path,
+            field=fields.frames_field,
+            found="no patterns",
+            expected="at least 2 patterns",
+            hint=to_type(path, "--select FIRST:END"),
+        )
     if domain == "auto" and fields.domain is None and is_integral(stack.sample()):
         stack.domain = "intensity"
     return stack

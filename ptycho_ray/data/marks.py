@@ -20,6 +20,8 @@ CEILINGS = (2**8 - 1, 2**15 - 1, 2**16 - 2, 2**16 - 1)
 """Marks that are also the largest number a short type holds: the same pixels in every frame, or saturation."""
 OUTSTANDING = 20.0
 """A value that pixels share to the last digit in every frame, this many times above the others, is a mark, whichever it is."""
+CERTAIN, FEWEST_FRAMES = 1000.0, 8
+"""The largest value of all, in the same pixels of so many frames: counts of this size vary."""
 FEWEST_SATURATED = 3
 """So many values at the top of a range are no chance."""
 BROKEN = 0.25
@@ -50,8 +52,9 @@ def find_marks(frames: NDArray) -> Marks:
     invalid = invalid_in(frames)
     always = invalid.mean(axis=0) >= NEARLY_ALWAYS
     broken = (invalid & ~always).mean(axis=(1, 2)) > BROKEN
-    good_frames = frames[~broken] if (~broken).any() else frames
-    seen = invalid[~broken] if (~broken).any() else invalid
+    measured = ~broken & np.asarray((frames != 0).any(axis=(1, 2)))  # no mark is in a frame that was never taken
+    good_frames = frames[measured] if measured.any() else frames
+    seen = invalid[measured] if measured.any() else invalid
     found = Marks(np.zeros(frames.shape[1:], bool), broken=broken)
     ever: NDArray[np.bool_] = np.asarray(seen.any(axis=0))
     _note(found, ever, _name_of(good_frames, ever, seen))
@@ -140,6 +143,12 @@ def _outstanding(found: Marks, frames: NDArray) -> None:
     values = np.where(found.bad, 0, frames) if found.bad.any() else frames
     if frames.dtype.kind == "f" and not np.isfinite(values.sum()):
         values = np.where(np.isfinite(values), values, 0)
+    largest = float(values.max())
+    if len(values) >= FEWEST_FRAMES and largest >= CERTAIN:
+        same = np.asarray((values == largest).mean(axis=0) >= NEARLY_ALWAYS)
+        if same.sum() > 1 and not _is_beam(same, values, largest):
+            _note(found, same, f"the mark {largest:.6g}")
+            values = np.where(same, 0, values)
     top = values.max(axis=(1, 2), keepdims=True)
     least = 0.2 * top if frames.dtype.kind == "f" else np.ceil(0.2 * top)
     often = np.sum((values >= least.astype(values.dtype)) & (top > 0), axis=0) >= NEARLY_ALWAYS * len(frames)

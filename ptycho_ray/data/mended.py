@@ -49,10 +49,13 @@ def invalid_in(frames: NDArray) -> NDArray[np.bool_]:
     return found
 
 
-def clear_invalid(frames: NDArray) -> None:
-    """Set to zero, in place, what is no measurement."""
-    if frames.dtype.kind in "iuf" and may_be_invalid(frames.min(initial=0), frames.max(initial=0)):
-        frames[invalid_in(frames)] = 0
+def clear_invalid(frames: NDArray) -> NDArray[np.bool_] | None:
+    """Set to zero, in place, what is no measurement; where that was, or None if all is."""
+    if frames.dtype.kind not in "iuf" or not may_be_invalid(frames.min(initial=0), frames.max(initial=0)):
+        return None
+    invalid = invalid_in(frames)
+    frames[invalid] = 0
+    return invalid
 
 
 def held_like(made: FrameSource, source: FrameSource) -> FrameSource:
@@ -64,25 +67,42 @@ class MendedFrames:
     """Frames of another source with bad pixels set to zero and negative values clipped to zero.
 
     ``bad`` [H, W] are the pixels to clear, ``clip`` whether negative values are noise. Values that are no measurement
-    (``invalid_in``) are cleared everywhere. A short unsigned type is widened, since its largest value may be a measurement
-    here (a saturated pixel).
+    (``invalid_in``) are cleared everywhere. A short unsigned type is widened where its largest value is a measurement, of a
+    pixel that ``saturated``.
+
+    Of frames that nobody has looked at (``unseen``) what is no measurement outside ``bad`` is not cleared, but made a value
+    that ``PatternStack`` refuses with the number of the frame.
     """
 
-    def __init__(self, source: FrameSource, bad: NDArray[np.bool_] | None = None, *, clip: bool = False) -> None:
-        self.source, self.bad, self.clip = source, bad, clip
+    def __init__(
+        self,
+        source: FrameSource,
+        bad: NDArray[np.bool_] | None = None,
+        *,
+        clip: bool = False,
+        unseen: bool = False,
+        saturated: bool = True,
+    ) -> None:
+        self.source, self.bad, self.clip, self.unseen, self.saturated = source, bad, clip, unseen, saturated
         self.in_memory = False
-        self.dtype = np.dtype(np.uint32) if source.dtype == np.uint16 else source.dtype
+        self.dtype = np.dtype(np.uint32) if source.dtype == np.uint16 and saturated else source.dtype
         self.shape, self.labels = source.shape, source.labels
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
         frames = np.array(self.source.read(indices), dtype=self.dtype)
         if self.bad is not None:
             frames[:, self.bad] = 0
-        clear_invalid(frames)
-        return np.maximum(frames, 0, out=frames) if self.clip else frames
+        invalid = clear_invalid(frames)
+        if self.clip:
+            np.maximum(frames, 0, out=frames)
+        if self.unseen and invalid is not None:
+            kind = self.dtype.kind
+            frames[invalid] = np.nan if kind == "f" else np.iinfo(self.dtype).max if kind == "u" else -1
+        return frames
 
     def take(self, indices: NDArray[np.int64]) -> MendedFrames:
-        return MendedFrames(self.source.take(indices), self.bad, clip=self.clip)
+        taken = self.source.take(indices)
+        return MendedFrames(taken, self.bad, clip=self.clip, unseen=self.unseen, saturated=self.saturated)
 
 
 class TurnedFrames:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 
 Domain = Literal["amplitude", "intensity"]
 
@@ -107,7 +107,7 @@ class PatternStack:
                 field=field,
                 found=f"patterns of {rows} x {columns} pixels",
                 expected="square patterns",
-                hint="crop or pad the detector frames to N x N around the beam centre",
+                hint=f"Cropped around the beam. {to_type(file or 'SCAN', 'scan.h5', program='prepare')}",
             )
         self.bad_pixels = self._as_mask(bad_pixels)
 
@@ -236,8 +236,11 @@ class PatternStack:
                     field=self.field,
                     found=f"{what} in {_named(labels)}",
                     expected=expected,
-                    hint="mask the pixels or exclude these frames",
+                    hint=f"Mask the pixels (--mask FILE), or leave these frames out. {self._without(labels)}",
                 )
+
+    def _without(self, labels: NDArray[np.int64]) -> str:
+        return to_type(self.file or "SCAN", f"--drop {','.join(map(str, labels))}")
 
     def _as_mask(self, bad_pixels: ArrayLike | None) -> NDArray[np.bool_] | None:
         if bad_pixels is None:

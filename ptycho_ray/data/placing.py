@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data.contents import FileContents, to_type
-from ptycho_ray.errors import InputError
+from ptycho_ray.data.contents import FileContents
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels, read_length
 
 FAR = 20.0
@@ -91,13 +91,10 @@ def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
             raise InputError(
                 field="units", found=repr(reading.units), expected="a length: m, mm, um, nm, angstrom, or px"
             )
-        fields.positions_in_metres = factor is not None
-        fields.positions = fields.positions * (factor or 1.0)
-        fields.nominal = None if fields.nominal is None else fields.nominal * (factor or 1.0)
+        _rescale(fields, np.array([factor or 1.0] * 2), f"--units {reading.units}", path, in_metres=factor is not None)
     elif reading.step is not None and reading.raster is None and fields.raster is None:
         step, pixels = read_step(reading.step)
-        fields.positions = fields.positions * np.array(step)
-        fields.positions_in_metres, fields.nominal = not pixels, None
+        _rescale(fields, np.array(step), f"--step {reading.step}", path, in_metres=not pixels)
     elif fields.units_unknown:
         raise InputError(
             file=path,
@@ -118,6 +115,20 @@ def turn_positions(fields: FileContents, reading: Reading) -> None:
         if values is not None and angle:
             centre = np.nanmean(values, axis=0)
             setattr(fields, name, (values - centre) @ turn.T + centre)
+
+
+def _rescale(fields: FileContents, unit: NDArray[np.float64], option: str, path: Path, *, in_metres: bool) -> None:
+    """Positions in the ``unit`` (rows, columns) that an option states, which holds against that of the file."""
+    stated = fields.positions_unit
+    if stated is not None and not (in_metres and np.allclose(stated, unit, rtol=1e-9, atol=0)):
+        said = " and ".join(dict.fromkeys(f"{length:.3g} m" for length in np.atleast_1d(stated)))
+        fields.note(
+            f"{path}: the file states a unit of its positions ({said}), and {option} another one, which is used"
+        )
+    for name in ("positions", "nominal"):
+        if (values := getattr(fields, name)) is not None:
+            setattr(fields, name, values / (1.0 if stated is None else stated) * unit)
+    fields.positions_in_metres, fields.positions_unit = in_metres, None
 
 
 def drop_missing(fields: FileContents, path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.placing import nearest_distances
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 
 ENERGIES_EV = (10.0, 1e6)
 LARGEST_PIXEL_M, SMALLEST_PIXEL_M = 10e-6, 1e-13
@@ -71,7 +71,13 @@ def check_pixel(fields: FileContents, path: Path) -> None:
     if size is None:
         return
     if not (np.isfinite(size) and size > 0):
-        raise InputError(file=path, field="pixel_size_m", found=size, expected="a length above 0, in metres")
+        raise InputError(
+            file=path,
+            field="pixel_size_m",
+            found=size,
+            expected="a length above 0, in metres",
+            hint=to_type(path, "--pixel-size-m METRES"),
+        )
     if not SMALLEST_PIXEL_M <= size <= LARGEST_PIXEL_M:
         stated = {
             "energy_eV": fields.energy_eV,

@@ -19,6 +19,7 @@ from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group
 from ptycho_ray.data.loading import (
     all_frames,
     estimate_probe,
+    keeping_options,
     patterns_of,
     positions_px,
     read_both,
@@ -245,21 +246,22 @@ def load_data(
         how["probe"], probe = str(probe), None
     reading = (reading or Reading()).with_changes(how)
     fields = read_both(path, reading, limit, bad_pixels)
-    if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
-        fields.frames = all_frames(fields.frames, limit, path, fields.frames_field)
-    raw = scan_from_fields(
-        fields,
-        path,
-        domain=reading.domain,
-        transpose=reading.transpose,
-        flip_x=flip_x,
-        flip_y=flip_y,
-        swap_xy=swap_xy,
-        coord_scale=coord_scale,
-        probe=probe,
-        near_field_px2=near_field_px2,
-        source=str(file_path),
-    )
+    with keeping_options(path, reading):
+        if in_memory and fields.frames is not None and not isinstance(fields.frames, np.ndarray):
+            fields.frames = all_frames(fields.frames, limit, path, fields.frames_field)
+        raw = scan_from_fields(
+            fields,
+            path,
+            domain=reading.domain,
+            transpose=reading.transpose,
+            flip_x=flip_x,
+            flip_y=flip_y,
+            swap_xy=swap_xy,
+            coord_scale=coord_scale,
+            probe=probe,
+            near_field_px2=near_field_px2,
+            source=str(file_path),
+        )
     return _subsampled(raw, n_images if n_subsample is None else n_subsample, subsample_seed)
 
 

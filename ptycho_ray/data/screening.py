@@ -7,7 +7,7 @@ Legend: n frames, H and W the detector's rows and columns, k frames looked at.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +40,15 @@ def looked_at(shape: tuple[int, int, int], most: int) -> NDArray[np.int64]:
 
 @dataclass
 class Screened:
-    """Frames after screening: the source, its bad pixels [H, W], the frames worth keeping (numbers [k] among
-    the n), and how many pixels look dead."""
+    """Frames after screening: the source, its bad pixels [H, W], the frames worth keeping (numbers [k] among the n), how many
+    pixels look dead, and the frames that are the one before once more."""
 
     source: FrameSource
     bad: NDArray[np.bool_]
     kept: NDArray[np.int64]
     marks: Marks
     dead: int = 0
+    repeated: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def as_frames(frames: NDArray | FrameSource, path: Path, field: str) -> FrameSource:
@@ -99,6 +100,7 @@ def screen_frames(fields: FileContents, path: Path) -> None:
             f"{path}: {found.dead} pixels are zero in all frames looked at, with light around them: a gap between modules? "
             "'ptycho-ray prepare' masks them, or --mask"
         )
+    note_repeated(fields, source.labels, found.repeated, path)
     lost = np.setdiff1d(np.arange(n), found.kept)
     if lost.size:
         shown = ", ".join(str(number) for number in source.labels[lost[:8]]) + (" ..." if lost.size > 8 else "")
@@ -114,6 +116,19 @@ def screen_frames(fields: FileContents, path: Path) -> None:
         fields.keep(found.kept)
 
 
+def note_repeated(fields: FileContents, labels: NDArray, repeated: NDArray[np.int64], path: Path) -> None:
+    """Name frames that repeat the one before to the last count at another position: a detector that hung."""
+    places = fields.positions
+    if places is not None and len(places) == len(labels) and repeated.size:
+        repeated = repeated[(places[repeated] != places[repeated - 1]).any(axis=1)]
+    if repeated.size:
+        shown = ",".join(str(number) for number in labels[repeated])
+        fields.note(
+            f"{path}: {repeated.size} frames are the one before once more, at other positions: a detector that hung? "
+            f"--drop {shown}"
+        )
+
+
 def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened:
     n, height, width = source.shape
     rows = looked_at(source.shape, LOOKED_AT)
@@ -124,7 +139,9 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
     broken[rows[marks.broken]] = True
     clip, below, lowest = bool(marks.negative), 0, 0.0
     size = math.prod(source.shape) * source.dtype.itemsize
-    if source.in_memory or size <= ALL_FRAMES_BYTES:
+    repeated: list[int] = []
+    seen = source.in_memory or size <= ALL_FRAMES_BYTES
+    if seen:
         step = max(1, AT_ONCE_BYTES // (source.dtype.itemsize * height * width))
         ever = np.zeros((height, width), bool)
         for start in range(0, n, step):
@@ -135,6 +152,8 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
             high = flat.max(axis=1)
             low = np.zeros_like(high) if flat.dtype.kind == "u" else flat.min(axis=1)
             dark[numbers] = high <= 0
+            alike = 1 + np.flatnonzero((high[1:] == high[:-1]) & (high[1:] > 0))
+            repeated += [start + int(k) for k in alike if np.array_equal(flat[k], flat[k - 1])]
             odd = np.flatnonzero(may_be_invalid(low, high) | (low < 0))  # the others are clean in all their pixels
             if not odd.size:
                 continue
@@ -155,11 +174,14 @@ def _screened(source: FrameSource, masked: NDArray[np.bool_] | None) -> Screened
         clip, marks.negative, marks.lowest = True, below / math.prod(source.shape), lowest
     kept = np.flatnonzero(~(broken | dark))
     mended: FrameSource = source
-    if marks.rules or clip or marks.saturated is not None or broken.any():
+    if not seen:
+        mended = MendedFrames(source, bad, clip=clip, unseen=True, saturated=marks.saturated is not None)
+    elif marks.rules or clip or marks.saturated is not None or broken.any():
         mended = held_like(MendedFrames(source, marks.bad if marks.rules else None, clip=clip), source)
     clear_invalid(some)
     some[:, bad] = 0
-    return Screened(mended, bad, kept, marks, int((dead_pixels(np.maximum(some, 0, out=some)) & ~bad).sum()))
+    dead = int((dead_pixels(np.maximum(some, 0, out=some)) & ~bad).sum())
+    return Screened(mended, bad, kept, marks, dead, np.array(repeated, np.int64))
 
 
 def bring_to_middle(fields: FileContents, path: Path) -> None:

@@ -14,11 +14,13 @@ from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.mended import TurnedFrames, held_like, invalid_in
 from ptycho_ray.data.patterns import Domain
 from ptycho_ray.data.screening import as_frames, looked_at
-from ptycho_ray.data.turning import rows_and_columns_exchanged
+from ptycho_ray.data.turning import DECISIVELY, curls_of
+from ptycho_ray.errors import InputError, to_type
 
 FRAMES_LOOKED_AT = 12
 WHOLE = 0.01
 """How nearly values are whole multiples of a quantum, relative to it."""
+LARGEST_LOGARITHM = 25.0
 
 
 def quantum(values: NDArray) -> float | None:
@@ -51,6 +53,18 @@ def quantity_by_values(frames: NDArray) -> tuple[Domain | None, NDArray[np.float
     return None, np.zeros(0)
 
 
+def _logarithm_in(frames: NDArray) -> str | None:
+    """How counts were computed from frames [k, H, W] that hold their logarithms; None if they do not."""
+    values = frames[np.isfinite(frames) & (frames > 0)].astype(np.float64)
+    if not values.size or values.max() > LARGEST_LOGARITHM:
+        return None
+    for formula, counts in (("10**v - 1", 10**values - 1), ("exp(v) - 1", np.expm1(values))):
+        some = counts[counts < 100]
+        if len(np.unique(np.rint(some))) >= 5 and abs((quantum(counts) or 0) - 1) < WHOLE:
+            return formula
+    return None
+
+
 def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = True) -> None:
     """Whether the frames are intensities or amplitudes: their values tell before their name does. What differs from the name,
     and intensities that were divided by a gain or a monitor, are noted."""
@@ -62,6 +76,14 @@ def settle_quantity(fields: FileContents, path: Path, probe_is_trusted: bool = T
     frames = np.where(invalid_in(frames), 0, frames)
     named: Domain | None = fields.domain
     told, quanta = quantity_by_values(frames)
+    if told is None and (formula := _logarithm_in(frames)) is not None:
+        raise InputError(
+            file=path,
+            field=fields.frames_field,
+            found=f"logarithms v of counts: {formula} are whole numbers",
+            expected="the counts, or their roots",
+            hint=f"Store {formula}, or take them as they are. {to_type(path, '--domain intensity')}",
+        )
     if told is None and probe_is_trusted:
         told = _by_probe(fields, frames, named or "amplitude")
     if told is None:
@@ -107,26 +129,31 @@ def _by_probe(fields: FileContents, frames: NDArray, named: Domain) -> Domain | 
 
 
 def settle_turn(fields: FileContents, path: Path) -> None:
-    """Exchange rows and columns of frames that MATLAB may have written, where the scan tells that they are exchanged; a line
-    says what was done, or that nothing tells. Frames of other formats are only named."""
+    """Exchange rows and columns of frames where the scan tells that they are exchanged; a line says what was done, or that
+    nothing tells. Of frames that MATLAB may have written it is enough that it tells clearly. Others are turned if it tells
+    decisively and no probe or object of the file could be turned against them; else they are only named."""
     if fields.frames is None or fields.positions is None or fields.far_field is False:
         return
     source = as_frames(fields.frames, path, fields.frames_field)
     bad = None if fields.bad_pixels is None else np.asarray(fields.bad_pixels) != 0
-    told = rows_and_columns_exchanged(source, bad, fields.positions)
-    if not fields.written_by_matlab:
-        if told:
-            fields.note(
-                f"{path}: rows and columns of the frames seem exchanged against the scan: --transpose exchanges them, "
-                "'ptycho-ray orient' decides"
-            )
-        return
-    if told is None:
+    curls = curls_of(source, bad, fields.positions)
+    told = None if curls is None else curls.exchanged()
+    alone = fields.probe is None and fields.object_truth is None and not fields.electrons
+    if told and curls is not None and (fields.written_by_matlab or (alone and curls.exchanged(**DECISIVELY))):
+        fields.frames = held_like(TurnedFrames(source, transpose=True), source)
+        fields.bad_pixels = None if bad is None else bad.T
+        fields.note(
+            f"{path}: rows and columns of the frames were exchanged, as the scan tells: the deflection of the beam has a curl "
+            f"{1 / curls.exchanged_to_stored:.2g} times smaller so ('ptycho-ray orient' sees mirrored axes, too; --axes nyx "
+            "leaves them as stored)"
+        )
+    elif told:
+        fields.note(
+            f"{path}: rows and columns of the frames seem exchanged against the scan: 'ptycho-ray orient' decides, and "
+            "--transpose exchanges them"
+        )
+    elif told is None and fields.written_by_matlab:
         fields.note(
             f"{path}: frames of this format may have rows and columns exchanged, and the scan does not tell: read as stored "
             "(--transpose exchanges them)"
         )
-    elif told:
-        fields.frames = held_like(TurnedFrames(source, transpose=True), source)
-        fields.bad_pixels = None if bad is None else bad.T
-        fields.note(f"{path}: rows and columns of the frames were exchanged, as the scan tells")

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import with_patterns
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, PIXELS, factor_of
 
 LARGEST_TABLE = 256 * 2**20
 ENCODINGS = ("utf-8-sig", "utf-16", "latin-1")
 _UNIT = re.compile(r"[\[(\{]\s*([^\])}]*)\s*[\])}]")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 _MISSING = {"nan", "na", "n/a", "none", "null", "-", "", "missing"}
 
 
@@ -83,7 +84,7 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
     lines = text.splitlines()
     for number, line in enumerate(lines):
         bare = line.strip().lstrip("#%;").strip()
-        if not bare:
+        if not bare or (rows and line.strip()[:1] in "#%"):
             continue
         if not rows:
             separator = _separator(bare)
@@ -91,9 +92,16 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
         values = _values(words, separator)
         if values is None:
             if rows:
-                raise InputError(file=path, field=f"line {number + 1}", found=repr(line[:40]), expected="numbers")
+                raise InputError(
+                    file=path,
+                    field=f"line {number + 1}",
+                    found=repr(line[:40]),
+                    expected="numbers",
+                    hint=f"Put a # before it. {to_type(Path('SCAN'), f'--positions {path}')}",
+                )
             units = len(words) == len(header) and all(_is_unit(word) for word in words)
-            header = [f"{name} [{unit}]" for name, unit in zip(header, words, strict=True)] if units else words
+            named = [f"{name} [{unit.strip('[](){} ')}]" for name, unit in zip(header, words, strict=False)]
+            header = named if units else words
         elif line.strip()[:1] in "#%" and not rows:
             continue  # a number in a comment
         elif not rows and (plain := _plain(lines[number:], separator)) is not None:
@@ -103,7 +111,12 @@ def _read(path: Path) -> tuple[NDArray[np.float64], list[str]]:
     if not rows:
         raise not_numbers(path)
     if len({len(row) for row in rows}) > 1:
-        raise InputError(file=path, found="lines of different lengths", expected="a table of numbers")
+        raise InputError(
+            file=path,
+            found="lines of different lengths",
+            expected="a table of numbers",
+            hint=f"Put a # before those that are no positions. {to_type(Path('SCAN'), f'--positions {path}')}",
+        )
     return np.array(rows), header if len(header) == len(rows[0]) else []
 
 
@@ -129,7 +142,10 @@ def _decoded(path: Path) -> str:
 
 
 def _separator(line: str) -> str | None:
-    """What separates the columns of a line: a tab, a semicolon, a comma, or white space (None)."""
+    """What separates the columns of a line: a tab, a semicolon, a comma, or white space (None), also between numbers with a
+    decimal comma."""
+    if len(line.split()) > 1 and all(_DECIMAL_COMMA.fullmatch(word) for word in line.split()):
+        return None
     return next((mark for mark in ("\t", ";", ",") if mark in line), None)
 
 
@@ -153,8 +169,8 @@ def _plain(lines: list[str], separator: str | None) -> NDArray[np.float64] | Non
 def _values(words: list[str], separator: str | None) -> list[float] | None:
     values = []
     for word in words:
-        if separator in (";", "\t"):
-            word = word.replace(",", ".")  # a decimal comma
+        if separator in (";", "\t") or (separator is None and _DECIMAL_COMMA.fullmatch(word)):
+            word = word.replace(",", ".")
         if word.lower() in _MISSING:
             values.append(float("nan"))
             continue

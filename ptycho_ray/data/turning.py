@@ -8,6 +8,8 @@ Legend: n frames, H and W the detector's rows and columns.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -21,12 +23,27 @@ NEIGHBOURS = 8
 CLEARLY = 1.5
 """Ratio of the medians of the two curls, and standard errors of the sign test, that decide."""
 STANDARD_ERRORS = 3.0
+DECISIVELY = {"clearly": 3.0, "errors": 5.0}
+"""The same where frames are turned although their format gives no reason to."""
 
 
-def rows_and_columns_exchanged(
-    source: FrameSource, bad: NDArray[np.bool_] | None, positions: NDArray[np.float64]
-) -> bool | None:
-    """Whether frames [n, H, W] at positions [n, 2] have exchanged axes; None if the deflections do not tell."""
+@dataclass(frozen=True)
+class Curls:
+    """Curl of the deflections at n positions, with frames as stored and with exchanged axes: the ratio of the medians, and by
+    how many standard errors more than half of the positions have the smaller one with the axes as stored."""
+
+    exchanged_to_stored: float
+    errors: float
+
+    def exchanged(self, *, clearly: float = CLEARLY, errors: float = STANDARD_ERRORS) -> bool | None:
+        """Whether the axes are exchanged; None if the curls do not tell."""
+        if self.exchanged_to_stored > clearly and self.errors > errors:
+            return False
+        return True if 1 / self.exchanged_to_stored > clearly and -self.errors > errors else None
+
+
+def curls_of(source: FrameSource, bad: NDArray[np.bool_] | None, positions: NDArray[np.float64]) -> Curls | None:
+    """The two curls of frames [n, H, W] at positions [n, 2]; None if there are too few, or too large ones."""
     if len(positions) != source.shape[0] or len(positions) < 32 or not np.isfinite(positions).all():
         return None
     most = min(MOST, MOST_BYTES // (source.shape[1] * source.shape[2] * source.dtype.itemsize))
@@ -44,15 +61,12 @@ def rows_and_columns_exchanged(
     slopes = _slopes(places / unit, deflections)
     if slopes is None:
         return None
+    slopes = slopes - np.median(slopes, axis=0)  # a beam that moves with the stage says nothing of the sample
     stored = np.abs(slopes[:, 0, 1] - slopes[:, 1, 0])
     exchanged = np.abs(slopes[:, 0, 0] - slopes[:, 1, 1])
-    n = len(slopes)
-    for answer, smaller, larger in ((False, stored, exchanged), (True, exchanged, stored)):
-        ratio = float(np.median(larger)) / max(float(np.median(smaller)), 1e-300)
-        errors = (float((smaller < larger).mean()) - 0.5) * 2 * np.sqrt(n / 2)
-        if ratio > CLEARLY and errors > STANDARD_ERRORS:
-            return answer
-    return None
+    smaller = (float((stored < exchanged).mean()) - float((exchanged < stored).mean())) * np.sqrt(len(slopes) / 2)
+    ratio = max(float(np.median(exchanged)), 1e-300) / max(float(np.median(stored)), 1e-300)
+    return Curls(ratio, float(smaller))
 
 
 def _deflections(source: FrameSource, bad: NDArray[np.bool_] | None, rows: NDArray[np.int64]) -> NDArray | None:

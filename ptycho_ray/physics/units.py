@@ -27,7 +27,9 @@ def factor_of(text: str, units: dict[str, float]) -> float | None:
     Case counts only where it makes a difference (mm and Mm, mV and MV). Brackets, a plural s, Prismatic's '[n_m]' and
     'microns' are understood.
     """
-    word = text.strip().strip("[](){} ").replace("_", "").replace(" ", "").replace("\N{MICRO SIGN}", "µ")
+    word = (
+        text.strip().strip("[](){} ").replace("_", "").replace(" ", "").replace("-", "").replace("\N{MICRO SIGN}", "µ")
+    )
     if word in units:
         return units[word]
     lower = {name.lower(): value for name, value in units.items() if name not in ("MeV", "GeV", "meV")}

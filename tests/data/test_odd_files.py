@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +9,23 @@ import h5py
 import numpy as np
 import pytest
 from helpers import TIMES
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from odd_scan import DETECTOR, PX, QUIET, WAVELENGTH, N, master, quiet
+from odd_scan import counts as counts
+from odd_scan import scan as scan
 
-from ptycho_ray.data import RawData, load_data
+from ptycho_ray.data import RawData
 from ptycho_ray.data.frame_axes import axes_by_light
 from ptycho_ray.data.inspection import beam_centre, dead_pixels, symmetry_centre
+from ptycho_ray.data.loading import estimate_probe
 from ptycho_ray.data.marks import find_marks
-from ptycho_ray.data.patterns import ArrayFrames
+from ptycho_ray.data.patterns import ArrayFrames, PatternStack
 from ptycho_ray.data.placing import flyback, groups_of
 from ptycho_ray.data.settling import quantity_by_values
-from ptycho_ray.data.turning import rows_and_columns_exchanged
+from ptycho_ray.data.turning import curls_of
 from ptycho_ray.errors import InputError
-
-N = 32
-QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
-PX, DETECTOR, WAVELENGTH = 2e-8, 75e-6, 1.2398419843320026e-10
-DISTANCE = PX * N * DETECTOR / WAVELENGTH
-
-
-@pytest.fixture(scope="module")
-def scan() -> RawData:
-    """144 patterns of 32 x 32 pixels on a jittered raster, photons counted."""
-    rng = np.random.default_rng(4)
-    rows, columns = np.indices((12, 12)).reshape(2, -1) * 4.0 + 24 + rng.uniform(-0.7, 0.7, (2, 144))
-    y, x = np.indices((100, 100)) / 100
-    image = np.exp(1.5j * np.sin(23 * x + 5 * y) * np.cos(17 * y)) * (0.8 + 0.2 * np.cos(31 * x))
-    r, c = np.indices((N, N)) - N // 2
-    probe = np.exp(-(r**2 + c**2) / 40 + 0.02j * (r**2 + 0.4 * c**2 + 0.3 * r * c))
-    return RawData.from_simulation(columns, rows, probe, image, nphotons=3e5, generator=rng)
-
-
-@pytest.fixture(scope="module")
-def counts(scan: RawData) -> NDArray[np.int64]:
-    return np.rint(scan.patterns.intensity()).astype(np.int64)
-
-
-def quiet(path: Path, **how: Any) -> RawData:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_data(path, **how)
 
 
 def written(path: Path, scan: RawData, frames: NDArray, *, positions: Any = None, **more: Any) -> Path:
@@ -157,6 +132,17 @@ def test_much_that_is_masked_is_said_with_its_rule(scan: RawData, counts: NDArra
     frames[:, :6] = -1
     raw = quiet(written(tmp_path / "scan.h5", scan, frames))
     assert any("19% of the detector is masked, by this rule: the mark -1" in note for note in raw.notes)
+
+
+@settings(max_examples=6 * TIMES, **QUIET)
+@given(row=st.integers(10, 22), column=st.integers(10, 22), width=st.integers(1, 3))
+def test_a_masked_gap_leaves_no_hole_in_the_first_probe(counts: NDArray, row: int, column: int, width: int) -> None:
+    gap = np.zeros((N, N), bool)
+    gap[row : row + width] = gap[:, column : column + width] = True
+    whole, cut = PatternStack(counts, "intensity"), PatternStack(counts, "intensity", bad_pixels=gap)
+    hollow = PatternStack(np.where(gap, 0, counts), "intensity")
+    wrong = [np.linalg.norm(estimate_probe(stack) - estimate_probe(whole)) for stack in (cut, hollow)]
+    assert wrong[0] < 0.8 * wrong[1]
 
 
 def test_frames_without_a_measurement_are_left_out(scan: RawData, tmp_path: Path) -> None:
@@ -266,8 +252,10 @@ def test_light_that_tells_nothing_is_said(tmp_path: Path, scan: RawData) -> None
 
 
 def test_exchanged_rows_and_columns_are_told_by_the_scan(scan: RawData, counts: NDArray, tmp_path: Path) -> None:
-    assert rows_and_columns_exchanged(ArrayFrames(counts), None, scan.positions_px) is False
-    assert rows_and_columns_exchanged(ArrayFrames(counts.swapaxes(1, 2)), None, scan.positions_px) is True
+    for frames, answer in ((counts, False), (counts.swapaxes(1, 2), True)):
+        found = curls_of(ArrayFrames(frames), None, scan.positions_px)
+        assert found is not None
+        assert found.exchanged() is answer
     for exchanged in (False, True):
         with h5py.File(tmp_path / "data_roi0_dp.hdf5", "w") as file:
             file["dp"] = counts.swapaxes(1, 2) if exchanged else counts
@@ -292,18 +280,6 @@ UNITS = {
     "m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "microns": 1e-6, "Micrometer": 1e-6,
     "micrometres": 1e-6, "nm": 1e-9, "nanometer": 1e-9, "angstrom": 1e-10, "Angstroms": 1e-10, "Å": 1e-10,
 }  # fmt: skip
-
-
-def master(folder: Path, counts: NDArray, table: str, encoding: str = "utf-8") -> Path:
-    with h5py.File(folder / "s_data_000001.h5", "w") as file:
-        file["entry/data/data"] = counts
-    with h5py.File(folder / "s_master.h5", "w") as file:
-        file["entry/data/data_000001"] = h5py.ExternalLink("s_data_000001.h5", "entry/data/data")
-        detector = file.create_group("entry/instrument/detector")
-        detector["detector_distance"], detector["x_pixel_size"], detector["y_pixel_size"] = DISTANCE, DETECTOR, DETECTOR
-        detector["detectorSpecific/photon_energy"] = 1.2398419843320026e-6 / WAVELENGTH
-    (folder / "s.csv").write_text(table, encoding=encoding)
-    return folder / "s_master.h5"
 
 
 @settings(max_examples=40 * TIMES, **QUIET)

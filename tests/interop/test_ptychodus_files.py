@@ -268,7 +268,9 @@ def test_train_and_reconstruct_a_folder(folder, tmp_path, capfd):
     network = read_product(image / "product.h5")
     assert network.object.any()
 
-    assert main(["reconstruct", *words, "--refine", "3"]) == 0
+    assert main(["reconstruct", *words, "--refine", "3"]) == 2  # there is a product already
+    assert "--overwrite" in events_of(capfd.readouterr().out)[-1]["message"]
+    assert main(["reconstruct", *words, "--refine", "3", "--overwrite"]) == 0
     said = events_of(capfd.readouterr().out)
     assert [event["epoch"] for event in said if event["event"] == "epoch"] == [1, 2, 3]
     refined = read_product(image / "product.h5")
@@ -313,6 +315,13 @@ def test_wrong_use_of_a_folder(folder, tmp_path, capfd):
     words = ["reconstruct", "--input", str(folder), "--output", str(tmp_path / "out")]
     assert main([*words, "--refine", "2", "--model-path", str(tmp_path)]) == 2  # no model
     assert "wts.h5.zip" in events_of(capfd.readouterr().out)[-1]["message"]
+    assert main([*words, "--units", "um", "--drop", "3"]) == 2
+    said = events_of(capfd.readouterr().out)[-1]["message"]
+    assert said.endswith(f"Type: ptycho-ray reconstruct {folder / 'diffraction.h5'} --units um --drop 3")
+    before = (folder / "product.h5").read_bytes()
+    assert main([*words, "--event-file", str(folder / "product.h5")]) == 2
+    assert (folder / "product.h5").read_bytes() == before
+    capfd.readouterr()
     assert main([*words, "--plan"]) == 2
     assert "--input" in events_of(capfd.readouterr().out)[-1]["message"]
     (folder / "settings.ini").write_text("[PtychoRay]\nSolver = probe_modes\n")

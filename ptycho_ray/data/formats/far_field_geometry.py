@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.optics import PLANCK_TIMES_LIGHT_EV_M, beam_energy_eV
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 PROBE_IN_PHOTONS = "probe in sqrt(photons): the sum of |P|^2 is the photons of a pattern (orthonormal FFT)"
 """Marks, in their comments, the files that we write, whose probe is used as stored; others are rescaled."""
 
-OPTIONS = "give it by --energy-eV, --detector-distance-m, --detector-pixel-m or --pixel-size-m"
+
+def _with(source: str, missing: list[str]) -> str:
+    """The command that writes a scan with what it does not state."""
+    words = {"pixel_size_m": "--pixel-size-m METRES", "energy_eV": "--energy-eV EV"}
+    words |= {"detector_distance_m": "--detector-distance-m METRES", "detector_pixel_m": "--detector-pixel-m METRES"}
+    return to_type(source or "SCAN", "OUTPUT", *(words[name] for name in missing), program="convert")
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def pixel_size_of(raw: Scan) -> float:
             field="pixel_size_m",
             found="a scan with positions in pixels only",
             expected="the object pixel size in metres, since this format stores positions in metres",
-            hint=OPTIONS,
+            hint=_with(raw.source, ["pixel_size_m"]),
         )
     return raw.pixel_size_m
 
@@ -62,7 +67,7 @@ def geometry_of(raw: Scan) -> Geometry:
             field=", ".join(missing),
             found="not known",
             expected="the geometry of the experiment, which this format requires",
-            hint=OPTIONS,
+            hint=_with(raw.source, missing[:-1]),  # one follows from the others
         )
     wavelength = raw.wavelength_m
     if pixel is None and wavelength and distance and detector:

@@ -40,6 +40,7 @@ def read(scan: Hdf5Scan) -> FileContents:
         domain="amplitude",
         positions=np.stack([y, x * math.cos(math.radians(angle))], axis=1) * 1e-6,
         positions_in_metres=True,
+        positions_unit=1e-6,
         energy_eV=PLANCK_TIMES_LIGHT_EV_M / (wavelength * 1e-9) if wavelength else None,
         detector_distance_m=scan.number("z_m"),
         detector_pixel_m=pixel * 1e-6 if pixel else None,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.optics_metadata import optics_of_angle
 from ptycho_ray.data.hdf5 import Hdf5Scan
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.mapped import JoinedFrames, MappedFrames
 from ptycho_ray.data.opening import BinaryFile
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 
 LARGEST_SIDE = 2**16
 LARGEST_XML = 2**20

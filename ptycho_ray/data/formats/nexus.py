@@ -13,14 +13,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import JOULE_PER_EV, FileContents, pairs, square_pixel
+from ptycho_ray.data.contents import JOULE_PER_EV, FileContents, pairs, square_pixel, unit_of_positions
 from ptycho_ray.data.formats.far_field_geometry import completed, pixel_size_of
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
+from ptycho_ray.data.masks import set_pixels
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.optics import beam_energy_eV
-from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of
+from ptycho_ray.physics.units import ENERGIES, LENGTHS, factor_of, is_pixels
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -57,15 +58,20 @@ def read(scan: Hdf5Scan) -> FileContents:
     grid = frames.raster or frames.shape[:1]
     width, height = (_quantity(scan, f"{detector}/{axis}_pixel_size", LENGTHS) for axis in "xy")
     mask = scan.read_optional(f"{detector}/mask", f"{detector}/pixel_mask")
-    if mask is not None and mask.ndim == 3:
-        mask = np.asarray(mask.astype(bool).any(axis=0))
+    if mask is not None:
+        mask = set_pixels(mask)
+        mask = np.asarray(mask.any(axis=0)) if mask.ndim == 3 else mask
+    places, names = _positions(scan, groups, grid)
+    unit, unknown = _unit(scan, names)
     return FileContents(
         frames=frames,
         frames_field=field,
-        positions=_positions(scan, groups, grid),
-        positions_in_metres=True,
+        positions=None if places is None else places * (1.0 if unit is None else unit),
+        positions_in_metres=not (names and is_pixels(str(scan.attribute(names[0], "units") or ""))),
+        positions_unit=unit,
+        units_unknown=unknown,
         domain="intensity",
-        bad_pixels=None if mask is None else mask != 0,
+        bad_pixels=mask,
         energy_eV=_energy(scan, groups),
         detector_distance_m=_quantity(scan, f"{detector}/distance", LENGTHS),
         detector_pixel_m=square_pixel(width, height, scan.path, f"{detector}/x_pixel_size, y_pixel_size"),
@@ -105,27 +111,22 @@ def _is_stack(scan: Hdf5Scan, name: str) -> bool:
     return name in scan and isinstance(scan.file[name], h5py.Dataset) and scan.file[name].ndim in (3, 4)
 
 
-def _scale(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float:
-    unit = scan.attribute(name, "units")
-    if unit is None:
-        return 1.0
-    if not str(unit).strip():
-        return 1.0
-    factor = factor_of(str(unit), units)
-    if factor is None:
-        what = "m, mm, um, nm, angstrom" if units is LENGTHS else "eV, keV, J"
-        raise InputError(file=scan.path, field=f"{name}@units", found=repr(unit), expected=f"one of {what}")
-    return factor
-
-
 def _quantity(scan: Hdf5Scan, name: str, units: dict[str, float]) -> float | None:
-    """One number in metres or electronvolts; the mean of several."""
+    """One number in metres or electronvolts; the mean of several. None, and a note, for a unit that is not known."""
     if name not in scan:
         return None
     values = scan.read(name)
     if values.size == 0 or values.dtype.kind not in "biuf":
         raise InputError(file=scan.path, field=name, found=f"{values.dtype} {values.shape}", expected="a number")
-    return float(values.mean()) * _scale(scan, name, units)
+    unit = str(scan.attribute(name, "units") or "").strip()
+    factor = factor_of(unit, units) if unit else 1.0
+    if factor is None:
+        scan.notes.append(
+            f"{scan.path}: {name}: {unit!r} is no unit that is known, and the number is not used (--energy-eV, "
+            "--detector-distance-m or --detector-pixel-m states it)"
+        )
+        return None
+    return float(values.mean()) * factor
 
 
 def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
@@ -143,20 +144,33 @@ def _energy(scan: Hdf5Scan, groups: dict[str, list[str]]) -> float | None:
     return None
 
 
-def _positions(scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]) -> NDArray[np.float64] | None:
+def _unit(scan: Hdf5Scan, names: list[str]) -> tuple[NDArray[np.float64] | None, str]:
+    """The units of rows and columns in metres, None if none is stated; and what they are called if it is no unit of length."""
+    stated = [scan.attribute(name, "units") for name in names]
+    found = [unit_of_positions(unit or stated[0]) for unit in stated]
+    unknown = next((said for _, said in found if said), "")
+    if unknown or not any(factor for factor, _ in found):
+        return None, unknown
+    return np.resize(np.array([factor for factor, _ in found], dtype=np.float64), 2), ""
+
+
+def _positions(
+    scan: Hdf5Scan, groups: dict[str, list[str]], grid: tuple[int, ...]
+) -> tuple[NDArray[np.float64] | None, list[str]]:
+    """Positions [n, 2] (row, column) as stored, and the names of their arrays."""
     for group in groups.get("NXsample", []) + groups.get("NXdata", []):
         for place in PLACES:
             table = f"{group}/{place}/translation".replace("//", "/")
             if table in scan and isinstance(scan.file[table], h5py.Dataset):
-                values = scan.read(table) * _scale(scan, table, LENGTHS)
+                values = scan.read(table)
                 if values.ndim == 2 and values.shape[1] in (2, 3):
-                    return values[:, [1, 0]].astype(np.float64)
+                    return values[:, [1, 0]].astype(np.float64), [table]
             for y, x in AXES:
                 names = [f"{group}/{place}/{name}".replace("//", "/") for name in (y, x)]
                 if all(name in scan and isinstance(scan.file[name], h5py.Dataset) for name in names):
-                    rows, columns = (scan.read(name) * _scale(scan, name, LENGTHS) for name in names)
-                    return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names))
-    return None
+                    rows, columns = (scan.read(name) for name in names)
+                    return _on_grid(np.squeeze(rows), np.squeeze(columns), grid, scan.path, ", ".join(names)), names
+    return None, []
 
 
 def _on_grid(rows: NDArray, columns: NDArray, grid: tuple[int, ...], path: Path, field: str) -> NDArray[np.float64]:

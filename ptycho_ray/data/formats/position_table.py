@@ -8,6 +8,7 @@ the opposite sign), column 7 the trigger, one line a sample.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.opening import Content, TableFile
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 LARGEST_M = 0.1
@@ -44,7 +45,12 @@ def read(content: Content) -> FileContents:
     if table.shape[1] == 2:
         return _two_columns(content, table)
     if not np.isfinite(table).all():
-        raise InputError(file=content.path, found="values that are not finite", expected="finite numbers")
+        raise InputError(
+            file=content.path,
+            found="values that are not finite, in columns without names",
+            expected="finite numbers, or names of the columns in the first line: y_um, x_um",
+            hint=to_type(Path("SCAN"), f"--positions {content.path}"),
+        )
     if table.shape[1] >= 8:
         if np.abs(table[:, 7]).max() > 2**40:
             raise InputError(file=content.path, field="column 7", found="huge numbers", expected="trigger numbers")
@@ -53,6 +59,7 @@ def read(content: Content) -> FileContents:
         return FileContents(
             positions=positions - positions.mean(axis=0),
             positions_in_metres=True,
+            positions_unit=1e-9,
             position_index=triggers - triggers.min(),
         )
     raise InputError(
@@ -60,6 +67,7 @@ def read(content: Content) -> FileContents:
         found=f"{table.shape[1]} columns without a header that names them",
         expected="2 (row, column in metres), 8 and more (the table of the Velociprobe), or names of the columns in the first "
         "line: y_um, x_um",
+        hint=to_type(Path("SCAN"), f"--positions {content.path}"),
     )
 
 
@@ -94,7 +102,8 @@ def _named(content: TableFile, table: NDArray[np.float64]) -> FileContents | Non
     if any(factor is None for factor in factors):
         fields.units_unknown = f"the columns {said}, of no unit that is known"
         return fields
-    fields.positions = positions * np.array(factors, dtype=float)
+    fields.positions_unit = np.array(factors, dtype=float)
+    fields.positions = positions * fields.positions_unit
     fields.notes.append(f"{content.path}: rows and columns are the columns {said}")
     return fields
 

@@ -27,7 +27,7 @@ from ptycho_ray.data.hdf5 import Hdf5Frames
 from ptycho_ray.data.opening import opened
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.files import require_file
 from ptycho_ray.physics.optics import beam_energy_eV, electron_wavelength_m
 
@@ -160,8 +160,12 @@ def with_geometry(
                 file=raw.source or None,
                 field=name,
                 found="nothing",
-                expected="a number above 0",
-                hint="give energy_eV, detector_distance_m and detector_pixel_m: Ptychodus works in metres",
+                expected="a number above 0, since Ptychodus works in metres",
+                hint=to_type(
+                    raw.source or "SCAN",
+                    "--product product.h5 --energy-eV EV --detector-distance-m METRES --detector-pixel-m METRES",
+                    program="reconstruct",
+                ),
             )
     return scan
 

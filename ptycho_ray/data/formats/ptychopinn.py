@@ -21,6 +21,7 @@ from ptycho_ray.data.contents import (
     metadata_from_text,
     pairs,
     table_of_pairs,
+    unit_of_positions,
 )
 from ptycho_ray.data.formats.format import FIELDS, Format
 from ptycho_ray.data.formats.optics_metadata import optics_facts, optics_in
@@ -30,7 +31,6 @@ from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.data.opening import Content
 from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.optics import beam_energy_eV
-from ptycho_ray.physics.units import LENGTHS, factor_of
 
 if TYPE_CHECKING:
     from ptycho_ray.data.scan import Scan
@@ -92,7 +92,11 @@ def metadata_of_npz(npz: NpzFile) -> dict[str, Any] | None:
 
 def read_hdf5(scan: Hdf5Scan) -> FileContents:
     """An HDF5 file with patterns and positions under plain names. InputError that names the missing key."""
-    positions, nominal, metres = _in_units(scan, *_positions(scan))
+    positions, nominal, metres = _positions(scan)
+    stated = (scan.attribute(name, "units") for name in POSITION_KEYS if name in scan)
+    unit, unknown = unit_of_positions(next(filter(None, stated), None))
+    if unit is not None:
+        positions, nominal, metres = positions * unit, None if nominal is None else nominal * unit, True
     frames, field = scan.frames(len(positions), *PATTERN_KEYS)
     if "pos" in scan and "xcoords" not in scan and not metres:
         positions += frames.shape[-1] // 2
@@ -108,6 +112,8 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         positions=positions,
         nominal=nominal,
         positions_in_metres=metres,
+        positions_unit=unit,
+        units_unknown=unknown,
         probe=scan.read_optional("probeGuess", "probe_guess", "probe"),
         object_truth=None if metres else scan.read_optional("objectGuess", "object", "obj"),
         Y=scan.read_optional("Y"),
@@ -123,17 +129,6 @@ def read_hdf5(scan: Hdf5Scan) -> FileContents:
         optics=optics_in(scan),
         metadata=None if meta is None else metadata_from_text(meta),
     )
-
-
-def _in_units(
-    scan: Hdf5Scan, positions: NDArray[np.float64], nominal: NDArray[np.float64] | None, metres: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:
-    """Positions in metres where their array states a unit of length."""
-    unit = next((unit for name in POSITION_KEYS if name in scan and (unit := scan.attribute(name, "units"))), None)
-    factor = None if unit is None else factor_of(str(unit), LENGTHS)
-    if factor is None:
-        return positions, nominal, metres
-    return positions * factor, None if nominal is None else nominal * factor, True
 
 
 def _positions(scan: Hdf5Scan) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, bool]:

@@ -20,7 +20,7 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import FileContents, to_type
+from ptycho_ray.data.contents import FileContents
 from ptycho_ray.data.formats.emd import set_detector
 from ptycho_ray.data.formats.format import Format
 from ptycho_ray.data.formats.hyperspy import letters_of
@@ -29,7 +29,7 @@ from ptycho_ray.data.frame_axes import read_axes
 from ptycho_ray.data.inflation import check_chunk
 from ptycho_ray.data.opening import BinaryFile, Content
 from ptycho_ray.data.patterns import FramesOnDisk
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, factor_of
 
 ROOTS = (".zgroup", "zarr.json")

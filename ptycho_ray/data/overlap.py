@@ -16,6 +16,8 @@ from ptycho_ray.data.grouping import group_indices
 from ptycho_ray.errors import InputError
 
 METRICS_VERSION = 1
+CENTRES_AT_ONCE = 2048
+"""All pairs of a large scan would take more memory than its patterns."""
 
 
 def disc_overlap(distance: ArrayLike, diameter: float) -> NDArray[np.float64]:
@@ -78,8 +80,10 @@ def overlap_metrics(
 
 
 def _overlap_of_centres(centres: NDArray[np.float64], diameter: float) -> float:
-    pairs = cKDTree(centres).query_pairs(diameter, output_type="ndarray")
-    if not len(pairs):
-        return 0.0
-    distances = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1)
-    return float(disc_overlap(distances, diameter).mean())
+    tree, total, count = cKDTree(centres), 0.0, 0
+    for start in range(0, len(centres), CENTRES_AT_ONCE):
+        some = cKDTree(centres[start : start + CENTRES_AT_ONCE])
+        distances = some.sparse_distance_matrix(tree, diameter, output_type="ndarray")["v"]
+        total += float(disc_overlap(distances, diameter).sum()) - some.n  # without each one with itself
+        count += len(distances) - some.n
+    return total / count if count else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +25,15 @@ RAY_DEFAULTS = {
 
 
 @contextmanager
-def connected(execution: ExecutionConfig) -> Iterator[None]:
+def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Be connected to a Ray cluster inside the block.
 
     A connection that exists is used and left open. Otherwise the cluster is ``execution.address``, else that of the
     environment variable RAY_ADDRESS, else a new one on this machine that ends with the block and whose token only this
     process has.
+
+    Args:
+        tell: told what is waited for.
 
     Raises:
         ConfigurationError: Ray is not installed, or nothing answers at the address.
@@ -46,6 +49,7 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
         if ray.is_initialized():
             yield
         elif address:
+            tell(f"joining the Ray cluster at {address}")
             _join(address)
             try:
                 yield
@@ -53,6 +57,7 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
                 ray.shutdown()
         else:
             _ensure_token()
+            tell("starting Ray on this machine")
             ray.init(address="local", log_to_driver=False, logging_level="ERROR")
             try:
                 yield

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import ConfigurationError, InputError
 
 RESULTS = ("wts.h5.zip", "reconstruction.npz", "result.json", "comparison.json")
 """Files by which a folder is known to hold a result."""
 MOST_FOLDERS = 10_000
+#: Set by Ray in the program that `ray job submit` starts.
+RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass(kw_only=True)
@@ -57,6 +59,17 @@ def folder_to_write(folder: Path, *, given: bool, overwrite: bool, resume: bool 
         )
     _check_writable(folder, "output_dir")
     return folder
+
+
+def refuse_relative_in_job(folder: Path) -> None:
+    """ConfigurationError if a job of ``ray job submit`` would write into the copy of a folder that Ray deletes."""
+    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
+        raise ConfigurationError(
+            "the working folder of a Ray job is a copy that is thrown away",
+            field="output_dir",
+            found=folder,
+            expected="an absolute path that all nodes share",
+        )
 
 
 def _results(folder: Path) -> list[str]:

@@ -21,18 +21,17 @@ from ptycho_ray.commands.common import (
     summary_of_history,
 )
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
+from ptycho_ray.commands.scan_list import scans_in
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
-from ptycho_ray.errors import ConfigurationError, MissingFileError
+from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
     from ptycho_ray.data import RawData
     from ptycho_ray.display.training_report import TrainedScan
-
-SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
 
 
 @dataclass(kw_only=True)
@@ -165,12 +164,7 @@ def training_files(config: TrainingConfig) -> list[Path]:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
     files: list[Path] = []
     for place in (config.train_data_file, *config.further_train_data_files):
-        inside = sorted(file for file in place.glob("*") if file.suffix.lower() in SCAN_SUFFIXES)
-        if place.is_dir() and not inside:
-            raise MissingFileError(
-                file=place, field="train_data_file", found="no scan", expected=" ".join(SCAN_SUFFIXES)
-            )
-        files += inside if place.is_dir() else [place]
+        files += scans_in(place, "train_data_file") if place.is_dir() else [place]
     return files
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.commands.common import Result
+from ptycho_ray.commands.output import refuse_relative_in_job
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.sources import Resolved
-from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import require_file
 
 if TYPE_CHECKING:
     from ptycho_ray.commands.train import Options
-
-#: Set by Ray in the program that `ray job submit` starts.
-RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def settings_of(options: Options) -> dict[str, Any]:
@@ -51,13 +47,7 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tup
             require_file(last, "--resume")
         resume_from = None if not options.resume else checkpoints if several else last
         return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from), options.resume
-    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
-        raise ConfigurationError(
-            "the working folder of a Ray job is a copy that is thrown away",
-            field="output_dir",
-            found=folder,
-            expected="an absolute path that all nodes share",
-        )
+    refuse_relative_in_job(folder)
     from ptycho_ray.cluster.train import train_on_cluster, unfinished
 
     goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))

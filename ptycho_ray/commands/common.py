@@ -34,6 +34,14 @@ class Common:
 
 
 @dataclass(kw_only=True)
+class DeviceOptions:
+    """Options of commands that compute."""
+
+    device: str | None = None
+    """Device: auto, cpu, cuda, cuda:1 (the GPU of that number) or mps; by default 'auto', a GPU if there is one."""
+
+
+@dataclass(kw_only=True)
 class ReadingOptions(Common):
     """Options of commands that read a scan."""
 

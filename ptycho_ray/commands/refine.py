@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -28,7 +28,7 @@ CHECKPOINT = "refinement.safetensors"
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
@@ -83,7 +83,10 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
+    from ptycho_ray.training.device import resolve_device
 
+    execution = ExecutionConfig(accelerator=options.device or "auto")
+    device = None if options.workers is not None else resolve_device(execution)
     default = Path(Options.output_dir)
     folder = folder_to_write(
         options.output_dir,
@@ -100,12 +103,12 @@ def run(words: Sequence[str]) -> Result:
         picture = plot_object(now.image, region=now.covered(), pixel_size_m=scan.pixel_size_m)
         save_figure(picture, folder / f"iteration_{progress.iteration:04d}.png")
 
-    refine: Callable[..., Any] = workflow.refine_cdi_image
+    refine: Callable[..., Any] = functools.partial(workflow.refine_cdi_image, device=device)
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
         cluster: dict[str, Any] = {"devices": options.workers, "address": options.address}
-        refine = functools.partial(refine_on_cluster, execution=ExecutionConfig(**cluster))
+        refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster))
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:
         found = refine(
@@ -128,7 +131,7 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.refinement.error_bars import error_bars_and_halves
         from ptycho_ray.refinement.solver import Refinement
 
-        finished = Refinement(scan, config, start=start)
+        finished = Refinement(scan, config, start=start, device=device)
         finished.resume(folder / CHECKPOINT)
         unit, generator = photons_per_unit(scan), np.random.default_rng((config.seed, 7))
         bars = error_bars_and_halves(finished, scan, unit, generator, tell, start=start)
@@ -137,7 +140,7 @@ def run(words: Sequence[str]) -> Result:
             halves = bars.halves
     elif options.half_data:
         try:
-            halves = half_data_agreement(scan, config, found, start=start)
+            halves = half_data_agreement(scan, config, found, start=start, device=device)
         except Diverged as error:
             tell(f"no comparison of two halves of the data: {error}")
     origin = provenance(seed=config.seed, data_files=[options.scan])

@@ -20,7 +20,7 @@ from ptycho_ray.bundle import FILE_NAME, PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.automatic import asks_for_network, own_options, refinement_settings, refuse_without_network
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
 from ptycho_ray.commands.training import settings_of, way_of_training
-from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.config import ExecutionConfig, InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
 from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed, with_positions
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
@@ -39,6 +39,8 @@ from ptycho_ray.interop.ptychodus.options import (
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from ptycho_ray.commands import reconstruct, train
     from ptycho_ray.data import RawData
     from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -111,11 +113,14 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], s
     with event_stream(options.event_file) as events:
         folder, output = _folders(options.input, options.output)
         scan, product = read_standard_folder(folder)
+        from ptycho_ray.training.device import resolve_device
+
         network = asks_for_network(options, typed) or next(
             (name for name in (PTYCHODUS_FILE_NAME, FILE_NAME) if (folder / name).exists()), None
         )
         if network is None:
-            return _reconstruct_automatically(options, scan, product, solver, output, events)
+            device = resolve_device(ExecutionConfig(accelerator=typed.get("execution.accelerator", "auto")))
+            return _reconstruct_automatically(options, scan, product, solver, output, events, device)
         refuse_without_network(own_options(options), network)
         given = {"model_path": folder, **typed, "test_data_file": Path(scan.source), "output_dir": output}
         if options.refine is not None:
@@ -125,7 +130,10 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], s
         from ptycho_ray.bundle import load_bundle
         from ptycho_ray.display.report import provenance
 
+        device = resolve_device(resolved.execution)
         bundle = load_bundle(resolved.config.model_path)
+        for model in bundle.models:
+            model.to(device)
         iterations = resolved.config.refinement_iterations
         epochs = max(1, iterations)
         events.emit(
@@ -168,6 +176,7 @@ def _reconstruct_automatically(
     solver: Mapping[str, Any],
     output: Path,
     events: EventStream,
+    device: torch.device,
 ) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.display.automatic_report import save_automatic
@@ -197,6 +206,7 @@ def _reconstruct_automatically(
         scan,
         tell=lambda line: events.emit("decided", text=line),
         on_progress=follow,
+        device=device,
         **options.wishes(settings) | {"seed": seed},
     )
     found = made.refinement

@@ -15,6 +15,7 @@ from ptycho_ray.commands.common import (
     FILE,
     FOLDER,
     SCAN,
+    DeviceOptions,
     ReadingOptions,
     Result,
     settings_by_source,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
     is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
     --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take

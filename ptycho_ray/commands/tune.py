@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
@@ -28,7 +28,7 @@ NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, DeviceOptions):
     """Search for settings of the experiment (defocus, positions, photons), the physics or the network.
 
     The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by

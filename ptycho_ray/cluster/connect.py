@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.errors import ConfigurationError, InputError
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -58,11 +59,27 @@ def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda l
         else:
             _ensure_token()
             tell("starting Ray on this machine")
-            ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+            started = ray.init(
+                address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False
+            ).address_info
             try:
                 yield
+            except (InputError, KeyboardInterrupt):
+                ray.shutdown()
+                _forget_session(Path(started["session_dir"]))
+                raise
             finally:
                 ray.shutdown()
+            _forget_session(Path(started["session_dir"]))
+
+
+def _forget_session(folder: Path) -> None:
+    """Remove what a cluster that this program had started left on disk. (After an error its logs stay.)"""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.with_name("session_latest")
+    with suppress(OSError):
+        if latest.is_symlink() and latest.readlink().name == folder.name:
+            latest.unlink()
 
 
 def _join(address: str) -> None:

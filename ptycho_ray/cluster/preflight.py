@@ -9,7 +9,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class Workers:
     resources: Mapping[str, float]
 
 
-def workers_for(execution: ExecutionConfig) -> Workers:
-    """The workers that the settings ask for on the cluster that is connected.
+def workers_for(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Workers:
+    """The workers that the settings ask for on the cluster that is connected; ``tell`` is told if nodes are waited for.
 
     Raises:
         ConfigurationError: the cluster has not enough processors or GPUs, and does not get them within
@@ -48,7 +48,7 @@ def workers_for(execution: ExecutionConfig) -> Workers:
     fewest = most if execution.min_devices is None else execution.min_devices
     if fewest > most:
         raise ConfigurationError(field="execution.min_devices", found=fewest, expected=f"at most {most} (devices)")
-    _wait_for_room(fewest, resources, execution.wait_for_nodes_s)
+    _wait_for_room(fewest, resources, execution.wait_for_nodes_s, tell)
     return Workers(fewest, most, resources)
 
 
@@ -111,11 +111,16 @@ def room_for(resources: Mapping[str, float]) -> int:
     return sum(math.floor(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in alive)
 
 
-def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: float) -> None:
+def _wait_for_room(
+    workers: int, resources: Mapping[str, float], patience_s: float, tell: Callable[[str], None]
+) -> None:
     if room_for(resources) >= workers:
         return
     deadline = time.monotonic() + patience_s
     if patience_s:
+        tell(
+            f"waiting at most {patience_s:g} s for nodes: the cluster has room for {room_for(resources)} of {workers} workers"
+        )
         request_resources(bundles=[dict(resources)] * workers)
         try:
             while room_for(resources) < workers and time.monotonic() < deadline:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray import __version__
-from ptycho_ray.commands.common import ProductOptions, Result
+from ptycho_ray.commands.common import ProductOptions, Result, tell
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
 
@@ -112,9 +111,6 @@ def reconstruct_automatically(
     from ptycho_ray.training.device import resolve_device
 
     RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     device = resolve_device(ExecutionConfig(**execution))
     scan = workflow.load_data(scan_file, reading=product.reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,11 @@ class ProductOptions(ReadingOptions):
         scan = with_geometry(scan, how.energy_eV, how.detector_distance_m, how.detector_pixel_m)
         write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))
         return self.product
+
+
+def tell(line: str) -> None:
+    """Say what happens, on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:

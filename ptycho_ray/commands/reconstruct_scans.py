@@ -36,7 +36,7 @@ class Options(BatchOptions, AutomaticOptions):
     """Without a model: YAML file with settings of the solver, as ptycho-ray refine takes it."""
     shard_patterns: int | None = None
     """With a model: patterns per shard; 2048 if not given."""
-    batch_size: int | None = None
+    inference_batch_size: int | None = None
     """With a model: groups per batch; that of its training if not given."""
 
 
@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> Result:
     refuse_without_network(own, "--model-path")
     from ptycho_ray.bundle import bundle_path
 
-    execution = options.execution(inference_batch_size=options.batch_size)
+    execution = options.execution(inference_batch_size=options.inference_batch_size)
     model, reading = bundle_path(options.model_path).absolute(), options.reading.absolute()
 
     def by_model() -> Treatment:
@@ -62,7 +62,10 @@ def run(words: Sequence[str]) -> Result:
 
 
 def _automatically(options: Options, solver: dict[str, Any]) -> Result:
-    for name, value in (("--shard-patterns", options.shard_patterns), ("--batch-size", options.batch_size)):
+    for name, value in (
+        ("--shard-patterns", options.shard_patterns),
+        ("--inference-batch-size", options.inference_batch_size),
+    ):
         if value is not None:
             expected = "--model-path beside it; without a model every scan is one task"
             raise ConfigurationError(field=name, found=value, expected=expected)

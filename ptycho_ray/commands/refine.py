@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, tell
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -74,6 +73,7 @@ def run(words: Sequence[str]) -> Result:
 
         settings = load_yaml_config(options.config) | settings
     config = RefinementConfig(**settings)
+    tell("loading the program")
     import numpy as np
 
     from ptycho_ray import workflow
@@ -96,9 +96,6 @@ def run(words: Sequence[str]) -> Result:
     )
     scan = workflow.load_data(options.scan, reading=options.reading)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     def draw(progress: Progress, now: StitchedObject) -> None:
         picture = plot_object(now.image, region=now.covered(), pixel_size_m=scan.pixel_size_m)
         save_figure(picture, folder / f"iteration_{progress.iteration:04d}.png")
@@ -108,7 +105,7 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
         cluster: dict[str, Any] = {"devices": options.workers, "address": options.address}
-        refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster))
+        refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:
         found = refine(

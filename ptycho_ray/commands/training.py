@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.commands.common import Result
+from ptycho_ray.commands.common import Result, tell
 from ptycho_ray.commands.output import refuse_relative_in_job
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.sources import Resolved
@@ -48,8 +48,9 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tup
         resume_from = None if not options.resume else checkpoints if several else last
         return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from), options.resume
     refuse_relative_in_job(folder)
+    tell("loading the program")
     from ptycho_ray.cluster.train import train_on_cluster, unfinished
 
     goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))
     resume = False if options.start_anew else options.resume or None
-    return functools.partial(train_on_cluster, resume=resume), goes_on
+    return functools.partial(train_on_cluster, resume=resume, tell=tell), goes_on

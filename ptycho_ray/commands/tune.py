@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, tell
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
@@ -79,6 +78,7 @@ def run(words: Sequence[str]) -> Result:
     if config.train_data_file is None:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
 
+    tell("loading the program")
     from ptycho_ray import workflow
     from ptycho_ray.cluster.connect import connected
     from ptycho_ray.cluster.sweep_polish import polish_sweep
@@ -104,7 +104,7 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.tuning.axes import axes_of
 
         base["position_axes"], axes = axes_of(scan, config.seed)
-        print(axes, file=sys.stderr)
+        tell(axes)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -129,14 +129,14 @@ def run(words: Sequence[str]) -> Result:
     with recorded(trackers) as outcome:
         polished, ended = None, 0
         try:
-            with connected(execution):
+            with connected(execution, tell):
                 space = run_sweep(
                     scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch
                 )
                 table.close(record)
                 ended = len(record.ended)
                 if options.polish:
-                    polished = polish_sweep(scan, base, space, record, lambda line: print(line, file=sys.stderr))
+                    polished = polish_sweep(scan, base, space, record, tell)
         finally:
             table.close(record)
             if record.ended:

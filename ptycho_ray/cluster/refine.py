@@ -19,7 +19,7 @@ from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
 from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig
@@ -68,7 +68,7 @@ def refine_on_cluster(
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
     with connected(execution, tell):
         workers = workers_for(execution, tell)
-        scan = in_memory_if_it_fits(scan)
+        (scan,) = in_memory_if_they_fit([scan])
         check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
         use_gpu = "GPU" in workers.resources
         board = start_event_queue()

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_ray.cluster.connect import connected
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.trial_room import trial_room
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
@@ -55,7 +55,7 @@ def polish_sweep(
     place = (record.folder / "polish").absolute()
     began = time.time()
     with connected(execution):
-        shared = ray.put(in_memory_if_it_fits(scan))
+        shared = ray.put(in_memory_if_they_fit([scan])[0])
         resources, device, _ = trial_room(execution, space.trial, scan)
         run = ray.remote(max_retries=1, num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_judged)
 

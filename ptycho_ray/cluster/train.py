@@ -28,7 +28,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import Workers, check_nodes, storage, workers_for
 from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
@@ -102,7 +102,8 @@ def train_on_cluster(
         workers = workers_for(execution, tell)
         place = _storage_path(config, execution)
         system, folder = storage(place)
-        containers = [replace(scan.container, raw=in_memory_if_it_fits(scan.container.raw)) for scan in scans]
+        raws = in_memory_if_they_fit([scan.container.raw for scan in scans])
+        containers = [replace(scan.container, raw=raw) for scan, raw in zip(scans, raws, strict=True)]
         shared = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
         check_nodes(files=shared if "://" in place else [*shared, folder])
         _prepare_run(system, f"{folder}/{run_name}", resume)

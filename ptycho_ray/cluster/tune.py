@@ -24,7 +24,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.population import export_checkpoint, load_parent, population_scheduler
 from ptycho_ray.cluster.preflight import check_nodes
 from ptycho_ray.cluster.trial_room import trial_room
@@ -147,7 +147,7 @@ def _run_trials(
     recorder = _Recorder(record, config.nepochs, watcher)
     storage = record.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
-    trainable = tune.with_parameters(_trial, scan=in_memory_if_it_fits(scan), task=task)
+    trainable = tune.with_parameters(_trial, scan=in_memory_if_they_fit([scan])[0], task=task)
     searcher = _Searcher(search, record, config.nepochs)
     population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
     tuner = tune.Tuner(

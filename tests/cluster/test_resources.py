@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from ptycho_ray.config import ExecutionConfig
@@ -11,7 +13,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptyc
 
 from ray_fixtures import local_ray  # noqa: E402
 
-from ptycho_ray.cluster import preflight, trial_room  # noqa: E402
+from ptycho_ray.cluster import object_store, preflight, trial_room  # noqa: E402
 from ptycho_ray.cluster.preflight import room_for, worker_resources  # noqa: E402
 
 GIB = 2**30
@@ -72,3 +74,52 @@ def test_on_a_machine_whose_gpu_torch_cannot_use_nobody_reserves_it():
         assert worker_resources(ExecutionConfig()) == ({"CPU": 1.0}, "cpu")
         assert room_for({"CPU": 1.0}) == 8
         assert worker_resources(ExecutionConfig(accelerator="cuda"))[0] == {"CPU": 1.0, "GPU": 1.0}
+
+
+@pytest.fixture
+def machines(monkeypatch):
+    """``machines(driver_store, *worker_stores, free=bytes)``: this one computes nothing."""
+
+    def of(driver, *stores, free):
+        nodes = [{"NodeID": "0", "Alive": True, "Resources": {"object_store_memory": driver}}]
+        nodes += [
+            {"NodeID": f"{k + 1}", "Alive": True, "Resources": {"CPU": 4.0, "object_store_memory": store}}
+            for k, store in enumerate(stores)
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "0"))
+        monkeypatch.setattr(object_store, "free_memory_bytes", lambda: free)
+
+    return of
+
+
+def test_a_scan_must_fit_into_the_smallest_store_and_the_memory_of_the_driver(machines):
+    machines(10 * GIB, 20 * GIB, 5 * GIB, free=100 * GIB)
+    assert object_store.room_for_scans() == pytest.approx(0.4 * 5 * GIB)
+    machines(2 * GIB, 20 * GIB, 5 * GIB, free=100 * GIB)
+    assert object_store.room_for_scans() == pytest.approx(0.4 * 2 * GIB)
+    machines(10 * GIB, 20 * GIB, free=GIB)
+    assert object_store.room_for_scans() == pytest.approx(0.4 * GIB)
+
+
+def test_several_scans_share_the_room_and_those_beyond_it_stay_on_disk(machines):
+    machines(100.0, free=GIB)  # 40 bytes for scans
+
+    class Patterns(SimpleNamespace):
+        def loaded(self):
+            return Patterns(nbytes=self.nbytes, in_memory=True)
+
+    scans = [SimpleNamespace(patterns=Patterns(nbytes=size, in_memory=False)) for size in (30, 20, 10)]
+    found = object_store.in_memory_if_they_fit(scans)
+    assert [scan.patterns.in_memory for scan in found] == [True, False, True]
+    assert not any(scan.patterns.in_memory for scan in scans)
+
+
+def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(object_store, "CGROUP", tmp_path)
+    whole = object_store.free_memory_bytes()
+    (tmp_path / "memory.current").write_text("1000")
+    (tmp_path / "memory.max").write_text("max")
+    assert object_store.free_memory_bytes() > whole / 2
+    (tmp_path / "memory.max").write_text("5000")
+    assert object_store.free_memory_bytes() == 4000

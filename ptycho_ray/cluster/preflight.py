@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.fs
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.train import ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ptycho_ray.config import ExecutionConfig
@@ -25,6 +26,8 @@ from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
 #: Packages whose versions must be the same on all machines, since they decide the numbers or the exchange of data.
 PACKAGES = ("ptycho-ray", "torch", "numpy", "ray")
 ANSWER_TIMEOUT_S = 120.0
+#: How often an elastic run looks whether it can have more workers.
+GROW_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ def workers_for(execution: ExecutionConfig, tell: Callable[[str], None] = lambda
         raise ConfigurationError(field="execution.min_devices", found=fewest, expected=f"at most {most} (devices)")
     _wait_for_room(fewest, resources, execution.wait_for_nodes_s, tell)
     return Workers(fewest, most, resources)
+
+
+def scaling_of(workers: Workers) -> ScalingConfig:
+    """The same for Ray Train; between the fewest and the most the run shrinks and grows with the cluster."""
+    return ScalingConfig(
+        num_workers=workers.most if workers.fewest == workers.most else (workers.fewest, workers.most),
+        use_gpu="GPU" in workers.resources,
+        resources_per_worker=dict(workers.resources),
+        elastic_resize_monitor_interval_s=GROW_INTERVAL_S,
+    )
 
 
 def worker_resources(execution: ExecutionConfig) -> tuple[dict[str, float], str]:

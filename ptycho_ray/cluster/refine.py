@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ptycho_ray import workflow
@@ -20,7 +20,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
-from ptycho_ray.cluster.preflight import check_nodes, workers_for
+from ptycho_ray.cluster.preflight import check_nodes, scaling_of, workers_for
 from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
@@ -46,7 +46,7 @@ def refine_on_cluster(
     """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result.
 
     The first worker keeps the checkpoint; after the loss of a worker, at most ``execution.max_failures`` times, all go on from
-    it. ``on_progress`` and ``on_image`` are called in this process.
+    it, with ``execution.min_devices`` also fewer. ``on_progress`` and ``on_image`` are called in this process.
 
     Args:
         checkpoint: as there; every machine must reach its folder, in which Ray keeps what it needs while the run lasts.
@@ -82,9 +82,7 @@ def refine_on_cluster(
                 "board": board,
                 "image_every": image_every if on_image is not None else 0,
             },
-            scaling_config=ScalingConfig(
-                num_workers=workers.most, use_gpu=use_gpu, resources_per_worker=dict(workers.resources)
-            ),
+            scaling_config=scaling_of(workers),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
                 name=name,

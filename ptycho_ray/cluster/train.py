@@ -19,7 +19,7 @@ import ray
 import ray.train
 import torch
 from pyarrow.fs import FileSelector, FileSystem
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import load, save
 
@@ -29,7 +29,7 @@ from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
-from ptycho_ray.cluster.preflight import Workers, check_nodes, storage, workers_for
+from ptycho_ray.cluster.preflight import Workers, check_nodes, scaling_of, storage, workers_for
 from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import InputError, TrainingInterrupted
@@ -50,8 +50,6 @@ FINISHED = "finished.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 #: How long workers wait for each other. A worker that died is noticed at once; this is for one that hangs.
 PEER_TIMEOUT_S = 600
-#: How often an elastic run looks whether it can have more workers.
-GROW_INTERVAL_S = 10.0
 
 
 def train_on_cluster(
@@ -173,12 +171,7 @@ def _fit(
             "board": board,
             "run_name": run_name,
         },
-        scaling_config=ScalingConfig(
-            num_workers=workers.most if workers.fewest == workers.most else (workers.fewest, workers.most),
-            use_gpu=use_gpu,
-            resources_per_worker=dict(workers.resources),
-            elastic_resize_monitor_interval_s=GROW_INTERVAL_S,
-        ),
+        scaling_config=scaling_of(workers),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=PEER_TIMEOUT_S),
         run_config=RunConfig(
             name=run_name,

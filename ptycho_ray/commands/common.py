@@ -77,6 +77,12 @@ class ProductOptions(ReadingOptions):
         return self.product
 
 
+def devices_of(workers: str) -> dict[str, str]:
+    """The execution settings that ``--workers N`` or ``--workers FEWEST:MOST`` stands for."""
+    fewest, colon, most = workers.rpartition(":")
+    return {"devices": most} | ({"min_devices": fewest} if colon else {})
+
+
 def tell(line: str) -> None:
     """Say what happens, on standard error."""
     print(line, file=sys.stderr, flush=True)

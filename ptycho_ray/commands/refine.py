@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, tell
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, devices_of, tell
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -45,8 +45,8 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
     resume: bool = False
     """Resume from the checkpoint in the output folder."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are. The output folder must be one that all
-    machines reach."""
+    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
+    of 4 when some are lost. The output folder must be one that all machines reach."""
     address: str | None = None
     """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
     picture_every: int = 0
@@ -104,7 +104,7 @@ def run(words: Sequence[str]) -> Result:
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
-        cluster: dict[str, Any] = {"devices": options.workers, "address": options.address}
+        cluster: dict[str, Any] = devices_of(options.workers) | {"address": options.address}
         refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:

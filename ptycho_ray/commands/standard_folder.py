@@ -58,7 +58,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         given = {**settings_of(options), **typed, "output_dir": output, "train_data_file": Path(scan.source)}
         resolved = _resolved(TrainingConfig, folder, options.config, given)
         config, execution = fitted_to_scans(resolved, [scan]), resolved.execution
-        train, goes_on = way_of_training(options, dataclasses.replace(resolved, config=config))
+        way = way_of_training(options, dataclasses.replace(resolved, config=config))
         from ptycho_ray import workflow
         from ptycho_ray.display.progress import TrainingProgress
         from ptycho_ray.display.report import provenance
@@ -75,18 +75,11 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
             product_output=output / PRODUCT_FILE if product else None,
         )
         settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
-        trackers = build_trackers(execution, output, settings, run_tags(origin), resume=goes_on)
+        trackers = build_trackers(execution, output, settings, run_tags(origin), resume=way.goes_on)
         with recorded(trackers) as record:
             progress = TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)
-            amplitude, phase, results = workflow.run_cdi_example(
-                scan,
-                scan,
-                config,
-                do_stitching=True,
-                train=train,
-                execution=execution,
-                callbacks=[progress, follower, *trackers],
-                keep_patches=False,
+            amplitude, phase, results = way.train_and_reassemble(
+                scan, scan, config, execution=execution, callbacks=[progress, follower, *trackers]
             )
             progress.close()
             model = workflow.save_inference_bundle(output / PTYCHODUS_FILE_NAME, results, config, origin)

@@ -63,7 +63,7 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     }  # fmt: skip
     assert (broken["exit_code"], missing["exit_code"]) == (2, 2)
     assert "neither a zip archive nor HDF5" in broken["error"]
-    assert "c.npz" in missing["error"]
+    assert (missing["scan"], missing["error"]) == (scans[2], "found nothing; expected a scan")
     assert main(["evaluate-scans", *scans[:2], "--output-dir", str(tmp_path / "judged"), "--json"]) == 1
     good, broken = json.loads(capsys.readouterr().out)["scans"]
     assert good["verdict"]

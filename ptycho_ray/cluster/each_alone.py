@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ import ray
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.done_marks import Mark, mark_of
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
-from ptycho_ray.cluster.preflight import check_nodes, free_of, room_for, worker_resources
+from ptycho_ray.cluster.preflight import check_nodes, free_of, room_for, workers_for
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import InputError, MissingFileError
 
@@ -168,7 +168,7 @@ def treat_each(
     if batch.todo:
         with connected(execution, observer.on_line), sigterm_as_interrupt():
             check_nodes(files=[str(file) for file in files])
-            pool = _Pool(treatment, settings, execution, observer, len(batch.todo))
+            pool = _Pool(treatment, settings, execution, observer)
             try:
                 pool.work_off(batch)
             finally:
@@ -179,30 +179,28 @@ def treat_each(
 class _Pool:
     """The workers of a batch."""
 
-    def __init__(
-        self, treatment: Treatment, settings: str, execution: ExecutionConfig, observer: Observer, most: int
-    ) -> None:
-        self.resources, device = worker_resources(execution)
-        self.execution, self.observer, self.most = execution, observer, most
+    def __init__(self, treatment: Treatment, settings: str, execution: ExecutionConfig, observer: Observer) -> None:
+        workers = workers_for(replace(execution, min_devices=1), observer.on_line)
+        self.resources = workers.resources
+        self.execution, self.observer = execution, observer
         self.start = lambda: (
             ray.remote(concurrency_groups={"look": 1})(_Worker)
             .options(num_cpus=self.resources["CPU"], num_gpus=self.resources.get("GPU", 0))
-            .remote(treatment, settings, execution.cpus_per_device, device)
+            .remote(treatment, settings, execution.cpus_per_device, workers.device)
         )
         self.running: dict[Any, tuple[Any, _Step | None]] = {}
         self.idle: list[Any] = []
         self.up, self.stillborn, self.grown = 0, 0, 0.0
         self.looks: dict[Any, str] = {}
 
-    def wanted(self) -> int:
-        """How many workers there should be now."""
-        if self.execution.devices != "auto":
-            return min(self.execution.devices, self.most)
-        return min(max(1, room_for(self.resources)), self.most)
+    def wanted(self, left: int) -> int:
+        """How many workers there should be now, if so many steps are left."""
+        most = room_for(self.resources) if self.execution.devices == "auto" else self.execution.devices
+        return min(max(1, most), left)
 
     def work_off(self, batch: _Batch) -> None:
         while batch.done < len(batch.scans):
-            self._grow()
+            self._grow(len(batch.todo))
             while self.idle and (step := batch.take()) is not None:
                 worker = self.idle.pop()
                 scan = batch.scans[step.number]
@@ -213,14 +211,15 @@ class _Pool:
             if not ready:
                 self._look(batch)
 
-    def _grow(self) -> None:
+    def _grow(self, todo: int) -> None:
         there = len(self.running) + len(self.idle)
         if there and time.monotonic() - self.grown < GROW_S:
             return
         self.grown = time.monotonic()
-        if not there and not self.stillborn:
-            self.observer.on_start(self.wanted(), self.resources, free_of(self.resources))
-        for _ in range(self.wanted() - there):
+        wanted = self.wanted(todo + sum(step is not None for _, step in self.running.values()))
+        if not there and not self.up and not self.stillborn:
+            self.observer.on_start(wanted, self.resources, free_of(self.resources))
+        for _ in range(wanted - there):
             worker = self.start()
             self.running[worker.ready.remote()] = (worker, None)
 

@@ -32,11 +32,12 @@ GROW_INTERVAL_S = 10.0
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a run asks for, and what each of them needs."""
+    """How many workers a run asks for, what each of them needs, and the device on which it computes."""
 
     fewest: int
     most: int
     resources: Mapping[str, float]
+    device: str = "cpu"
 
 
 def workers_for(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Workers:
@@ -46,13 +47,13 @@ def workers_for(execution: ExecutionConfig, tell: Callable[[str], None] = lambda
         ConfigurationError: the cluster has not enough processors or GPUs, and does not get them within
             ``execution.wait_for_nodes_s``.
     """
-    resources, _ = worker_resources(execution)
+    resources, device = worker_resources(execution)
     most = max(1, room_for(resources)) if execution.devices == "auto" else execution.devices
     fewest = most if execution.min_devices is None else execution.min_devices
     if fewest > most:
         raise ConfigurationError(field="execution.min_devices", found=fewest, expected=f"at most {most} (devices)")
     _wait_for_room(fewest, resources, execution.wait_for_nodes_s, tell)
-    return Workers(fewest, most, resources)
+    return Workers(fewest, most, resources, device)
 
 
 def scaling_of(workers: Workers) -> ScalingConfig:

@@ -171,6 +171,15 @@ def test_a_batch_with_five_broken_scans(one_ray, small_scan, scan_file, model_fi
     assert "--overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [(["--device", "cuda"], "1 GPU"), (["--device", "cuda:1"], "Ray assigns"), (["--cpus-per-device", "9"], "9 CPU")],
+)
+def test_a_batch_for_which_there_is_no_room_is_refused(one_ray, scan_file, tmp_path, capsys, how, said):
+    assert main(["reconstruct-scans", str(scan_file), "--output-dir", str(tmp_path), *how]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_is_waited_for_is_said():
     each = {"CPU": 1.0, "GPU": 0.25}
     assert waiting_line(each, {"CPU": (0, 2), "GPU": (1, 1)}, workers=2) == (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,13 +67,13 @@ class Observer(Protocol):
     def on_line(self, line: str) -> None:
         """What happens before there are workers."""
 
-    def on_start(self, workers: int, each: dict[str, float], free: dict[str, tuple[float, float]]) -> None:
+    def on_start(self, workers: int, each: Mapping[str, float], free: Mapping[str, tuple[float, float]]) -> None:
         """Workers are being started, and what of the cluster was free before, of how much."""
 
     def on_worker(self, up: int, wanted: int) -> None:
         """One more worker is up."""
 
-    def on_running(self, states: dict[str, str]) -> None:
+    def on_running(self, states: Mapping[str, str]) -> None:
         """How far the scans are that are being worked on, by name."""
 
     def on_scan(self, line: Line, done: int, left: int) -> None:

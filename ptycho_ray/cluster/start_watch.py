@@ -13,8 +13,8 @@ from ray.util import placement_group_table
 from ptycho_ray.cluster.preflight import Workers, free_of
 from ptycho_ray.display.scans_progress import waiting_line
 
-#: Seconds between two looks, and between two lines about the same state.
-LOOK_S, AGAIN_S = 1.0, 30.0
+#: Seconds between two looks, and between two lines about the same state: one that ends soon, one that may take hours.
+LOOK_S, STARTING_S, WAITING_S = 1.0, 5.0, 60.0
 
 Tell = Callable[[str], None]
 
@@ -49,21 +49,23 @@ class StartWatch(threading.Thread):
             self.tell(f"{workers} worker{'' if workers == 1 else 's'} up, preparing the first step")
 
     def run(self) -> None:
-        told = time.monotonic()
+        began = told = time.monotonic()
         while not self._ended.wait(LOOK_S):
             try:
                 waits = self._waits()
                 free = free_of(self.workers.resources)
             except ray.exceptions.RayError:
                 return  # the run itself will say so
+            now = time.monotonic()
             if self._waiting and not waits:
-                self._waiting, told = "", time.monotonic()
+                self._waiting, began, told = "", now, now
                 self.tell(self._starting())
-            elif time.monotonic() - told > AGAIN_S:
-                told = time.monotonic()
-                self.tell(
-                    waiting_line(self.workers.resources, free, self.workers.fewest) if waits else "still starting"
-                )
+            elif waits and now - told > WAITING_S:
+                told = now
+                self.tell(waiting_line(self.workers.resources, free, self.workers.fewest) or self._starting())
+            elif not waits and now - told > STARTING_S:
+                told = now
+                self.tell(f"still starting, {now - began:.0f} s")
 
     def _waits(self) -> bool:
         """Whether the cluster has not placed the workers. Their group is one that was not there before; until it is asked for,

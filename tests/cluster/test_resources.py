@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptyc
 from ray_fixtures import local_ray  # noqa: E402
 
 from ptycho_ray.cluster import object_store, preflight, trial_room  # noqa: E402
-from ptycho_ray.cluster.preflight import room_for, worker_resources  # noqa: E402
+from ptycho_ray.cluster.preflight import worker_resources  # noqa: E402
 
 GIB = 2**30
 
@@ -72,7 +72,7 @@ def test_on_a_machine_whose_gpu_torch_cannot_use_nobody_reserves_it():
         pytest.skip("torch can use a GPU here")
     with local_ray(num_cpus=8, num_gpus=1):
         assert worker_resources(ExecutionConfig()) == ({"CPU": 1.0}, "cpu")
-        assert room_for({"CPU": 1.0}) == 8
+        assert room("direct") == ({"CPU": 1.0}, "cpu", 8)
         assert worker_resources(ExecutionConfig(accelerator="cuda"))[0] == {"CPU": 1.0, "GPU": 1.0}
 
 

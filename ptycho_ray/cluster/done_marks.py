@@ -17,8 +17,9 @@ MARK = "done.json"
 
 @dataclass(frozen=True)
 class Mark:
-    """``files`` are name, size and time of the scan's file, or of those in its folder; ``content`` is their SHA-256. Both are
-    empty, and so is the line, for a scan that has begun."""
+    """``files`` are name, size and time of the scan's file, or of those in its folder, as they were when the scan was begun;
+    ``content`` is their SHA-256. The line is empty for a scan that has only begun.
+    """
 
     files: list[list[Any]]
     content: str
@@ -42,12 +43,16 @@ class Mark:
     def same_content(self, scan: Path) -> bool:
         return bool(self.line) and self.content == sha256_of(scan)
 
+    def with_line(self, line: Mapping[str, Any]) -> Mark:
+        """The mark of the scan when it is done."""
+        return dataclasses.replace(self, line=jsonable(line))
+
     def write(self, folder: Path) -> None:
         write_json(folder / MARK, dataclasses.asdict(self))
 
 
 def mark_of(scan: Path, settings: str, line: Mapping[str, Any]) -> Mark:
-    """The mark of a scan that is done now."""
+    """The mark of a scan as it lies there now."""
     return Mark(files_of(scan), sha256_of(scan), settings, jsonable(line))
 
 

@@ -300,7 +300,8 @@ class _Worker:
             if mark is not None and mark.settings == self.settings and mark.same_content(scan.path):
                 mark_of(scan.path, self.settings, mark.line).write(scan.folder)  # touched or copied, not changed
                 return {**mark.line, "done": "before"}
-            Mark([], "", self.settings, {}).write(scan.folder)  # what lies here from now on is of this batch
+            # What lies here from now on is of this batch; and a file that grows while it is worked on is not done then.
+            mark_of(scan.path, self.settings, {}).write(scan.folder)
             found: Line | int = self.treatment.begin(scan, self.device, self._say)
         elif what >= 0:
             self.treatment.part(scan, what, self.device, self._say)
@@ -308,7 +309,9 @@ class _Worker:
         else:
             found = self.treatment.finish(scan, self._say)
         if isinstance(found, dict):
-            mark_of(scan.path, self.settings, found).write(scan.folder)
+            begun = Mark.read(scan.folder)
+            if begun is not None:
+                begun.with_line(found).write(scan.folder)
             return {**found, "done": "now"}
         return found
 

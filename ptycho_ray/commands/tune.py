@@ -85,7 +85,6 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.sweep_table import LiveTable
-    from ptycho_ray.files import sha256_of
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
     from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
     from ptycho_ray.tuning import results
@@ -107,14 +106,14 @@ def run(words: Sequence[str]) -> Result:
         tell(axes)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
+    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
     identity = {
         "space": space.to_dict(),
         "settings": {name: value for name, value in base.items() if not name.startswith(NOT_IDENTITY)},
-        "data": sha256_of(config.train_data_file),
+        "data": origin["data"][str(config.train_data_file)],
     }
     learn_from = [SweepRecord.load(other) for other in options.learn_from]
     record = SweepRecord.begin(folder, identity, resume=options.resume)
-    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
     parameters = {**jsonable(base), "space": space.to_dict()["parameters"], "trials": options.trials}
     trackers = build_trackers(execution, folder, parameters, run_tags(origin), resume=options.resume)
     table = LiveTable(options.trials)

@@ -35,6 +35,8 @@ class AsItSays(Treatment):
             raise SystemExit(2)
         if what == "kills" or (what == "kills once" and scan.path.with_suffix(".log").read_text() == "begin "):
             os._exit(1)
+        if what == "grows":
+            scan.path.write_text("grown")
         return 3 if what in ("in parts", "in parts, one fails") else {"exit_code": OK, "device": device}
 
     def part(self, scan, number, device, say):
@@ -112,6 +114,13 @@ def test_each_scan_succeeds_or_fails_alone_and_only_what_is_missing_is_done_agai
         "a": 0, "c": 1, "f": 0, "h": 0, "j": 1,
     }  # fmt: skip
     assert {name: line["done"] for name, line in treat(todo[:1], settings="others").items()} == {"a": "now"}
+
+
+def test_a_scan_that_grows_while_it_is_worked_on_is_done_again(one_ray, tmp_path):
+    todo = scans(tmp_path, {"a": "grows"})
+    for _ in range(3):
+        treat(todo)
+    assert begun(tmp_path) == {"a": 2}
 
 
 def test_a_batch_that_was_interrupted_does_nothing_twice_and_needs_no_cluster_once_all_is_done(

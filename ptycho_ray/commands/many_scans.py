@@ -15,6 +15,7 @@ from ptycho_ray.commands.common import FOLDER, ReadingOptions, Result
 from ptycho_ray.commands.output import WritingOptions, folder_to_write, refuse_relative_in_job
 from ptycho_ray.commands.scan_list import folder_names, scans_of
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def treat_all(
         InputError: folders hold results of something else, or the cluster cannot be used.
     """
     scans = scans_of(options.scans)
+    if not scans:
+        raise InputError(field="scans", found="none", expected="files, folders of scans, patterns or @list.txt")
     refuse_relative_in_job(options.output_dir)
     reading = options.reading.absolute()
     from ptycho_ray.cluster.done_marks import Mark, settings_print

@@ -71,6 +71,13 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     assert "neither a zip archive nor HDF5" in broken["error"]
 
 
+def test_a_batch_of_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("# nothing yet\n")
+    for words in ([], [f"@{tmp_path}/list.txt"]):
+        assert main(["evaluate-scans", *words, "--output-dir", str(tmp_path / "out")]) == 2
+        assert "@list.txt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["reconstruct-scans"], ["evaluate-scans"], ["reconstruct-scans", "--model-path"]])
 def test_a_batch_overwrites_no_result(scan_file, model_file, tmp_path, capsys, words):
     words += [str(model_file)] if "--model-path" in words else []

@@ -25,10 +25,12 @@ class Automatically(Treatment):
     Args:
         wishes: arguments of ``workflow.reconstruct_scan``: seed, settings, budget_s, uncertainty.
         reading: how all scans are read, with absolute paths.
+        only_plan: decide and do not solve.
     """
 
     wishes: Mapping[str, Any]
     reading: Reading | None = None
+    only_plan: bool = False
 
     def begin(self, scan: ScanToDo, device: str, say: Say) -> Line:
         began: list[float] = []
@@ -39,8 +41,12 @@ class Automatically(Treatment):
             say(f"iteration {progress.iteration}/{progress.iterations}, {in_words(left)} left")
 
         say("deciding")
+        loaded = workflow.load_data(scan.path, reading=self.reading)
+        if self.only_plan:
+            of_plan = {name: value for name, value in self.wishes.items() if name != "uncertainty"}
+            return {"exit_code": OK, "plan": workflow.plan_reconstruction(loaded, **of_plan).lines}
         made = workflow.reconstruct_scan(
-            workflow.load_data(scan.path, reading=self.reading),
+            loaded,
             device=torch.device(device),
             on_progress=on_progress,
             **self.wishes,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Scans up to which the terminal shows the whole table.
 MOST_SHOWN = 20
 #: Columns that it leaves out: they stand in the file, or were said when the scan was done.
-NOT_SHOWN = ("refined_scan", "report", "seconds", "trusted", "verdict", "error")
+NOT_SHOWN = ("refined_scan", "report", "seconds", "trusted", "verdict", "error", "plan")
 
 
 @dataclass(kw_only=True)

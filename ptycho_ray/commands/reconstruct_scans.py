@@ -34,6 +34,8 @@ class Options(BatchOptions, AutomaticOptions):
     """Use a trained model: wts.h5.zip, the folder that train wrote to, or 'pretrained'."""
     config: Annotated[Path | None, FILE] = None
     """Without a model: YAML file with settings of the solver, as ptycho-ray refine takes it."""
+    plan: bool = False
+    """Without a model: only decide; what was decided stands in the line of each scan."""
     shard_patterns: int | None = None
     """With a model: patterns per shard; 2048 if not given."""
     inference_batch_size: int | None = None
@@ -45,7 +47,13 @@ def run(words: Sequence[str]) -> Result:
     options, (solver, _) = typed.options, section_of(typed.settings)
     if options.model_path is None:
         return _automatically(options, solver)
-    own = {"seed": options.seed, "budget": options.budget, "uncertainty": options.uncertainty, "config": options.config}
+    own = {
+        "seed": options.seed,
+        "budget": options.budget,
+        "uncertainty": options.uncertainty,
+        "config": options.config,
+        "plan": options.plan,
+    }
     own |= {f"{SECTION}.{name}": value for name, value in solver.items()}
     refuse_without_network(own, "--model-path")
     from ptycho_ray.bundle import bundle_path
@@ -79,9 +87,11 @@ def _automatically(options: Options, solver: dict[str, Any]) -> Result:
     def automatically() -> Treatment:
         from ptycho_ray.cluster.reconstruct import Automatically
 
-        return Automatically(wishes, reading)
+        return Automatically(wishes, reading, options.plan)
 
-    return treat_all(options, automatically, options.execution(), {"by": "solver", **wishes}, {}, "scans.json")
+    return treat_all(
+        options, automatically, options.execution(), {"by": "solver", "plan": options.plan, **wishes}, {}, "scans.json"
+    )
 
 
 def as_text(result: Mapping[str, Any]) -> list[str]:

@@ -51,6 +51,10 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     (tmp_path / "b.npz").write_bytes(b"no scan")
     scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
     words = ["reconstruct-scans", *scans, "--refinement.iterations", "6", "--seed", "2", "--select", "0:50", "--json"]
+    assert main([*words[:2], *words[4:], "--plan", "--output-dir", str(tmp_path / "images")]) == 0
+    decided = json.loads(capsys.readouterr().out)["scans"][0]["plan"]
+    assert decided
+    assert not (tmp_path / "images" / "a" / "reconstruction.npz").exists()
     assert main([*words, "--output-dir", str(tmp_path / "images")]) == 1
     good, broken, missing = json.loads(capsys.readouterr().out)["scans"]
     assert good["exit_code"] in (0, 3)

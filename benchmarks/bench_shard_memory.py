@@ -16,7 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from bench_memory import write_scan
 
 PATTERNS, SHARD, SHARDS = (1_000, 4_000), 250, 4
@@ -38,20 +37,20 @@ def make_model(scan_path: Path, folder: Path) -> None:
 
 
 def use_shards(scan_path: str, folder: str) -> None:
-    """In a process of its own: what an actor of the pool does."""
-    from ptycho_ray.cluster.batch import ShardReconstructor
-    from ptycho_ray.data import load_data
-    from ptycho_ray.refinement.batching import compact_pieces
+    """In a process of its own: what a worker does."""
+    from ptycho_ray.cluster.batch import ByModel
+    from ptycho_ray.cluster.each_alone import ScanToDo
+    from ptycho_ray.config import ExecutionConfig
 
-    actor = ShardReconstructor(folder, 16)
+    by_model = ByModel(Path(folder), ExecutionConfig(inference_batch_size=16), shard_patterns=SHARD)
     before = private_mb()
-    scan = load_data(scan_path)
-    shards = compact_pieces(np.arange(len(scan)), scan.positions_px, SHARD)[:SHARDS]
+    scan = ScanToDo(Path(scan_path), Path(folder) / "images")
+    shards = by_model.begin(scan, "cpu", print)
     highest = 0.0
-    for number, rows in enumerate(shards):
-        actor({"scan": [scan_path], "rows": [rows], "partial": [str(Path(folder) / f"partial{number}.npz")]})
+    for number in range(min(SHARDS, int(shards))):
+        by_model.part(scan, number, "cpu", lambda line: None)
         highest = max(highest, private_mb())
-    print(json.dumps({"patterns": len(scan), "before": round(before), "highest": round(highest)}))
+    print(json.dumps({"shards": shards, "before": round(before), "highest": round(highest)}))
 
 
 def main() -> None:

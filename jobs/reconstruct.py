@@ -7,7 +7,10 @@ ray job submit --working-dir . -- python jobs/reconstruct.py /data/scan.h5 --mod
 
 import sys
 
-from ptycho_ray.commands.cli import main
+try:
+    from ptycho_ray.commands.cli import main
+except ImportError as error:
+    sys.exit(f"{error}: {sys.executable} runs this job; start Ray in the environment in which ptycho-ray is installed")
 
 if __name__ == "__main__":
     sys.exit(main(["reconstruct-scans", *sys.argv[1:]]))

@@ -94,8 +94,10 @@ class BundleError(InputError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by the user after its state was saved; ``checkpoint`` is where it can be resumed from."""
+    """Training was stopped by the user; ``checkpoint`` is where it can be resumed from, None if nothing was saved."""
 
     def __init__(self, checkpoint: Path | None) -> None:
         self.checkpoint = checkpoint
-        super().__init__(f"training interrupted; state saved to {checkpoint}" if checkpoint else "training interrupted")
+        super().__init__(
+            f"training interrupted; state saved to {checkpoint}" if checkpoint else "interrupted; nothing was saved"
+        )

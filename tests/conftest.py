@@ -22,6 +22,7 @@ SHARED = HERE.parents[1] / "shared"
 ON_THE_CLUSTER = (
     "cluster/test_batch.py",
     "cluster/test_commands.py",
+    "cluster/test_each_alone.py",
     "cluster/test_refine_command.py",
     "cluster/test_train.py",
     "cluster/test_tune.py",

@@ -92,12 +92,13 @@ def is_of_ray(command: str) -> bool:
 
 
 @contextmanager
-def local_ray(address: str = "local") -> Iterator[Any]:
-    """Ray inside the block, whatever happens in it or at the start; on this machine, or at the address of a cluster."""
+def local_ray(address: str = "local", **more: Any) -> Iterator[Any]:
+    """Ray inside the block, whatever happens in it or at the start; on this machine, or at the address of a cluster.
+    ``more`` are further arguments of ``ray.init``."""
     import ray
 
     own = {"num_cpus": CPUS, "object_store_memory": 256 * 2**20, "include_dashboard": False}
-    settings = {"log_to_driver": False, "logging_level": "ERROR"} | (own if address == "local" else {})
+    settings = {"log_to_driver": False, "logging_level": "ERROR"} | (own if address == "local" else {}) | more
     try:
         try:
             ray.init(address=address, **settings)

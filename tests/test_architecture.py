@@ -57,7 +57,7 @@ MAY_KNOW = {
     "interop": {"bundle", "config", "data", "errors", "files", "models", "reconstruction", "training", "workflow"},
     "service": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
-        "simulation", "workflow",
+        "simulation", "training", "workflow",
     },
     "cluster": {
         "bundle", "config", "data", "display", "errors", "files", "models", "reconstruction", "refinement",

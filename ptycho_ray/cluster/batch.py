@@ -1,8 +1,8 @@
-"""Inference for a set of scans, or for one very large scan: shards of patterns through a pool of actors, partial images summed.
+"""Scans reconstructed by one model, a very large one in shards of patterns whose partial images are summed.
 
-A shard is a compact piece of a scan. An actor holds the model, reads the patterns of its shard only, stitches them and writes
-the partial image; its memory does not depend on the scan. A shard whose partial image is already in the output folder
-is not repeated, so the same command resumes after any loss. This process sums the partial images, one at a time.
+A shard is a compact piece of a scan. A worker holds the model, reads the patterns of its shard only, stitches them and writes
+the partial image; its memory does not depend on the scan. A shard whose partial image is already in the output folder is not
+repeated. The last step of a scan sums the partial images, one at a time, and removes them.
 """
 
 from __future__ import annotations
@@ -11,140 +11,113 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import ray
-import ray.data
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from ptycho_ray.bundle import bundle_path
-from ptycho_ray.cluster.connect import connected
-from ptycho_ray.cluster.preflight import check_nodes
+from ptycho_ray.bundle import Bundle, bundle_path, load_bundle
+from ptycho_ray.cluster.each_alone import OK, Line, Say, ScanToDo, Treatment
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
-from ptycho_ray.data import load_data
+from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.files import sha256_of, write_json
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import compact_pieces
-from ptycho_ray.training.scan_training import distinct_names
 
 #: Patterns of a shard unless something else is said.
 SHARD_PATTERNS = 2048
 SHARDS, IMAGE = "shards", "reconstruction.npz"
 
 
-def reconstruct_on_cluster(
-    scans: Sequence[Path],
-    model_path: Path,
-    output_dir: Path,
-    execution: ExecutionConfig,
-    *,
-    shard_patterns: int = SHARD_PATTERNS,
-    reading: Reading | None = None,
-) -> list[dict[str, Any]]:
-    """Reconstruct every scan into a folder of its own in ``output_dir``; a line about each.
+class ByModel(Treatment):
+    """The treatment of scans with one trained model.
 
-    ``execution.devices`` is the number of actors ('auto': one for each processor core of the cluster divided by
-    ``execution.cpus_per_device``). Shards overlap at their borders: the global phase of a shard, which diffraction
-    leaves undetermined, is aligned with its neighbours before it is added.
+    Shards overlap at their borders: the global phase of a shard, which diffraction leaves undetermined, is aligned with its
+    neighbours before it is added.
 
     Raises:
-        InputError: a scan or the model cannot be used, or a machine of the cluster does not see it.
+        BundleError: the model cannot be used; so is said before any scan is read.
     """
-    bundle_file, output_dir = bundle_path(model_path).absolute(), output_dir.absolute()
-    model_print = sha256_of(bundle_file)
-    todo: list[dict[str, Any]] = []
-    plans = []
-    for name, path in zip(distinct_names([str(scan) for scan in scans]), scans, strict=True):
-        scan = load_data(path, reading=reading)
-        folder = output_dir / name
-        shards = []
-        for rows in compact_pieces(np.arange(len(scan)), scan.positions_px, shard_patterns):
-            partial = folder / SHARDS / f"{_print_of(path, model_print, rows, reading)}.npz"
-            shards.append(partial)
-            if not partial.exists():
-                todo.append({"scan": str(path.absolute()), "rows": rows, "partial": str(partial)})
-        plans.append((path, folder, shards))
-    if todo:
-        with connected(execution):
-            check_nodes(files=[str(path.absolute()) for path in scans] + [str(bundle_file)])
-            _run_shards(todo, bundle_file, execution, reading)
-    lines = []
-    for path, folder, shards in plans:
-        stitched = add_partial_images(shards)
-        stitched.save(folder / IMAGE)
-        done = sum(item["partial"] in {str(shard) for shard in shards} for item in todo)
-        line = {"scan": str(path), "image": str(folder / IMAGE), "shards": len(shards), "shards_done_now": done}
-        write_json(folder / "result.json", line)
-        lines.append(line)
-    return lines
 
+    def __init__(
+        self,
+        model_path: Path,
+        execution: ExecutionConfig,
+        *,
+        shard_patterns: int = SHARD_PATTERNS,
+        reading: Reading | None = None,
+    ) -> None:
+        self.model_file = bundle_path(model_path).absolute()
+        load_bundle(self.model_file)
+        self.model_print = sha256_of(self.model_file)
+        self.execution, self.shard_patterns, self.reading = execution, shard_patterns, reading
 
-def _print_of(path: Path, model_print: str, rows: NDArray[np.int64], reading: Reading | None) -> str:
-    """A name that changes with scan, the way it is read, model and patterns."""
-    facts, how = path.stat(), [] if reading is None else reading.words()
-    text = json.dumps([str(path.absolute()), facts.st_size, facts.st_mtime_ns, model_print, *how])
-    return hashlib.sha256(text.encode() + rows.astype(np.int64).tobytes()).hexdigest()[:24]
+    def begin(self, scan: ScanToDo, device: str, say: Say) -> Line | int:
+        shards = len(self._shards(scan))
+        if shards > 1:
+            return shards
+        self.part(scan, 0, device, say)
+        return self.finish(scan, say)
 
-
-def _run_shards(
-    todo: list[dict[str, Any]], model_path: Path, execution: ExecutionConfig, reading: Reading | None
-) -> None:
-    resources = ray.cluster_resources()
-    gpus = 1 if resources.get("GPU") else 0
-    most = max(1, int(resources.get("GPU" if gpus else "CPU", 1) / (1 if gpus else execution.cpus_per_device)))
-    wanted = most if execution.devices == "auto" else min(execution.devices, most)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    items = ray.data.from_items(todo, override_num_blocks=len(todo))
-    items.map_batches(
-        ShardReconstructor,
-        fn_constructor_kwargs={
-            "model_path": str(model_path),
-            "batch_size": execution.inference_batch_size,
-            "reading": reading,
-        },
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(wanted, len(todo))),
-        num_cpus=execution.cpus_per_device,
-        num_gpus=gpus,
-    ).materialize()
-
-
-class ShardReconstructor:
-    """What an actor of the pool does: it keeps the model and the scan that it opened last."""
-
-    def __init__(self, model_path: str, batch_size: int | None, reading: Reading | None = None) -> None:
-        import torch
-
-        from ptycho_ray.bundle import load_bundle
-
-        torch.set_num_threads(1)
-        self.bundle = load_bundle(Path(model_path))
-        if torch.cuda.is_available():
-            for model in self.bundle.models:
-                model.to("cuda")
-        self.execution = ExecutionConfig(inference_batch_size=batch_size)
-        self.open = functools.lru_cache(maxsize=1)(functools.partial(load_data, reading=reading))
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def part(self, scan: ScanToDo, number: int, device: str, say: Say) -> None:
         from ptycho_ray import workflow
 
-        for scan, rows, partial in zip(batch["scan"], batch["rows"], batch["partial"], strict=True):
-            shard = self.open(str(scan)).select(np.asarray(rows, dtype=np.int64))
-            config = dataclasses.replace(self.bundle.config, refinement_iterations=0)
-            _, _, results = workflow.reassemble_cdi_image(
-                shard, config, model=self.bundle.models, execution=self.execution, keep_patches=False
-            )
-            results["stitched"].save(Path(str(partial)))
-        return {"partial": batch["partial"]}
+        rows, partial = self._shards(scan)[number]
+        if partial.exists():
+            return
+        bundle = self._bundle(device)
+        _, _, results = workflow.reassemble_cdi_image(
+            self._open(scan.path).select(rows),
+            dataclasses.replace(bundle.config, refinement_iterations=0),
+            model=bundle.models,
+            execution=self.execution,
+            keep_patches=False,
+            on_batch=lambda done, total: say(f"shard {number + 1}, {done} of {total} groups"),
+        )
+        results["stitched"].save(partial)
+
+    def finish(self, scan: ScanToDo, say: Say) -> Line:
+        say("adding the shards")
+        shards = self._shards(scan)
+        stitched = add_partial_images([partial for _, partial in shards])
+        stitched.save(scan.folder / IMAGE)
+        line = {
+            "image": str(scan.folder / IMAGE),
+            "patterns": sum(len(rows) for rows, _ in shards),
+            "shards": len(shards),
+        }
+        write_json(scan.folder / "result.json", {"scan": str(scan.path), **line, "model": str(self.model_file)})
+        shutil.rmtree(scan.folder / SHARDS)
+        return {"exit_code": OK, **line}
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a worker has one treatment, for as long as it lives
+    def _bundle(self, device: str) -> Bundle:
+        bundle = load_bundle(self.model_file)
+        for model in bundle.models:
+            model.to(device)
+        return bundle
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - and the scan that it opened last
+    def _open(self, path: Path) -> RawData:
+        return load_data(path, reading=self.reading)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _shards(self, scan: ScanToDo) -> list[tuple[NDArray[np.int64], Path]]:
+        """The patterns of each shard, and the file of its partial image, whose name changes with scan, the way it is read,
+        model and patterns."""
+        opened, facts = self._open(scan.path), scan.path.stat()
+        how = [] if self.reading is None else self.reading.words()
+        text = json.dumps([str(scan.path), facts.st_size, facts.st_mtime_ns, self.model_print, *how]).encode()
+        pieces = compact_pieces(np.arange(len(opened)), opened.positions_px, self.shard_patterns)
+        prints = [hashlib.sha256(text + rows.astype(np.int64).tobytes()).hexdigest()[:24] for rows in pieces]
+        return [(rows, scan.folder / SHARDS / f"{name}.npz") for rows, name in zip(pieces, prints, strict=True)]
 
 
 def read_partial(path: Path) -> StitchedObject:

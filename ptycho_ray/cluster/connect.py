@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.errors import ConfigurationError, InputError
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -25,12 +26,15 @@ RAY_DEFAULTS = {
 
 
 @contextmanager
-def connected(execution: ExecutionConfig) -> Iterator[None]:
+def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Be connected to a Ray cluster inside the block.
 
     A connection that exists is used and left open. Otherwise the cluster is ``execution.address``, else that of the
     environment variable RAY_ADDRESS, else a new one on this machine that ends with the block and whose token only this
     process has.
+
+    Args:
+        tell: told what is waited for.
 
     Raises:
         ConfigurationError: Ray is not installed, or nothing answers at the address.
@@ -46,6 +50,7 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
         if ray.is_initialized():
             yield
         elif address:
+            tell(f"joining the Ray cluster at {address}")
             _join(address)
             try:
                 yield
@@ -53,11 +58,28 @@ def connected(execution: ExecutionConfig) -> Iterator[None]:
                 ray.shutdown()
         else:
             _ensure_token()
-            ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+            tell("starting Ray on this machine")
+            started = ray.init(
+                address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False
+            ).address_info
             try:
                 yield
+            except (InputError, KeyboardInterrupt):
+                ray.shutdown()
+                _forget_session(Path(started["session_dir"]))
+                raise
             finally:
                 ray.shutdown()
+            _forget_session(Path(started["session_dir"]))
+
+
+def _forget_session(folder: Path) -> None:
+    """Remove what a cluster that this program had started left on disk. (After an error its logs stay.)"""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.with_name("session_latest")
+    with suppress(OSError):
+        if latest.is_symlink() and latest.readlink().name == folder.name:
+            latest.unlink()
 
 
 def _join(address: str) -> None:

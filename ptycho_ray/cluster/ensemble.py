@@ -6,7 +6,7 @@ What a member becomes does not depend on where it is trained, so the ensemble is
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, start_event_queue
 from ptycho_ray.cluster.failures import BEGUN, sigterm_as_interrupt
-from ptycho_ray.cluster.preflight import check_nodes, workers_for
+from ptycho_ray.cluster.preflight import check_nodes, free_of, workers_for
 from ptycho_ray.cluster.tasks import of_one_worker, results_of
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer
+from ptycho_ray.display.scans_progress import waiting_line
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import write_json
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
@@ -46,6 +47,7 @@ def train_ensemble_on_cluster(
     callbacks: Sequence[Callback],
     keep_patches: bool,
     resume: bool | None,
+    tell: Callable[[str], None],
 ) -> Results:
     """Train ``config.ensemble_members`` networks, ``execution.devices`` at a time; see
     :func:`ptycho_ray.cluster.train.train_on_cluster`.
@@ -61,8 +63,8 @@ def train_ensemble_on_cluster(
         clear_members(folder)
     write_json(folder / BEGUN, {"members": config.ensemble_members})
     configs = member_configs(config)
-    with connected(execution):
-        workers = workers_for(execution)
+    with connected(execution, tell):
+        workers = workers_for(execution, tell)
         raws = [data.raw if isinstance(data, PtychoDataContainer) else data for data in scans]
         check_nodes(files=[str(Path(raw.source).absolute()) for raw in raws if not raw.patterns.in_memory])
         board = start_event_queue()
@@ -79,12 +81,14 @@ def train_ensemble_on_cluster(
             max_retries=execution.max_failures,
         )
         starts = [lambda n=n, c=c: remote.remote(task, c, n) for n, c in enumerate(configs)]
+        tell(waiting_line(workers.resources, free_of(workers.resources)) or f"starting {len(starts)} trainings")
         with closing(DriverRelay(board, [*callbacks, WarningLogger()], lambda workers, epochs_done: None)):
             try:
                 with sigterm_as_interrupt():
                     trained = results_of(starts, at_once=workers.most)
             except (KeyboardInterrupt, SystemExit):
-                raise TrainingInterrupted(folder) from None
+                saved = any(last_of_member(folder, number) for number in range(config.ensemble_members))
+                raise TrainingInterrupted(folder if saved else None) from None
     members = [_built(scans, of, initial, back) for of, back in zip(configs, trained, strict=True)]
     (folder / BEGUN).unlink()
     results = together(members)

@@ -15,31 +15,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ptycho_ray.cluster.event_board import EventQueue
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.training.loop import Callback, Progress
 
 POST_INTERVAL_S = 0.2
-
-
-class EventQueue:
-    """Notes in the order in which they were posted, and the error that ends the run, if there is one."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, Any]] = []
-        self.error: Exception | None = None
-
-    def post(self, notes: list[tuple[str, Any]]) -> None:
-        self.notes += notes
-
-    def take(self) -> list[tuple[str, Any]]:
-        notes, self.notes = self.notes, []
-        return notes
-
-    def fail(self, error: Exception) -> None:
-        self.error = self.error or error
-
-    def failure(self) -> Exception | None:
-        return self.error
 
 
 def start_event_queue() -> Any:
@@ -83,9 +63,15 @@ class WorkerReporter:
 class DriverRelay(threading.Thread):
     """Takes notes off a board and tells ``callbacks``, until it is closed; an error of a callback is kept for then."""
 
-    def __init__(self, board: Any, callbacks: Sequence[Callback], on_workers: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        board: Any,
+        callbacks: Sequence[Callback],
+        on_workers: Callable[[int, int], None],
+        on_up: Callable[[int], None] = lambda workers: None,
+    ) -> None:
         super().__init__(daemon=True)
-        self.board, self.callbacks, self.on_workers = board, callbacks, on_workers
+        self.board, self.callbacks, self.on_workers, self.on_up = board, callbacks, on_workers, on_up
         self.progress = Progress()
         self.error: BaseException | None = None
         self._ended = threading.Event()
@@ -112,7 +98,9 @@ class DriverRelay(threading.Thread):
             self.error = error
 
     def _tell_one(self, kind: str, content: Any) -> None:
-        if kind == "workers":
+        if kind == "up":
+            self.on_up(content)
+        elif kind == "workers":
             self.on_workers(content, self.progress.epoch)
         elif kind == "step":
             self.progress.epoch, self.progress.batch, figures, steps_in_epoch = content

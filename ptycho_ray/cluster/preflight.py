@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
+import os
 import platform
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pyarrow.fs
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.train import ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ptycho_ray.config import ExecutionConfig
@@ -23,51 +26,122 @@ from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
 #: Packages whose versions must be the same on all machines, since they decide the numbers or the exchange of data.
 PACKAGES = ("ptycho-ray", "torch", "numpy", "ray")
 ANSWER_TIMEOUT_S = 120.0
+#: How often an elastic run looks whether it can have more workers.
+GROW_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a run asks for, and what each of them needs."""
+    """How many workers a run asks for, what each of them needs, and the device on which it computes."""
 
     fewest: int
     most: int
     resources: Mapping[str, float]
+    device: str = "cpu"
 
 
-def workers_for(execution: ExecutionConfig) -> Workers:
-    """The workers that the settings ask for on the cluster that is connected.
+def workers_for(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Workers:
+    """The workers that the settings ask for on the cluster that is connected; ``tell`` is told if nodes are waited for.
 
     Raises:
         ConfigurationError: the cluster has not enough processors or GPUs, and does not get them within
             ``execution.wait_for_nodes_s``.
     """
-    resources = {"CPU": float(execution.cpus_per_device)}
-    if execution.accelerator in ("gpu", "cuda") or (execution.accelerator == "auto" and _room_for({"GPU": 1})):
-        resources["GPU"] = 1.0
-    most = max(1, _room_for(resources)) if execution.devices == "auto" else execution.devices
+    resources, device = worker_resources(execution)
+    most = max(1, room_for(resources)) if execution.devices == "auto" else execution.devices
     fewest = most if execution.min_devices is None else execution.min_devices
     if fewest > most:
         raise ConfigurationError(field="execution.min_devices", found=fewest, expected=f"at most {most} (devices)")
-    _wait_for_room(fewest, resources, execution.wait_for_nodes_s)
-    return Workers(fewest, most, resources)
+    _wait_for_room(fewest, resources, execution.wait_for_nodes_s, tell)
+    return Workers(fewest, most, resources, device)
 
 
-def _room_for(resources: Mapping[str, float]) -> int:
+def scaling_of(workers: Workers) -> ScalingConfig:
+    """The same for Ray Train; between the fewest and the most the run shrinks and grows with the cluster."""
+    return ScalingConfig(
+        num_workers=workers.most if workers.fewest == workers.most else (workers.fewest, workers.most),
+        use_gpu="GPU" in workers.resources,
+        resources_per_worker=dict(workers.resources),
+        elastic_resize_monitor_interval_s=GROW_INTERVAL_S,
+    )
+
+
+def worker_resources(execution: ExecutionConfig) -> tuple[dict[str, float], str]:
+    """What a worker reserves, and the device on which it computes: a GPU is reserved by those alone that use it.
+
+    With 'auto' that is the case where torch on the machines with GPUs can use them.
+
+    Raises:
+        ConfigurationError: a GPU is named by its number, which on a cluster Ray assigns.
+    """
+    resources, wanted = {"CPU": float(execution.cpus_per_device)}, execution.accelerator
+    if wanted.startswith("cuda:"):
+        raise ConfigurationError(
+            "on a cluster Ray assigns the GPUs",
+            field="execution.accelerator",
+            found=repr(wanted),
+            expected="'cuda'",
+            hint=f"CUDA_VISIBLE_DEVICES={wanted.removeprefix('cuda:')} before the command leaves it one GPU of this machine",
+        )
+    if wanted in ("gpu", "cuda") or (wanted == "auto" and gpu_memory_bytes() is not None):
+        return resources | {"GPU": execution.gpu_share}, "cuda"
+    return resources, "mps" if wanted == "mps" else "cpu"
+
+
+def gpu_memory_bytes() -> int | None:
+    """Memory of the smallest GPU of the cluster; None if no machine has one that torch there can use."""
+    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    answers = [
+        _gpu_memory.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in with_gpu
+    ]
+    found = []
+    for answer in answers:
+        with contextlib.suppress(ray.exceptions.RayError):  # check_nodes says what is wrong with a machine
+            found.append(ray.get(answer, timeout=ANSWER_TIMEOUT_S))
+    return min((memory for memory in found if memory is not None), default=None)
+
+
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
+def _gpu_memory() -> int | None:
+    """Run on a machine with GPUs, which it asks without reserving any; its process is not used for anything else."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return min(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
+
+
+def free_of(resources: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """How much of these resources is free, and how much there is: ``{"CPU": (0, 2)}``."""
+    free, there = ray.available_resources(), ray.cluster_resources()
+    return {name: (free.get(name, 0.0), there.get(name, 0.0)) for name in resources}
+
+
+def room_for(resources: Mapping[str, float]) -> int:
     """How many workers the machines of the cluster hold when nothing else runs on them."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(math.floor(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in alive)
 
 
-def _wait_for_room(workers: int, resources: Mapping[str, float], patience_s: float) -> None:
-    if _room_for(resources) >= workers:
+def _wait_for_room(
+    workers: int, resources: Mapping[str, float], patience_s: float, tell: Callable[[str], None]
+) -> None:
+    if room_for(resources) >= workers:
         return
     deadline = time.monotonic() + patience_s
     if patience_s:
+        tell(
+            f"waiting at most {patience_s:g} s for nodes: the cluster has room for {room_for(resources)} of {workers} workers"
+        )
         request_resources(bundles=[dict(resources)] * workers)
-        while _room_for(resources) < workers and time.monotonic() < deadline:
-            time.sleep(1)
-        request_resources(bundles=[])
-    room = _room_for(resources)
+        try:
+            while room_for(resources) < workers and time.monotonic() < deadline:
+                time.sleep(1)
+        finally:
+            request_resources(bundles=[])
+    room = room_for(resources)
     if room < workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
         have = ", ".join(f"{name} {ray.cluster_resources().get(name, 0):g}" for name in ("CPU", "GPU"))

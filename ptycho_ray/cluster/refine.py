@@ -12,15 +12,16 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
-from ptycho_ray.cluster.preflight import check_nodes, workers_for
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
+from ptycho_ray.cluster.preflight import check_nodes, scaling_of, workers_for
+from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
@@ -40,14 +41,16 @@ def refine_on_cluster(
     on_progress: Callable[[Progress], None] | None = None,
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
     image_every: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> RefinementResult:
     """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result.
 
     The first worker keeps the checkpoint; after the loss of a worker, at most ``execution.max_failures`` times, all go on from
-    it. ``on_progress`` and ``on_image`` are called in this process.
+    it, with ``execution.min_devices`` also fewer. ``on_progress`` and ``on_image`` are called in this process.
 
     Args:
         checkpoint: as there; every machine must reach its folder, in which Ray keeps what it needs while the run lasts.
+        tell: told what happens until the first step.
 
     Raises:
         InputError: the cluster or the scan do not allow the run.
@@ -63,9 +66,9 @@ def refine_on_cluster(
         checkpoint.unlink(missing_ok=True)
     image = workflow.starting_image(start, scan)
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
-    with connected(execution):
-        workers = workers_for(execution)
-        scan = in_memory_if_it_fits(scan)
+    with connected(execution, tell):
+        workers = workers_for(execution, tell)
+        (scan,) = in_memory_if_they_fit([scan])
         check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
         use_gpu = "GPU" in workers.resources
         board = start_event_queue()
@@ -79,9 +82,7 @@ def refine_on_cluster(
                 "board": board,
                 "image_every": image_every if on_image is not None else 0,
             },
-            scaling_config=ScalingConfig(
-                num_workers=workers.most, use_gpu=use_gpu, resources_per_worker=dict(workers.resources)
-            ),
+            scaling_config=scaling_of(workers),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
                 name=name,
@@ -90,12 +91,16 @@ def refine_on_cluster(
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
-        with closing(DriverRelay(board, [_Follower(on_progress, on_image)], lambda workers, epochs_done: None)):
+        follower = _Follower(on_progress, on_image)
+        with (
+            StartWatch(workers, tell) as watch,
+            closing(DriverRelay(board, [follower], lambda workers, epochs_done: None, watch.up)),
+        ):
             try:
                 with sigterm_as_interrupt():
                     result = trainer.fit()
             except (KeyboardInterrupt, SystemExit):
-                raise TrainingInterrupted(checkpoint) from None
+                raise TrainingInterrupted(checkpoint if checkpoint.exists() else None) from None
             except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
                 raise_failure(board)
                 raise TrainingLost(
@@ -136,6 +141,8 @@ def _refine_on_worker(settings: dict[str, Any]) -> RefinementResult | None:
     board = settings["board"]
     if ray.get(board.failure.remote()) is not None:
         return None  # another start cannot mend what the user has to
+    if not ray.train.get_context().get_world_rank():
+        board.post.remote([("up", ray.train.get_context().get_world_size())])
     try:
         return _refine_share(settings)
     except (InputError, ArithmeticError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_ray.cluster.connect import connected
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
+from ptycho_ray.cluster.trial_room import trial_room
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
@@ -53,8 +55,9 @@ def polish_sweep(
     place = (record.folder / "polish").absolute()
     began = time.time()
     with connected(execution):
-        shared = ray.put(in_memory_if_it_fits(scan))
-        run = ray.remote(num_cpus=execution.cpus_per_device, max_retries=1)(_judged)
+        shared = ray.put(in_memory_if_they_fit([scan])[0])
+        resources, device, _ = trial_room(execution, space.trial, scan)
+        run = ray.remote(max_retries=1, num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_judged)
 
         def evaluate(points: Sequence[Values]) -> list[NDArray[np.float64] | None]:
             tell(f"polishing trial {best.number}: {len(points)} to run")
@@ -67,6 +70,7 @@ def polish_sweep(
                     objective,
                     str(place / str(number)),
                     execution.cpus_per_device,
+                    device,
                 )
                 for number, point in enumerate(points)
             ]
@@ -77,8 +81,9 @@ def polish_sweep(
             number = max(record.trials) + 1
             folder = trial_folder(record.folder / "trials", number).absolute()
             task = run.remote(
-                shared, space.trial, dict(base), polished.values, objective, str(folder), execution.cpus_per_device
-            )
+                shared, space.trial, dict(base), polished.values, objective, str(folder), execution.cpus_per_device,
+                device,
+            )  # fmt: skip
             figures = ray.get(task)[1]
             record.write(
                 TrialRecord(
@@ -91,11 +96,19 @@ def polish_sweep(
 
 
 def _judged(
-    scan: RawData, kind: str, base: Mapping[str, Any], point: Values, objective: str, folder: str, threads: int
+    scan: RawData,
+    kind: str,
+    base: Mapping[str, Any],
+    point: Values,
+    objective: str,
+    folder: str,
+    threads: int,
+    device: str,
 ) -> tuple[NDArray[np.float64] | None, Figures]:
     """A trial, by the loss of each held-out pattern [k] and its figures; None if it failed."""
     torch.set_num_threads(threads)
     settings, execution = trial_config(base, point)
+    execution = replace(execution, accelerator=device)
     try:
         figures = run_trial(kind, scan, settings, execution, (objective,), Path(folder), lambda *_: None)
     except (ArithmeticError, InputError):

@@ -19,7 +19,7 @@ import ray
 import ray.train
 import torch
 from pyarrow.fs import FileSelector, FileSystem
-from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.torch import load, save
 
@@ -28,8 +28,9 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
-from ptycho_ray.cluster.preflight import Workers, check_nodes, storage, workers_for
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
+from ptycho_ray.cluster.preflight import Workers, check_nodes, scaling_of, storage, workers_for
+from ptycho_ray.cluster.start_watch import StartWatch
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
@@ -49,8 +50,6 @@ FINISHED = "finished.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 #: How long workers wait for each other. A worker that died is noticed at once; this is for one that hangs.
 PEER_TIMEOUT_S = 600
-#: How often an elastic run looks whether it can have more workers.
-GROW_INTERVAL_S = 10.0
 
 
 def train_on_cluster(
@@ -64,6 +63,7 @@ def train_on_cluster(
     keep_patches: bool = True,
     resume: bool | None = None,
     run_name: str = "train",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Results:
     """:func:`ptycho_ray.workflow.train_cdi_model` on the workers of a Ray cluster, with the same results; the members of an
     ensemble side by side (``ptycho_ray.cluster.ensemble``).
@@ -77,6 +77,7 @@ def train_on_cluster(
         resume: None resumes an unfinished run of that name; True also a finished one, and there must be one; False
             starts a new run.
         run_name: folder of the run in the storage.
+        tell: told what happens until the first step.
 
     Raises:
         InputError, ConfigurationError: the cluster, the storage or the data do not allow the run.
@@ -89,21 +90,22 @@ def train_on_cluster(
 
         return train_ensemble_on_cluster(
             train_data, test_data, config,
-            execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume,
+            execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume, tell=tell,
         )  # fmt: skip
     scans = scans_to_train(train_data, config, initial)
     test = None
     if test_data is not None:
         test = groups_to_reconstruct(scans[0].model, test_data, config)
-    with connected(execution):
-        workers = workers_for(execution)
+    with connected(execution, tell):
+        workers = workers_for(execution, tell)
         place = _storage_path(config, execution)
         system, folder = storage(place)
-        containers = [replace(scan.container, raw=in_memory_if_it_fits(scan.container.raw)) for scan in scans]
+        raws = in_memory_if_they_fit([scan.container.raw for scan in scans])
+        containers = [replace(scan.container, raw=raw) for scan, raw in zip(scans, raws, strict=True)]
         shared = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
         check_nodes(files=shared if "://" in place else [*shared, folder])
         _prepare_run(system, f"{folder}/{run_name}", resume)
-        result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial)
+        result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial, tell)
         _finish(system, f"{folder}/{run_name}", result["history"])
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
     results = training_results(scans, result["history"], result["warnings"])
@@ -154,6 +156,7 @@ def _fit(
     storage_path: str,
     run_name: str,
     initial: PhysicsInformedModel | None,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run the training and return what its first worker returned."""
     use_gpu = "GPU" in workers.resources
@@ -168,12 +171,7 @@ def _fit(
             "board": board,
             "run_name": run_name,
         },
-        scaling_config=ScalingConfig(
-            num_workers=workers.most if workers.fewest == workers.most else (workers.fewest, workers.most),
-            use_gpu=use_gpu,
-            resources_per_worker=dict(workers.resources),
-            elastic_resize_monitor_interval_s=GROW_INTERVAL_S,
-        ),
+        scaling_config=scaling_of(workers),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=PEER_TIMEOUT_S),
         run_config=RunConfig(
             name=run_name,
@@ -187,12 +185,17 @@ def _fit(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with closing(DriverRelay(board, [*callbacks, WarningLogger()], _say_workers)):
+    system, folder = storage(storage_path)
+    with (
+        StartWatch(workers, tell) as watch,
+        closing(DriverRelay(board, [*callbacks, WarningLogger()], _say_workers, watch.up)),
+    ):
         try:
             with sigterm_as_interrupt():
                 result = trainer.fit()
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
-            raise TrainingInterrupted(Path(storage_path) / run_name) from None
+            saved = SNAPSHOT in _files_in(system, f"{folder}/{run_name}")
+            raise TrainingInterrupted(Path(storage_path) / run_name if saved else None) from None
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             raise_failure(board)
             raise TrainingLost(
@@ -216,6 +219,8 @@ def _train_on_worker(task: dict[str, Any]) -> dict[str, Any] | None:
     board = task["board"]
     if ray.get(board.failure.remote()) is not None:
         return None  # another start cannot mend what the user has to
+    if not ray.train.get_context().get_world_rank():
+        board.post.remote([("up", ray.train.get_context().get_world_size())])
     try:
         return _train_share(task)
     except (InputError, ArithmeticError) as error:

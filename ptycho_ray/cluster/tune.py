@@ -14,21 +14,20 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
-from ptycho_ray.cluster.object_store import in_memory_if_it_fits
+from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.population import export_checkpoint, load_parent, population_scheduler
 from ptycho_ray.cluster.preflight import check_nodes
-from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.cluster.trial_room import trial_room
 from ptycho_ray.data import RawData
 from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
@@ -51,9 +50,6 @@ TUNE_DEFAULTS = {
 #: Early stopping: the first decision after this share of the epochs, then each time the epochs have grown by this factor,
 #: and of the trials that came so far one in as many goes on.
 GRACE_SHARE, REDUCTION = 1 / 9, 3
-#: What the process of a trial needs that leaves the computing to workers of its own.
-DRIVER_RESOURCES = {"CPU": 0.0, "memory": 2.0**20}
-
 #: Further trials after a bound was moved: this share of those asked for, and at least so many.
 FURTHER_SHARE, LEAST_FURTHER = 0.25, 8
 #: A note in the folder of a trial that failed.
@@ -71,6 +67,7 @@ class _Task:
     objectives: tuple[str, ...]
     folder: str
     threads: int
+    device: str
     on_workers: bool
     in_population: bool
 
@@ -137,20 +134,20 @@ def _run_trials(
 ) -> None:
     """Those of one space."""
     config, execution = trial_config(base, {})
-    resources, concurrent = _room(execution)
     left = trials - len(record.ended)
     if left <= 0:
         return
+    resources, device, concurrent = trial_room(execution, space.trial, scan)
     search = _informed_search(space, seed, record, learn_from)
     on_workers = execution.devices != 1
     task = _Task(
         space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
-        execution.cpus_per_device, on_workers, space.scheduler == "pbt",
+        execution.cpus_per_device, device, on_workers, space.scheduler == "pbt",
     )  # fmt: skip
     recorder = _Recorder(record, config.nepochs, watcher)
     storage = record.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
-    trainable = tune.with_parameters(_trial, scan=in_memory_if_it_fits(scan), task=task)
+    trainable = tune.with_parameters(_trial, scan=in_memory_if_they_fit([scan])[0], task=task)
     searcher = _Searcher(search, record, config.nepochs)
     population = [searcher.suggest(str(n))["trial"] for n in range(left)] if task.in_population else []
     tuner = tune.Tuner(
@@ -226,25 +223,6 @@ def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
         raise ConfigurationError(
             "the objective needs held-out patterns", field="validation_fraction", found=0, expected="more than 0"
         )
-
-
-def _room(execution: ExecutionConfig) -> tuple[dict[str, float], int]:
-    """Resources of one trial, and how many trials the cluster holds at a time."""
-    have = ray.cluster_resources()
-    each = {"CPU": float(execution.cpus_per_device)}
-    if execution.accelerator in ("gpu", "cuda") or (execution.accelerator == "auto" and have.get("GPU")):
-        each["GPU"] = 1.0
-    devices = 1 if execution.devices == "auto" else execution.devices
-    room = int(min(have.get(name, 0) // (amount * devices) for name, amount in each.items()))
-    if room < 1:
-        needs = " and ".join(f"{amount * devices:g} {name}" for name, amount in each.items())
-        raise ConfigurationError(
-            f"a trial needs {needs}",
-            field="execution.devices",
-            found=devices,
-            expected=", ".join(f"at most {have.get(name, 0):g} {name}" for name in each),
-        )
-    return (dict(DRIVER_RESOURCES) if devices > 1 else each), room
 
 
 def _informed_search(space: Space, seed: int, record: SweepRecord, others: Sequence[SweepRecord]) -> Search:
@@ -410,6 +388,8 @@ def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> No
     torch.set_num_threads(task.threads)
     settings, execution = trial_config(task.base, config["trial"]["parameters"])
     train = None
+    if not task.on_workers:
+        execution = replace(execution, accelerator=task.device)
     if task.in_population:
         load_parent(folder, execution.learning_rate)
     if task.on_workers:

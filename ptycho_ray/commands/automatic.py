@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray import __version__
-from ptycho_ray.commands.common import ProductOptions, Result
+from ptycho_ray.commands.common import ProductOptions, Result, tell
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from ptycho_ray.commands.reconstruct import Options
 
 #: What asks for no network: the scan, where the image goes, where it is computed, and what is shown of an error.
-_NO_NETWORK = {"test_data_file", "output_dir", "execution.accelerator", "debug"}
+_NO_NETWORK = {"test_data_file", "output_dir", "device", "execution.accelerator", "debug"}
 #: The section of the solver's settings: ``--refinement.probe-modes 2``.
 SECTION = "refinement"
 
@@ -113,16 +112,13 @@ def reconstruct_automatically(
 
     RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
+    device = resolve_device(ExecutionConfig(**execution))
     scan = workflow.load_data(scan_file, reading=product.reading)
     product.check_geometry(scan)
     if only_plan:
         of_plan = {name: value for name, value in wishes.items() if name != "uncertainty"}
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
-    device = resolve_device(ExecutionConfig(**execution)) if execution else None
     with contextlib.closing(RefinementProgress()) as progress:
         made = workflow.reconstruct_scan(scan, tell=tell, on_progress=progress, device=device, **wishes)
     image, more = made.refinement.stitched, {}

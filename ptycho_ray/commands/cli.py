@@ -102,10 +102,14 @@ def _run(command: str, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt as interruption:
-        again = "; add --resume to continue from there" if isinstance(interruption, TrainingInterrupted) else ""
+        saved = isinstance(interruption, TrainingInterrupted) and interruption.checkpoint
+        again = "; add --resume to continue from there" if saved else ""
         return _fail(f"{str(interruption) or 'interrupted'}{again}", INTERRUPTED, as_json)
     except InputError as error:
         return _fail(error, BAD_INPUT, as_json, debug="--debug" in words)
+    except ModuleNotFoundError as error:
+        hint = "type the command, or 'ray start', in the environment in which ptycho-ray is installed"
+        return _fail(f"{error}: {sys.executable} lacks this package; {hint}", FAILED, as_json)
     except (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError, ImportError) as error:
         return _fail(error, FAILED, as_json, debug="--debug" in words)
     if result and "exit_code" in result:

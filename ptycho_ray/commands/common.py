@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ class Common:
     """Print one JSON object on standard output and nothing else there."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass(kw_only=True)
+class DeviceOptions:
+    """Options of commands that compute."""
+
+    device: str | None = None
+    """Device: auto, cpu, cuda, cuda:1 (the GPU of that number) or mps; by default 'auto', a GPU if there is one."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +81,17 @@ class ProductOptions(ReadingOptions):
         scan = with_geometry(scan, how.energy_eV, how.detector_distance_m, how.detector_pixel_m)
         write_product(self.product, product_of_scan(scan, image, origin_px, remark, Path(scan.source).stem))
         return self.product
+
+
+def devices_of(workers: str) -> dict[str, str]:
+    """The execution settings that ``--workers N`` or ``--workers FEWEST:MOST`` stands for."""
+    fewest, colon, most = workers.rpartition(":")
+    return {"devices": most} | ({"min_devices": fewest} if colon else {})
+
+
+def tell(line: str) -> None:
+    """Say what happens, on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:

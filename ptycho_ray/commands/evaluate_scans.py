@@ -3,63 +3,61 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
-from ptycho_ray.commands.output import WritingOptions, folder_to_write
+from ptycho_ray.commands.common import FILE, Result
+from ptycho_ray.commands.many_scans import BatchOptions, summary, treat_all
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.files import jsonable, write_json
+
+if TYPE_CHECKING:
+    from ptycho_ray.cluster.each_alone import Treatment
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(BatchOptions):
     """Reconstruct many scans, automatically or with one trained network, and evaluate the images, in parallel on a Ray cluster.
+
+    Each scan succeeds or fails alone. The same command, given again, does what is missing.
 
     Example: ptycho-ray evaluate-scans a.npz b.npz --output-dir images
     """
 
-    scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
-    """The scans: NPZ, HDF5 or CXI."""
     model_path: Annotated[str | None, FILE] = None
     """Use a trained model: wts.h5.zip, the folder that train wrote to, or an MLflow model (models:/... or runs:/...)."""
-    output_dir: Annotated[Path, FOLDER]
-    """Output folder, with a sub-folder for each scan and the figures of all scans in evaluation.json."""
-    address: str | None = None
-    """Ray cluster, as host:port or 'auto'; by default RAY_ADDRESS or, if unset, a cluster on this machine only."""
-    cpus_per_device: int = 1
-    """Processor cores for each scan."""
 
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray evaluate-scans").options
-    from ptycho_ray.cluster.evaluate import evaluate_on_cluster
-    from ptycho_ray.config import ExecutionConfig
-    from ptycho_ray.training.scan_training import distinct_names
+    model, files = options.model_path, dict[str, Path]()
+    if model is not None:
+        from ptycho_ray.bundle import bundle_path, is_mlflow_uri
 
-    inputs = options.inputs(*options.scans)
-    for name in distinct_names([str(path) for path in options.scans]):
-        folder_to_write(options.output_dir / name, given=True, overwrite=options.overwrite, inputs=inputs)
-    how = [] if options.model_path is None else ["--model-path", options.model_path]
-    how += ["--overwrite"] if options.overwrite else []
-    execution = ExecutionConfig(address=options.address, cpus_per_device=options.cpus_per_device)
-    evaluate_one = functools.partial(reconstruct_and_evaluate, how, options.reading.absolute().words())
-    rows = evaluate_on_cluster(options.scans, evaluate_one, options.output_dir, execution)
-    result: Result = {"scans": rows, "table": options.output_dir / "evaluation.json"}
-    write_json(options.output_dir / "evaluation.json", jsonable(result))
-    return result
+        if not is_mlflow_uri(model):
+            files["model"] = bundle_path(model).absolute()
+            model = str(files["model"])
+    how = [] if model is None else ["--model-path", model]
+    reading = options.reading.absolute().words()
+
+    def judged() -> Treatment:
+        from ptycho_ray.cluster.evaluate import Judged
+
+        return Judged(functools.partial(reconstruct_and_evaluate, how, reading))
+
+    return treat_all(options, judged, options.execution(), {"by": "evaluate", "model": model}, files, "evaluation.json")
 
 
-def reconstruct_and_evaluate(how: Sequence[str], reading: Sequence[str], scan: Path, folder: Path) -> Result:
+def reconstruct_and_evaluate(
+    how: Sequence[str], reading: Sequence[str], scan: Path, folder: Path, device: str
+) -> Result:
     """The commands ``reconstruct`` and ``evaluate`` for one scan, with the words ``how`` for the first and ``reading`` for
-    both; the figures that stand in the table."""
+    both; the figures that stand in the table. What the folder holds is replaced."""
     from ptycho_ray.commands import evaluate, reconstruct
 
-    made = reconstruct.run([str(scan), *how, "--output-dir", str(folder), *reading])
+    where = ["--execution.accelerator", device, "--output-dir", str(folder), "--overwrite"]
+    made = reconstruct.run([str(scan), *how, *where, *reading])
     found = evaluate.run([str(folder), str(scan), *reading])
     figures: Result = {"r_factor": found["diffraction"]["r_factor"]}
     figures |= {name: made[name] for name in ("verdict", "trusted") if name in made}
@@ -67,3 +65,10 @@ def reconstruct_and_evaluate(how: Sequence[str], reading: Sequence[str], scan: P
         if "truth" in found:
             figures |= {f"{part}_{name}": found["truth"][part][name] for name in ("mae", "ssim")}
     return figures | {"image": f"{folder}/reconstruction.npz"}
+
+
+def as_text(result: Mapping[str, Any]) -> list[str]:
+    """The counts, and the lines of the scans unless there are many."""
+    from ptycho_ray.commands.cli import as_text as entries
+
+    return entries(summary(result))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import ConfigurationError, InputError
 
 RESULTS = ("wts.h5.zip", "reconstruction.npz", "result.json", "comparison.json")
 """Files by which a folder is known to hold a result."""
@@ -18,6 +18,8 @@ WRITTEN = (*RESULTS, "refined_scan.npz", "positions.npz", "patches.npz", "histor
 MOST_FOLDERS = 10_000
 LEAST_FREE_BYTES = 8 * 2**20
 """A disk with less room than this is full."""
+#: Set by Ray in the program that `ray job submit` starts.
+RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass(kw_only=True)
@@ -102,6 +104,17 @@ def keep_inputs(path: Path | None, inputs: Sequence[Path | None], field: str) ->
                 found="a file that is read",
                 expected="another name: nothing that is read is replaced, by --overwrite neither",
             )
+
+
+def refuse_relative_in_job(folder: Path) -> None:
+    """ConfigurationError if a job of ``ray job submit`` would write into the copy of a folder that Ray deletes."""
+    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
+        raise ConfigurationError(
+            "the working folder of a Ray job is a copy that is thrown away",
+            field="output_dir",
+            found=folder,
+            expected="an absolute path that all nodes share",
+        )
 
 
 def _held(folder: Path, results: Sequence[str]) -> list[str]:

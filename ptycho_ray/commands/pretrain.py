@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from ptycho_ray.commands.common import Common, Result
+from ptycho_ray.commands.common import Common, DeviceOptions, Result
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -14,7 +14,7 @@ from ptycho_ray.files import jsonable, write_json
 
 
 @dataclass(kw_only=True)
-class Options(Common, WritingOptions):
+class Options(Common, WritingOptions, DeviceOptions):
     """Train a general network on simulated scans, which are generated during the training.
 
     The result is a bundle that reconstructs scans with any probe and any pattern size

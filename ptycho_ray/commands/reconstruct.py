@@ -21,7 +21,7 @@ from ptycho_ray.commands.automatic import (
     refuse_without_network,
     section_of,
 )
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ProductOptions, Result, settings_by_source
 from ptycho_ray.commands.output import WritingOptions, file_to_write, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
@@ -35,7 +35,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions, WritingOptions, AutomaticOptions):
+class Options(ProductOptions, WritingOptions, AutomaticOptions, DeviceOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. Settings of the
     solver that are given (--refinement.*) are kept and not decided. With --model-path, by a trained network: one forward
     pass, then stitching; with --refine, settings of the solver are those of the refinement.
@@ -121,9 +121,10 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.training.device import resolve_device
 
+    device = resolve_device(execution)
     bundle = load_bundle(settings.model_path)
     for model in bundle.models:
-        model.to(resolve_device(execution))
+        model.to(device)
     chosen = {name: getattr(settings, name) for name in _GROUPING if resolved.was_given(name)}
     chosen["refinement_iterations"] = settings.refinement_iterations
     config = dataclasses.replace(bundle.config, output_dir=folder, **chosen)

@@ -2,92 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, refuse_without_network, section_of
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
-from ptycho_ray.commands.output import WritingOptions, folder_to_write
+from ptycho_ray.commands.common import FILE, Result
+from ptycho_ray.commands.many_scans import BatchOptions, summary, treat_all
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
 
-#: Of the exit codes of several scans that of the whole: unusable input, a failure, an image that is not to be trusted.
-WORST_FIRST = (2, 1, 3)
+if TYPE_CHECKING:
+    from ptycho_ray.cluster.each_alone import Treatment
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions, AutomaticOptions):
-    """Reconstruct many scans on a Ray cluster: automatically, one task a scan, each with the files of ptycho-ray reconstruct.
-    One that fails has its error in its line and leaves the others alone; the exit code is then that of the worst.
+class Options(BatchOptions, AutomaticOptions):
+    """Reconstruct many scans on a Ray cluster: automatically, each with the files of ptycho-ray reconstruct, or with
+    --model-path by one trained network, also a very large scan, in shards.
 
-    With --model-path by one trained network, also a very large scan, in shards; the same command resumes an interrupted run:
-    finished shards are not repeated.
+    Each scan succeeds or fails alone; its image is written as soon as it is done. The same command, given again, does what is
+    missing: scans whose content and settings are those of their result are not done again, those that failed are. The exit code
+    is 1 if a scan failed, and 3 if none did but an image is not to be trusted.
 
-    Example: ptycho-ray reconstruct-scans a.h5 b.h5 --output-dir images
+    Example: ptycho-ray reconstruct-scans /data/run7 @more.txt --output-dir images
     """
 
-    scans: Annotated[tuple[Path, ...], tyro.conf.Positional, SCAN]
-    """The scans: NPZ, HDF5 or CXI. HDF5 is read in parts."""
     model_path: Annotated[Path | None, FILE] = None
-    """Use a trained model: wts.h5.zip, or the folder that train wrote to."""
-    output_dir: Annotated[Path, FOLDER]
-    """Output folder, with a sub-folder for each scan; every machine must have access to it."""
+    """Use a trained model: wts.h5.zip, the folder that train wrote to, or 'pretrained'."""
+    config: Annotated[Path | None, FILE] = None
+    """Without a model: YAML file with settings of the solver, as ptycho-ray refine takes it."""
+    plan: bool = False
+    """Without a model: only decide; what was decided stands in the line of each scan."""
     shard_patterns: int | None = None
     """With a model: patterns per shard; 2048 if not given."""
-    workers: int | None = None
-    """Number of scans, or of actors with the model, at a time; by default as many as the cluster has cores for."""
-    address: str | None = None
-    """Ray cluster, as host:port or 'auto'; by default RAY_ADDRESS or, if unset, a cluster on this machine only."""
-    cpus_per_device: int = 1
-    """Processor cores per scan or actor."""
+    inference_batch_size: int | None = None
+    """With a model: groups per batch; that of its training if not given."""
 
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct-scans", sections={SECTION: RefinementConfig})
     options, (solver, _) = typed.options, section_of(typed.settings)
-    from ptycho_ray.config import ExecutionConfig
-    from ptycho_ray.training.scan_training import distinct_names
-
-    folders = [options.output_dir / name for name in distinct_names([str(path) for path in options.scans])]
-    inputs = options.inputs(*options.scans)
-    execution = ExecutionConfig(
-        address=options.address, cpus_per_device=options.cpus_per_device, devices=options.workers or "auto"
-    )
     if options.model_path is None:
-        if options.shard_patterns is not None:
-            expected = "--model-path beside it; without a model every scan is one task"
-            raise ConfigurationError(field="--shard-patterns", found=options.shard_patterns, expected=expected)
-        RefinementConfig(**solver)
-        for folder in folders:
-            folder_to_write(folder, given=True, overwrite=options.overwrite, inputs=inputs)
-        from ptycho_ray.cluster.reconstruct import reconstruct_scans_automatically
-
-        lines = reconstruct_scans_automatically(
-            options.scans, options.output_dir, execution, options.wishes(solver), reading=options.reading.absolute()
-        )
-        codes = {line["exit_code"] for line in lines}
-        return {"scans": lines, "exit_code": next((code for code in WORST_FIRST if code in codes), 0)}
-    own = {"seed": options.seed, "budget": options.budget, "uncertainty": options.uncertainty} | {
-        f"{SECTION}.{name}": value for name, value in solver.items()
+        return _automatically(options, solver)
+    own = {
+        "seed": options.seed,
+        "budget": options.budget,
+        "uncertainty": options.uncertainty,
+        "config": options.config,
+        "plan": options.plan,
     }
+    own |= {f"{SECTION}.{name}": value for name, value in solver.items()}
     refuse_without_network(own, "--model-path")
-    from ptycho_ray.cluster.batch import SHARD_PATTERNS, SHARDS, reconstruct_on_cluster
+    from ptycho_ray.bundle import bundle_path
 
-    for folder in folders:
-        again = (folder / SHARDS).is_dir()
-        folder_to_write(folder, given=True, overwrite=options.overwrite, resume=again, inputs=inputs)
-    shard = options.shard_patterns or SHARD_PATTERNS
-    lines = reconstruct_on_cluster(
-        options.scans,
-        options.model_path,
-        options.output_dir,
-        execution,
-        shard_patterns=shard,
-        reading=options.reading.absolute(),
+    execution = options.execution(inference_batch_size=options.inference_batch_size)
+    model, reading = bundle_path(options.model_path).absolute(), options.reading.absolute()
+
+    def by_model() -> Treatment:
+        from ptycho_ray.cluster.batch import SHARD_PATTERNS, ByModel
+
+        return ByModel(model, execution, shard_patterns=options.shard_patterns or SHARD_PATTERNS, reading=reading)
+
+    return treat_all(options, by_model, execution, {"by": "model"}, {"model": model}, "scans.json")
+
+
+def _automatically(options: Options, solver: dict[str, Any]) -> Result:
+    for name, value in (
+        ("--shard-patterns", options.shard_patterns),
+        ("--inference-batch-size", options.inference_batch_size),
+    ):
+        if value is not None:
+            expected = "--model-path beside it; without a model every scan is one task"
+            raise ConfigurationError(field=name, found=value, expected=expected)
+    if options.config is not None:
+        from ptycho_ray.config.sources import load_yaml_config
+
+        solver = load_yaml_config(options.config) | solver
+    RefinementConfig(**solver)
+    wishes, reading = options.wishes(solver), options.reading.absolute()
+
+    def automatically() -> Treatment:
+        from ptycho_ray.cluster.reconstruct import Automatically
+
+        return Automatically(wishes, reading, options.plan)
+
+    return treat_all(
+        options, automatically, options.execution(), {"by": "solver", "plan": options.plan, **wishes}, {}, "scans.json"
     )
-    return {"scans": lines}
+
+
+def as_text(result: Mapping[str, Any]) -> list[str]:
+    """The counts, and the lines of the scans unless there are many."""
+    from ptycho_ray.commands.cli import as_text as entries
+
+    return entries(summary(result))

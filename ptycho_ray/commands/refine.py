@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, devices_of, tell
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -28,7 +27,7 @@ CHECKPOINT = "refinement.safetensors"
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
@@ -46,8 +45,8 @@ class Options(ReadingOptions, WritingOptions):
     resume: bool = False
     """Resume from the checkpoint in the output folder."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are. The output folder must be one that all
-    machines reach."""
+    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
+    of 4 when some are lost. The output folder must be one that all machines reach."""
     address: str | None = None
     """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
     picture_every: int = 0
@@ -74,6 +73,7 @@ def run(words: Sequence[str]) -> Result:
 
         settings = load_yaml_config(options.config) | settings
     config = RefinementConfig(**settings)
+    tell("loading the program")
     import numpy as np
 
     from ptycho_ray import workflow
@@ -84,7 +84,10 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
+    from ptycho_ray.training.device import resolve_device
 
+    execution = ExecutionConfig(accelerator=options.device or "auto")
+    device = None if options.workers is not None else resolve_device(execution)
     default = Path(Options.output_dir)
     folder = folder_to_write(
         options.output_dir,
@@ -95,19 +98,16 @@ def run(words: Sequence[str]) -> Result:
     )
     scan = workflow.load_data(options.scan, reading=options.reading)
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     def draw(progress: Progress, now: StitchedObject) -> None:
         picture = plot_object(now.image, region=now.covered(), pixel_size_m=scan.pixel_size_m)
         save_figure(picture, folder / f"iteration_{progress.iteration:04d}.png")
 
-    refine: Callable[..., Any] = workflow.refine_cdi_image
+    refine: Callable[..., Any] = functools.partial(workflow.refine_cdi_image, device=device)
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
-        cluster: dict[str, Any] = {"devices": options.workers, "address": options.address}
-        refine = functools.partial(refine_on_cluster, execution=ExecutionConfig(**cluster))
+        cluster: dict[str, Any] = devices_of(options.workers) | {"address": options.address}
+        refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:
         found = refine(
@@ -130,7 +130,7 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.refinement.error_bars import error_bars_and_halves
         from ptycho_ray.refinement.solver import Refinement
 
-        finished = Refinement(scan, config, start=start)
+        finished = Refinement(scan, config, start=start, device=device)
         finished.resume(folder / CHECKPOINT)
         unit, generator = photons_per_unit(scan), np.random.default_rng((config.seed, 7))
         bars = error_bars_and_halves(finished, scan, unit, generator, tell, start=start)
@@ -139,7 +139,7 @@ def run(words: Sequence[str]) -> Result:
             halves = bars.halves
     elif options.half_data:
         try:
-            halves = half_data_agreement(scan, config, found, start=start)
+            halves = half_data_agreement(scan, config, found, start=start, device=device)
         except Diverged as error:
             tell(f"no comparison of two halves of the data: {error}")
     origin = provenance(seed=config.seed, data_files=[options.scan])

@@ -21,7 +21,7 @@ from ptycho_ray.commands.automatic import asks_for_network, own_options, refinem
 from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
 from ptycho_ray.commands.output import RESULTS, folder_to_write, keep_inputs
 from ptycho_ray.commands.training import settings_of, way_of_training
-from ptycho_ray.config import InferenceConfig, TrainingConfig
+from ptycho_ray.config import ExecutionConfig, InferenceConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved, resolve_config, setting_names
 from ptycho_ray.data.formats.ptychodus_folder import read_standard_folder, reconstructed, with_positions
 from ptycho_ray.data.formats.ptychodus_product import DIFFRACTION_FILE, PRODUCT_FILE, Product, write_product
@@ -40,6 +40,8 @@ from ptycho_ray.interop.ptychodus.options import (
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from ptycho_ray.commands import reconstruct, train
     from ptycho_ray.data import RawData
     from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -58,7 +60,7 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         given = {**settings_of(options), **typed, "output_dir": output, "train_data_file": Path(scan.source)}
         resolved = _resolved(TrainingConfig, folder, options.config, given)
         config, execution = fitted_to_scans(resolved, [scan]), resolved.execution
-        train, goes_on = way_of_training(options, dataclasses.replace(resolved, config=config))
+        way = way_of_training(options, dataclasses.replace(resolved, config=config))
         from ptycho_ray import workflow
         from ptycho_ray.display.progress import TrainingProgress
         from ptycho_ray.display.report import provenance
@@ -75,18 +77,11 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
             product_output=output / PRODUCT_FILE if product else None,
         )
         settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
-        trackers = build_trackers(execution, output, settings, run_tags(origin), resume=goes_on)
+        trackers = build_trackers(execution, output, settings, run_tags(origin), resume=way.goes_on)
         with recorded(trackers) as record:
             progress = TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)
-            amplitude, phase, results = workflow.run_cdi_example(
-                scan,
-                scan,
-                config,
-                do_stitching=True,
-                train=train,
-                execution=execution,
-                callbacks=[progress, follower, *trackers],
-                keep_patches=False,
+            amplitude, phase, results = way.train_and_reassemble(
+                scan, scan, config, execution=execution, callbacks=[progress, follower, *trackers]
             )
             progress.close()
             model = workflow.save_inference_bundle(output / PTYCHODUS_FILE_NAME, results, config, origin)
@@ -114,11 +109,14 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], s
     with event_stream(options.event_file) as events:
         folder, output = _folders(options, "reconstruct")
         scan, product = read_standard_folder(folder)
+        from ptycho_ray.training.device import resolve_device
+
         network = asks_for_network(options, typed) or next(
             (name for name in (PTYCHODUS_FILE_NAME, FILE_NAME) if (folder / name).exists()), None
         )
         if network is None:
-            return _reconstruct_automatically(options, scan, product, solver, output, events)
+            device = resolve_device(ExecutionConfig(accelerator=typed.get("execution.accelerator", "auto")))
+            return _reconstruct_automatically(options, scan, product, solver, output, events, device)
         refuse_without_network(own_options(options), network)
         given = {"model_path": folder, **typed, "test_data_file": Path(scan.source), "output_dir": output}
         if options.refine is not None:
@@ -128,7 +126,10 @@ def reconstruct_folder(options: reconstruct.Options, typed: Mapping[str, Any], s
         from ptycho_ray.bundle import load_bundle
         from ptycho_ray.display.report import provenance
 
+        device = resolve_device(resolved.execution)
         bundle = load_bundle(resolved.config.model_path)
+        for model in bundle.models:
+            model.to(device)
         iterations = resolved.config.refinement_iterations
         epochs = max(1, iterations)
         events.emit(
@@ -171,6 +172,7 @@ def _reconstruct_automatically(
     solver: Mapping[str, Any],
     output: Path,
     events: EventStream,
+    device: torch.device,
 ) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.display.automatic_report import save_automatic
@@ -200,6 +202,7 @@ def _reconstruct_automatically(
         scan,
         tell=lambda line: events.emit("decided", text=line),
         on_progress=follow,
+        device=device,
         **options.wishes(settings) | {"seed": seed},
     )
     found = made.refinement

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.config import Architecture, TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, DeviceOptions):
     """Train networks on increasing numbers of patterns of one scan, several times each, and evaluate them on an unseen scan.
 
     Every run is kept: the same command resumes an interrupted study, and with more sizes or trials extends it. Training

@@ -15,28 +15,28 @@ from ptycho_ray.commands.common import (
     FILE,
     FOLDER,
     SCAN,
+    DeviceOptions,
     ReadingOptions,
     Result,
     settings_by_source,
     summary_of_history,
 )
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
-from ptycho_ray.commands.training import settings_of, way_of_training
+from ptycho_ray.commands.scan_list import scans_in
+from ptycho_ray.commands.training import Way, settings_of, way_of_training
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
-from ptycho_ray.errors import ConfigurationError, MissingFileError
+from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
     from ptycho_ray.data import RawData
     from ptycho_ray.display.training_report import TrainedScan
 
-SCAN_SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
-
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Train a network on the diffraction patterns of a scan, then reconstruct a scan with it. No image of the sample
     is needed: the network learns to reproduce the measured diffraction. Values come from the built-in defaults, the
     --config file, environment variables such as PTYCHO_RAY_NEPOCHS, and the command line; later ones take
@@ -94,7 +94,7 @@ def run(words: Sequence[str]) -> Result:
         inputs=[*options.inputs(*files, resolved.config.test_data_file), resolved.config.initial_model],
     )
     resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, output_dir=folder))
-    train, goes_on = way_of_training(options, resolved)
+    way = way_of_training(options, resolved)
     from ptycho_ray import workflow
     from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
@@ -119,7 +119,7 @@ def run(words: Sequence[str]) -> Result:
     origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
     origin["settings_given"] = settings_by_source(resolved)
     settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
-    trackers = build_trackers(execution, folder, settings, run_tags(origin), resume=goes_on)
+    trackers = build_trackers(execution, folder, settings, run_tags(origin), resume=way.goes_on)
     quicker = first_look(config.nepochs, sum(len(scan) * scan.N**2 for scan in scans))
     with (
         recorded(trackers) as record,
@@ -127,16 +127,14 @@ def run(words: Sequence[str]) -> Result:
             TrainingProgress(config.nepochs, first_look=quicker, force_bar=execution.enable_progress_bar)
         ) as progress,
     ):
-        how: dict[str, Any] = {"execution": execution, "callbacks": [progress, *trackers], "keep_patches": False}
+        how: dict[str, Any] = {"execution": execution, "callbacks": [progress, *trackers]}
         if len(scans) == 1:
             seen = test_scan or scans[0]
-            amplitude, phase, results = workflow.run_cdi_example(
-                scans[0], seen, config, do_stitching=True, train=train, **how
-            )
+            amplitude, phase, results = way.train_and_reassemble(scans[0], seen, config, **how)
             images = [TrainedScan("", seen, amplitude, phase, results)]
         else:
-            results = train(scans, None, config, **how)
-            images = list(_image_of_each(results, scans, test_scan, config, execution))
+            results = way.train(scans, None, config, keep_patches=False, **how)
+            images = list(_image_of_each(results, scans, test_scan, config, execution, way))
         bundle = workflow.save_inference_bundle(folder, results, config, origin)
         for image in images:
             if image.name:
@@ -166,12 +164,7 @@ def training_files(config: TrainingConfig) -> list[Path]:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
     files: list[Path] = []
     for place in (config.train_data_file, *config.further_train_data_files):
-        inside = sorted(file for file in place.glob("*") if file.suffix.lower() in SCAN_SUFFIXES)
-        if place.is_dir() and not inside:
-            raise MissingFileError(
-                file=place, field="train_data_file", found="no scan", expected=" ".join(SCAN_SUFFIXES)
-            )
-        files += inside if place.is_dir() else [place]
+        files += scans_in(place, "train_data_file") if place.is_dir() else [place]
     return files
 
 
@@ -181,6 +174,7 @@ def _image_of_each(
     test_scan: RawData | None,
     config: TrainingConfig,
     execution: ExecutionConfig,
+    way: Way,
 ) -> Iterator[TrainedScan]:
     """Every scan reconstructed with the shared network inside its own physics; last the test scan, if there is one."""
     from ptycho_ray import workflow
@@ -193,9 +187,7 @@ def _image_of_each(
         models = [workflow.model_for_scan(model, test_scan, config) for model in first]
         triples.append((f"test-{Path(test_scan.source).stem}", models, test_scan))
     for name, models, scan in triples:
-        amplitude, phase, stitched = workflow.reassemble_cdi_image(
-            scan, config, model=models, execution=execution, keep_patches=False
-        )
+        amplitude, phase, stitched = way.reassemble(scan, config, model=models, execution=execution, keep_patches=False)
         of_scan = {**stitched, "model_instance": models[0], "ensemble": models}
         yield TrainedScan(name, scan, amplitude, phase, results | of_scan)
 

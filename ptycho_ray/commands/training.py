@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptycho_ray.commands.common import Result
-from ptycho_ray.config import TrainingConfig
+from ptycho_ray.commands.common import Result, devices_of, tell
+from ptycho_ray.commands.output import refuse_relative_in_job
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved
-from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import require_file
 
 if TYPE_CHECKING:
-    from ptycho_ray.commands.train import Options
+    import numpy as np
 
-#: Set by Ray in the program that `ray job submit` starts.
-RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+    from ptycho_ray.commands.train import Options
+    from ptycho_ray.data import RawData
 
 
 def settings_of(options: Options) -> dict[str, Any]:
@@ -30,19 +30,37 @@ def settings_of(options: Options) -> dict[str, Any]:
     if options.init is not None:
         settings["initial_model"] = options.init
     if options.workers is not None:
-        fewest, colon, most = options.workers.rpartition(":")
-        settings["execution.devices"] = most
-        if colon:
-            settings["execution.min_devices"] = fewest
+        settings |= {f"execution.{name}": value for name, value in devices_of(options.workers).items()}
     return settings
 
 
-def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tuple[Callable[..., Result], bool]:
-    """``train_cdi_model`` in this process or on a cluster, and whether it goes on with a run that was interrupted."""
+@dataclass(frozen=True)
+class Way:
+    """Where and how it is trained: ``train_cdi_model`` and ``reassemble_cdi_image`` in this process or on a cluster, and
+    whether it goes on with a run that was interrupted."""
+
+    train: Callable[..., Result]
+    reassemble: Callable[..., tuple[np.ndarray, np.ndarray, Result]]
+    goes_on: bool
+
+    def train_and_reassemble(
+        self, scan: RawData, seen: RawData, config: TrainingConfig, *, execution: ExecutionConfig, **how: Any
+    ) -> tuple[np.ndarray, np.ndarray, Result]:
+        """:func:`ptycho_ray.workflow.run_cdi_example` in this way, without patches."""
+        results = self.train(scan, seen, config, execution=execution, keep_patches=False, **how)
+        model = results.get("ensemble", results["model_instance"])
+        amplitude, phase, stitched = self.reassemble(
+            results["test_container"], config, model=model, execution=execution, keep_patches=False
+        )
+        return amplitude, phase, results | stitched
+
+
+def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Way:
+    """The way that options and settings ask for."""
     folder, execution = resolved.config.output_dir, resolved.execution
     if not (options.ray or options.workers is not None or execution.devices not in (1, "auto")):
         from ptycho_ray.training.ensemble import member_folder
-        from ptycho_ray.workflow import train_cdi_model
+        from ptycho_ray.workflow import reassemble_cdi_image, train_cdi_model
 
         checkpoints = folder / "checkpoints"
         several = resolved.config.ensemble_members > 1
@@ -50,16 +68,13 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> tup
         if options.resume:
             require_file(last, "--resume")
         resume_from = None if not options.resume else checkpoints if several else last
-        return functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from), options.resume
-    if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
-        raise ConfigurationError(
-            "the working folder of a Ray job is a copy that is thrown away",
-            field="output_dir",
-            found=folder,
-            expected="an absolute path that all nodes share",
-        )
+        train = functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from)
+        return Way(train, reassemble_cdi_image, options.resume)
+    refuse_relative_in_job(folder)
+    tell("loading the program")
+    from ptycho_ray.cluster.image import reassemble_on_cluster
     from ptycho_ray.cluster.train import train_on_cluster, unfinished
 
     goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))
     resume = False if options.start_anew else options.resume or None
-    return functools.partial(train_on_cluster, resume=resume), goes_on
+    return Way(functools.partial(train_on_cluster, resume=resume, tell=tell), reassemble_on_cluster, goes_on)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, tell
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
@@ -28,7 +27,7 @@ NOT_IDENTITY = ("output_dir", "train_data_file", "execution.")
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, DeviceOptions):
     """Search for settings of the experiment (defocus, positions, photons), the physics or the network.
 
     The search space is a YAML file; configs/tune/ has examples. No image of the sample is needed: trials are judged by
@@ -79,13 +78,13 @@ def run(words: Sequence[str]) -> Result:
     if config.train_data_file is None:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
 
+    tell("loading the program")
     from ptycho_ray import workflow
     from ptycho_ray.cluster.connect import connected
     from ptycho_ray.cluster.sweep_polish import polish_sweep
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.sweep_table import LiveTable
-    from ptycho_ray.files import sha256_of
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
     from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
     from ptycho_ray.tuning import results
@@ -104,17 +103,17 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.tuning.axes import axes_of
 
         base["position_axes"], axes = axes_of(scan, config.seed)
-        print(axes, file=sys.stderr)
+        tell(axes)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
+    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
     identity = {
         "space": space.to_dict(),
         "settings": {name: value for name, value in base.items() if not name.startswith(NOT_IDENTITY)},
-        "data": sha256_of(config.train_data_file),
+        "data": origin["data"][str(config.train_data_file)],
     }
     learn_from = [SweepRecord.load(other) for other in options.learn_from]
     record = SweepRecord.begin(folder, identity, resume=options.resume)
-    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
     parameters = {**jsonable(base), "space": space.to_dict()["parameters"], "trials": options.trials}
     trackers = build_trackers(execution, folder, parameters, run_tags(origin), resume=options.resume)
     table = LiveTable(options.trials)
@@ -129,14 +128,14 @@ def run(words: Sequence[str]) -> Result:
     with recorded(trackers) as outcome:
         polished, ended = None, 0
         try:
-            with connected(execution):
+            with connected(execution, tell):
                 space = run_sweep(
                     scan, base, space, record, options.trials, seed=config.seed, learn_from=learn_from, watcher=watch
                 )
                 table.close(record)
                 ended = len(record.ended)
                 if options.polish:
-                    polished = polish_sweep(scan, base, space, record, lambda line: print(line, file=sys.stderr))
+                    polished = polish_sweep(scan, base, space, record, tell)
         finally:
             table.close(record)
             if record.ended:

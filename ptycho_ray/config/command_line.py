@@ -59,7 +59,8 @@ def parse(
     """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its and the execution settings.
 
     ``sections`` are further settings classes by name; theirs are typed and returned as ``name.setting``.
-    A field of ``options_class`` that has the name of a setting stands for that setting. As usual for a command line
+    A field of ``options_class`` that has the name of a setting stands for that setting, ``device`` for
+    ``execution.accelerator``. As usual for a command line
     this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
     """
     everything = "--help-all" in argv or not with_execution
@@ -98,6 +99,8 @@ def parse(
             if {f"{prefix}{field.name}", f"{prefix}no_{field.name}"} & named:
                 key = field.name if section == "settings" else f"{section}.{field.name}"
                 settings[key] = getattr(getattr(options, section), field.name)
+    if "execution" in drafts and getattr(options, "device", None) is not None:
+        settings["execution.accelerator"] = options.device
     if config_class is not None:
         known = {field.name for field in dataclasses.fields(config_class)}
         for field in dataclasses.fields(options_class):  # type: ignore[arg-type]

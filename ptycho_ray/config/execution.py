@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from ptycho_ray.config.types import (
+    Accelerator,
     DeviceCount,
+    GpuShare,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     settings,
     split_list,
-    without_tpu,
 )
 
 Schedule = Literal["Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau"]
@@ -25,8 +26,8 @@ ClipAlgorithm = Literal["norm", "value", "agc"]
 class ExecutionConfig:
     """How the computation runs: device, precision, batches, checkpoints. These settings do not affect the physics."""
 
-    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps"], BeforeValidator(without_tpu)] = "auto"
-    """Device; 'auto' uses a GPU if there is one."""
+    accelerator: Accelerator = "auto"
+    """Device: auto, cpu, gpu or cuda, cuda:1 (the GPU of that number), mps; 'auto' uses a GPU if there is one."""
     devices: DeviceCount = 1
     """Number of devices, one per worker on a Ray cluster; 'auto' uses all that the cluster has."""
     strategy: Literal["auto", "ddp"] = "auto"
@@ -90,6 +91,8 @@ class ExecutionConfig:
     they return."""
     cpus_per_device: PositiveInt = 1
     """Processor cores per worker."""
+    gpu_share: GpuShare = 1.0
+    """Share of a GPU per worker on a cluster: with 0.25 four of them use one."""
     max_failures: NonNegativeInt = 3
     """How many losses of a worker a run survives; each time it resumes from its last checkpoint."""
     address: str | None = None

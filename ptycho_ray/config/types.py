@@ -6,11 +6,12 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import ValidationError, WrapValidator
+from pydantic import BeforeValidator, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ptycho_ray.errors import ConfigurationError
@@ -124,11 +125,18 @@ DeviceCount = Annotated[
 ]
 
 
-def without_tpu(value: Any) -> Any:
-    """Refuse 'tpu' with a message of its own, since other frameworks allow it."""
+def device_name(value: Any) -> Any:
+    """Refuse what is no device, and 'tpu' with a message of its own, since other frameworks allow it."""
+    names = "'auto', 'cpu', 'gpu', 'cuda', 'cuda:1' or 'mps'"
     if value == "tpu":
-        raise ValueError("'auto', 'cpu', 'gpu', 'cuda' or 'mps'; a TPU is not supported")
+        raise ValueError(f"{names}; a TPU is not supported")
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|gpu|mps|cuda(:\d+)?", value):
+        raise ValueError(names)
     return value
+
+
+Accelerator = Annotated[str, BeforeValidator(device_name)]
+GpuShare = Annotated[float, allowed(lambda x: 0 < x <= 1, "a number above 0 and at most 1")]
 
 
 def split_list(value: Any) -> Any:

@@ -24,6 +24,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.solver import Progress, RefinementConfig
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.training.device import resolve_device
 
 
 class SharedForward:
@@ -139,10 +140,8 @@ class LoadedModel:
 
 
 def device_of(settings: ServiceSettings) -> str:
-    """The device of the settings: "cpu" or "cuda"."""
-    if settings.accelerator != "auto":
-        return settings.accelerator
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device of the settings; ConfigurationError if this machine does not have it."""
+    return str(resolve_device(ExecutionConfig(accelerator=settings.accelerator)))
 
 
 @dataclass(frozen=True)

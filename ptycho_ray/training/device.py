@@ -13,20 +13,18 @@ from ptycho_ray.training.parallel import DataParallel
 def resolve_device(execution: ExecutionConfig) -> torch.device:
     """The device that ``execution.accelerator`` names; ConfigurationError if this machine does not have it."""
     wanted = {"gpu": "cuda"}.get(execution.accelerator, execution.accelerator)
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    there = ["cuda"] if torch.cuda.is_available() else []
+    there += [f"cuda:{number}" for number in range(torch.cuda.device_count())] if there else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there.append("cpu")
     if wanted == "auto":
-        wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if not available[wanted]:
-        found = [name for name, there in available.items() if there]
+        wanted = there[0]
+    if wanted not in there:
         raise ConfigurationError(
             "this machine does not have this device",
             field="execution.accelerator",
             found=repr(execution.accelerator),
-            expected=f"auto or one of {', '.join(found)}",
+            expected=f"auto or one of {', '.join(there)}",
         )
     return torch.device(wanted)
 

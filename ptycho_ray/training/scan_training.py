@@ -6,6 +6,7 @@ Groups of all scans are numbered through: first those of the first scan, and so 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,7 +253,7 @@ def overlapping_groups(centres_px: NDArray[np.float64], reach_px: float) -> NDAr
 def distinct_names(files: Sequence[str]) -> list[str]:
     """Short names of scans for their figures: the file's, with a number where that is not enough."""
     stems = [Path(file).stem for file in files]
+    often = Counter(stems)
     return [
-        f"{stem or 'scan'}-{number + 1}" if stems.count(stem) > 1 or not stem else stem
-        for number, stem in enumerate(stems)
+        f"{stem or 'scan'}-{number + 1}" if often[stem] > 1 or not stem else stem for number, stem in enumerate(stems)
     ]

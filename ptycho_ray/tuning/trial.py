@@ -33,6 +33,7 @@ from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
+from ptycho_ray.training.device import resolve_device
 from ptycho_ray.training.split import split_groups
 
 Figures = dict[str, float]
@@ -83,9 +84,9 @@ def run_trial(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "direct":
-        return direct_trial(scan, config, objectives, folder, report)
+        return direct_trial(scan, config, objectives, folder, report, resolve_device(execution))
     if kind == "refine":
-        return refine_trial(scan, config, objectives, folder, report)
+        return refine_trial(scan, config, objectives, folder, report, resolve_device(execution))
     return train_trial(scan, config, execution, objectives, folder, report, train=train)
 
 
@@ -98,7 +99,12 @@ def _photons_a_unit(raw: RawData, config: TrainingConfig) -> float:
 
 
 def direct_trial(
-    scan: RawData, config: TrainingConfig, objectives: Sequence[str], folder: Path, report: Report
+    scan: RawData,
+    config: TrainingConfig,
+    objectives: Sequence[str],
+    folder: Path,
+    report: Report,
+    device: torch.device | None = None,
 ) -> Figures:
     """``config.nepochs`` passes of gradient descent on the object; the image is kept as ``reconstruction.npz``."""
     began = time.monotonic()
@@ -113,9 +119,14 @@ def direct_trial(
     held_out = held_out_patterns(len(raw), config.validation_fraction, generator)
     rows = np.flatnonzero(held_out)
     solver = DirectSolver(
-        photons, raw.positions_px, probe, learn=~held_out, photon_scale=scale, bad_pixels=raw.bad_pixels
+        photons.to(device),
+        raw.positions_px,
+        probe.to(device),
+        learn=~held_out,
+        photon_scale=scale,
+        bad_pixels=raw.bad_pixels,
     )
-    lit = lit_pixels(raw)
+    lit = torch.from_numpy(lit_pixels(raw)).to(device)
     halves = []
     if "frc" in objectives:
         first = generator.random(len(raw)) < 0.5
@@ -126,7 +137,7 @@ def direct_trial(
             each.step()
         if epoch % PASSES_PER_REPORT and epoch < config.nepochs:
             continue
-        judged = figures_by_pattern(solver.explained(rows), torch.from_numpy(lit), scale)
+        judged = figures_by_pattern(solver.explained(rows), lit, scale)
         figures = {name: float(values.mean()) for name, values in judged.items()}
         figures["seconds"] = time.monotonic() - began
         if epoch < config.nepochs:
@@ -141,7 +152,12 @@ def direct_trial(
 
 
 def refine_trial(
-    scan: RawData, config: TrainingConfig, objectives: Sequence[str], folder: Path, report: Report
+    scan: RawData,
+    config: TrainingConfig,
+    objectives: Sequence[str],
+    folder: Path,
+    report: Report,
+    device: torch.device | None = None,
 ) -> Figures:
     """``config.nepochs`` iterations of the refinement from a flat object, which finds the probe as well; the image is kept.
 
@@ -155,17 +171,18 @@ def refine_trial(
     settings = RefinementConfig(
         iterations=config.nepochs, batch_size=REFINE_BATCH, check_every=config.nepochs, seed=config.seed
     )
-    refinement = Refinement(raw, settings, held_out=rows)
+    refinement = Refinement(raw, settings, held_out=rows, device=device)
     for _ in refinement:
         pass
     scale = _photons_a_unit(raw, config)
     per_count = refinement.photons_per_count(scale)
     assert per_count is not None
+    lit = FarField().arrange(torch.from_numpy(lit_pixels(raw))).to(device)
     pieces = (
         Explained(each.rate * per_count, each.counts * per_count, each.good_pixels)
         for each in refinement.explained(rows)
     )
-    judged = figures_by_pattern(pieces, FarField().arrange(torch.from_numpy(lit_pixels(raw))), scale)
+    judged = figures_by_pattern(pieces, lit, scale)
     stitched = refinement.stitched()
     figures = {name: float(values.mean()) for name, values in judged.items()}
     figures["seconds"] = time.monotonic() - began

@@ -12,38 +12,51 @@ from helpers import wait_for
 from ray_fixtures import pids_of_workers
 
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.reconstruction.images import read_image
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.solver import RefinementConfig, refine
 from ptycho_ray.workflow import load_data, reassemble_cdi_image, save_inference_bundle, train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
-from ptycho_ray.cluster.batch import add_partial_images, reconstruct_on_cluster  # noqa: E402
+from ptycho_ray.cluster.batch import ByModel, add_partial_images  # noqa: E402
+from ptycho_ray.cluster.each_alone import ScanToDo  # noqa: E402
 from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
 
 
-def test_shards_add_up_to_the_image_and_are_done_once(one_ray, small_scan, tiny_config, tmp_path):
+def test_shards_add_up_to_the_image_and_are_done_once(small_scan, tiny_config, tmp_path):
     path = tmp_path / "scan.npz"
     small_scan.to_file(path)
     scan = load_data(path)
     results = train_cdi_model(scan, None, tiny_config)
     save_inference_bundle(tmp_path / "model", results, tiny_config, {})
-    execution = ExecutionConfig(devices=2)
-    folder = tmp_path / "images"
-    line = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
-    assert line["shards"] == line["shards_done_now"] == 4
+    todo = ScanToDo(path, tmp_path / "images")
+    by_model = ByModel(tmp_path / "model", ExecutionConfig(), shard_patterns=20)
+    told = []
+    assert by_model.begin(todo, "cpu", told.append) == 4
+    for number in (0, 2, 3):
+        by_model.part(todo, number, "cpu", told.append)
+    written = {shard: shard.stat().st_mtime_ns for shard in (todo.folder / "shards").iterdir()}
+    later = ByModel(
+        tmp_path / "model", ExecutionConfig(), shard_patterns=20
+    )  # of another worker, or after an interruption
+    for number in range(4):
+        later.part(todo, number, "cpu", told.append)
+    shards = sorted((todo.folder / "shards").iterdir())
+    assert len(shards) == 4
+    assert {shard: shard.stat().st_mtime_ns for shard in written} == written
     whole = reassemble_cdi_image(scan, tiny_config, model=results["model_instance"])[2]["stitched"]
-    shards = sorted((folder / "scan" / "shards").iterdir())
     summed = add_partial_images(shards)
     assert summed.image.shape == whole.image.shape
     np.testing.assert_allclose(summed.weight, whole.weight, rtol=1e-4, atol=1e-3 * whole.weight.max())
     lit = whole.covered()
     overlap = abs(np.vdot(summed.image[lit], whole.image[lit]))
     assert overlap > 0.97 * np.linalg.norm(summed.image[lit]) * np.linalg.norm(whole.image[lit])
-
-    shards[0].unlink()
-    again = reconstruct_on_cluster([path], tmp_path / "model", folder, execution, shard_patterns=20)[0]
-    assert again["shards_done_now"] == 1
+    line = by_model.finish(todo, told.append)
+    assert (line["patterns"], line["shards"]) == (60, 4)
+    np.testing.assert_allclose(read_image(todo.folder).pixels, summed.image, atol=1e-5)
+    assert not (todo.folder / "shards").exists()
+    assert any("shard 3" in line for line in told)
 
 
 def test_partial_images_are_turned_to_their_neighbours_in_any_order(tmp_path):

@@ -38,7 +38,7 @@ def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, sma
     assert main(["train", str(tmp_path / "a.npz"), *words]) == 0
     scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
     words = ["--model-path", str(tmp_path / "model"), "--output-dir", str(tmp_path / "images")]
-    assert main(["evaluate-scans", *scans, *words]) == 0
+    assert main(["evaluate-scans", *scans, *words]) == 1
     rows = json.loads((tmp_path / "images" / "evaluation.json").read_text(encoding="utf-8"))["scans"]
     assert [0 < row["r_factor"] < 1 and row["phase_ssim"] <= 1 for row in rows[:2]] == [True, True]
     assert "neither a zip archive nor HDF5" in rows[2]["error"]
@@ -51,7 +51,11 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     (tmp_path / "b.npz").write_bytes(b"no scan")
     scans = [str(tmp_path / f"{name}.npz") for name in "abc"]
     words = ["reconstruct-scans", *scans, "--refinement.iterations", "6", "--seed", "2", "--select", "0:50", "--json"]
-    assert main([*words, "--output-dir", str(tmp_path / "images")]) == 2
+    assert main([*words[:2], *words[4:], "--plan", "--output-dir", str(tmp_path / "images")]) == 0
+    decided = json.loads(capsys.readouterr().out)["scans"][0]["plan"]
+    assert decided
+    assert not (tmp_path / "images" / "a" / "reconstruction.npz").exists()
+    assert main([*words, "--output-dir", str(tmp_path / "images")]) == 1
     good, broken, missing = json.loads(capsys.readouterr().out)["scans"]
     assert good["exit_code"] in (0, 3)
     assert good["patterns"] <= 50
@@ -59,22 +63,28 @@ def test_scans_are_reconstructed_automatically_and_each_fails_alone(one_ray, sma
     assert kept["verdict"] == good["verdict"]
     assert (kept["provenance"]["settings"]["iterations"], kept["provenance"]["seed"]) == (6, 2)
     assert {path.name for path in (tmp_path / "images" / "a").iterdir()} == {
-        "reconstruction.npz", "refined_scan.npz", "report.html", "result.json",
+        "done.json", "reconstruction.npz", "refined_scan.npz", "report.html", "result.json",
     }  # fmt: skip
     assert (broken["exit_code"], missing["exit_code"]) == (2, 2)
     assert "neither a zip archive nor HDF5" in broken["error"]
-    assert "c.npz" in missing["error"]
-    assert main(["evaluate-scans", *scans[:2], "--output-dir", str(tmp_path / "judged"), "--json"]) == 0
+    assert (missing["scan"], missing["error"]) == (scans[2], "found nothing; expected a scan")
+    assert main(["evaluate-scans", *scans[:2], "--output-dir", str(tmp_path / "judged"), "--json"]) == 1
     good, broken = json.loads(capsys.readouterr().out)["scans"]
     assert good["verdict"]
     assert 0 < good["r_factor"] < 1
     assert "neither a zip archive nor HDF5" in broken["error"]
 
 
-@pytest.mark.parametrize(
-    "words", [["reconstruct-scans"], ["evaluate-scans"], ["reconstruct-scans", "--model-path", "m"]]
-)
-def test_a_batch_overwrites_no_result(scan_file, tmp_path, capsys, words):
+def test_a_batch_of_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("# nothing yet\n")
+    for words in ([], [f"@{tmp_path}/list.txt"]):
+        assert main(["evaluate-scans", *words, "--output-dir", str(tmp_path / "out")]) == 2
+        assert "@list.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["reconstruct-scans"], ["evaluate-scans"], ["reconstruct-scans", "--model-path"]])
+def test_a_batch_overwrites_no_result(scan_file, model_file, tmp_path, capsys, words):
+    words += [str(model_file)] if "--model-path" in words else []
     kept = tmp_path / scan_file.stem / "result.json"
     kept.parent.mkdir()
     kept.write_text("{}")

@@ -7,16 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import PATIENCE_S
+from helpers import PATIENCE_S, wait_for
 from ray_fixtures import local_ray
 
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.refinement.solver import RefinementConfig, refine
 from ptycho_ray.workflow import train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from ptycho_ray.cluster.each_alone import ScanToDo, Treatment, treat_each  # noqa: E402
+from ptycho_ray.cluster.object_store import room_for_scans  # noqa: E402
+from ptycho_ray.cluster.preflight import workers_for  # noqa: E402
+from ptycho_ray.cluster.refine import refine_on_cluster  # noqa: E402
 from ptycho_ray.cluster.train import train_on_cluster  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -51,6 +56,59 @@ def cluster(monkeypatch):
             yield cluster, nodes
     finally:
         cluster.shutdown()
+
+
+def test_a_refinement_outlives_the_loss_of_a_node(cluster, small_scan, tmp_path):
+    machines, nodes = cluster
+    config = RefinementConfig(iterations=120, check_every=5, position_start=5, precision="double")
+    found, state = {}, tmp_path / "state"
+
+    def run() -> None:
+        execution = ExecutionConfig(devices=2, min_devices=1, accelerator="cpu")
+        found["result"] = refine_on_cluster(small_scan, config, checkpoint=state, execution=execution)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_for(state.exists, "a checkpoint")
+    machines.remove_node(nodes[1], allow_graceful=False)
+    thread.join(2 * PATIENCE_S)
+    assert not thread.is_alive()
+    alone = refine(small_scan, config)
+    lit = alone.stitched.covered()
+    np.testing.assert_allclose(found["result"].stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
+    assert [progress.iteration for progress in found["result"].history] == list(range(1, 121))
+
+
+def test_limits_and_places_on_two_machines(cluster, tmp_path):
+    """The smallest store counts, and a batch computes on both machines, though on neither that started it."""
+    store = 100 * 2**20
+    assert room_for_scans() == pytest.approx(0.4 * store, rel=0.05)
+    assert workers_for(ExecutionConfig(devices="auto", accelerator="cpu")).most == 2
+
+    class SaysWhere(Treatment):  # not of this file, which a worker on another machine need not see
+        def begin(self, scan, device, say):
+            import time
+
+            node, nodes = ray.get_runtime_context().get_node_id(), scan.path.parent / "nodes"
+            nodes.mkdir(exist_ok=True)
+            (nodes / node).touch()
+            while len(list(nodes.iterdir())) < 2:  # the worker on the other machine is up, too
+                time.sleep(0.05)
+            return {"exit_code": 0, "node": node}
+
+    todo = [ScanToDo(tmp_path / f"{number}.h5", tmp_path / "out" / str(number)) for number in range(4)]
+    for scan in todo:
+        scan.path.touch()
+    lines = treat_each(todo, SaysWhere(), "none", ExecutionConfig(devices="auto"), Quiet())
+    here = ray.get_runtime_context().get_node_id()
+    assert {line["node"] for line in lines} == {node["NodeID"] for node in ray.nodes()} - {here}
+
+
+class Quiet:
+    """Is told of a batch, and says nothing."""
+
+    def __getattr__(self, name):
+        return lambda *told: None
 
 
 def test_a_lost_node_costs_nothing_but_speed(cluster, small_scan, tiny_config, tmp_path, caplog):

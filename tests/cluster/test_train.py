@@ -13,17 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, make_tiny_config, wait_for
 from ray_fixtures import CPUS, RUN, pids_of_workers, processes_of
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError, TrainingInterrupted
-from ptycho_ray.workflow import train_cdi_model
+from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, reassemble_cdi_image, train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.cluster import preflight  # noqa: E402
 from ptycho_ray.cluster.connect import _ensure_token, connected  # noqa: E402
+from ptycho_ray.cluster.image import image_on_worker, reassemble_on_cluster  # noqa: E402
 from ptycho_ray.cluster.train import STATE, TrainingLost, train_on_cluster  # noqa: E402
 
 #: Relative difference of the figures of a run that was disturbed, or had several workers, from those of the core alone:
@@ -302,3 +305,33 @@ def test_ray_client_addresses_point_to_jobs(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigurationError, match="ray job submit"), connected(ExecutionConfig(address="ray://x:10001")):
         pass
+
+
+def test_the_image_is_made_by_a_worker_where_this_machine_has_no_gpu(
+    one_ray, small_scan, tiny_config, tmp_path, monkeypatch
+):
+    execution, model = ExecutionConfig(), make_model_of(small_scan, tiny_config)
+    asked = []
+
+    def on_worker(*arguments):
+        asked.append(arguments[4:6])
+        return image_on_worker(*arguments[:4], {"CPU": 1.0}, "cpu", arguments[6])
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("ptycho_ray.cluster.image.image_on_worker", on_worker)
+    here = reassemble_cdi_image(small_scan, tiny_config, model=model, execution=execution, keep_patches=False)
+    how = {"model": model, "execution": execution, "keep_patches": False}
+    np.testing.assert_array_equal(reassemble_on_cluster(small_scan, tiny_config, **how)[0], here[0])
+    assert not asked, "a cluster without a GPU is no quicker than this machine"
+
+    with_gpu = ({"CPU": 1.0, "GPU": 1.0}, "cuda")
+    monkeypatch.setattr("ptycho_ray.cluster.image.worker_resources", lambda execution: with_gpu)
+    there = reassemble_on_cluster(small_scan, tiny_config, **how)
+    assert asked == [with_gpu]
+    np.testing.assert_allclose(there[0], here[0], atol=1e-6)
+    np.testing.assert_allclose(there[2]["stitched"].image, here[2]["stitched"].image, atol=1e-6)
+
+
+def make_model_of(scan, config):
+    container = create_ptycho_data_container(scan, config)
+    return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container))

@@ -219,6 +219,7 @@ OURS: dict[type, dict[str, Any]] = {
     ExecutionConfig: {
         "min_devices": None,
         "cpus_per_device": 1,
+        "gpu_share": 1.0,
         "max_failures": 3,
         "address": None,
         "storage_path": None,

@@ -25,7 +25,7 @@ from ptycho_ray.data.loading import (
     read_both,
     starting_probe,
 )
-from ptycho_ray.data.microscope import check_step, settle_electrons
+from ptycho_ray.data.electron_beam import check_step, settle_electrons
 from ptycho_ray.data.normalisation import normalize_data
 from ptycho_ray.data.opening import require_scan
 from ptycho_ray.data.patches import cut_patches

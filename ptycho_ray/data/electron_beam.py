@@ -205,8 +205,8 @@ def optics_of_disc(fields: FileContents, disc: Disc | None = None) -> ElectronOp
 
 
 def _stated_angle(fields: FileContents) -> float | None:
-    """The angle of a detector pixel that file or user state, be it as an object pixel."""
-    angle = detector_angle(fields)
+    """The angle of a detector pixel that file or user state, be it as an object pixel, which stands first if it is the user's."""
+    angle = None if fields.pixel_size_given else detector_angle(fields)
     if angle is None and fields.pixel_size_m and fields.wavelength_m and fields.frames is not None:
         _, height, width = fields.frames.shape
         return fields.wavelength_m / (height * fields.pixel_size_m) if height == width else None

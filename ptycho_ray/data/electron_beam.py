@@ -205,7 +205,7 @@ def optics_of_disc(fields: FileContents, disc: Disc | None = None) -> ElectronOp
 
 
 def _stated_angle(fields: FileContents) -> float | None:
-    """The angle of a detector pixel that file or user state, be it as an object pixel, which stands first if it is the user's."""
+    """The angle of a detector pixel that is stated, be it as an object pixel; the user's object pixel stands above all."""
     angle = None if fields.pixel_size_given else detector_angle(fields)
     if angle is None and fields.pixel_size_m and fields.wavelength_m and fields.frames is not None:
         _, height, width = fields.frames.shape

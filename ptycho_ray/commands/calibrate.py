@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,10 @@ def _by_trials(scan: RawData, found: Calibration, seed: int) -> list[dict[str, A
 
 
 def as_text(result: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each value."""
+    """Each value with its answer, and below it why."""
     for row in result["calibration"]:
-        yield f"{row['name']:9} {_value(row):28} {row['answer']:22} {row['why']}".rstrip()
+        yield f"{row['name']:9} {_value(row):28} {row['answer']}".rstrip()
+        yield from textwrap.wrap(row["why"], 118, initial_indent=" " * 10, subsequent_indent=" " * 10)
     for row in result["trials"]:
         yield f"  trial: {row['assumption']}: {row['gain']}"
     if "written" in result:

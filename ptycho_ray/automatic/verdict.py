@@ -130,7 +130,10 @@ def findings(
     if scan.probe_is_guess:
         yield f"no probe in the file; {width:.3g} px wide"
     elif abs(ratio := probe_diameter_px(scan.probe) / width - 1) > OTHER_WIDTH:
-        yield f"the probe in the file is {abs(ratio):.0%} too {'wide' if ratio > 0 else 'narrow'}"
+        begun = "the probe in the file" if scan.optics is None else "the probe to begin with"
+        unsaid = scan.optics is not None and scan.optics.defocus_m is None
+        why = " (no defocus is stated: --defocus-nm)" if unsaid else ""
+        yield f"{begun} is {abs(ratio):.0%} too {'wide' if ratio > 0 else 'narrow'}{why}"
     moved = found.positions_px - first_px
     moved = np.linalg.norm(moved - moved.mean(axis=0), axis=1)
     if (distance := float(np.sqrt(np.mean(moved**2)))) > MOVED_PX:

@@ -221,4 +221,6 @@ def _disc(spectra: ScanSpectra, scan: RawData, wavelength_m: float) -> Finding:
     why = f"disc of {radius:.2f} px radius about row {row:.1f}, column {column:.1f}"
     if radius > 0.45 * scan.N:
         return Finding("pixel", pixel, None, "angstrom", in_file, "undecided", f"{why}: the detector cuts it off")
-    return Finding("pixel", pixel, error, "angstrom", in_file, "as in the file" if same else "differs from the file", why)
+    return Finding(
+        "pixel", pixel, error, "angstrom", in_file, "as in the file" if same else "differs from the file", why
+    )

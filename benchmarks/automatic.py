@@ -134,8 +134,8 @@ def automatic_row(data: Path, name: str, how: str, seed: int) -> tuple[str, Auto
     if error is not None and how == "axes exchanged" and np.linalg.det(made.plan.choice.assumption.matrix) > 0:
         found = "axes not found"
     noise, times = "unknown", "-"
-    if verdict.r_factor_of_photon_noise is not None and verdict.times_noise is not None:
-        noise, times = f"{verdict.r_factor_of_photon_noise:.4f}", f"{verdict.times_noise:.2f}"
+    if verdict.r_factor_of_noise is not None and verdict.times_noise is not None:
+        noise, times = f"{verdict.r_factor_of_noise:.4f}", f"{verdict.times_noise:.2f}"
     r_factors = f"{verdict.r_factor:.4f} ({noise}, {verdict.r_factor_of_a_flat_object:.4f})"
     told = "; ".join(verdict.findings) or "-"
     trusted = "" if verdict.trusted else "not to be trusted; "

@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import make_scan, make_tiny_config
+from hypothesis import settings
 
 pytest_plugins = ["ray_fixtures"]
 
 # The processes of the tests share the cores; and a worker of Ray has one thread, so that its sums round as theirs do.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes is no property of what is tested.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"

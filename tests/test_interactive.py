@@ -62,7 +62,7 @@ def test_train_and_reconstruct_in_one_call(image, small_scan):
     np.testing.assert_allclose(image.amplitude * np.exp(1j * image.phase), image.image, atol=1e-5)
     check_html(image._repr_html_(), "Reconstruction", "cnn")
     figures = image.figures_of_merit()
-    of_patterns = {"r_factor", "r_factor_of_a_flat_object", "r_factor_of_photon_noise", "times_noise"}
+    of_patterns = {"r_factor", "r_factor_of_a_flat_object", "r_factor_of_noise", "times_noise"}
     assert set(figures) == of_patterns | {"amplitude_mae", "phase_mae"}
     assert repr(image) == f"Reconstruction({image.image.shape[0]}x{image.image.shape[1]} pixels of 60 patterns, '')"
 

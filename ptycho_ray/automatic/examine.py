@@ -67,7 +67,7 @@ def examine(scan: RawData) -> Examined:
         + (
             "no probe in the file"
             if scan.probe_is_guess
-            else f"neighbours overlap by {overlap:.2f} of the probe in the file"
+            else f"neighbours overlap by {overlap:.0%} of the probe's diameter"
         )
     )
     return Examined(scan, photons, out, lines)

@@ -29,7 +29,7 @@ class Verdict:
         patterns: how many judged.
         r_factor: their diffraction R-factor, sum of |sqrt(I) - sqrt(n)| over sum of sqrt(n).
         r_factor_of_a_flat_object: that of an object without structure under the same probe.
-        r_factor_of_photon_noise: that of a perfect image; None if the photons are not known.
+        r_factor_of_noise: that of a perfect image; None if the photons are not known.
         times_noise: root mean square difference of amplitudes over that of photon noise; None if not known.
         explained: share of what the flat object leaves beyond the noise (beyond zero, if that is not known) that is explained.
         significance: difference to the flat object in standard errors over the patterns.
@@ -40,7 +40,7 @@ class Verdict:
     patterns: int
     r_factor: float
     r_factor_of_a_flat_object: float
-    r_factor_of_photon_noise: float | None
+    r_factor_of_noise: float | None
     times_noise: float | None
     explained: float
     significance: float
@@ -63,7 +63,7 @@ class Verdict:
         else:
             compared = (
                 f"explained to {self.times_noise:.2f} times the {self.quantum} noise on {unseen} (a flat object "
-                f"{self.flat_times_noise:.2f}); R = {self.r_factor:.4f} (noise {self.r_factor_of_photon_noise:.4f}, {flat})"
+                f"{self.flat_times_noise:.2f}); R = {self.r_factor:.4f} (noise {self.r_factor_of_noise:.4f}, {flat})"
             )
         return "; ".join([*self._judgement(compared), *self.findings])
 
@@ -98,7 +98,7 @@ def judge(
         patterns=len(rows),
         r_factor=ours.r_factor,
         r_factor_of_a_flat_object=flat.r_factor,
-        r_factor_of_photon_noise=ours.noise_r_factor if known else None,
+        r_factor_of_noise=ours.noise_r_factor if known else None,
         times_noise=ours.times_noise if known else None,
         explained=float((flat.misfit.sum() - ours.misfit.sum()) / max(beyond, 1e-12)),
         significance=ours.significance_over(flat),
@@ -130,7 +130,10 @@ def findings(
     if scan.probe_is_guess:
         yield f"no probe in the file; {width:.3g} px wide"
     elif abs(ratio := probe_diameter_px(scan.probe) / width - 1) > OTHER_WIDTH:
-        yield f"the probe in the file is {abs(ratio):.0%} too {'wide' if ratio > 0 else 'narrow'}"
+        begun = "the probe in the file" if scan.optics is None else "the probe to begin with"
+        unsaid = scan.optics is not None and scan.optics.defocus_m is None
+        why = " (no defocus is stated: --defocus-nm)" if unsaid else ""
+        yield f"{begun} is {abs(ratio):.0%} too {'wide' if ratio > 0 else 'narrow'}{why}"
     moved = found.positions_px - first_px
     moved = np.linalg.norm(moved - moved.mean(axis=0), axis=1)
     if (distance := float(np.sqrt(np.mean(moved**2)))) > MOVED_PX:

@@ -204,9 +204,9 @@ def _astigmatism(fit: Parallax, lens: Lens, error_px2: float, metres: float, opt
 
 def _step(spectra: ScanSpectra, pixel_m: float) -> Finding:
     """The step of the scan, which stretches the images of all pixels alike: they do not tell it."""
-    step = spectra.step_px * pixel_m * 1e9
+    step = spectra.step_px * pixel_m * 1e10
     why = "the images tell the defocus for this step, and not the step; --trials solves for it"
-    return Finding("step", None, None, "nm", step, "undecided", why)
+    return Finding("step", None, None, "angstrom", step, "undecided", why)
 
 
 def _disc(spectra: ScanSpectra, scan: RawData, wavelength_m: float) -> Finding:
@@ -214,11 +214,13 @@ def _disc(spectra: ScanSpectra, scan: RawData, wavelength_m: float) -> Finding:
     assert scan.optics is not None
     assert scan.pixel_size_m is not None
     radius = spectra.disc.radius_px
-    pixel = wavelength_m * radius / (scan.N * scan.optics.semiangle_rad) * 1e9
-    error, in_file = pixel * 0.5 / radius, scan.pixel_size_m * 1e9
+    pixel = wavelength_m * radius / (scan.N * scan.optics.semiangle_rad) * 1e10
+    error, in_file = pixel * 0.5 / radius, scan.pixel_size_m * 1e10
     same = abs(pixel - in_file) < max(2 * error, SAME_DISC * in_file)
     row, column = spectra.disc.centre_px
     why = f"disc of {radius:.2f} px radius about row {row:.1f}, column {column:.1f}"
     if radius > 0.45 * scan.N:
-        return Finding("pixel", pixel, None, "nm", in_file, "undecided", f"{why}: the detector cuts it off")
-    return Finding("pixel", pixel, error, "nm", in_file, "as in the file" if same else "differs from the file", why)
+        return Finding("pixel", pixel, None, "angstrom", in_file, "undecided", f"{why}: the detector cuts it off")
+    return Finding(
+        "pixel", pixel, error, "angstrom", in_file, "as in the file" if same else "differs from the file", why
+    )

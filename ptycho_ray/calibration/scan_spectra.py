@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.signal.windows import tukey
 from scipy.spatial import ConvexHull, QhullError
 
-from ptycho_ray.data.bright_field import Disc, bright_field_disc
+from ptycho_ray.data.bright_field import Disc, disc_of_patterns
 from ptycho_ray.data.scan import Scan
 from ptycho_ray.errors import InputError
 
@@ -71,7 +71,7 @@ def scan_spectra(scan: Scan, most_patterns: int = MOST_PATTERNS) -> ScanSpectra:
     low, high = along.min(axis=0), along.max(axis=0)
     step = float(np.sqrt(np.prod(high - low) / (np.sqrt(len(rows)) - 1) ** 2))
     sides = high - low + step
-    disc, groups = _groups(scan, rows)
+    disc, groups = _groups(scan)
     angles, images, deflection = _images(scan, rows, disc, groups)
     cycles = _half_plane(sides, HIGHEST / (2 * step))
     window = _window((along - low + step / 2) / sides)
@@ -113,11 +113,9 @@ def _frame(scan: Scan) -> NDArray[np.float64]:
     return min(frames, key=lambda pair: pair[0])[1]
 
 
-def _groups(scan: Scan, rows: NDArray[np.int64]) -> tuple[Disc, NDArray[np.int64]]:
+def _groups(scan: Scan) -> tuple[Disc, NDArray[np.int64]]:
     """The disc, and the group of each detector pixel [N, N]; -1 outside the disc."""
-    some = rows[:: max(1, len(rows) // 256)]
-    mean = scan.patterns.intensity(some).mean(axis=0, dtype=np.float64)
-    disc = bright_field_disc(mean)
+    disc, shape = disc_of_patterns(scan.patterns), (scan.N, scan.N)
     if disc is None:
         raise InputError(
             file=scan.source or None,
@@ -127,13 +125,13 @@ def _groups(scan: Scan, rows: NDArray[np.int64]) -> tuple[Disc, NDArray[np.int64
         )
     size = max(1, int(np.ceil(2 * disc.radius_px / GROUPS_ACROSS)))
     centre = np.array(disc.centre_px)
-    away = np.indices(mean.shape) - centre[:, None, None]
+    away = np.indices(shape) - centre[:, None, None]
     inside = np.hypot(*away) <= disc.radius_px
     if scan.bad_pixels is not None:
         inside &= ~scan.bad_pixels
     cell = np.floor(away / size + 0.5).astype(np.int64)
-    names = cell[0] * mean.size + cell[1]
-    found = np.full(mean.shape, -1, np.int64)
+    names = cell[0] * scan.N**2 + cell[1]
+    found = np.full(shape, -1, np.int64)
     found[inside] = np.unique(names[inside], return_inverse=True)[1]
     sizes = np.bincount(found[inside])
     whole = np.flatnonzero(sizes >= 0.5 * size**2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,19 @@ def as_read(reading: Reading, found: Calibration) -> Reading:
         changes["rotation"] = round((reading.rotation + turn + 180) % 360 - 180, 2)
     if found["defocus"].answer in ("differs from the file", "not in the file"):
         changes["defocus_nm"] = float(f"{found['defocus'].found:.4g}")
+    exchanged, known = "transpose" in changes, found.optics.aberrations
+    if found["C12"].answer == "differs from the file" or (exchanged and known):
+        changes["aberrations"] = _aberrations(known, exchanged)
     return reading.with_changes(changes)
+
+
+def _aberrations(known: Mapping[str, tuple[float, float]], exchanged: bool) -> str:
+    """As ``--aberrations`` reads them, to four digits, and for frames with exchanged rows and columns."""
+    named = []
+    for name, (length, azimuth) in known.items():
+        turn = "" if name.endswith("0") else f"@{math.degrees(math.pi / 2 - azimuth if exchanged else azimuth):.4g}deg"
+        named.append(f"{name}={length * 1e9:.4g}nm{turn}")
+    return ",".join(named) or "C12=0nm"
 
 
 def _by_trials(scan: RawData, found: Calibration, seed: int) -> list[dict[str, Any]]:
@@ -102,9 +116,10 @@ def _by_trials(scan: RawData, found: Calibration, seed: int) -> list[dict[str, A
 
 
 def as_text(result: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each value."""
+    """Each value with its answer, and below it why."""
     for row in result["calibration"]:
-        yield f"{row['name']:9} {_value(row):28} {row['answer']:22} {row['why']}".rstrip()
+        yield f"{row['name']:9} {_value(row):28} {row['answer']}".rstrip()
+        yield from textwrap.wrap(row["why"], 118, initial_indent=" " * 10, subsequent_indent=" " * 10)
     for row in result["trials"]:
         yield f"  trial: {row['assumption']}: {row['gain']}"
     if "written" in result:

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from ptycho_ray import __version__
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.files import jsonable, short_text
 
+#: Width to which sentences are wrapped, and of the longest text that stands in a list with commas.
+LINE, A_WORD = 118, 40
 COMMANDS = {
     "simulate": "simulate a scan of a known object",
     "train": "train a network on a scan; no images of the sample are needed",
@@ -137,7 +140,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Lines for a person: one for each entry, a nested mapping indented, a list of mappings as a table."""
+    """Lines for a person: one for each entry, a nested mapping indented, a list of mappings as a table, sentences wrapped."""
     lines = []
     values = jsonable(result)
     width = max((len(name) for name in values), default=0)
@@ -146,6 +149,13 @@ def as_text(result: Mapping[str, Any], indent: str = "") -> list[str]:
             lines += [f"{indent}{name}", *as_text(value, indent + "  ")]
         elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             lines += [f"{indent}{name}", *_table(value, indent + "  ")]
+        elif isinstance(value, str) and "; " in value:
+            first = f"{indent}{name:{width}}  "
+            lines += textwrap.wrap(value, LINE, initial_indent=first, subsequent_indent=" " * len(first))
+        elif isinstance(value, list) and any(isinstance(text, str) and len(text) > A_WORD for text in value):
+            lines.append(f"{indent}{name}")
+            for text in map(str, value):
+                lines += textwrap.wrap(text, LINE, initial_indent=f"{indent}  - ", subsequent_indent=f"{indent}    ")
         else:
             lines.append(f"{indent}{name:{width}}  {short_text(value)}".rstrip())
     return lines

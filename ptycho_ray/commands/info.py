@@ -6,7 +6,7 @@ import math
 import shlex
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -268,7 +268,7 @@ def as_text(result: Result) -> list[str]:
         "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
     }
     if "microscope" in result:
-        facts |= _microscope(result)
+        facts |= microscope_lines(result)
         order = (
             "file",
             "patterns",
@@ -295,7 +295,7 @@ def as_text(result: Result) -> list[str]:
     return lines
 
 
-def _microscope(result: Result) -> dict[str, str | None]:
+def microscope_lines(result: Mapping[str, Any]) -> dict[str, str | None]:
     """The lines of a scan with electrons that differ from those of photons."""
     told = result["microscope"]
 
@@ -336,7 +336,7 @@ def _microscope(result: Result) -> dict[str, str | None]:
             "scan": f"{rows * pixel:.4g} x {columns * pixel:.4g} angstrom, neighbours {told['step_angstrom']:.4g} angstrom "
             f"({result['nearest_position_px']:.4g} px) apart, overlap {_overlap(result['linear_overlap_of_neighbours'])}",
             "probe": f"{modes} mode{'s' if modes > 1 else ''}, {wide:.4g} angstrom ({result['probe_diameter_px']:.4g} px) wide"
-            + (" (estimated, neither the file nor the optics say it)" if result["probe_is_guess"] else ""),
+            + (" (estimated, neither the file nor the optics say it)" if result.get("probe_is_guess") else ""),
         }
     return lines
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -60,6 +60,7 @@ def run(words: Sequence[str]) -> Result:
 
 
 def _electrons(words: Sequence[str]) -> Result:
+    from ptycho_ray.data.electron_facts import electron_facts
     from ptycho_ray.data.inspection import describe_scan
     from ptycho_ray.simulation.electrons import ElectronSpec, simulate_electrons, write_as_measured
 
@@ -81,4 +82,22 @@ def _electrons(words: Sequence[str]) -> Result:
     else:
         simulated.scan.to_file(output)
     simulated.write_truth(truth)
-    return {"file": output, "true_slices": truth, **describe_scan(simulated.scan)}
+    facts = describe_scan(simulated.scan) | {"microscope": electron_facts(simulated.scan)}
+    return {"file": output, "true_slices": truth, "as_measured": typed.options.as_measured, **facts}
+
+
+def as_text(result: Mapping[str, Any]) -> Iterable[str]:
+    """For people: of electrons the lines that 'info' shows."""
+    from ptycho_ray.commands.cli import as_text as entries
+    from ptycho_ray.commands.info import microscope_lines
+
+    if "microscope" not in result:
+        return entries(result)
+    left_out = "frames and the step of the raster; what follows is for you to say" if result["as_measured"] else None
+    lines = {
+        "file": f"{result['file']}, {result['patterns']} patterns of {result['N']} x {result['N']} px",
+        "true slices": f"{result['true_slices']}, with the true probe and positions",
+        "in the file": left_out,
+        **microscope_lines(result),
+    }
+    return [f"{name:14}{text}" for name, text in lines.items() if text is not None]

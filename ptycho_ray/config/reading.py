@@ -118,7 +118,8 @@ class Reading:
         words = []
         for name, value in self.chosen().items():
             option = name.replace("_", "-")
-            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+            said = f"{value:.12g}" if isinstance(value, float) else str(value)
+            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", said]
         return words
 
 

@@ -5,13 +5,14 @@ a detector pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.marks import dead_pixels
 from ptycho_ray.data.mended import invalid_in
-from ptycho_ray.data.patterns import FrameSource, evenly_spread
+from ptycho_ray.data.patterns import PatternStack, evenly_spread
 
 SMALLEST_PX = 1.5
 #: A mean pattern whose bright pixels are known as well as by this many counts is smooth enough, or one of as many frames as
@@ -40,8 +41,29 @@ class Disc:
     radius_error_px: float
 
 
+class Frames(Protocol):
+    """What frames [n, H, W] are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray: ...
+
+
+class Intensities:
+    """Those of the patterns of a scan."""
+
+    def __init__(self, patterns: PatternStack) -> None:
+        self.shape, self.read = patterns.shape, patterns.intensity
+
+
+def disc_of_patterns(patterns: PatternStack) -> Disc | None:
+    """The disc of the patterns of a scan, as many of them as their counts need; None where there is none."""
+    return bright_field_disc(*mean_pattern(Intensities(patterns), patterns.bad_pixels))
+
+
 def mean_pattern(
-    source: FrameSource, bad: NDArray[np.bool_] | None = None, *, amplitude: bool = False
+    source: Frames, bad: NDArray[np.bool_] | None = None, *, amplitude: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Mean intensity [H, W] of frames spread over a scan, and the pixels without a measurement: of as many frames as a smooth
     disc needs, few of a bright beam, thousands of a dose below a count a pixel."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents, pairs, table_of_pairs, unit_of_positions, without_other_columns
-from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff
 from ptycho_ray.data.frame_axes import array_frames
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.likeness import arrays_of, positions_candidates
@@ -109,6 +108,8 @@ def array_in(path: Path, max_bytes: int, what: str) -> NDArray:
 
 def _single_array(file: BinaryFile, what: str) -> NDArray:
     """The array of a .npy file, or the one image of a TIFF file."""
+    from ptycho_ray.data.formats.image_stacks import TIFF_MARKS, read_tiff  # the formats, all of them, ask this module
+
     try:
         if file.start.startswith(b"\x93NUMPY"):
             values = np.load(file.path, mmap_mode="r", allow_pickle=False)

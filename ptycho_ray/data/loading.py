@@ -17,9 +17,9 @@ from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.electron_beam import take_optics
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import filled, note_masks_beside, settle_mask
-from ptycho_ray.data.microscope import take_optics
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
 from ptycho_ray.data.placing import drop_missing, drop_spikes, place_on_raster, scale_positions
 from ptycho_ray.data.plausible import check_energy, check_pixel, far_field_pixel, has_geometry

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.contents import FileContents, default_max_bytes
 from ptycho_ray.data.placing import nearest_distances
 from ptycho_ray.errors import InputError, to_type
 
@@ -100,8 +99,7 @@ def check_canvas(positions_px: NDArray[np.float64], N: int, path: Path) -> None:
     if not np.isfinite(positions_px).all() or not len(positions_px):
         return
     height, width = (float(side) + N for side in np.ptp(positions_px, axis=0))
-    memory = 0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if height * width * CANVAS_BYTES > memory:
+    if height * width * CANVAS_BYTES > default_max_bytes():
         raise InputError(
             file=path,
             field="positions",

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
+from ptycho_ray.data.electron_beam import check_step, settle_electrons
 from ptycho_ray.data.formats import write_scan
 from ptycho_ray.data.grouping import group_geometry, group_indices, legacy_group_indices
 from ptycho_ray.data.loading import (
@@ -25,7 +26,6 @@ from ptycho_ray.data.loading import (
     read_both,
     starting_probe,
 )
-from ptycho_ray.data.microscope import check_step, settle_electrons
 from ptycho_ray.data.normalisation import normalize_data
 from ptycho_ray.data.opening import require_scan
 from ptycho_ray.data.patches import cut_patches

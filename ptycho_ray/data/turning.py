@@ -2,6 +2,7 @@
 
 The light of a frame is deflected by the slope of the sample's phase. Slopes are a gradient, which has no curl: measured with
 exchanged axes they have one. Flips change signs that this does not see; 'ptycho-ray orient' decides among all eight.
+It is asked of every file, with positions of any kind; ``calibration/deflection.py`` finds any angle, of electrons.
 
 Legend: n frames, H and W the detector's rows and columns.
 """

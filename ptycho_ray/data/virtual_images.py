@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.bright_field import Disc, bright_field_disc
-from ptycho_ray.data.patterns import PatternStack, evenly_spread
+from ptycho_ray.data.bright_field import Disc, disc_of_patterns
+from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.scan import Scan
 
-#: Patterns whose mean shows the disc.
-LOOKED_AT = 64
 #: Where the annular bright field, the dark field and the high-angle dark field begin, in radii of the disc.
 ANNULAR_FROM, DARK_FROM, HIGH_ANGLE_FROM = 0.5, 1.1, 2.5
 
@@ -57,8 +55,7 @@ class VirtualImages:
 def virtual_images(scan: Scan) -> VirtualImages:
     """All virtual images of a scan, streamed over its frames in bounded memory."""
     patterns, N = scan.patterns, scan.N
-    first = patterns.intensity(evenly_spread(len(scan), LOOKED_AT)).mean(axis=0, dtype=np.float64)
-    disc = bright_field_disc(first)
+    disc = disc_of_patterns(patterns)
     row, column = np.indices((N, N), dtype=np.float64)
     centre = (N // 2, N // 2) if disc is None else disc.centre_px
     detectors = [np.ones((N, N)), row - centre[0], column - centre[1]]

@@ -69,7 +69,7 @@ def error_bars_section(bars: ErrorBars, pixel_size_m: float | None) -> Section:
     picture = plot_deviation(bars.amplitude_std, bars.phase_std, region=bars.covered, pixel_size_m=pixel_size_m)
     return Section(
         "Uncertainty",
-        f"Standard deviation at each pixel, from photon noise and from what has not converged; {bars.sentence}.",
+        f"Standard deviation at each pixel, from the noise of counting and from what has not converged; {bars.sentence}.",
         facts=error_bars_facts(bars),
         pictures=[("", picture), *([] if bars.halves is None else [halves_picture(bars.halves)])],
     )

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from scipy.fft import fft2
 from scipy.ndimage import map_coordinates
 
-from ptycho_ray.data.bright_field import Disc, bright_field_disc
+from ptycho_ray.data.bright_field import Disc, disc_of_patterns
 from ptycho_ray.data.inspection import photons_per_unit
-from ptycho_ray.data.patterns import PatternStack, evenly_spread
+from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.data.scan_grid import ScanGrid, scan_grid
 from ptycho_ray.errors import InputError
@@ -43,8 +43,6 @@ PRIOR_RAD = 0.3
 LEAST_DAMPING = 0.03
 #: Memory of the normal equations that are set up at a time, and of the super-pixels of all patterns.
 BLOCK_BYTES, DISC_BYTES = 2**25, 2**28
-#: Patterns whose mean shows the disc.
-LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ def weak_phase_image(scan: RawData) -> StitchedObject:
     Raises:
         InputError: the patterns have no bright-field disc, or were measured in the near field.
     """
-    mean = scan.patterns.intensity(evenly_spread(len(scan), LOOKED_AT)).mean(axis=0, dtype=np.float64)
-    disc = bright_field_disc(mean) if scan.far_field is not False else None
+    disc = disc_of_patterns(scan.patterns) if scan.far_field is not False else None
     if disc is None:
         raise InputError(
             "no start without iterations: the mean pattern has no bright-field disc",

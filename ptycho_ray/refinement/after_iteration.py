@@ -28,9 +28,9 @@ from ptycho_ray.refinement.smooth import SmoothAcceleration
 SMOOTHED = ("adam", "epie")
 #: Iterations after which what repeats with a raster scan is taken from the object.
 RASTER_EVERY = 5
-#: Patterns by which a step of the smooth phase is judged, and the factor by which it may raise their loss: the steps that
-#: follow mend a little more than they lose (0.026 in place of 0.031 at the end on sim64_1e6), but not a multiple of it.
-SMOOTH_JUDGES, SMOOTH_RISE = 32, 1.5
+#: Patterns by which a step of the smooth phase, or of the centre, is judged, and the factor by which it may raise their loss:
+#: the steps that follow mend a little more than they lose (0.026 in place of 0.031 at the end on sim64_1e6), not a multiple.
+JUDGES, RISE = 32, 1.5
 
 
 class AfterIteration:
@@ -80,17 +80,27 @@ class AfterIteration:
         if self._support is not None:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
         if run.probe_moves and not run.moves(config.centre_start):
-            shift_spectrum(state.probe_spectrum, self._centre_px - probe_centre_px(state.probe))
+            _hold_centre(run, self._centre_px)
         if config.hold_probe_power:
             state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))
 
 
+def _hold_centre(run: Run, centre_px: Tensor) -> None:
+    """Shift the probe back, unless the loss on a sample of patterns rises: then the object has moved with it, or what moved is
+    a faint mode, and each shift would have to be learnt anew."""
+    state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
+    before, loss = state.probe_spectrum.clone(), run.loss_of(some)
+    shift_spectrum(state.probe_spectrum, centre_px - probe_centre_px(state.probe))
+    if run.loss_of(some) > RISE * loss:
+        state.probe_spectrum.copy_(before)
+
+
 def _carry_on_smooth_phase(run: Run, smooth: SmoothAcceleration) -> None:
     """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
-    state, some = run.state, run.rows[evenly_spread(len(run.rows), SMOOTH_JUDGES)]
+    state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
     before, loss = state.object.clone(), run.loss_of(some)
     diameter = max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4)
     smooth.apply(state.object, run.illumination(), diameter)
-    if run.loss_of(some) > SMOOTH_RISE * loss:
+    if run.loss_of(some) > RISE * loss:
         state.object.copy_(before)
         smooth.last.copy_(before)

@@ -29,7 +29,7 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
 
     Returns:
         ``r_factor``, ``r_factor_of_a_flat_object`` and, if the intensities can be counted in photons,
-        ``r_factor_of_photon_noise`` (that of a perfect image) and ``times_noise``; ``patterns``, how many were judged.
+        ``r_factor_of_noise`` (that of a perfect image) and ``times_noise``; ``patterns``, how many were judged.
 
     Raises:
         InputError: no pattern lies inside the image.
@@ -56,7 +56,7 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
     flat = figures(replace(start, image=np.ones_like(start.image)), intensities=True)
     found: dict[str, Any] = {"r_factor": ours.r_factor, "r_factor_of_a_flat_object": flat.r_factor}
     if ours.noise_is_known:
-        found |= {"r_factor_of_photon_noise": ours.noise_r_factor, "times_noise": ours.times_noise}
+        found |= {"r_factor_of_noise": ours.noise_r_factor, "times_noise": ours.times_noise}
     return found | {"patterns": len(judged)}
 
 

@@ -27,7 +27,7 @@ LIT = 0.1
 
 def raster_step_px(positions_px: NDArray[np.float64]) -> tuple[int, int] | None:
     """(rows, columns) between neighbours of positions [n, 2] on a grid along the axes of the detector; None if there is no such
-    grid, or its steps are not whole pixels."""
+    grid, or its steps are not whole pixels: only then does what repeats cancel exactly. (Any raster: ``data/scan_grid.py``.)"""
     steps = []
     for along in positions_px.T:
         away = along - along.min()

@@ -48,10 +48,10 @@ def check_probe(probe: Tensor, source: str) -> None:
             "the probe is larger than its window",
             file=source or None,
             field="probeGuess",
-            found=f"{1 - inside:.0%} of its photons within {border} pixels of the edge",
+            found=f"{1 - inside:.0%} of its intensity within {border} pixels of the edge",
             expected=f"less than {MOST_IN_BORDER:.0%}",
             hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer "
-            "sampling",
+            "sampling; a smaller probe of electrons has less defocus (--defocus-nm)",
         )
 
 

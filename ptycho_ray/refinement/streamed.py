@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.patterns import PatternStack, evenly_spread
 from ptycho_ray.physics.propagation import Propagator
 
@@ -161,7 +161,7 @@ def free_bytes(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = default_max_bytes()
     return min(free, _group_limit())
 
 

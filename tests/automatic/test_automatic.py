@@ -59,7 +59,7 @@ def test_an_image_is_judged_by_patterns_that_took_no_part(scan):
     verdict = made.verdict
     assert verdict.trusted
     assert verdict.patterns == len(made.held_out) == 12
-    assert verdict.r_factor == pytest.approx(verdict.r_factor_of_photon_noise, rel=0.03)
+    assert verdict.r_factor == pytest.approx(verdict.r_factor_of_noise, rel=0.03)
     assert verdict.r_factor < verdict.r_factor_of_a_flat_object
     assert told[-1] == verdict.sentence
     assert f"{verdict.times_noise:.2f} times the photon noise" in verdict.sentence

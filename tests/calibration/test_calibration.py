@@ -18,9 +18,12 @@ from ptycho_ray.calibration.deflection import turn_by_curl, turn_matrix
 from ptycho_ray.calibration.microscope import Calibration, calibrate_scan
 from ptycho_ray.calibration.parallax import Lens, parallax
 from ptycho_ray.calibration.scan_spectra import scan_spectra
+from ptycho_ray.commands.calibrate import as_read
 from ptycho_ray.commands.cli import main
+from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.errors import InputError
+from ptycho_ray.physics.aberrations import read_aberrations
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import electron_wavelength_m
 
@@ -95,6 +98,18 @@ def test_astigmatism_is_found_with_its_azimuth() -> None:
     assert size == pytest.approx(4e-9, abs=0.4e-9)
     assert azimuth == pytest.approx(0.5, abs=0.05)
     assert calibrate_scan(made(5.0))["C12"].why == "none is seen"
+
+
+@pytest.mark.parametrize(("mirrored", "azimuth_deg"), [(False, 28.6), (True, 61.4)])
+def test_the_command_to_type_next_has_the_astigmatism_of_the_frames_as_they_are_read_then(
+    mirrored: bool, azimuth_deg: float
+) -> None:
+    reading = as_read(Reading(), calibrate_scan(made(5.0, c12=(4e-9, 0.5), mirrored=mirrored)))
+    assert bool(reading.transpose) == mirrored
+    assert reading.aberrations is not None
+    size, azimuth = read_aberrations(reading.aberrations)["C12"]
+    assert size == pytest.approx(4e-9, abs=0.4e-9)
+    assert apart(2 * np.degrees(azimuth), 2 * azimuth_deg) < 6
 
 
 def test_the_sign_of_the_defocus_in_the_file_decides_between_the_twins() -> None:

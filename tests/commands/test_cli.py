@@ -352,6 +352,14 @@ def test_text_of_a_result() -> None:
     assert jsonable({1: np.array([np.inf])}) == {"1": [None]}
 
 
+def test_sentences_stand_in_lines_of_their_own() -> None:
+    long = "neighbours overlap by half of the probe's diameter, which is little"
+    assert as_text({"plan": ["2 modes", long]}) == ["plan", "  - 2 modes", f"  - {long}"]
+    lines = as_text({"verdict": "; ".join([long, long]), "n": 2})
+    assert [line[:9] for line in lines] == ["verdict  ", " " * 9, "n        "]
+    assert max(map(len, lines)) <= 118
+
+
 def test_a_closed_pipe_is_no_traceback(scan: Path) -> None:
     script = "import sys\nfrom ptycho_ray.commands.cli import main\nsys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen(

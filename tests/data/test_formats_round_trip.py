@@ -43,15 +43,15 @@ def scans(draw: st.DrawFn, whole: bool = False) -> RawData:
     known = draw(optional)
     electrons = draw(optional)
     aberrations = {"C12": (5e-9, rng.uniform(-1.5, 1.5)), "C30": (-1e-6, 0.0)} if draw(optional) else {}
+    wavelength = electron_wavelength_m(energy) if electrons else PLANCK_TIMES_LIGHT_EV_M / energy
     optics = ElectronOptics(
-        rng.uniform(1e-3, 0.05),
+        min(0.05, rng.uniform(0.2, 0.7) * wavelength / (2 * pixel)),  # a disc within the detector
         rng.normal() * 1e-8 if draw(optional) else None,
         aberrations,
         source_size_m=draw(st.sampled_from([0.0, 8e-11])),
         defocus_spread_m=draw(st.sampled_from([0.0, 5e-9])),
         transmission=rng.random((side, side)) if draw(optional) else None,
     )
-    wavelength = electron_wavelength_m(energy) if electrons else PLANCK_TIMES_LIGHT_EV_M / energy
     detector = wavelength * distance / (side * pixel)
     positions = rng.uniform(9, 30, (2, n))
     return RawData(

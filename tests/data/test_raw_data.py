@@ -142,7 +142,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no room on the disk"):
         raw.to_file(tmp_path / "scan.npz")
     assert (tmp_path / "scan.npz").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["scan.npz"]

@@ -18,7 +18,9 @@ def test_the_intensity_of_an_unseen_pattern_is_that_of_the_least_loss(rng, stabi
     """At few photons, where the two losses differ most, and with an object that explains little."""
     image, probe = make_object("lines", (60, 60), rng), make_probe("disc", 32, rng, photons=1e3)
     scan = simulate_scan(image, probe, rng.uniform(17, 43, (10, 2)), rng=rng)
-    run = Refinement(scan, RefinementConfig(iterations=1, precision="double", held_out_fraction=0.0)).run
+    # learnt from by any loss, a pattern is judged by that of amplitudes
+    settings = RefinementConfig(iterations=1, precision="double", held_out_fraction=0.0, likelihood="amplitude")
+    run = Refinement(scan, settings).run
     rows, half = torch.arange(10), torch.arange(32) % 2
     run.kernel.stabiliser, run.kernel.good = stabiliser, (half[:, None] == half).double()
     unseen._fit_own(run, rows, run.kernel.good, positions=False, intensities=True)

@@ -16,6 +16,7 @@ from ptycho_ray.data.bright_field import Disc, bright_field_disc, mean_pattern
 from ptycho_ray.data.choices import array_in, is_in
 from ptycho_ray.data.contents import FileContents, to_type
 from ptycho_ray.data.formats import read_fields
+from ptycho_ray.data.masks import filled
 from ptycho_ray.data.mended import invalid_in
 from ptycho_ray.data.opening import opened
 from ptycho_ray.data.patterns import ArrayFrames
@@ -205,8 +206,8 @@ def optics_of_disc(fields: FileContents, disc: Disc | None = None) -> ElectronOp
 
 
 def _stated_angle(fields: FileContents) -> float | None:
-    """The angle of a detector pixel that file or user state, be it as an object pixel."""
-    angle = detector_angle(fields)
+    """The angle of a detector pixel that is stated, be it as an object pixel; the user's object pixel stands above all."""
+    angle = None if fields.pixel_size_given else detector_angle(fields)
     if angle is None and fields.pixel_size_m and fields.wavelength_m and fields.frames is not None:
         _, height, width = fields.frames.shape
         return fields.wavelength_m / (height * fields.pixel_size_m) if height == width else None
@@ -337,7 +338,10 @@ def _bring_to_middle(fields: FileContents, disc: Disc, path: Path, transpose: bo
             + (f"; {int(bad.sum())} pixels outside the detector or bad are masked" if bad.any() else "")
         )
     if fields.vacuum is not None and fields.optics is not None:
-        aperture = transmission_of(steps.window(fields.vacuum), disc)
+        vacuum = steps.window(fields.vacuum)
+        if fields.bad_pixels is not None:  # a hole in the aperture would be in the probe
+            vacuum = filled(np.sqrt(np.clip(vacuum, 0, None)), np.asarray(fields.bad_pixels)) ** 2
+        aperture = transmission_of(vacuum, disc)
         fields.optics = replace(fields.optics, transmission=aperture.T if transpose else aperture)
 
 

@@ -175,6 +175,19 @@ def test_a_pattern_without_a_sample_gives_the_aperture(where: str, counts: NDArr
     np.testing.assert_allclose(light / light.sum(), aperture / aperture.sum(), atol=1e-6)
 
 
+def test_a_dead_pixel_makes_no_hole_in_the_aperture(counts: NDArray, tmp_path: Path) -> None:
+    vacuum, bad = patterns(1e5, sample=False)[0].astype(np.float64), np.zeros((N, N), bool)
+    bad[N // 2 + 3, N // 2 - 2] = True
+    for name, values in (("scan", counts), ("vacuum", np.where(bad, 0, vacuum)), ("mask", bad)):
+        np.save(tmp_path / f"{name}.npy", values)
+    more = {"vacuum": str(tmp_path / "vacuum.npy"), "mask": str(tmp_path / "mask.npy")}
+    scan = quiet(tmp_path / "scan.npy", **BASIC, **more)
+    assert scan.optics is not None
+    assert scan.optics.transmission is not None
+    assert scan.bad_pixels is not None
+    np.testing.assert_allclose(scan.optics.transmission[scan.bad_pixels], 1.0, atol=0.1)
+
+
 def test_a_vacuum_of_another_detector_is_refused(file: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((40, 40)))
     with pytest.raises(InputError, match=r"vacuum: found shape \(40, 40\); expected \(32, 32\)"):
@@ -205,7 +218,7 @@ REFUSED = {
     "no voltage": ({"voltage_kV": None}, r"voltage_kV: found none, with --semiangle-mrad 21.4.*--voltage-kV 300$"),
     "no angle": (
         {"semiangle_mrad": None, "defocus_nm": 5.0},
-        r"semiangle_mrad: found none.*--defocus-nm 5.0 --semiangle-mrad 20$",
+        r"semiangle_mrad: found none.*--defocus-nm 5 --semiangle-mrad 20$",
     ),
     "nothing": ({"semiangle_mrad": None}, r"semiangle_mrad: found electrons without the angle.*--semiangle-mrad 20$"),
     "camera length": (

@@ -156,4 +156,5 @@ def _held(value: Any) -> Any:
 def _wrapped(value: Tensor, known: dict[int, OnSecond]) -> Tensor:
     if id(value) in known:
         return known[id(value)]
-    return OnSecond(value.resolve_conj().resolve_neg())
+    with torch.inference_mode(False):  # a view of a tensor from outside that mode is none of that mode
+        return OnSecond(value.resolve_conj().resolve_neg())

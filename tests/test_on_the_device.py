@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,15 @@ import torch
 from helpers import make_scan
 from second_device import SECOND, HostWaits, SecondDevice
 
+from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.data.batches import sent
+from ptycho_ray.reconstruction.inference import predict, reconstruct
+from ptycho_ray.reconstruction.stitching import StitchAccumulator
+from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
+from ptycho_ray.training.loop import Trainer, TrainingDiverged
+from ptycho_ray.training.scan_source import ScanSource
+from ptycho_ray.training.scan_training import scans_to_train
 
 REFINEMENTS: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in ("adam", "accelerated", "epie", "rpie", "lsqml", "dm")},
@@ -95,3 +106,92 @@ def test_a_refinement_stays_on_the_device(second: SecondDevice, scan: Any, name:
     steps = iter(here)
     next(steps), next(steps)
     torch.testing.assert_close(here.run.state.object, image, rtol=1e-3, atol=1e-3)
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "recommended": {"architecture": "unet", "fno_width": 4, "probe_conditioning": "retrieval", "retrieval_steps": 2},
+    "groups of four": {"n_filters_scale": 1, "gridsize": 2},
+    "probe in channels": {"n_filters_scale": 1, "probe_conditioning": "channels"},
+    "hybrid": {"architecture": "hybrid_resnet", "fno_width": 4, "fno_blocks": 1, "fno_modes": 4},
+}
+
+
+def a_trainer(scan: Any, monkeypatch: Any, model: dict[str, Any], **settings: Any) -> tuple[Any, Any]:
+    """A training of 32 groups whose device is the second one, and its source."""
+    monkeypatch.setattr("ptycho_ray.training.scan_source.resolve_device", lambda execution: SECOND)
+    optimizers = importlib.import_module("torch.optim.optimizer")
+    monkeypatch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["lazy"], raising=False)
+    config = TrainingConfig(
+        model=ModelConfig(N=32, **model),
+        n_groups=32,
+        batch_size=8,
+        validation_fraction=0.0,
+        neighbor_count=5,
+        **settings,
+    )
+    execution = ExecutionConfig(deterministic=False)
+    source = ScanSource(scans_to_train(scan, config), config, execution)
+    return Trainer(source, config, execution), source
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_reads_its_figures_once_in_many_steps(
+    second: SecondDevice, scan: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    moving = {"positions_trainable": True, "probe_trainable": True} if name == "groups of four" else {}
+    trainer, source = a_trainer(scan, monkeypatch, NETWORKS[name], **moving)
+    told: list[float] = []
+    trainer.callbacks = [SimpleNamespace(on_step=lambda progress, figures, steps: told.append(figures["loss"]))]
+    with second.looking() as looks:
+        trainer._train_epoch()
+    assert looks == ["_to_copy to the host"]
+    assert len(told) == 4
+    assert np.isfinite(told).all()
+    assert all(parameter.device == SECOND for parameter in source.module.parameters())
+
+
+def test_a_diverged_training_is_noticed_before_the_epoch_ends(
+    second: SecondDevice, scan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, source = a_trainer(scan, monkeypatch, NETWORKS["probe in channels"])
+    with torch.no_grad():
+        next(source.module.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingDiverged, match="loss became nan"):
+        trainer._train_epoch()
+
+
+def test_an_inference_copies_once_a_batch(second: SecondDevice, scan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, source = a_trainer(scan, monkeypatch, NETWORKS["recommended"])
+    model, container = source.scans[0].model, source.scans[0].container
+    with second.hot():
+        first = list(predict(model, container, 8))
+    assert [len(rows) for rows, _ in first] == [8, 8, 8, 8]
+    with second.looking() as looks:
+        stitched = reconstruct(model, container, 8)
+    beside = 3  # the weights of the patches before, image and weight after
+    assert looks == ["_to_copy to the host"] * (4 + beside)
+    here = reconstruct(copy.deepcopy(model).to("cpu"), container, 8)
+    np.testing.assert_allclose(stitched.image, here.image, atol=1e-5)
+
+
+def test_patches_are_added_to_an_image_in_one_call(second: SecondDevice) -> None:
+    rng = np.random.default_rng(1)
+    patches = torch.complex(*torch.from_numpy(rng.normal(size=(2, 30, 8, 8)).astype(np.float32)))
+    positions = rng.uniform(0, 20, (30, 2))
+    here, there = StitchAccumulator(positions, 8), StitchAccumulator(positions, 8, device=SECOND)
+    here.add(patches, positions)
+    with second.hot():
+        there.add(sent(patches, SECOND), positions)
+    np.testing.assert_allclose(there.result().image, here.result().image, atol=1e-5)
+
+
+def test_the_direct_solver_looks_once_a_step(second: SecondDevice, scan: Any) -> None:
+    photons, probe = torch.from_numpy(scan.patterns.intensity()), torch.from_numpy(scan.probe)
+    solver = DirectSolver(photons.to(SECOND), scan.positions_px, probe.to(SECOND))
+    solver.step()
+    with second.looking() as looks:
+        loss = solver.step()
+    assert looks == ["_local_scalar_dense"]
+    here = DirectSolver(photons, scan.positions_px, probe)
+    here.step()
+    assert loss == pytest.approx(here.step(), rel=1e-4)

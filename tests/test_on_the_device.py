@@ -108,6 +108,25 @@ def test_a_refinement_stays_on_the_device(second: SecondDevice, scan: Any, name:
     torch.testing.assert_close(here.run.state.object, image, rtol=1e-3, atol=1e-3)
 
 
+def test_held_out_patterns_are_judged_in_one_look(second: SecondDevice, scan: Any) -> None:
+    held_out = np.arange(40)
+    refinement = Refinement(scan, RefinementConfig(iterations=1), held_out=held_out, device=SECOND)
+    with second.looking() as looks:
+        judged = refinement.judge(held_out)
+    assert looks == ["_to_copy to the host"]
+    here = Refinement(scan, RefinementConfig(iterations=1), held_out=held_out).judge(held_out)
+    assert judged.deviance == pytest.approx(here.deviance, rel=1e-5)
+
+
+def test_tilted_slices_stay_on_the_device(second: SecondDevice, scan: Any) -> None:
+    crystal = copy.copy(scan)
+    crystal.pixel_size_m, crystal.energy_eV = 1e-11, 2e4
+    tilted = {"slices": 3, "thickness_angstrom": 60.0, "tilt_row_mrad": 5.0, "method": "epie"}
+    _, few, _ = an_iteration(second, crystal, tilted, 24)
+    _, many, _ = an_iteration(second, crystal, tilted, 6)
+    assert few == many == ["_local_scalar_dense"]
+
+
 NETWORKS: dict[str, dict[str, Any]] = {
     "recommended": {"architecture": "unet", "fno_width": 4, "probe_conditioning": "retrieval", "retrieval_steps": 2},
     "groups of four": {"n_filters_scale": 1, "gridsize": 2},

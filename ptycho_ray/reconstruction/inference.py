@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ptycho_ray.bundle import load_bundle
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.legacy import dataclass_to_legacy_dict
 from ptycho_ray.data.batches import batches, prefetched, sent
 from ptycho_ray.data.container import PtychoDataContainer
@@ -28,6 +29,10 @@ from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, Stitch
 PATCH_MEMORY_BYTES = 2**26
 
 
+#: Pixels of the patterns of a batch on a GPU, where nobody chose the batch: many, so that starting the work costs little.
+GPU_PIXELS = 2**20
+
+
 class Groups(Protocol):
     """What a model is applied to: a ``PtychoDataContainer``, or patterns that are no scan yet."""
 
@@ -35,6 +40,14 @@ class Groups(Protocol):
 
     def batch(self, group_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Photons [b, C, N, N] of some groups, and their positions relative to the group centres [b, C, 2]."""
+
+
+def groups_at_once(execution: ExecutionConfig, config: TrainingConfig, device: torch.device) -> int:
+    """Groups per batch: as many as ``execution`` says, else as in training, but enough to fill a GPU. The image is the same."""
+    if execution.inference_batch_size:
+        return execution.inference_batch_size
+    enough = 1 if device.type == "cpu" else GPU_PIXELS // (config.model.N * config.model.gridsize) ** 2
+    return max(config.batch_size, enough)
 
 
 @torch.inference_mode()

@@ -102,7 +102,9 @@ class Run:
         return [self.tensor(part) for part in np.array_split(mine, max(1, -(-len(mine) // size))) if len(part)]
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
-        return sent(torch.as_tensor(rows), self.state.object.device)
+        there = sent(torch.as_tensor(rows), self.state.object.device)
+        amplitude = self.kernel.amplitude
+        return amplitude.told(there, rows) if isinstance(amplitude, StreamedAmplitude) else there
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; one collective."""

@@ -32,11 +32,13 @@ def test_convolutions_round_to_tf32_only_where_that_is_asked_for(precision: str,
 def test_an_operation_without_deterministic_algorithm_is_named() -> None:
     problem = "index_put_with_sort_kernel does not have a deterministic implementation, but you set ..."
     before = flags()
-    with pytest.raises(
-        ConfigurationError, match=r"execution\.deterministic.*index_put_with_sort_kernel.*'warn' or False"
+    with (
+        pytest.raises(
+            ConfigurationError, match=r"execution\.deterministic.*index_put_with_sort_kernel.*'warn' or False"
+        ),
+        arithmetic(ExecutionConfig(), CPU),
     ):
-        with arithmetic(ExecutionConfig(), CPU):
-            raise RuntimeError(problem)
+        raise RuntimeError(problem)
     assert flags() == before
     with pytest.raises(RuntimeError, match="something else"), arithmetic(ExecutionConfig(), CPU):
         raise RuntimeError("something else")

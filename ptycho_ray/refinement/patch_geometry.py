@@ -55,7 +55,7 @@ class Geometry:
         self._turn = -2j * math.pi * self.frequency.to(dtype)
         self._lines = torch.arange(side, device=self.device) * self.width
         self.fraction: Tensor
-        self._moved = False
+        self._read_version = 0
         self._low = np.zeros(2)
         self._high = np.array([self.height - side, self.width - side], dtype=np.float64)
         self.place(positions)
@@ -66,8 +66,8 @@ class Geometry:
     @property
     def positions_px(self) -> NDArray[np.float64]:
         """The present positions, float64 [n, 2]."""
-        if self._moved:
-            self._remainder, self._moved = self.fraction.cpu().numpy().copy(), False
+        if self.fraction._version != self._read_version:  # it was changed, by whomever
+            self._remainder, self._read_version = self.fraction.cpu().numpy().copy(), self.fraction._version
         return np.asarray(self.corners + self._remainder + self.origin_px + self.side // 2)
 
     def place(self, positions_px: NDArray[np.float64]) -> None:
@@ -77,14 +77,14 @@ class Geometry:
         self.corners = whole.astype(np.int64)
         real = self.frequency.dtype
         remainder = torch.as_tensor(corner - whole).to(real)
-        self._remainder, self._moved = remainder.numpy().copy(), False  # what the host knows of ``fraction``
         self.fraction = sent(remainder, self.device)
+        #: What the host knows of ``fraction``, and the version that it has read: a device is not asked without need.
+        self._remainder, self._read_version = remainder.numpy().copy(), self.fraction._version
         self._starts = sent(torch.as_tensor(self.corners @ np.array([self.width, 1])), self.device)
         self._column = torch.arange(self.side, device=self.device)
 
     def shift(self, rows: Tensor, step_px: Tensor) -> None:
         """Move the positions of ``rows`` by [b, 2] pixels; the window stays until :meth:`place` is called again."""
-        self._moved = True
         self.fraction.index_copy_(0, rows, self.fraction.index_select(0, rows) + step_px)
 
     def settle(self) -> None:

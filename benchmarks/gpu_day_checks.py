@@ -135,7 +135,7 @@ def trainings(device: torch.device, scan: RawData) -> Iterator[Check]:
     for name, model in NETWORKS.items():
         histories, images = [], []
         for where in (device, CPU):
-            trainer = trainer_of(scan, where, model)
+            trainer = trainer_of(scan, where, model, deterministic=False)
             histories.append(trainer.fit()["loss"])
             trained = trainer.source.scans[0]  # type: ignore[attr-defined]
             if where == device:

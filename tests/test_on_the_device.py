@@ -130,7 +130,7 @@ def test_tilted_slices_stay_on_the_device(second: SecondDevice, scan: Any) -> No
 NETWORKS: dict[str, dict[str, Any]] = {
     "recommended": {"architecture": "unet", "fno_width": 4, "probe_conditioning": "retrieval", "retrieval_steps": 2},
     "groups of four": {"n_filters_scale": 1, "gridsize": 2},
-    "probe in channels": {"n_filters_scale": 1, "probe_conditioning": "channels"},
+    "probe in channels": {"n_filters_scale": 1, "probe_conditioning": "channels", "gaussian_smoothing_sigma": 0.8},
     "hybrid": {"architecture": "hybrid_resnet", "fno_width": 4, "fno_blocks": 1, "fno_modes": 4},
 }
 

@@ -4,8 +4,7 @@
                         -> reassemble_cdi_image -> save_outputs
     run_cdi_example = train_cdi_model + reassemble_cdi_image
 
-``docs/callchain.md`` lists every function with its TensorFlow counterpart. What we add to the reference's arguments is
-keyword-only. Nothing here keeps state between calls.
+``docs/callchain.md`` has the TensorFlow counterpart of each. What we add is keyword-only; no state is kept between calls.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.transfer import groups_to_reconstruct, model_for_groups, model_for_scan, physical_probe
 from ptycho_ray.reconstruction.ensemble import mean_of_members
 from ptycho_ray.reconstruction.inference import (
+    groups_at_once,
     load_inference_bundle,
     load_inference_bundle_with_backend,
     predict_all,
@@ -213,7 +213,7 @@ def reassemble_cdi_image(
             found=refinement.iterations,
             expected="0 for an image that is mirrored, transposed, scaled or stitched by 'crop'",
         )
-    batch_size = execution.inference_batch_size or config.batch_size
+    batch_size = groups_at_once(execution, config, model.probe_parts.device)
     container = groups_to_reconstruct(model, test_data, config)
     model = model_for_groups(model, container)
     if model.positions is not None:

@@ -33,10 +33,10 @@ class ExecutionConfig:
     strategy: Literal["auto", "ddp"] = "auto"
     """Accepted for compatibility, without effect: several devices always share every batch and add up the gradients."""
     deterministic: bool | Literal["warn"] = True
-    """Use only deterministic algorithms; 'warn' reports the others and uses them."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    """Number format of the network; the physics is always computed in 32 bits. On a processor without bfloat16
-    arithmetic 'bf16-mixed' means '32-true'."""
+    """Use only deterministic algorithms, and refuse to train where there is none; 'warn' reports the others and uses them."""
+    precision: Literal["32-true", "tf32", "16-mixed", "bf16-mixed"] = "32-true"
+    """Number format of the network's convolutions; the physics always has all 32 bits. 'tf32' rounds their input to 10 bits of
+    mantissa on a GPU; on a processor it, and without bfloat16 arithmetic 'bf16-mixed', mean '32-true'."""
     gradient_clip_val: PositiveFloat | None = None
     """Overrides the training setting of that name."""
     gradient_clip_algorithm: ClipAlgorithm = "norm"
@@ -44,9 +44,10 @@ class ExecutionConfig:
     accum_steps: PositiveInt = 1
     """Number of batches over which gradients are accumulated before each optimiser step."""
     num_workers: NonNegativeInt = 0
-    """Threads that read batches ahead of the training. Processes are not needed: reading releases the interpreter."""
+    """Threads that read batches ahead of the training, on a GPU at least one. Processes are not needed: reading releases the
+    interpreter."""
     pin_memory: bool = False
-    """Use page-locked host memory, for faster copies to a GPU."""
+    """Accepted for compatibility, without effect: what goes to a GPU always goes through page-locked memory."""
     persistent_workers: bool = False
     """Accepted for compatibility, without effect: threads cost nothing to start."""
     prefetch_factor: PositiveInt | None = None

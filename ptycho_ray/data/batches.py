@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 Loaded = TypeVar("Loaded")
 
@@ -16,6 +19,14 @@ def batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
     """0 .. n - 1 in consecutive pieces."""
     for start in range(0, n, batch_size):
         yield np.arange(start, min(start + batch_size, n))
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on ``device``. The host goes on at once: a GPU is sent to from page-locked memory, for a plain copy
+    would first wait for all that the GPU still has to do."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def prefetched(

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 from torch import Tensor
 
 from ptycho_ray.physics import likelihood
-from ptycho_ray.physics.likelihood import apply_pixel_mask, gaussian_amplitude_misfit, good_pixel_fraction
+from ptycho_ray.physics.likelihood import apply_pixel_mask, gaussian_amplitude_misfit
 
 #: Patterns whose squared difference to the empty beam is less than so many times the noise show nothing to be judged by.
 LEAST_STRUCTURE = 1.3
@@ -47,7 +48,7 @@ class Explained:
     def deviance(self) -> Tensor:
         """Poisson deviance per good pixel of each pattern; about one per well-lit pixel at the noise limit."""
         per_pixel = likelihood.poisson_deviance(self.seen, self.counts).mean(dim=(-2, -1))
-        return per_pixel / good_pixel_fraction(self.good_pixels)
+        return per_pixel if self.good_pixels is None else per_pixel / self.good_pixels.mean()
 
     def negative_log_density(self, lit: Tensor | None = None, photon_scale: float = 1.0) -> Tensor:
         """Mean over the pixels ``lit`` (bool [N, N], all if None) of :func:`.likelihood.negative_log_density`.
@@ -94,18 +95,13 @@ def figures_by_pattern(
     Raises:
         ZeroDivisionError: there is no pattern.
     """
-    rows = [
-        np.stack(
-            [
-                part.double().flatten().cpu().numpy()
-                for part in (each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor())
-            ]
-        )
-        for each in pieces
-    ]
+    rows = []
+    for each in pieces:
+        figures = each.negative_log_density(lit, photon_scale), each.deviance(), each.r_factor()
+        rows.append(torch.stack([part.double().flatten() for part in figures]))
     if not sum(row.shape[1] for row in rows):
         raise ZeroDivisionError("no pattern to be judged by")
-    return dict(zip(("likelihood", "deviance", "r_factor"), np.concatenate(rows, axis=1), strict=True))
+    return dict(zip(("likelihood", "deviance", "r_factor"), torch.cat(rows, dim=1).cpu().numpy(), strict=True))
 
 
 def overall_r_factor(explained: Explained) -> float:

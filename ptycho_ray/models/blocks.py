@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptycho_ray.models.spectral import FactorisedConvolution, SpectralConvolution
+from ptycho_ray.physics.blur import reflect
 
 #: How much of the encoder's map a decoder sees at first. That map still looks like the pattern, not like the object.
 SKIP_START = 0.1
-
-
-def reflect(x: Tensor, width: int) -> Tensor:
-    """Mirror ``width`` pixels at each edge. Made of slices: torch's own has no deterministic gradient on a GPU."""
-    for axis in (-1, -2):
-        n = x.shape[axis]
-        before = x.narrow(axis, 1, width).flip(axis)
-        after = x.narrow(axis, n - 1 - width, width).flip(axis)
-        x = torch.cat([before, x, after], dim=axis)
-    return x
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -60,7 +60,8 @@ def probe_wave(probe: Tensor) -> Tensor:
     """The strongest mode [N, N] divided by its largest amplitude, with its phase chosen so that its
     intensity-weighted mean is real: neither the photons nor the global phase of a probe carry information on its
     shape."""
-    strongest = probe[probe.abs().square().sum(dim=(-2, -1)).argmax()]
+    number = probe.abs().square().sum(dim=(-2, -1)).argmax()
+    strongest = probe.index_select(0, number.view(1))[0]  # probe[number] would have the host wait for the number
     amplitude = strongest.abs()
     mean = (strongest * amplitude).sum()
     return strongest * (mean.conj() / mean.abs().clamp_min(torch.finfo(torch.float32).tiny)) / amplitude.max()

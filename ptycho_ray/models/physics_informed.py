@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -144,7 +145,10 @@ class PhysicsInformedModel(nn.Module):
 
     def _network_output(self, inputs: Tensor) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(inputs.device.type, dtype=self.network_dtype, enabled=self.network_dtype is not None):
+        fewer_bits = (
+            nullcontext() if self.network_dtype is None else torch.autocast(inputs.device.type, self.network_dtype)
+        )
+        with fewer_bits:
             predicted = self.network(inputs)
         if isinstance(predicted, Tensor):
             return predicted

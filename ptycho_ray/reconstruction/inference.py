@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ptycho_ray.bundle import load_bundle
+from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.legacy import dataclass_to_legacy_dict
-from ptycho_ray.data.batches import batches
+from ptycho_ray.data.batches import batches, prefetched, sent
 from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.data.normalisation import calculate_intensity_scale
 from ptycho_ray.evaluation.explained import Explained, flat_object_rate
+from ptycho_ray.models.number_format import convolutions
 from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
 from ptycho_ray.physics.translation import centre_crop
@@ -25,6 +27,10 @@ from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, Stitch
 
 #: Patches of a scan are kept in memory up to this size.
 PATCH_MEMORY_BYTES = 2**26
+
+
+#: Pixels of the patterns of a batch on a GPU, where nobody chose the batch: many, so that starting the work costs little.
+GPU_PIXELS = 2**20
 
 
 class Groups(Protocol):
@@ -36,13 +42,48 @@ class Groups(Protocol):
         """Photons [b, C, N, N] of some groups, and their positions relative to the group centres [b, C, 2]."""
 
 
+def groups_at_once(execution: ExecutionConfig, config: TrainingConfig, device: torch.device) -> int:
+    """Groups per batch: as many as ``execution`` says, else as in training, but enough to fill a GPU. The image is the same."""
+    if execution.inference_batch_size:
+        return execution.inference_batch_size
+    enough = 1 if device.type == "cpu" else GPU_PIXELS // (config.model.N * config.model.gridsize) ** 2
+    return max(config.batch_size, enough)
+
+
 @torch.inference_mode()
 def predict(model: PhysicsInformedModel, groups: Groups, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Group rows [b] and their transmission patches [b, O, N, N], batch by batch, on the device the model is on."""
     model.eval()
-    for rows in batches(len(groups), batch_size):
-        photons, _ = groups.batch(rows)
-        yield rows, model.transmission_patches(torch.from_numpy(photons).to(model.probe_parts.device))
+    device = model.probe_parts.device
+    numbers = list(batches(len(groups), batch_size))
+    read = prefetched(lambda rows: groups.batch(rows)[0], numbers, threads=0 if device.type == "cpu" else 1, ahead=2)
+    for rows, photons in zip(numbers, read, strict=True):
+        with convolutions(tf32=False):
+            patches = model.transmission_patches(sent(torch.from_numpy(photons), device))
+        yield rows, patches
+
+
+def fetched(predicted: Iterable[tuple[np.ndarray, Tensor]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same on the host; what a GPU has computed is copied while it computes the next batch."""
+    coming: tuple[np.ndarray, Tensor, torch.cuda.Event] | None = None
+    for rows, patches in predicted:
+        if patches.device.type != "cuda":
+            yield rows, patches.cpu().numpy()
+            continue
+        on_host = torch.empty(patches.shape, dtype=patches.dtype, pin_memory=True)
+        on_host.copy_(patches, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        if coming is not None:
+            yield _arrived(*coming)
+        coming = rows, on_host, copied
+    if coming is not None:
+        yield _arrived(*coming)
+
+
+def _arrived(rows: np.ndarray, on_host: Tensor, copied: torch.cuda.Event) -> tuple[np.ndarray, np.ndarray]:
+    copied.synchronize()
+    return rows, on_host.numpy()
 
 
 def reconstruct(
@@ -80,8 +121,8 @@ def reconstruct(
     window = PhaseWindow.of(weight.cpu().numpy())
     windows = []
     with PatchStore(n) as store:
-        for rows, predicted in predict(model, container, batch_size):
-            patches = (predicted.mT if transpose else predicted).reshape(-1, n, n).cpu().numpy()
+        for rows, predicted in fetched(predict(model, container, batch_size)):
+            patches = (predicted.swapaxes(-1, -2) if transpose else predicted).reshape(-1, n, n)
             store.append(patches)
             if synchronise:
                 windows.append(window.cut(patches))
@@ -94,7 +135,7 @@ def reconstruct(
         for first, patches in store.pieces():
             some = slice(first, first + len(patches))
             turned = torch.from_numpy(patches * phases[some, None, None])
-            accumulator.add(turned.to(model.probe_parts.device), positions[some])
+            accumulator.add(sent(turned, model.probe_parts.device), positions[some])
     return accumulator.result().with_zero_mean_phase()
 
 
@@ -137,8 +178,10 @@ def predict_diffraction(
     model.eval()
     device, largest_shift_px = model.probe_parts.device, container.largest_shift_px
     for rows in batches(len(container), batch_size):
-        photons, relative = (torch.from_numpy(array).to(device) for array in container.batch(rows))
-        yield photons, model(photons, relative, largest_shift_px)
+        photons, relative = (sent(torch.from_numpy(array), device) for array in container.batch(rows))
+        with convolutions(tf32=False):
+            prediction = model(photons, relative, largest_shift_px)
+        yield photons, prediction
 
 
 def predict_all(model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int) -> dict[str, np.ndarray]:

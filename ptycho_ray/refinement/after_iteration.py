@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -43,7 +41,7 @@ class AfterIteration:
 
     def __init__(self, run: Run, support: NDArray[np.bool_] | None) -> None:
         config, state = run.config, run.state
-        self._power = float(state.probe_spectrum.abs().square().sum())
+        self._power = state.probe_spectrum.abs().square().sum().double()
         self._centre_px = probe_centre_px(state.probe)
         moving = config.position_start is not None or config.slices > 1
         self._raster = None if moving else raster_step_px(run.geometry.positions_px)
@@ -82,25 +80,25 @@ class AfterIteration:
         if run.probe_moves and not run.moves(config.centre_start):
             _hold_centre(run, self._centre_px)
         if config.hold_probe_power:
-            state.probe_spectrum.mul_(math.sqrt(self._power / float(state.probe_spectrum.abs().square().sum())))
+            state.probe_spectrum.mul_((self._power / state.probe_spectrum.abs().square().sum().double()).sqrt())
 
 
 def _hold_centre(run: Run, centre_px: Tensor) -> None:
     """Shift the probe back, unless the loss on a sample of patterns rises: then the object has moved with it, or what moved is
     a faint mode, and each shift would have to be learnt anew."""
     state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
-    before, loss = state.probe_spectrum.clone(), run.loss_of(some)
+    before, loss = state.probe_spectrum.clone(), run.loss_there(some)
     shift_spectrum(state.probe_spectrum, centre_px - probe_centre_px(state.probe))
-    if run.loss_of(some) > RISE * loss:
-        state.probe_spectrum.copy_(before)
+    worse = run.loss_there(some) > RISE * loss
+    state.probe_spectrum.copy_(torch.where(worse, before, state.probe_spectrum))
 
 
 def _carry_on_smooth_phase(run: Run, smooth: SmoothAcceleration) -> None:
     """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
     state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
-    before, loss = state.object.clone(), run.loss_of(some)
-    diameter = max(effective_diameter_px(state.probe), state.probe.shape[-1] / 4)
+    before, loss = state.object.clone(), run.loss_there(some)
+    diameter = effective_diameter_px(state.probe).clamp_min(state.probe.shape[-1] / 4)
     smooth.apply(state.object, run.illumination(), diameter)
-    if run.loss_of(some) > RISE * loss:
-        state.object.copy_(before)
-        smooth.last.copy_(before)
+    worse = run.loss_there(some) > RISE * loss
+    for image in (state.object, smooth.last):
+        image.copy_(torch.where(worse, before, image))

@@ -133,7 +133,7 @@ class AuxiliaryUnknowns:
         own = self.curvature.index_select(0, rows)
         damping = NEWTON_DAMPING * self._typical_curvature + 1e-12
         damped = own + damping * torch.eye(2, dtype=own.dtype, device=own.device)
-        step = -torch.linalg.solve(damped, gradient[..., None])[..., 0]
+        step = -torch.linalg.solve_ex(damped, gradient[..., None]).result[..., 0]  # solve would look for an error
         return (step * (NEWTON_SHARE * run.backoff)).clamp(-NEWTON_MOST_PX, NEWTON_MOST_PX)
 
     def common(
@@ -149,7 +149,7 @@ class AuxiliaryUnknowns:
                 self.background.step(state.background, by_background, BACKGROUND_STEP * self.mean_pixel * share)
             state.background.clamp_min_(0)
         if by_eigen is not None and self.eigen is not None and run.moves(run.config.eigenmode_start):
-            size = float(state.probe_spectrum[0].abs().max())
+            size = state.probe_spectrum[0].abs().max().double()
             gradient = torch.view_as_real(by_eigen.conj().resolve_conj())
             self.eigen.step(torch.view_as_real(state.eigen_spectrum), gradient, EIGEN_STEP * size * share)
 
@@ -169,7 +169,7 @@ class AuxiliaryUnknowns:
         state = run.state
         if len(state.eigen_spectrum) and run.moves(run.config.eigenmode_start):
             state.eigen_weight.sub_(state.eigen_weight[run.tensor(run.rows)].mean(dim=0))
-            norm = float(state.probe_spectrum[0].abs().square().sum().sqrt())
+            norm = state.probe_spectrum[0].abs().square().sum().sqrt()
             flat = orthonormalised(state.eigen_spectrum.flatten(1), norm)
             state.eigen_spectrum.copy_(flat.view_as(state.eigen_spectrum))
 

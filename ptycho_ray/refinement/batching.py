@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 #: Bytes of the waves of one batch that the processor's second-level cache holds.
 CACHE_BYTES = 2**20
+#: On a GPU, which is slow with little work, waves may take this share of its memory (some ten arrays are as large), or so many
+#: bytes where that is not known.
+SHARE_OF_GPU, GPU_BYTES = 2**-9, 2**26
 
 
 #: Patterns of a batch if nothing else is said: few, since many updates count for more than what their overhead costs.
@@ -20,9 +24,14 @@ def default_batch_size(side: int, modes: int, n: int) -> int:
     return max(1, min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH, max(4, n // 8)))
 
 
-def chunk_size(side: int, modes: int) -> int:
-    """Patterns transformed at a time: as many complex64 waves as fit into the cache; at least 4."""
-    return max(4, CACHE_BYTES // (8 * modes * side**2))
+def chunk_size(side: int, modes: int, device: torch.device | None = None) -> int:
+    """Patterns transformed at a time: as many complex64 waves as fit into the cache, or fill the device; at least 4."""
+    room = CACHE_BYTES
+    if device is not None and device.type == "cuda":
+        room = int(torch.cuda.get_device_properties(device).total_memory * SHARE_OF_GPU)
+    elif device is not None and device.type != "cpu":
+        room = GPU_BYTES
+    return max(4, room // (8 * modes * side**2))
 
 
 def draw_batches(

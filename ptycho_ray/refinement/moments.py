@@ -21,7 +21,7 @@ class Moments:
         self.mean, self.square = torch.zeros_like(real), torch.zeros_like(real)
         self.second, self.steps = second, 0
 
-    def step(self, value: Tensor, gradient: Tensor, rate: float, where: tuple[slice, ...] = ()) -> None:
+    def step(self, value: Tensor, gradient: Tensor, rate: float | Tensor, where: tuple[slice, ...] = ()) -> None:
         """Move ``value`` (real view) against ``gradient`` by about ``rate``, in place; only inside ``where`` of each."""
         self.steps += 1
         mean, square = self.mean[where], self.square[where]
@@ -29,4 +29,7 @@ class Moments:
         square.mul_(self.second).addcmul_(gradient, gradient, value=1 - self.second)
         root = square.sqrt().add_(TINY)
         size = rate * (1 - self.second**self.steps) ** 0.5 / (1 - FIRST**self.steps)
-        value[where].addcdiv_(mean, root, value=-size)
+        if isinstance(size, Tensor):
+            value[where].add_((mean * -size).div_(root))
+        else:
+            value[where].addcdiv_(mean, root, value=-size)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.errors import InputError
 
 
@@ -53,6 +54,8 @@ class Geometry:
         self.frequency = torch.fft.fftfreq(side, device=self.device, dtype=real)
         self._turn = -2j * math.pi * self.frequency.to(dtype)
         self._lines = torch.arange(side, device=self.device) * self.width
+        self.fraction: Tensor
+        self._read_version = 0
         self._low = np.zeros(2)
         self._high = np.array([self.height - side, self.width - side], dtype=np.float64)
         self.place(positions)
@@ -63,7 +66,9 @@ class Geometry:
     @property
     def positions_px(self) -> NDArray[np.float64]:
         """The present positions, float64 [n, 2]."""
-        return np.asarray(self.corners + self.fraction.cpu().numpy() + self.origin_px + self.side // 2)
+        if self.fraction._version != self._read_version:  # it was changed, by whomever
+            self._remainder, self._read_version = self.fraction.cpu().numpy().copy(), self.fraction._version
+        return np.asarray(self.corners + self._remainder + self.origin_px + self.side // 2)
 
     def place(self, positions_px: NDArray[np.float64]) -> None:
         """Split positions into corner and remainder anew; what would leave the canvas stays at its edge."""
@@ -71,8 +76,11 @@ class Geometry:
         whole = np.clip(np.floor(corner + 0.5), self._low, self._high)
         self.corners = whole.astype(np.int64)
         real = self.frequency.dtype
-        self.fraction = torch.as_tensor(corner - whole, dtype=real, device=self.device)
-        self._starts = torch.as_tensor(self.corners @ np.array([self.width, 1]), device=self.device)
+        remainder = torch.as_tensor(corner - whole).to(real)
+        self.fraction = sent(remainder, self.device)
+        #: What the host knows of ``fraction``, and the version that it has read: a device is not asked without need.
+        self._remainder, self._read_version = remainder.numpy().copy(), self.fraction._version
+        self._starts = sent(torch.as_tensor(self.corners @ np.array([self.width, 1])), self.device)
         self._column = torch.arange(self.side, device=self.device)
 
     def shift(self, rows: Tensor, step_px: Tensor) -> None:

@@ -45,16 +45,17 @@ def first_eigenmodes(probe_spectrum: Tensor, count: int, n: int, generator: torc
     return torch.fft.fft2(eigen.view(count, side, side), norm="ortho"), weights
 
 
-def orthonormalised(flat: Tensor, norm: float) -> Tensor:
+def orthonormalised(flat: Tensor, norm: float | Tensor) -> Tensor:
     """Rows made orthogonal to each other, each of the given norm."""
     q, _ = torch.linalg.qr(flat.T)
     return (q.T * norm).contiguous()
 
 
-def effective_diameter_px(probe: Tensor) -> float:
-    """Diameter of the uniform disc that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)`` (participation).
+def effective_diameter_px(probe: Tensor) -> Tensor:
+    """Diameter of the uniform disc that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)`` (participation),
+    float64 [].
 
     Not the probe diameter (:func:`ptycho_ray.physics.optics.probe_diameter_px`): faint tails hardly count.
     """
     intensity = probe.abs().square().sum(dim=0).double()
-    return float((4 / math.pi * intensity.sum().square() / intensity.square().sum()).sqrt())
+    return (4 / math.pi * intensity.sum().square() / intensity.square().sum()).sqrt()

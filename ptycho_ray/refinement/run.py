@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.refinement.batching import chunk_size, default_batch_size, draw_batches
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
@@ -92,16 +93,18 @@ class Run:
         return drawn
 
     def chunks(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        """This process's share of ``rows`` in pieces that fit the cache."""
+        """This process's share of ``rows`` in pieces that fit the cache, or that fill a GPU."""
         mine = self.parallel.share(rows)
         modes, side = self.state.probe_spectrum.shape[:2]
-        size = chunk_size(side, modes)
+        size = chunk_size(side, modes, self.state.object.device)
         if isinstance(self.kernel.amplitude, StreamedAmplitude) and len(mine) > self.batch_size:
             self.kernel.amplitude.expect(mine[low : low + size] for low in range(0, len(mine), size))
         return [self.tensor(part) for part in np.array_split(mine, max(1, -(-len(mine) // size))) if len(part)]
 
     def tensor(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.as_tensor(rows, device=self.state.object.device)
+        there = sent(torch.as_tensor(rows), self.state.object.device)
+        amplitude = self.kernel.amplitude
+        return amplitude.told(there, rows) if isinstance(amplitude, StreamedAmplitude) else there
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; one collective."""
@@ -116,10 +119,15 @@ class Run:
     @torch.no_grad()
     def loss_of(self, rows: NDArray[np.int64]) -> float:
         """The loss a pixel of the present estimate in some patterns."""
-        kernel, total = self.kernel, 0.0
+        return float(self.loss_there(rows))
+
+    def loss_there(self, rows: NDArray[np.int64]) -> Tensor:
+        """:meth:`loss_of`, left on the device, float64 []."""
+        kernel = self.kernel
+        total = torch.zeros((), dtype=torch.float64, device=self.state.object.device)
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
             waves = kernel.forward(self.state, self.tensor(piece))
-            total += float(kernel.compare(waves, self.state.scale)[0].sum())
+            total += kernel.compare(waves, self.state.scale)[0].sum()
         return total / (len(rows) * kernel.amplitude.shape[1:].numel())
 
     def illumination(self) -> Tensor:
@@ -127,7 +135,8 @@ class Run:
         geometry = self.geometry
         corners = torch.zeros(geometry.height, geometry.width, dtype=geometry.frequency.dtype)
         np.add.at(corners.numpy(), tuple(geometry.corners[self.rows].T), 1.0)
-        spot = self.state.probe.abs().square().sum(dim=0).cpu()
+        corners = sent(corners, self.state.object.device)
+        spot = self.state.probe.abs().square().sum(dim=0)
         shape = list(corners.shape)
         spread = torch.fft.irfft2(torch.fft.rfft2(corners) * torch.fft.rfft2(spot, shape), shape)
-        return spread.clamp_min(0).to(self.state.object.device)
+        return spread.clamp_min(0)

@@ -33,10 +33,10 @@ class SmoothAcceleration:
         self._gain = gain
         self.last = image.clone()
 
-    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: float) -> None:
+    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: Tensor) -> None:
         """Over-relax the change since the last call, in place."""
-        turning = (SHARE_OF_DIAMETER / probe_diameter_px) ** 2
-        factor = turning / (self._squared + turning / self._gain)
+        turning = (torch.full_like(probe_diameter_px, SHARE_OF_DIAMETER) / probe_diameter_px).square()
+        factor = (self._squared + turning / self._gain).reciprocal() * turning
         weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
         change = torch.angle(image * self.last.conj()).mean(dim=0) * weight
         further = torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.patterns import PatternStack, evenly_spread
 from ptycho_ray.physics.propagation import Propagator
@@ -49,6 +51,7 @@ class StreamedAmplitude:
         self.patterns, self.photons, self.propagator = patterns, photons, propagator
         self.shape, self.dtype, self.device = torch.Size(patterns.shape), dtype, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
+        self._numbers = WeakTensorKeyDictionary()
         self._waiting: deque[NDArray[np.int64]] = deque()
         self._coming: deque[tuple[dict[int, int], Future[Tensor]]] = deque()
 
@@ -58,7 +61,7 @@ class StreamedAmplitude:
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """The patterns ``rows``, int64 [b], a tensor of its own [b, N, N]; ``dim`` is 0 as for a tensor."""
         assert dim == 0
-        numbers = rows.tolist()
+        numbers: list[int] = self._numbers.get(rows) or rows.tolist()
         while self._coming and not set(numbers) <= self._coming[0][0].keys():
             if not any(set(numbers) <= places.keys() for places, _ in self._coming):
                 return self._read(np.asarray(numbers, dtype=np.int64))  # asked for in between, as by a judge
@@ -67,7 +70,13 @@ class StreamedAmplitude:
         if not self._coming:
             return self._read(np.asarray(numbers, dtype=np.int64))
         places, read = self._coming[0]
-        return read.result().index_select(0, torch.tensor([places[number] for number in numbers], device=self.device))
+        there = torch.tensor([places[number] for number in numbers])
+        return read.result().index_select(0, sent(there, self.device))
+
+    def told(self, rows: Tensor, numbers: NDArray[np.int64]) -> Tensor:
+        """``rows``, which lie on the device, where it would take a wait to read that they are ``numbers``."""
+        self._numbers[rows] = numbers.tolist()
+        return rows
 
     def expect(self, batches: Iterable[NDArray[np.int64]]) -> None:
         """These batches will be asked for, in this order, whole or in pieces."""

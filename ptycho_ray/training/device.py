@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.models.number_format import convolutions
 from ptycho_ray.training.checkpoint import CheckpointStore
 from ptycho_ray.training.parallel import DataParallel
 
@@ -34,7 +41,7 @@ def network_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dty
 
     On a processor without bfloat16 arithmetic 'bf16-mixed' is plain 32 bits: torch would emulate it, several times slower.
     """
-    if execution.precision == "32-true":
+    if execution.precision in ("32-true", "tf32"):
         return None
     if execution.precision == "16-mixed" and device.type == "cpu":
         raise ConfigurationError(
@@ -76,3 +83,39 @@ def refuse_unavailable(
             found=config.ensemble_members,
             expected="1 for what a single worker does",
         )
+
+
+@contextmanager
+def arithmetic(execution: ExecutionConfig, device: torch.device) -> Iterator[None]:
+    """Compute as ``execution.precision`` and ``execution.deterministic`` say within the block.
+
+    Uninitialised memory is not filled, as torch would do: this costs up to 7% of the time and only serves to detect layers that
+    read memory before writing it.
+
+    Raises:
+        ConfigurationError: an operation has no deterministic algorithm on this device.
+    """
+    memory: Any = torch.utils.deterministic
+    mode, cudnn = execution.deterministic, torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory, cudnn.benchmark
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    if mode and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, torch refuses every matrix product
+    torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
+    memory.fill_uninitialized_memory, cudnn.benchmark = False, not mode
+    try:
+        with convolutions(tf32=execution.precision == "tf32"):
+            yield
+    except RuntimeError as error:
+        operation = re.search(r"(\S+) does not have a deterministic implementation", str(error))
+        if operation is None:
+            raise
+        raise ConfigurationError(
+            "an operation has no deterministic algorithm on this device",
+            field="execution.deterministic",
+            found=f"{mode} with {operation[1]}",
+            expected="'warn' or False",
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=warned)
+        memory.fill_uninitialized_memory, cudnn.benchmark = before[1:]

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
-from ptycho_ray.data.batches import prefetched
+from ptycho_ray.data.batches import prefetched, sent
 from ptycho_ray.errors import ConfigurationError, InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.training.checkpoint import CheckpointStore, load_checkpoint, save_checkpoint
+from ptycho_ray.training.device import arithmetic
 from ptycho_ray.training.optimisation import Schedule, build_optimizer, clip_gradients
 from ptycho_ray.training.parallel import DataParallel
+
+#: Steps whose figures are read from a GPU at once: it is given the next ones while it computes.
+READ_EVERY = 16
 
 
 class TrainingDiverged(ArithmeticError):
@@ -75,6 +79,15 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
 
 
+class Step(NamedTuple):
+    """A step whose figures are still on the device: their sums ``totals`` [F] over its ``items``; ``batch`` comes after it."""
+
+    batch: int
+    items: int
+    learning_rate: float
+    totals: Tensor
+
+
 class Piece(Protocol):
     """A part of a batch whose loss is computed at once.
 
@@ -86,7 +99,7 @@ class Piece(Protocol):
     def size(self) -> int: ...
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The piece with every tensor changed (pinned, or on another device)."""
+        """The piece with every tensor changed (put on another device)."""
 
 
 class TrainingSource(Protocol):
@@ -183,6 +196,7 @@ class Trainer:
         self.progress = Progress(settings=source.settings)
         monitor = execution.checkpoint_monitor_metric
         self.monitor = monitor if source.has_validation or not monitor.startswith("val_") else "loss"
+        self.read_every = 1 if self.device.type == "cpu" else READ_EVERY
         self._stop_requested = False
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -196,7 +210,7 @@ class Trainer:
         """
         if resume_from is not None:
             self._restore(resume_from)
-        with _deterministic(self.execution.deterministic), self._stop_on_signal():
+        with arithmetic(self.execution, self.device), self._stop_on_signal():
             while self.progress.epoch < self.config.nepochs and not self._out_of_patience():
                 self._train_epoch()
                 self._end_epoch()
@@ -209,19 +223,43 @@ class Trainer:
         batches = self.source.batches(progress.epoch)
         loaded = self._read_ahead(self.source.read, batches[progress.batch :])
         self.module.train()
+        unread: list[Step] = []
         while progress.batch < len(batches):
             start = time.monotonic()
             items = sum(len(batch) for batch in batches[progress.batch :][: self.execution.accum_steps])
-            figures = self._step(list(itertools.islice(loaded, self.execution.accum_steps)), items, len(batches))
+            totals = self._step(list(itertools.islice(loaded, self.execution.accum_steps)), items, len(batches))
             progress.batch = min(progress.batch + self.execution.accum_steps, len(batches))
             progress.seconds += time.monotonic() - start
-            for callback in self.callbacks:
-                callback.on_step(progress, figures, len(batches))
+            unread.append(Step(progress.batch, items, self._learning_rate(), totals))
+            if len(unread) == self.read_every or progress.batch == len(batches) or self._stop_requested:
+                self._read_figures(unread, len(batches))
+                unread = []
             if self._stop_requested:
                 raise TrainingInterrupted(self._save_interrupted())
 
-    def _step(self, loaded: Sequence[Sequence[Any]], items: int, steps_in_epoch: int) -> dict[str, float]:
-        """One step of the optimiser over one or more batches of ``items`` items; each item counts the same."""
+    def _read_figures(self, steps: Sequence[Step], steps_in_epoch: int) -> None:
+        """Read the figures of some steps, for which a GPU must have taken them, and tell of them."""
+        names, progress, sums = self.source.names, self.progress, self.progress.sums
+        start = time.monotonic()
+        rows = torch.stack([step.totals for step in steps]).tolist()
+        progress.seconds += time.monotonic() - start
+        for step, row in zip(steps, rows, strict=True):
+            values = dict(zip(names, row, strict=True))
+            if not math.isfinite(values["loss"]):
+                raise TrainingDiverged(
+                    f"the loss became {values['loss']} in epoch {progress.epoch + 1}; a smaller "
+                    f"execution.learning_rate (now {self.execution.learning_rate}) or gradient_clip_val may help"
+                )
+            for name, total in [*values.items(), ("groups", float(step.items))]:
+                sums[name] = sums.get(name, 0.0) + total
+            figures = {name: value / step.items for name, value in values.items()}
+            for callback in self.callbacks:
+                then = replace(progress, batch=step.batch)
+                callback.on_step(then, figures | {"learning_rate": step.learning_rate}, steps_in_epoch)
+
+    def _step(self, loaded: Sequence[Sequence[Any]], items: int, steps_in_epoch: int) -> Tensor:
+        """One step of the optimiser over one or more batches of ``items`` items; each item counts the same. The sums of the
+        figures over the items, [F]."""
         now = self.progress.epoch + self.progress.batch / steps_in_epoch
         step = (self.progress.epoch * steps_in_epoch + self.progress.batch) // self.execution.accum_steps
         factor = self.schedule.factor(now, step)
@@ -237,39 +275,22 @@ class Trainer:
             self.scaler.scale(figures["loss"] * (piece.size / items)).backward()
             totals += as_row(figures, names) * piece.size
         totals = self.parallel.add_up(self.module.parameters(), totals)
-        values = dict(zip(names, totals.tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            raise TrainingDiverged(
-                f"the loss became {values['loss']} in epoch {self.progress.epoch + 1}; a smaller "
-                f"execution.learning_rate (now {self.execution.learning_rate}) or gradient_clip_val may help"
-            )
         self.scaler.unscale_(self.optimizer)
         if self.clip_value:
             clip_gradients(self.module.parameters(), self.clip_value, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.source.after_step()
-
-        sums = self.progress.sums
-        for name, total in [*values.items(), ("groups", float(items))]:
-            sums[name] = sums.get(name, 0.0) + total
-        return {name: value / items for name, value in values.items()} | {"learning_rate": self._learning_rate()}
+        return totals
 
     def _read_ahead(
         self, read: Callable[[NDArray[np.int64]], Sequence[Any]], batches: Sequence[NDArray[np.int64]]
     ) -> Iterator[Sequence[Any]]:
         """This process's share of each of the batches, on the device."""
-        execution = self.execution
-        pin = execution.pin_memory and self.device.type == "cuda"
-
-        def read_share(batch: NDArray[np.int64]) -> Sequence[Any]:
-            pieces = read(self.parallel.share(batch))
-            return [piece.each(Tensor.pin_memory) for piece in pieces] if pin else pieces
-
-        threads = execution.num_workers
-        ahead = threads * (execution.prefetch_factor or 2)
-        for pieces in prefetched(read_share, batches, threads=threads, ahead=ahead):
-            yield [piece.each(lambda tensor: tensor.to(self.device, non_blocking=True)) for piece in pieces]
+        threads = self.execution.num_workers or (0 if self.device.type == "cpu" else 1)
+        ahead = threads * (self.execution.prefetch_factor or 2)
+        for pieces in prefetched(lambda batch: read(self.parallel.share(batch)), batches, threads=threads, ahead=ahead):
+            yield [piece.each(lambda tensor: sent(tensor, self.device)) for piece in pieces]
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -377,24 +398,3 @@ def as_row(figures: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """The figures ``names`` [F] for a sum."""
     row = torch.stack([figures[name].detach() for name in names])
     return row.to(sum_dtype(row.device))
-
-
-@contextmanager
-def _deterministic(mode: bool | str) -> Iterator[None]:
-    """Use only deterministic algorithms ('warn': report the others) within the block. Uninitialised memory is not
-    filled, as torch would do: this costs up to 7% of the time and only serves to detect layers that read memory
-    before writing it.
-    """
-    memory: Any = torch.utils.deterministic
-    before, warn_before, fill_before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        memory.fill_uninitialized_memory,
-    )
-    torch.use_deterministic_algorithms(bool(mode), warn_only=mode == "warn")
-    memory.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_before)
-        memory.fill_uninitialized_memory = fill_before

@@ -41,14 +41,19 @@ class DataParallel:
             return figures
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        present = figures.new_tensor([float(p.grad is not None) for p in trained])
+        missing = [number for number, p in enumerate(trained) if p.grad is None]
+        present = torch.ones(len(trained), dtype=figures.dtype, device=figures.device)
+        for number in missing:
+            present[number] = 0
         tail = torch.cat([present, figures]).float()
         flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), tail])
         torch.distributed.all_reduce(flat)
         *sums, tail = flat.split([gradient.numel() for gradient in gradients] + [len(tail)])
         present, figures = tail.split([len(present), len(figures)])
-        for parameter, gradient, total, count in zip(trained, gradients, sums, present.tolist(), strict=True):
-            if count:
+        counts = present.tolist() if missing else []  # a look at the device only where it matters
+        nowhere = {number for number in missing if not counts[number]}
+        for number, (parameter, gradient, total) in enumerate(zip(trained, gradients, sums, strict=True)):
+            if number not in nowhere:
                 parameter.grad = gradient.copy_(total.view_as(gradient))
         return figures
 

@@ -151,3 +151,15 @@ def test_halves_are_compact(rng):
     positions = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0)), axis=-1).reshape(-1, 2)
     for part in compact_pieces(np.arange(64), positions, 4):
         assert np.ptp(positions[part], axis=0).max() <= 1
+
+
+def test_positions_follow_whoever_moves_them():
+    first = np.array([[10.0, 12.25], [20.5, 18.0]])
+    geometry = Geometry(first, 8)
+    np.testing.assert_allclose(geometry.positions_px, first)
+    geometry.shift(torch.tensor([1]), torch.tensor([[0.25, -0.5]]))
+    np.testing.assert_allclose(geometry.positions_px, [[10.0, 12.25], [20.75, 17.5]])
+    geometry.fraction.add_(0.125)
+    np.testing.assert_allclose(geometry.positions_px, [[10.125, 12.375], [20.875, 17.625]])
+    geometry.settle()
+    np.testing.assert_allclose(geometry.positions_px, [[10.125, 12.375], [20.875, 17.625]])

@@ -57,6 +57,10 @@ def test_batches_are_read_ahead_and_what_is_asked_for_in_between_is_read_at_once
             chosen = torch.as_tensor(rows)
             torch.testing.assert_close(streamed.index_select(0, chosen), held[chosen])
     assert not streamed._waiting
+    known = streamed.told(
+        torch.tensor([3, 4]), np.array([7, 8])
+    )  # what lies on a device is not read to know the numbers
+    torch.testing.assert_close(streamed.index_select(0, known), held[7:9])
     torch.testing.assert_close(mean_pattern(streamed, np.arange(64)), held.square().mean(dim=0))
     torch.testing.assert_close(writable_copy(streamed), held)
 

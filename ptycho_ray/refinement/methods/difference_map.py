@@ -69,7 +69,7 @@ class DifferenceMap:
                     light = probes.abs().square().sum(dim=1)
                     self.light.view(-1).index_add_(0, geometry.pixels(lines), light.reshape(-1))
                 run.add_up([total, self.light])
-                floor = FLOOR * float(self.light.max())
+                floor = FLOOR * self.light.max().double()
                 state.object[0] = (total + floor * state.object[0]) / (self.light + floor)
             if run.probe_moves:
                 numerator, passed = (
@@ -83,6 +83,6 @@ class DifferenceMap:
                     back = torch.fft.fft2(patches.conj()[:, None] * waves, norm="ortho")
                     numerator += (back * ramps[:, 0, None, :, None] * ramps[:, 1, None, None, :]).sum(dim=0)
                 run.add_up([numerator, passed])
-                floor = FLOOR * float(passed.max())
+                floor = FLOOR * passed.max().double()
                 probe = (torch.fft.ifft2(numerator, norm="ortho") + floor * state.probe) / (passed + floor)
                 torch.fft.fft2(probe, norm="ortho", out=state.probe_spectrum)

@@ -101,7 +101,7 @@ class Adam:
         config, state, share = run.config, run.state, run.schedule()
         object_step = config.adam_object_step * share
         probe = state.probe
-        probe_step = (config.probe_step or 0.05) * share * float(probe.abs().max())
+        probe_step = (config.probe_step or 0.05) * share * probe.abs().max().double()
         total = torch.zeros_like(self.derivatives.loss)
         image = torch.view_as_real(state.object)
         for rows in run.batches():
@@ -156,14 +156,14 @@ class Accelerated:
         further = (self.momentum - 1) / momentum
         self.momentum = momentum
         if run.object_moves:
-            light = self._light.clamp_min(DARK_SHARE * float(self._light.max()))
+            light = self._light.clamp_min(DARK_SHARE * self._light.max().double())
             light = light if found.prior is None else light + found.prior.curvature
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
             self.object = _nesterov(state.object, self.object, found.object.conj() * (step / light), further)
         if run.probe_moves:
-            passed = float(state.object.abs().square().amax() * state.scale[run.tensor(run.rows)].square().sum())
-            step = (config.probe_step or 1.0) * run.backoff / passed
-            self.probe = _nesterov(state.probe_spectrum, self.probe, found.probe.conj() * step, further)
+            passed = (state.object.abs().square().amax() * state.scale[run.tensor(run.rows)].square().sum()).double()
+            stride = torch.full_like(passed, (config.probe_step or 1.0) * run.backoff) / passed
+            self.probe = _nesterov(state.probe_spectrum, self.probe, found.probe.conj() * stride, further)
         background = found.background if run.moves(config.background_start) else None
         self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, run.schedule(), len(run.rows))
         return loss

@@ -70,14 +70,15 @@ class Iterative:
             inside.copy_(parts[0])
             light.copy_(parts[1])
         if run.object_moves:
-            brightest = float(state.probe.abs().square().sum(dim=0).amax())
+            brightest = state.probe.abs().square().sum(dim=0).amax().double()
             weight = (1 - self.damping) * light + self.damping * brightest
             weight = torch.maximum(weight, light)
             step = (config.object_step or 1.0) * share / len(state.object)
             state.object[(slice(None), *box)] -= inside.conj() * (step / weight)
         if run.probe_moves:
-            passed = float(state.object[(slice(None), *box)].abs().square().amax()) * len(rows)
-            state.probe_spectrum.sub_(spectrum.conj(), alpha=(config.probe_step or 1.0) * share / passed)
+            passed = state.object[(slice(None), *box)].abs().square().amax().double() * len(rows)
+            stride = torch.full_like(passed, (config.probe_step or 1.0) * share) / passed
+            state.probe_spectrum.sub_(spectrum.conj() * stride)
         moving = background if run.moves(config.background_start) else None
         self.auxiliary.common(run, moving, eigen if len(eigen) else None, share, len(rows))
         return self.loss
@@ -133,10 +134,10 @@ class LeastSquares:
             kept.append((waves, behind))
         parts = [self.direction[box].contiguous(), self.light[box].contiguous()]
         run.add_up([*parts, spectrum, eigen, self.loss, *([] if background is None else [background])])
-        brightest = float(state.probe.abs().square().sum(dim=0).amax())
+        brightest = state.probe.abs().square().sum(dim=0).amax().double()
         self.light[box] = parts[1]
         self.direction[box] = -parts[0].conj() / (parts[1] + config.damping * brightest)
-        passed = float(state.object[0][box].abs().square().amax()) * len(rows)
+        passed = state.object[0][box].abs().square().amax().double() * len(rows)
         toward = -spectrum.conj() / passed
         object_moves, probe_moves = run.object_moves, run.probe_moves
         steps = torch.zeros(2, dtype=self.loss.dtype, device=self.loss.device)
@@ -147,7 +148,8 @@ class LeastSquares:
             self.step_light.view(-1).index_add_(0, pixels(waves.lines), light.reshape(-1))
             if probe_moves:
                 by_shift = self._shifted(run, toward, waves) * waves.patches[0]
-                steps += torch.stack([_least_squares_step(by_shift, behind).sum(), length.new_tensor(len(length))])
+                steps[0] += _least_squares_step(by_shift, behind).sum()
+                steps[1] += len(length)
         part = self.step_light[box].contiguous()
         run.add_up([part, steps])
         if object_moves:
@@ -155,8 +157,8 @@ class LeastSquares:
             step = (config.object_step or 1.0) * share
             state.object[0][box] += self.direction[box] * (step * mean_step)
         if probe_moves:
-            step = (config.probe_step or 1.0) * share * float(steps[0] / steps[1])
-            state.probe_spectrum.add_(toward, alpha=step)
+            stride = (config.probe_step or 1.0) * share * (steps[0] / steps[1]).double()
+            state.probe_spectrum.add_(toward * stride)
         moving = background if run.moves(config.background_start) else None
         self.auxiliary.common(run, moving, eigen if len(eigen) else None, share, len(rows))
         return self.loss

@@ -73,7 +73,9 @@ def choose(
         best = _probe(part, best, decide)
     large = part.larger()
     if part.whole.electrons and part.whole.optics is not None:
+        begun = len(part.trials)
         best = _thick_at_first(large, best, decide, given)
+        part.allowed += sum(trial.work for trial in part.trials[begun:])
     questions = {name: question for name, question in QUESTIONS.items() if not set(DECIDES[name]) & set(given)}
     best = _further(part, best, decide, questions)
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes

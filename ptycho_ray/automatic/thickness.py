@@ -23,9 +23,9 @@ TRIED = (50.0, 100.0, 200.0, 400.0)
 LEAST_PX2, A_SLICE_PX2, MOST_SLICES = 0.7, 3.0, 8
 #: Prior along the beam, in slices: without it slices that lean explain as much as a tilt.
 DEPTH_SMOOTHING = 1.0
-#: The tilt is sought by steps that shift the last slice by so many pixels, then at the lowest point of the parabola; so many
-#: steps to a side at most.
-TILT_STEP_PX, MOST_STEPS = 2.0, 4
+#: The tilt is sought by steps that shift the last slice by so many pixels and then at the lowest point of the parabola, first by
+#: large ones, then by small ones, over which the misfit is one; so many steps to a side at most.
+TILT_STEPS_PX, MOST_STEPS = (2.0, 0.6), 4
 #: The thickness is told finer by trials this factor to either side.
 FINER = 2**0.5
 #: Settings that answer these questions.

@@ -23,8 +23,8 @@ TRIED = (50.0, 100.0, 200.0, 400.0)
 LEAST_PX2, A_SLICE_PX2, MOST_SLICES = 0.7, 3.0, 8
 #: Prior along the beam, in slices: without it slices that lean explain as much as a tilt.
 DEPTH_SMOOTHING = 1.0
-#: The tilt is sought by steps that shift the last slice by so many pixels and then at the lowest point of the parabola, first by
-#: large ones, then by small ones, over which the misfit is one; so many steps to a side at most.
+#: The tilt is sought by steps that shift the last slice by so many pixels and then at the lowest point of the parabola, first
+#: by large ones, then by small ones, over which the misfit is one; so many steps to a side at most.
 TILT_STEPS_PX, MOST_STEPS = (2.0, 0.6), 4
 #: The thickness is told finer by trials this factor to either side.
 FINER = 2**0.5
@@ -105,17 +105,14 @@ def _tilted(part: Part, best: Trial, tell: Callable[[str], None]) -> Trial:
     """Along one axis after the other by steps, as long as one is better, then at the lowest point of the parabola."""
     untilted, pixel = best, part.whole.pixel_size_m
     assert pixel is not None
-    step = 1e3 * math.atan(TILT_STEP_PX * pixel / (best.assumption.settings["thickness_angstrom"] * 1e-10))
-    errors = []
-    for name in TILTS:
-        best, error = _along(part, best, name, step)
-        errors.append(error)
-    if best is untilted:
-        return best
-    tilt = ", ".join(
-        f"{best.assumption.settings.get(name, 0.0):.1f} +- {error:.1f}"
-        for name, error in zip(TILTS, errors, strict=True)
-    )
+    errors = {}
+    for shift_px in TILT_STEPS_PX:
+        step = 1e3 * math.atan(shift_px * pixel / (best.assumption.settings["thickness_angstrom"] * 1e-10))
+        for name in TILTS:
+            best, errors[name] = _along(part, best, name, step)
+        if best is untilted:
+            return best
+    tilt = ", ".join(f"{best.assumption.settings.get(name, 0.0):.1f} +- {errors[name]:.1f}" for name in TILTS)
     best = replace(best, assumption=replace(best.assumption, name=f"tilt of ({tilt}) mrad"))
     tell(f"{best.assumption.name}: {best.gain_over(untilted)}")
     return best

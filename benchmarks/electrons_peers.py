@@ -8,8 +8,9 @@ configurations of phonons), and for all the same probe to begin with, positions,
 one process and take turns, an iteration each, so that what else the machine does strikes all alike; processor seconds of the
 iterations alone.
 The error is that of the sum of the phases of all slices within the scanned field, over the standard deviation of the true one
-(the product would wrap: columns delay by 16 radian); a shift and a plane are taken out. PtyRAD is given with several rates of its optimiser, without constraints (``--rates``) and with those that its users set for a crystal
-(``--constrained-rates``: filter along the beam, phases above zero, amplitudes near one).
+(the product would wrap: columns delay by 16 radian); a shift and a plane are taken out. PtyRAD is given with several rates of
+its optimiser, without constraints (``--rates``) and with those that its users set for a crystal (``--constrained-rates``:
+filter along the beam, phases above zero, amplitudes near one).
 """
 
 from __future__ import annotations

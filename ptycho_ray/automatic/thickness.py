@@ -58,7 +58,7 @@ def sliced(part: Part, best: Trial, tell: Callable[[str], None], given: Collecti
     if best is thin:
         return best
     best, error = _finer(part, thin, best)
-    named = f"{best.assumption.name}{'' if error is None else f' (+- {error:.0f})'}"
+    named = f"{best.assumption.name}{'' if error is None else f' (+- {error:.1g})'}"
     tell(f"{named}: {best.gain_over(thin)}")
     return _tilted(part, best, tell)
 

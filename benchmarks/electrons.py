@@ -150,7 +150,7 @@ def picture(path: Path, images: dict[str, NDArray[np.float64]]) -> None:
     figure, axes = plt.subplots(1, len(images), figsize=(4 * len(images), 4), squeeze=False)
     for axis, (title, image) in zip(axes[0], images.items(), strict=True):
         axis.imshow(image, cmap="gray")
-        axis.set_title(f"{title}: {image.min():.2f} to {image.max():.2f} rad")
+        axis.set_title(f"{title}: {np.nanmin(image):.2f} to {np.nanmax(image):.2f} rad")
         axis.axis("off")
     figure.savefig(path, dpi=80)
     plt.close(figure)

@@ -77,7 +77,7 @@ def _finer(part: Part, thin: Trial, best: Trial) -> tuple[Trial, float | None]:
     away, error = vertex_of_judges(trials[0], begun, trials[1])
     if not abs(away) < 2:
         return best, None
-    assumption = _thick(part.whole, thin, float(f"{middle * FINER**away:.2g}"))
+    assumption = _thick(part.whole, thin, float(f"{middle * FINER**away:.3g}"))
     if assumption is not None and abs(away) > 0.1:
         trial = part.run_long(assumption)
         best = trial if misfit(trial) < misfit(best) else best

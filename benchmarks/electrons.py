@@ -141,6 +141,7 @@ def judged(made: Automatic) -> dict[str, Any]:
     verdict = made.verdict
     return {
         "r": verdict.r_factor, "r_flat": verdict.r_factor_of_a_flat_object, "r_noise": verdict.r_factor_of_photon_noise,
+        "times_noise": verdict.times_noise, "flat_times_noise": verdict.flat_times_noise,
         "significance": verdict.significance, "trusted": verdict.trusted, "lines": made.plan.lines,
         "verdict": verdict.sentence,
     }  # fmt: skip
@@ -244,12 +245,12 @@ def slug(name: str) -> str:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "| scan (dose in e/Å²) | defocus, nm (true; told) | rotation, deg | thickness, Å (slices) | tilt, mrad "
-        "| R of unseen patterns (noise, flat object) | correlation of the phase | NRMSE (flat object) "
+        "| misfit of unseen patterns, times noise (flat object) | correlation of the phase | NRMSE (flat object) "
         "| columns found (of, false), rms Å | CPU s |",
         "| - | - | - | - | - | - | - | - | - | - |",
     ]
     for name, row in rows.items():
-        noise = "-" if row.get("r_noise") is None else f"{row['r_noise']:.3f}"
+        misfit = f"{row['times_noise']:.2f} ({row['flat_times_noise']:.2f})" if "times_noise" in row else "-"
         if "true_defocus_nm" in row:
             told = "none" if row["believed_nm"] is None else f"{row['believed_nm']:g}"
             thickness = "thin" if row["thickness_angstrom"] is None else f"{row['thickness_angstrom']:.3g}"
@@ -258,13 +259,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                 f"| {row['rotation_deg']:.1f} ({row['true_rotation_deg']:g}) "
                 f"| {thickness} ({row['slices']}); true {row['true_thickness_angstrom']:.0f} "
                 f"| {row['tilt_mrad'][0]:.1f}, {row['tilt_mrad'][1]:.1f} ({row['true_tilt_mrad'][0]:g}, 0) "
-                f"| {row['r']:.3f} ({noise}, {row['r_flat']:.3f}) | {row['correlation']:.3f} "
+                f"| {misfit} | {row['correlation']:.3f} "
                 f"| {row['nrmse']:.3f} ({row['flat_nrmse']:.3f}) "
                 f"| {row['found']} ({row['columns']}, {row['false']}), {row['rms_angstrom']:.2f} | {row['seconds']:.0f} |"
             )
         elif name != "depth":
             lines.append(
-                f"| {name} (measured) | - | - | - | - | {row['r']:.4f} ({noise}, {row['r_flat']:.4f}), "
+                f"| {name} (measured) | - | - | - | - | {misfit}, R {row['r']:.4f} ({row['r_flat']:.4f}), "
                 f"{row['significance']:.1f} standard errors better than flat | - | - | - | {row['seconds']:.0f} |"
             )
     if "depth" in rows:

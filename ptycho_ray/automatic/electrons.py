@@ -36,6 +36,13 @@ def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str],
         if found.parallax.decided:
             return [*first, assumption_of(scan, found, first[0].settings)]
         tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
+        lens = found.parallax.lens  # often right all the same: trials decide
+        optics = replace(scan.optics, defocus_m=-lens.c10_px2 * scan.pixel_size_m**2 / scan.wavelength_m)
+        name = (
+            f"scan turned by {np.degrees(lens.angle_rad):.1f} degrees, defocus {1e9 * (optics.defocus_m or 0):.4g} nm, "
+        )
+        likely = replace(first[0], matrix=lens.matrix)
+        candidates.append(with_optics(scan, likely, optics, name + "the likeliest by bright-field images"))
         if found["rotation"].answer == "differs from the file":
             name = f"scan turned by {found['rotation'].found:.1f} degrees, by the curl of the deflections"
             candidates.append(replace(first[0], name=name, matrix=found.matrix))

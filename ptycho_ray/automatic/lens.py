@@ -26,8 +26,8 @@ from ptycho_ray.physics.electron_optics import ElectronOptics
 STEP_RAD, STEP_SHARE, WIDEST = 2.0, 0.12, 0.8
 #: Step of the turn in degrees, and iterations of a trial.
 TURN_STEP_DEG, SHORT = 18.0, 6
-#: The best defocus stands out if it leaves less than this share of the median misfit.
-STANDS_OUT = 0.9
+#: The best one stands out if it explains more than the one in the middle by so many standard errors: it is the best of many.
+STANDS_OUT = 4.0
 
 
 def with_optics(scan: RawData, now: Assumption, optics: ElectronOptics, name: str) -> Assumption:
@@ -82,9 +82,9 @@ def lens_by_trials(
     turned = _turned(part, best)
     if turned is not best:
         best = min((_focused(part, turned.assumption), turned), key=misfit)
-    typical = float(np.median([misfit(trial) for trial in part.trials[begun:]]))
+    ordered = sorted(part.trials[begun:], key=misfit)
     found, error_deg = None, np.nan
-    if misfit(best) < STANDS_OUT * typical:
+    if best.gain_over(ordered[len(ordered) // 2]).significance > STANDS_OUT:
         found, error_deg = _turned_finely(whole, best.assumption)
     tried = part.trials[begun:]
     whole.allowed += sum(trial.work for trial in tried)

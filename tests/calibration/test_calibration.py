@@ -128,7 +128,7 @@ def test_patterns_in_random_order_tell_nothing(no_trials: None) -> None:
     assert found.optics == scan.optics
     told: list[str] = []
     first = first_probes(scan, {})
-    assert [each.name for each in calibrated_probes(Part(scan, 0), first, told.append)] == [each.name for each in first]
+    assert len(calibrated_probes(Part(scan, 0), first, told.append)) == len(first) + 1, "the likeliest is tried"
     assert "do not tell" in told[0]
 
 

@@ -7,6 +7,7 @@ One simulated scan (SrTiO3, 120 Angstrom, 24 x 24 positions of 64 x 64 pixels, 1
 configurations of phonons), and for all the same probe to begin with, positions, object of ones and slices. All programs run in
 one process and take turns, an iteration each, so that what else the machine does strikes all alike; processor seconds of the
 iterations alone.
+
 The error is that of the sum of the phases of all slices within the scanned field, over the standard deviation of the true one
 (the product would wrap: columns delay by 16 radian); a shift and a plane are taken out. The last column
 has the complex error of the product all the same. PtyRAD is given with several rates of

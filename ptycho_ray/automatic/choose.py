@@ -63,17 +63,21 @@ def choose(
         decisions.append(line)
         tell(line)
 
-    best = part.run(probes[0])
+    best = stored = part.run(probes[0])
     for other in probes[1:]:
         best = better(part.run(other), best)
     if best.assumption.name != probes[0].name and (best.assumption.optics or not part.whole.probe_is_guess):
-        decide(f"{best.assumption.name}: {best.gain_over(part.trials[0])}")
+        decide(f"{best.assumption.name}: {best.gain_over(stored)}")
     best = _orientation(part, best, decide)
     if "probe_start" not in given and best.assumption.settings.get("near_field_px2") is None:
         best = _probe(part, best, decide)
+    large = part.larger()
+    if part.whole.electrons and part.whole.optics is not None:
+        begun = len(part.trials)
+        best = _thick_at_first(large, best, decide, given)
+        part.allowed += sum(trial.work for trial in part.trials[begun:])
     questions = {name: question for name, question in QUESTIONS.items() if not set(DECIDES[name]) & set(given)}
     best = _further(part, best, decide, questions)
-    large = part.larger()
     if "position_start" in best.assumption.settings:  # modes are asked for once they are found: more_modes
         best = _mapped(part, large, best, decide)
     elif part.affords(_solution(best.assumption)):
@@ -130,7 +134,8 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     if best.assumption.optics is not None:
         best = defocus_by_trials(part, best, decide)
     first = best.assumption
-    alternatives = [replace(first, name="probe held", settings=first.settings | {"probe_start": None})]
+    held = replace(first, name="probe held", settings=first.settings | {"probe_start": None})
+    alternatives = [held] if first.optics is None else []  # the probe of a lens is nearly right: long trials ask
     for factor in (0.8, 1.25) if first.optics is None else ():
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
@@ -139,6 +144,21 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
         if trial.beats(best, as_simple=alternative.settings == best.assumption.settings):
             decide(f"{alternative.name}: {trial.gain_over(best)}")
             best = trial
+    return best
+
+
+def _thick_at_first(part: Part, best: Trial, decide: Callable[[str], None], given: Collection[str]) -> Trial:
+    """Slices and tilt before the other unknowns: moving positions and further modes would explain a part of a thick sample."""
+    begun = part.run_long(replace(best.assumption, probe=best.probe))
+    if not _something_is_missing(begun):
+        return best
+    best = sliced(part, begun, decide, given)
+    if "probe_start" not in given and best.assumption.optics is not None:
+        settings = best.assumption.settings | {"probe_start": None}
+        held = part.run_long(replace(best.assumption, name="probe held", settings=settings))
+        if held.beats(best, as_simple=True):
+            decide(f"{held.assumption.name}: {held.gain_over(best)}")
+            best = held
     return best
 
 
@@ -183,7 +203,9 @@ def at_last(part: Part, best: Trial, tell: Callable[[str], None], given: Collect
     """What a long trial that leaves more than noise is asked last: the thickness of the sample, and whether it is smooth."""
     if not _something_is_missing(best):
         return best
-    return smoothed(part, sliced(part, best, tell, given), tell, given, long=True)
+    if "slices" not in best.assumption.settings:
+        best = sliced(part, best, tell, given)
+    return smoothed(part, best, tell, given, long=True)
 
 
 def smoothed(

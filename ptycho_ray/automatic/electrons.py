@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ptycho_ray.automatic.scan_map import linear_map, misfit, vertex
+from ptycho_ray.automatic.lens import lens_by_trials, probe_is_of_optics, with_optics
+from ptycho_ray.automatic.scan_map import linear_map, vertex_of_judges
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.calibration.microscope import Calibration, calibrate_scan
 from ptycho_ray.data.inspection import photons_per_unit
-from ptycho_ray.data.loading import with_mean_photons
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 
@@ -19,22 +19,36 @@ from ptycho_ray.errors import InputError
 STEP = 0.15
 
 
-def calibrated_probes(scan: RawData, first: list[Assumption], tell: Callable[[str], None]) -> list[Assumption]:
-    """``first``, and behind them what the bright-field images of a scan of electrons tell of turn and defocus, if they do;
-    the trials decide between them."""
+def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str], None]) -> list[Assumption]:
+    """``first``, and behind them what is found of turn and defocus of a scan of electrons, by the bright-field images, or by
+    short trials if these do not tell; longer trials decide between them."""
+    scan = part.whole
     if not scan.electrons or scan.optics is None or not scan.pixel_size_m or not scan.wavelength_m:
         return first
+    if probe_is_of_optics(scan):
+        first = [replace(each, optics=scan.optics) for each in first]
+    candidates, matrices = list(first), [first[0].matrix]
     try:
         found = calibrate_scan(scan)
     except InputError:  # too few patterns, or no disc
-        return first
-    if found.parallax.decided:
-        return [*first, assumption_of(scan, found, first[0].settings)]
-    tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
-    if found["rotation"].answer != "differs from the file":
-        return first
-    name = f"scan turned by {found['rotation'].found:.1f} degrees, by the curl of the deflections"
-    return [*first, replace(first[0], name=name, matrix=found.matrix)]
+        pass
+    else:
+        if found.parallax.decided:
+            return [*first, assumption_of(scan, found, first[0].settings)]
+        tell(f"bright-field images do not tell the defocus: {found['defocus'].why}")
+        lens = found.parallax.lens  # often right all the same: trials decide
+        optics = replace(scan.optics, defocus_m=-lens.c10_px2 * scan.pixel_size_m**2 / scan.wavelength_m)
+        name = (
+            f"scan turned by {np.degrees(lens.angle_rad):.1f} degrees, defocus {1e9 * (optics.defocus_m or 0):.4g} nm, "
+        )
+        likely = replace(first[0], matrix=lens.matrix)
+        candidates.append(with_optics(scan, likely, optics, name + "the likeliest by bright-field images"))
+        if found["rotation"].answer == "differs from the file":
+            name = f"scan turned by {found['rotation'].found:.1f} degrees, by the curl of the deflections"
+            candidates.append(replace(first[0], name=name, matrix=found.matrix))
+            matrices.append(found.matrix)
+    by_trials = lens_by_trials(part, first[0], matrices, tell)
+    return candidates if by_trials is None else [*candidates, by_trials]
 
 
 def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]) -> Assumption:
@@ -47,27 +61,27 @@ def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]
 def refocused(scan: RawData, now: Assumption, share: float) -> Assumption:
     """The assumption with a defocus larger by a share."""
     assert now.optics is not None
-    assert scan.pixel_size_m is not None
-    assert scan.wavelength_m is not None
     defocus_m = (now.optics.defocus_m or 0.0) * (1 + share)
-    optics = replace(now.optics, defocus_m=defocus_m)
-    probe = with_mean_photons(optics.probe(scan.N, scan.pixel_size_m, scan.wavelength_m), scan.patterns)
-    return replace(now, name=f"defocus {defocus_m * 1e9:.4g} nm", probe=probe, optics=optics)
+    return with_optics(scan, now, replace(now.optics, defocus_m=defocus_m), f"defocus {defocus_m * 1e9:.4g} nm")
 
 
 def defocus_by_trials(part: Part, best: Trial, tell: Callable[[str], None]) -> Trial:
     """The trial with the defocus that explains most: a little more, a little less, and where the parabola through the three has
     its lowest point."""
     begun = best
+    if begun.assumption.optics is None or not begun.assumption.optics.defocus_m:
+        return begun
     sides = [part.run(refocused(part.whole, begun.assumption, sign * STEP)) for sign in (-1, 1)]
-    away, _ = vertex(misfit(sides[0]), misfit(begun), misfit(sides[1]))
+    away, error = vertex_of_judges(sides[0], begun, sides[1])
     if np.isfinite(away) and 0.1 < abs(away) < 2:
         sides.append(part.run(refocused(part.whole, begun.assumption, STEP * away)))
     for trial in sides:
         if trial.beats(best, as_simple=True):
             best = trial
     if best is not begun:
-        tell(f"{best.assumption.name}: {best.gain_over(begun)}")
+        error_nm = 1e9 * STEP * error * abs(begun.assumption.optics.defocus_m)
+        named = best.assumption.name + (f" (+- {error_nm:.2g})" if np.isfinite(error_nm) else "")
+        tell(f"{named}: {best.gain_over(begun)}")
     return best
 
 

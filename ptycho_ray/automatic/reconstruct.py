@@ -118,7 +118,7 @@ def plan_reconstruction(
             hint="ptycho-ray info shows the scan; ptycho-ray refine solves it without a judgement",
         )
     part = Part(examined.scan, seed, photons_per_unit=examined.photons_per_unit, budget_s=budget_s)
-    probes = calibrated_probes(examined.scan, first_probes(part.scan, given), tell)
+    probes = calibrated_probes(part, first_probes(part.scan, given), tell)
     choice = choose(part, probes, given, tell)
     return Plan(examined, choice, time.process_time() - began)
 

@@ -101,5 +101,17 @@ def vertex(left: float, here: float, right: float) -> tuple[float, float]:
     return float(away), float(here - curvature * away**2 / 2)
 
 
+def vertex_of_judges(left: Trial, here: Trial, right: Trial) -> tuple[float, float]:
+    """Place of the lowest point of the parabola through the misfits of three trials a step apart, and its standard error, by
+    leaving out one judge after the other; nan where there is none."""
+    if left.figures is None or here.figures is None or right.figures is None:
+        return np.nan, np.nan
+    each = np.stack([trial.figures.misfit for trial in (left, here, right) if trial.figures is not None])
+    place = vertex(*each.sum(axis=1).tolist())[0]
+    without = np.array([vertex(*column.tolist())[0] for column in (each.sum(axis=1)[:, None] - each).T])
+    count = len(without)
+    return place, float(np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2)))
+
+
 def misfit(trial: Trial) -> float:
     return np.inf if trial.figures is None else float(trial.figures.misfit.sum())

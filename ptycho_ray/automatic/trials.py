@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from ptycho_ray.data.corrections import transformed_positions
 from ptycho_ray.data.raw_data import RawData
+from ptycho_ray.errors import InputError
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
@@ -120,6 +121,9 @@ class Part:
         photons_per_unit: photons per unit of the scan's intensity; None if not known.
         budget_s: processor seconds after which nothing further is tried; no limit if None.
         trials: where trials are added.
+
+    Attributes:
+        allowed: work that trials may cost beside what the solution allows.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class Part:
         rows = np.sort(np.argsort(distance, kind="stable")[:most])
         self.rows, self.scan = rows, scan.select(rows)
         self.start: StitchedObject | None = None
+        self.allowed = 0.0
         radius = distance[rows].max()
         inner = (distance[rows] <= INNER * radius) & surrounded(scan.positions_px)[rows]
         self.judges = drawn(inner, max(2, round(JUDGES * len(rows))), np.random.default_rng((seed, 7)))
@@ -165,7 +170,7 @@ class Part:
         """Whether a further trial may be made, for a solution of so many iterations times modes."""
         share = SHARE_IF_WRONG if something_is_wrong else SHARE_OF_SOLUTION
         limit = max(share * solution * len(self.whole) * self.whole.N**2, LEAST_WORK)
-        return self.within_budget and sum(trial.work for trial in self.trials) < limit
+        return self.within_budget and sum(trial.work for trial in self.trials) < limit + self.allowed
 
     def go_on(self, positions_px: NDArray[np.float64], start: StitchedObject) -> None:
         """Let further trials begin with positions [n, 2] of the whole scan and an object that the judges took no part in."""
@@ -190,6 +195,9 @@ class Part:
                     pass
         except Diverged:
             pass
+        except InputError as error:
+            if error.field != "probeGuess" or not self.trials:  # a probe that is wider than its window explains nothing
+                raise
         else:
             figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
             probe = refinement.result().probe

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.automatic.lens import probe_is_of_optics
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.refinement.result import RefinementResult
@@ -129,6 +130,8 @@ def findings(
     width = probe_diameter_px(found.probe)
     if scan.probe_is_guess:
         yield f"no probe in the file; {width:.3g} px wide"
+    elif scan.optics is not None and scan.optics.defocus_m is None and probe_is_of_optics(scan):
+        yield f"no defocus in the file; the probe is {width:.3g} px wide"
     elif abs(ratio := probe_diameter_px(scan.probe) / width - 1) > OTHER_WIDTH:
         begun = "the probe in the file" if scan.optics is None else "the probe to begin with"
         unsaid = scan.optics is not None and scan.optics.defocus_m is None

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers import make_scan
 
-from ptycho_ray.automatic.scan_map import linear_map, vertex
-from ptycho_ray.automatic.trials import Assumption, Part
+from ptycho_ray.automatic.scan_map import linear_map, vertex, vertex_of_judges
+from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.refinement.unseen import PatternFigures
 
 
 def test_the_lowest_point_of_a_parabola() -> None:
@@ -18,6 +19,23 @@ def test_the_lowest_point_of_a_parabola() -> None:
     assert vertex(1.0, 0.0, 1.0) == pytest.approx((0.0, 0.0))
     assert math.isnan(vertex(0.0, 1.0, 0.0)[0]), "a highest point is none"
     assert math.isnan(vertex(np.inf, 1.0, 0.0)[0]), "a trial that diverged"
+
+
+def test_the_error_of_the_lowest_point_is_that_over_the_judges() -> None:
+    """Each of 400 judges has its own lowest point, with a standard deviation of 0.2 steps."""
+    places = 0.3 + 0.2 * np.random.default_rng(0).normal(size=400)
+    nothing = np.ones(400)
+
+    def at(place: float) -> Trial:
+        misfit = 1 + (place - places) ** 2
+        figures = PatternFigures(True, misfit, nothing, nothing, nothing, nothing)
+        return Trial(
+            Assumption("", np.ones((1, 2, 2), np.complex64)), figures, 0.0, np.ones((1, 2, 2), np.complex64), 0.0
+        )
+
+    place, error = vertex_of_judges(at(-1), at(0), at(1))
+    assert place == pytest.approx(0.3, abs=0.03)
+    assert error == pytest.approx(0.2 / 20, rel=0.1)
 
 
 @pytest.mark.slow

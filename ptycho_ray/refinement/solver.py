@@ -225,9 +225,12 @@ class Refinement:
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
         """The present object with the illumination as weight; its mean phase is zero."""
+        return self._with_light().with_zero_mean_phase()
+
+    def _with_light(self) -> StitchedObject:
         image = self.run.state.object.prod(dim=0).cpu().numpy().astype(np.complex64)
         weight = self.run.illumination().cpu().numpy().astype(np.float32)
-        return StitchedObject(image, weight, self.run.geometry.origin_px).with_zero_mean_phase()
+        return StitchedObject(image, weight, self.run.geometry.origin_px)
 
     @torch.no_grad()
     def result(self) -> RefinementResult:

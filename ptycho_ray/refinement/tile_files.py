@@ -24,6 +24,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.checkpoint import SCHEMA
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.slab import Slab
+from ptycho_ray.refinement.tiles import DARK_SHARE
 from ptycho_ray.training.checkpoint import read_checkpoint
 from ptycho_ray.training.parallel import DataParallel
 
@@ -134,7 +135,7 @@ def read_tiles(files: Sequence[Path]) -> TiledState:
             values = tensors[f"state/{name}"]
             rows = own.setdefault(name, torch.zeros(patterns, *values.shape[1:], dtype=values.dtype))
             rows[torch.from_numpy(numbers)] = values
-    lit = light > 0
+    lit = light > DARK_SHARE * light.max()
     np.divide(total, light, out=total, where=lit)
     total[:, ~lit] = 1
     background = tensors.get("tile/background")

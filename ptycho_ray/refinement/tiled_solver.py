@@ -34,14 +34,18 @@ LEAST_UPDATES = 20
 IN_TILES = ("adam", "epie", "rpie", "lsqml")
 
 
+def can_be_tiled(config: RefinementConfig) -> bool:
+    """Whether a worker needs no more than its tile."""
+    return config.method in IN_TILES and config.position_model == "free"
+
+
 def check_tiles(config: RefinementConfig) -> None:
     """ConfigurationError for settings that need the whole scan in one place."""
-    for field, found, allowed in (
-        ("method", config.method, config.method in IN_TILES),
-        ("position_model", config.position_model, config.position_model == "free"),
+    for field, found, allowed, expected in (
+        ("method", config.method, IN_TILES, f"one of {', '.join(IN_TILES)}"),
+        ("position_model", config.position_model, ("free",), "free"),
     ):
-        if not allowed:
-            expected = f"one of {', '.join(IN_TILES)}" if field == "method" else "free"
+        if found not in allowed:
             raise ConfigurationError(
                 "it needs the whole scan on every worker",
                 field=field,
@@ -89,6 +93,11 @@ class TiledRefinement(Refinement):
         table = np.zeros(place.size)
         table[place.rank] = -(-updates // exchange_every)
         self._parts_of_iteration = int(max(self.tiles.sum(torch.from_numpy(table).to(self.tiles.device))))
+
+    @torch.no_grad()
+    def stitched(self) -> StitchedObject:
+        """The image of this tile, with the phase that it has in common with the others."""
+        return self._with_light()
 
     def judge(self, rows: NDArray[np.int64]) -> Figures:
         """The same over the patterns ``rows`` of all tiles."""

@@ -23,6 +23,8 @@ from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.smooth import LIT_SHARE
 from ptycho_ray.training.parallel import DataParallel
 
+#: Share of the brightest light of a tile from which it says anything of a pixel.
+DARK_SHARE = 1e-6
 #: Rows and columns of a canvas.
 Box = tuple[slice, slice]
 
@@ -112,6 +114,9 @@ class Neighbours:
 
     def weigh(self, light: Tensor) -> None:
         """Take the light [H, W] that this tile throws on its canvas as the weight of its object from now on."""
+        light = torch.where(
+            light > DARK_SHARE * light.max(), light, 0
+        )  # what lies below is the rounding of a transform
         theirs = self._swap(light[None])
         total = light.clone()
         for (_, box), other in zip(self.common, theirs, strict=True):

@@ -76,19 +76,25 @@ def work(folder: Path, rank: int, size: int, settings: dict[str, Any], every: in
 
     torch.set_num_threads(1)
     spent = {"exchange_s": 0.0, "sent": 0.0}
-    own_exchange, own_swap = tiled_solver.TiledRefinement._exchange, Neighbours._swap
+    own_swap = Neighbours._swap
 
-    def exchange(refinement: Any) -> None:
-        began = time.thread_time()
-        own_exchange(refinement)
-        spent["exchange_s"] += time.thread_time() - began
+    def timed(method: Any) -> Any:
+        def call(*words: Any) -> Any:
+            began = time.thread_time()
+            made = method(*words)
+            spent["exchange_s"] += time.thread_time() - began
+            return made
+
+        return call
 
     def swap(tiles: Any, image: Any) -> Any:
         received = own_swap(tiles, image)
         spent["sent"] += sum(part.numel() * part.element_size() for part in received)
         return received
 
-    tiled_solver.TiledRefinement._exchange, Neighbours._swap = exchange, swap  # type: ignore[method-assign]
+    Neighbours._swap = swap  # type: ignore[method-assign]
+    for name in ("weigh", "combine", "share_probe"):
+        setattr(Neighbours, name, timed(getattr(Neighbours, name)))
     before = peak_bytes()
     scan = load_data(folder / "scan.h5")
     config = RefinementConfig(**settings)
@@ -100,7 +106,7 @@ def work(folder: Path, rank: int, size: int, settings: dict[str, Any], every: in
         torch.distributed.init_process_group(
             "gloo", f"file://{folder}/meet_{size}", timedelta(hours=2), world_size=size, rank=rank
         )
-        tiled_solver.refine_tile(scan, config, parallel=place, checkpoint=state, exchange_every=every)
+        tiled_solver.refine_tile(scan, config, parallel=place, checkpoint=state, probe_every=every)
         torch.distributed.destroy_process_group()
     cpu = time.process_time() - began
     return {"program": before, "peak": peak_bytes(), "cpu_s": cpu, **spent}
@@ -181,13 +187,15 @@ def projection(bytes_an_iteration: float, patterns: int, size: int, options: arg
 
 
 def main() -> None:
-    from ptycho_ray.refinement.tiled_solver import EXCHANGE_EVERY
+    from ptycho_ray.refinement.tiled_solver import PROBE_EVERY
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patterns", type=int, default=4096)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--exchange-every", type=int, default=EXCHANGE_EVERY, help="updates between two exchanges")
+    parser.add_argument(
+        "--probe-every", type=int, default=PROBE_EVERY, help="updates between two averages of the probe"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="runs of one worker, each with another seed")
     parser.add_argument(
         "--gpu-patterns-s", type=float, default=5e5, help="patterns a second of a GPU, for the projection"
@@ -210,9 +218,7 @@ def main() -> None:
         one = None
         for size in options.workers:
             for seed in range(options.seeds if size == 1 else 1):
-                found = run_workers(
-                    folder, size, {"iterations": options.iterations, "seed": seed}, options.exchange_every
-                )
+                found = run_workers(folder, size, {"iterations": options.iterations, "seed": seed}, options.probe_every)
                 most = max(found, key=lambda each: each["peak"] - each["program"])
                 line: dict[str, Any] = {
                     "workers": size,

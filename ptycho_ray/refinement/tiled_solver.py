@@ -26,8 +26,9 @@ from ptycho_ray.refinement.tile_files import TiledState, complete_sets, read_til
 from ptycho_ray.refinement.tiles import Neighbours, tiles_of
 from ptycho_ray.training.parallel import DataParallel
 
-#: Updates between two exchanges of borders (docs/refinement.md says what others give).
-EXCHANGE_EVERY = 8
+#: Updates between two averages of the probe; borders of the object are exchanged once an iteration. As the probe of a tile
+#: drifts its object follows, elsewhere than that of a neighbour: a smooth phase between them, slow to go (docs/distributed.md).
+PROBE_EVERY = 2
 #: A small tile is updated at least that often in an iteration, by smaller batches: so often a pixel of a larger one is, too.
 LEAST_UPDATES = 20
 #: Methods whose updates are those of batches, between which the object can be exchanged.
@@ -64,7 +65,7 @@ class TiledRefinement(Refinement):
         place: the place of this worker.
         numbers: the numbers of the patterns of ``scan`` in the whole scan, int64 [k].
         start: object to begin with, of the whole scan or of this part.
-        exchange_every: updates between two exchanges of borders.
+        probe_every: updates between two averages of the probe.
         device: where tensors live.
 
     Raises:
@@ -80,7 +81,7 @@ class TiledRefinement(Refinement):
         place: DataParallel,
         numbers: NDArray[np.int64],
         start: StitchedObject | None = None,
-        exchange_every: int = EXCHANGE_EVERY,
+        probe_every: int = PROBE_EVERY,
         device: torch.device | None = None,
     ) -> None:
         check_tiles(config or RefinementConfig())
@@ -91,7 +92,7 @@ class TiledRefinement(Refinement):
             self.run.batch_size = max(4, min(self.run.batch_size, len(self.run.rows) // LEAST_UPDATES))
         updates = -(-len(self.run.rows) // self.run.batch_size)
         table = np.zeros(place.size)
-        table[place.rank] = -(-updates // exchange_every)
+        table[place.rank] = -(-updates // probe_every)
         self._parts_of_iteration = int(max(self.tiles.sum(torch.from_numpy(table).to(self.tiles.device))))
 
     @torch.no_grad()
@@ -135,16 +136,13 @@ class TiledRefinement(Refinement):
         for part in np.array_split(np.arange(len(drawn)), self._parts_of_iteration):
             run.only = [drawn[number] for number in part]
             total += self.method.iterate(run)
-            self._exchange()
+            tiles.share_probe(run.state, len(run.rows))
         run.only = None
         self.method.auxiliary.settle(run)
+        tiles.combine(run.state.object)
         self.after.apply(run)
-        self._exchange()
+        tiles.share_probe(run.state, len(run.rows))
         return tiles.mean([total / len(run.rows)], len(run.rows))[0] / run.kernel.amplitude.shape[1:].numel()
-
-    def _exchange(self) -> None:
-        self.tiles.combine(self.run.state.object)
-        self.tiles.share_probe(self.run.state, len(self.run.rows))
 
     def _parts(self) -> dict[str, object]:
         return super()._parts() | {"tile": self._own_part()}
@@ -189,7 +187,7 @@ def refine_tile(
     checkpoint: Path,
     start: StitchedObject | None = None,
     resume: bool = True,
-    exchange_every: int = EXCHANGE_EVERY,
+    probe_every: int = PROBE_EVERY,
     device: torch.device | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
@@ -209,7 +207,7 @@ def refine_tile(
     numbers = tiles_of(scan.positions_px, parallel.size)[parallel.rank]
     own = scan.select(numbers)
     refinement = TiledRefinement(
-        own, config, place=parallel, numbers=numbers, start=start, exchange_every=exchange_every, device=device
+        own, config, place=parallel, numbers=numbers, start=start, probe_every=probe_every, device=device
     )
     if resume:
         refinement.resume_tiles(checkpoint)

@@ -113,6 +113,7 @@ def read_tiles_probe(file: Path) -> np.ndarray:
     return load_file(file)["state/probe_spectrum"]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_as_many_tiles_or_others(wide_scan, tmp_path):
     config = RefinementConfig(iterations=12, check_every=3)
     whole = in_tiles(tmp_path, 2, wide_scan, RefinementConfig(iterations=12, check_every=3))

@@ -41,8 +41,10 @@ class SmoothOverTiles:
 
     def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: float) -> None:
         """Over-relax the change since the last call, in place; ``illumination`` is not asked for: that of all tiles counts."""
-        change = torch.angle(image * self.last.conj()).mean(dim=0) * self._tiles.lit_weight()
-        further = over_relaxed(self._gather(change), self._gain, probe_diameter_px / self._cell)
+        weight = self._tiles.lit_weight()
+        change = torch.angle(image * self.last.conj()).mean(dim=0)
+        change -= (change * weight).sum() / weight.sum()  # what a tile turned as a whole, it turned to agree with the others
+        further = over_relaxed(self._gather(change * weight), self._gain, probe_diameter_px / self._cell)
         further = self._spread(further)
         image.mul_(torch.polar(torch.ones_like(further), further))
         self.last.copy_(image)

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import in_processes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.solver import RefinementConfig, refine
 from ptycho_ray.refinement.tile_files import complete_sets, folder_of_tiles, read_tiles
 from ptycho_ray.refinement.tiled_solver import check_tiles, refine_tile
-from ptycho_ray.refinement.tiles import tiles_of
+from ptycho_ray.refinement.tiles import Neighbours, tiles_of
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
 from ptycho_ray.simulation.simulate import simulate_scan
@@ -136,3 +138,35 @@ def test_a_run_resumes_with_as_many_tiles_or_others(wide_scan, tmp_path):
 def _stop_at_seven(progress: Any) -> None:
     if progress.iteration == 7:
         raise InterruptedError
+
+
+def test_tiles_of_any_phase_become_one_image(tmp_path):
+    rng = np.random.default_rng(1)
+    grid = np.stack(np.indices((12, 12)), axis=-1).reshape(-1, 2) * 6.0
+    truth = (rng.uniform(0.5, 1, (2, 100, 100)) * np.exp(1j * rng.uniform(-1, 1, (2, 100, 100)))).astype(np.complex64)
+    turns = np.exp(1j * rng.uniform(-1.5, 1.5, (5, 2))).astype(np.complex64)
+    parts = in_processes(tmp_path, 5, _combined, grid + 16, truth, turns)
+    whole = np.zeros_like(truth)
+    for (row, column), image in parts:
+        whole[:, row : row + image.shape[1], column : column + image.shape[2]] = image
+    ratio = (whole * truth.conj())[:, 1:98, 1:98]
+    np.testing.assert_allclose(np.abs(ratio), np.abs(truth[:, 1:98, 1:98]) ** 2, rtol=1e-3)
+    for slice_ratio in ratio:
+        np.testing.assert_allclose(np.angle(slice_ratio * slice_ratio[0, 0].conj()), 0, atol=1e-3)
+
+
+def _combined(positions: np.ndarray, truth: np.ndarray, turns: np.ndarray, parallel: Any) -> Any:
+    """Every tile begins with the truth in a phase of its own for each slice; what all of them have in the end."""
+    own = positions[tiles_of(positions, parallel.size)[parallel.rank]]
+    geometry, tiles = Geometry(own, 32), Neighbours(parallel, torch.device("cpu"))
+    tiles.meet(geometry)
+    row, column = tiles.corner
+    part = truth[:, row : row + geometry.height, column : column + geometry.width]
+    image = torch.from_numpy(part * turns[parallel.rank][:, None, None])
+    tiles.weigh(
+        torch.rand(geometry.height, geometry.width, generator=torch.Generator().manual_seed(parallel.rank)) + 0.1
+    )
+    tiles.combine(image)
+    parts: list[Any] = [None] * parallel.size
+    torch.distributed.all_gather_object(parts, (tiles.corner, image.numpy()))
+    return parts

@@ -162,28 +162,35 @@ def rms(difference: NDArray[np.complex128]) -> float:
     return round(float(np.sqrt(np.mean(np.abs(difference) ** 2))), 5)
 
 
-def projection(bytes_an_iteration: float, patterns: int, size: int, options: argparse.Namespace) -> None:
-    """Time of an iteration on 64 and 1,024 GPUs that each hold as many patterns as a worker did here."""
-    from project_scaling import BETWEEN_BYTES_S, BETWEEN_LATENCY_S
+def projection(halo_bytes: float, patterns: int, size: int, options: argparse.Namespace) -> None:
+    """Time of an iteration on 64 and 1,024 GPUs that each hold as many patterns as a worker did here, nothing overlapped.
 
-    per_worker = patterns / size
-    updates, exchanges = per_worker / 32, per_worker / 32 / 8 + 1
-    alone = per_worker / options.gpu_patterns_s
+    Probes are averaged along a tree (bytes do not count), halos go to all neighbours through one link, and the cells of the
+    smooth phase are summed over all by a ring.
+    """
+    from project_scaling import BETWEEN_BYTES_S, BETWEEN_LATENCY_S, INSIDE_LATENCY_S, NODE
+
+    from ptycho_ray.refinement.tiles_smooth import CELLS_A_WINDOW
+
+    each = patterns / size
+    updates = each / 32
+    alone = each / options.gpu_patterns_s
+    cells = each * STEP_PX**2 / (N / CELLS_A_WINDOW) ** 2
     for devices in (64, 1024):
-        # a worker in the middle has eight neighbours: as many bytes again for each of the sides that are missing here
-        halo = bytes_an_iteration * {2: 4.0, 4: 2.0}[size] / BETWEEN_BYTES_S
-        hops = np.log2(devices) * 2
-        latency = exchanges * (2 + 2 * hops) * BETWEEN_LATENCY_S
-        line = {
-            "devices": devices,
-            "patterns": round(devices * per_worker),
-            "updates": round(updates),
-            "computing_ms": round(1e3 * alone, 2),
-            "halo_ms": round(1e3 * halo, 2),
-            "latency_ms": round(1e3 * latency, 2),
-            "efficiency": round(alone / (alone + halo + latency), 2),
+        tree = 2 * (np.log2(NODE) * INSIDE_LATENCY_S + np.log2(devices / NODE) * BETWEEN_LATENCY_S)
+        cost = {
+            "probe_ms": updates / options.probe_every * tree,
+            "halo_ms": halo_bytes
+            * {2: 4.0, 4: 2.0}.get(size, 1.0)
+            / BETWEEN_BYTES_S,  # a tile in the middle has all neighbours
+            "smooth_ms": 2 * 4 * cells * devices / BETWEEN_BYTES_S + tree,
         }
-        print(json.dumps({"projection": line}), flush=True)
+        line = {"devices": devices, "patterns": round(devices * each), "computing_ms": round(1e3 * alone, 2)}
+        line |= {name: round(1e3 * seconds, 2) for name, seconds in cost.items()}
+        print(
+            json.dumps({"projection": line | {"efficiency": round(alone / (alone + sum(cost.values())), 2)}}),
+            flush=True,
+        )
 
 
 def main() -> None:

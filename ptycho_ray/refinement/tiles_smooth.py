@@ -43,7 +43,9 @@ class SmoothOverTiles:
         """Over-relax the change since the last call, in place; ``illumination`` is not asked for: that of all tiles counts."""
         weight = self._tiles.lit_weight()
         change = torch.angle(image * self.last.conj()).mean(dim=0)
-        change -= (change * weight).sum() / weight.sum()  # what a tile turned as a whole, it turned to agree with the others
+        change -= (
+            change * weight
+        ).sum() / weight.sum()  # what a tile turned as a whole, it turned to agree with the others
         further = over_relaxed(self._gather(change * weight), self._gain, probe_diameter_px / self._cell)
         further = self._spread(further)
         image.mul_(torch.polar(torch.ones_like(further), further))

@@ -22,7 +22,7 @@ from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_eve
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_it_fits
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
-from ptycho_ray.cluster.tiles import ImagesOfTiles, divides, files_to_see
+from ptycho_ray.cluster.dividing import ImagesOfTiles, divides, files_to_see
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted

@@ -117,12 +117,13 @@ def read_tiles(files: Sequence[Path]) -> TiledState:
     height, width = (int(side) for side in np.max([end for _, end in boxes], axis=0) - low)
     positions, seen = np.zeros((patterns, 2)), np.zeros(patterns, dtype=bool)
     own: dict[str, Tensor] = {}
-    total, light = np.zeros(0), np.zeros((height, width), np.float32)
+    total = np.zeros((0, height, width), np.complex64)
+    light = np.zeros((height, width), np.float32)
     for file, (corner, end) in zip(files, boxes, strict=True):
         tensors, header = _tile(file)
         image, numbers = _complex(tensors["state/object"]), tensors["tile/numbers"].numpy()
         if not total.size:
-            total = np.zeros((len(image), height, width), np.complex64)
+            total = np.zeros((len(image), height, width), np.complex64)  # as many slices as a tile has
         top, left = (int(value) for value in corner - low)
         bottom, right = (int(value) for value in end - low)
         own_light = tensors["tile/light"].numpy()

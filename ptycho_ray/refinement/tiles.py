@@ -75,8 +75,9 @@ class Neighbours:
         table[self.rank] = torch.tensor(own, dtype=torch.float64)
         boxes = self.sum(table).cpu().numpy().astype(np.int64)
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        self.corner = tuple(int(away) for away in low[self.rank] - low.min(axis=0))
-        self.whole = tuple(int(side) for side in high.max(axis=0) - low.min(axis=0))
+        row, column = (int(away) for away in low[self.rank] - low.min(axis=0))
+        height, width = (int(side) for side in high.max(axis=0) - low.min(axis=0))
+        self.corner, self.whole = (row, column), (height, width)
         self._pairs = [
             (one, other)
             for one in range(self.size)

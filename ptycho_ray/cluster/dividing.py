@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,11 @@ def room_of_a_worker(config: RefinementConfig, workers: Workers) -> float:
             asked = _free.options(scheduling_strategy=where, num_gpus=int(gpu)).remote(gpu)
             free[asked] = 1 if gpu else most
     return SHARE_OF_FREE * min(ray.get(asked, timeout=ANSWER_TIMEOUT_S) / sharing for asked, sharing in free.items())
+
+
+def with_room(config: RefinementConfig, workers: Workers) -> RefinementConfig:
+    """The settings with the limit of the smallest worker: workers of one machine share what is free there."""
+    return dataclasses.replace(config, memory_GB=max(room_of_a_worker(config, workers), 1.0) / 1e9)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

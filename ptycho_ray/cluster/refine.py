@@ -18,11 +18,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.dividing import ImagesOfTiles, divides, files_to_see, with_room
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_it_fits
 from ptycho_ray.cluster.preflight import check_nodes, workers_for
-from ptycho_ray.cluster.dividing import ImagesOfTiles, divides, files_to_see
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
@@ -77,7 +77,10 @@ def refine_on_cluster(
     with connected(execution):
         workers = workers_for(execution)
         tiles = divides(scan, config, execution, workers, checkpoint)
-        scan = scan if tiles else in_memory_if_it_fits(scan)
+        if tiles:
+            config = with_room(config, workers)
+        else:
+            scan = in_memory_if_it_fits(scan)
         check_nodes(files=files_to_see(scan))
         use_gpu = "GPU" in workers.resources
         board = start_event_queue()

@@ -14,9 +14,9 @@ from ray_fixtures import pids_of_workers
 
 pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
+from ptycho_ray.cluster.dividing import ImagesOfTiles, bytes_needed, divides
 from ptycho_ray.cluster.preflight import Workers
 from ptycho_ray.cluster.refine import refine_on_cluster
-from ptycho_ray.cluster.dividing import ImagesOfTiles, bytes_needed, divides
 from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError

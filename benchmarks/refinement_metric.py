@@ -29,9 +29,26 @@ def distance_to_truth(
     truth: NDArray[np.complex64],
     roi: tuple[int, int, int, int],
 ) -> Distance:
-    """Distance of ``image``, whose pixel (0, 0) lies at ``origin_px`` of the truth, inside ``roi`` = rows, columns.
+    """Distance of ``image`` from the truth; arguments as for :func:`matched_to_truth`."""
+    made, target, shift = matched_to_truth(image, origin_px, truth, roi)
+    return Distance(
+        nrmse=float(np.linalg.norm(made - target) / np.linalg.norm(target)),
+        phase_rmse=float(np.sqrt(np.mean(np.angle(made * target.conj()) ** 2))),
+        amplitude_rmse=float(np.sqrt(np.mean((np.abs(made) - np.abs(target)) ** 2))),
+        shift_px=shift,
+    )
+
+
+def matched_to_truth(
+    image: NDArray[np.complex64],
+    origin_px: tuple[float, float],
+    truth: NDArray[np.complex64],
+    roi: tuple[int, int, int, int],
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128], tuple[float, float]]:
+    """Image and truth inside ``roi`` after the ambiguities are taken out, and by how much the truth was moved.
 
     Args:
+        origin_px: where pixel (0, 0) of ``image`` lies in the truth.
         roi: first row, last row, first column, last column (exclusive) in the truth.
     """
     top, bottom, left, right = roi
@@ -56,13 +73,7 @@ def distance_to_truth(
         return (made - target).view(np.float64).ravel()
 
     best = least_squares(residual, _first_guess(seen, moved(np.zeros(2))), method="lm", x_scale=[1, 1, 0.01, 0.01])
-    made, target = fitted(best.x)
-    return Distance(
-        nrmse=float(np.linalg.norm(made - target) / np.linalg.norm(target)),
-        phase_rmse=float(np.sqrt(np.mean(np.angle(made * target.conj()) ** 2))),
-        amplitude_rmse=float(np.sqrt(np.mean((np.abs(made) - np.abs(target)) ** 2))),
-        shift_px=(float(best.x[0]), float(best.x[1])),
-    )
+    return (*fitted(best.x), (float(best.x[0]), float(best.x[1])))
 
 
 def _first_guess(seen: NDArray[np.complex128], target: NDArray[np.complex128]) -> NDArray[np.float64]:

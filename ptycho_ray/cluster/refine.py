@@ -1,4 +1,5 @@
-"""Refining one scan on several workers of a Ray cluster: each computes a share of every batch, the sums are the same."""
+"""Refining one scan on several workers of a Ray cluster: each computes a share of every batch, and the sums are the same; or
+each has a tile of a scan that is too large for that."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.dividing import ImagesOfTiles, divides, files_to_see, with_room
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
@@ -26,7 +28,10 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
+from ptycho_ray.refinement.tile_files import complete_sets, folder_of_tiles, read_tiles
+from ptycho_ray.refinement.tiled_solver import refine_tile
 from ptycho_ray.training.parallel import DataParallel
 
 
@@ -45,14 +50,20 @@ def refine_on_cluster(
 ) -> RefinementResult:
     """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result.
 
-    The first worker keeps the checkpoint; after the loss of a worker, at most ``execution.max_failures`` times, all go on from
-    it, with ``execution.min_devices`` also fewer. ``on_progress`` and ``on_image`` are called in this process.
+    ``execution.split`` says how: with 'data' every worker has the whole scan and a share of each batch, with 'tiles' its own
+    patterns and part of the object, and the result is the same within its noise; 'auto' takes tiles if a worker has no room for
+    the whole. In tiles this process never reads patterns, and has the image only at the end.
+
+    The first worker keeps the checkpoint, or each of them its tile in a folder beside it; after the loss of a worker, at most
+    ``execution.max_failures`` times, all go on from there, with ``execution.min_devices`` also fewer. ``on_progress`` and
+    ``on_image`` are called in this process.
 
     Args:
         checkpoint: as there; every machine must reach its folder, in which Ray keeps what it needs while the run lasts.
         tell: told what happens until the first step.
 
     Raises:
+        ConfigurationError: tiles with settings that need the whole scan on every worker.
         InputError: the cluster or the scan do not allow the run.
         Diverged: the loss grows however small the steps are.
         TrainingInterrupted: after Ctrl-C.
@@ -64,12 +75,17 @@ def refine_on_cluster(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if not resume:
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(folder_of_tiles(checkpoint), ignore_errors=True)
     image = workflow.starting_image(start, scan)
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
     with connected(execution, tell):
         workers = workers_for(execution, tell)
-        (scan,) = in_memory_if_they_fit([scan])
-        check_nodes(files=[] if scan.patterns.in_memory else [str(Path(scan.source).absolute())])
+        tiles = divides(scan, config, execution, workers, checkpoint)
+        if tiles:
+            config = with_room(config, workers)
+        else:
+            (scan,) = in_memory_if_they_fit([scan])
+        check_nodes(files=files_to_see(scan))
         use_gpu = "GPU" in workers.resources
         board = start_event_queue()
         trainer = TorchTrainer(
@@ -77,6 +93,7 @@ def refine_on_cluster(
             train_loop_config={
                 "task": ray.put((scan, config, image)),
                 "checkpoint": checkpoint,
+                "tiles": tiles,
                 "gpu": use_gpu,
                 "threads": execution.cpus_per_device,
                 "board": board,
@@ -109,6 +126,8 @@ def refine_on_cluster(
                 ) from error
             raise_failure(board)
     shutil.rmtree(storage / name, ignore_errors=True)
+    if tiles:
+        return read_tiles(complete_sets(checkpoint)[0]).result(slab_between(scan, config))
     found: RefinementResult = result.return_value
     return found
 
@@ -122,6 +141,7 @@ class _Follower:
         on_image: Callable[[Progress, StitchedObject], None] | None,
     ) -> None:
         self.on_progress, self.on_image = on_progress, on_image
+        self.tiles = ImagesOfTiles()
 
     def on_step(self, *told: Any) -> None:
         """A refinement has no steps to tell of."""
@@ -129,7 +149,13 @@ class _Follower:
     def on_epoch(self, *told: Any) -> None:
         """And no epochs."""
 
-    def on_refinement(self, progress: Progress, image: StitchedObject | None) -> None:
+    def on_refinement(
+        self, progress: Progress, image: StitchedObject | None, tile: tuple[int, int] | None = None
+    ) -> None:
+        if image is not None and tile is not None:
+            image = self.tiles.add(progress.iteration, *tile, image)
+            if image is None:
+                return
         if image is not None and self.on_image is not None:
             self.on_image(progress, image)
         if image is None and self.on_progress is not None:
@@ -160,6 +186,22 @@ def _refine_share(settings: dict[str, Any]) -> RefinementResult | None:
         if parallel.rank == 0:
             settings["board"].post.remote([("refinement", (progress, image))])
 
+    def tell_tile(progress: Progress, image: StitchedObject) -> None:
+        settings["board"].post.remote([("refinement", (progress, image, (parallel.rank, parallel.size)))])
+
+    if settings["tiles"]:
+        refine_tile(
+            scan,
+            config,
+            parallel=parallel,
+            checkpoint=settings["checkpoint"],
+            start=start,
+            device=torch.device("cuda") if settings["gpu"] else None,
+            on_progress=tell,
+            on_image=tell_tile,
+            image_every=settings["image_every"],
+        )
+        return None
     result = workflow.refine_cdi_image(
         scan,
         config,

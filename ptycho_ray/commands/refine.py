@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, Readin
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
+from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.refinement.config import RefinementConfig
 
@@ -45,8 +46,11 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
     resume: bool = False
     """Resume from the checkpoint in the output folder."""
     workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Share every batch among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
+    """Share the refinement among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
     of 4 when some are lost. The output folder must be one that all machines reach."""
+    split: Literal["auto", "data", "tiles"] = "auto"
+    """How they share it: every batch of a scan that each of them holds (data), or each a tile of the scan with its part of the
+    object (tiles). 'auto' takes tiles if the scan outgrows a worker."""
     address: str | None = None
     """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
     picture_every: int = 0
@@ -86,6 +90,12 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
     from ptycho_ray.training.device import resolve_device
 
+    if options.split != "auto" and options.workers is None:
+        raise ConfigurationError(field="--split", found=options.split, expected="--workers N beside it")
+    if options.split == "tiles" and options.uncertainty:
+        raise ConfigurationError(
+            field="--uncertainty", found="a scan in tiles", expected="a scan that fits into one process (--split data)"
+        )
     execution = ExecutionConfig(accelerator=options.device or "auto")
     device = None if options.workers is not None else resolve_device(execution)
     default = Path(Options.output_dir)
@@ -106,7 +116,9 @@ def run(words: Sequence[str]) -> Result:
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
-        cluster: dict[str, Any] = devices_of(options.workers) | {"address": options.address}
+        cluster: dict[str, Any] = devices_of(options.workers) | {"address": options.address, "split": options.split}
+        if options.uncertainty:  # replicas of the refinement need the whole scan
+            cluster["split"] = "data"
         refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:

@@ -90,6 +90,9 @@ class ExecutionConfig:
     min_devices: PositiveInt | None = None
     """Minimum number of devices with which a run continues when others are lost; it grows again to 'devices' when
     they return."""
+    split: Literal["auto", "data", "tiles"] = "auto"
+    """How workers share the refinement of one scan: with 'data' every batch, and each worker has the whole scan; with 'tiles'
+    each has its own patterns and its part of the object; 'auto' takes tiles if a worker has no room for the whole."""
     cpus_per_device: PositiveInt = 1
     """Processor cores per worker."""
     gpu_share: GpuShare = 1.0

@@ -21,6 +21,7 @@ from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.smooth import SmoothAcceleration
+from ptycho_ray.refinement.tiles_smooth import SmoothOverTiles
 
 #: Methods whose smooth phase is carried on.
 SMOOTHED = ("adam", "epie")
@@ -49,14 +50,17 @@ class AfterIteration:
         self._support: Tensor | None = None
         if config.probe_support_px is not None:
             self._support = soft_disc_mask(run.geometry.side, config.probe_support_px, 0.0, state.object.device)
-        self.smooth: SmoothAcceleration | None = None
+        self.smooth: SmoothAcceleration | SmoothOverTiles | None = None
         self.begin(run)
 
     def begin(self, run: Run) -> None:
         """Start without history."""
         self.smooth = None
         if run.config.smooth_gain > 0 and run.config.method in SMOOTHED:
-            self.smooth = SmoothAcceleration(run.state.object, run.config.smooth_gain)
+            image, gain = run.state.object, run.config.smooth_gain
+            self.smooth = SmoothAcceleration(image, gain)
+            if run.tiles is not None:
+                self.smooth = SmoothOverTiles(image, gain, run.tiles, run.geometry.side)
 
     def apply(self, run: Run) -> None:
         """Impose it on the present estimate."""
@@ -93,7 +97,7 @@ def _hold_centre(run: Run, centre_px: Tensor) -> None:
     state.probe_spectrum.copy_(torch.where(worse, before, state.probe_spectrum))
 
 
-def _carry_on_smooth_phase(run: Run, smooth: SmoothAcceleration) -> None:
+def _carry_on_smooth_phase(run: Run, smooth: SmoothAcceleration | SmoothOverTiles) -> None:
     """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
     state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
     before, loss = state.object.clone(), run.loss_there(some)

@@ -176,7 +176,7 @@ class AuxiliaryUnknowns:
     def _settle_positions(self, run: Run) -> None:
         geometry, limit = run.geometry, run.config.position_limit_px
         moved = geometry.positions_px - geometry.first
-        moved[run.rows] -= moved[run.rows].mean(axis=0)  # a shift of all is one of the object
+        moved[run.rows] -= run.mean_over_scan(moved[run.rows])  # a shift of all is one of the object
         moved = np.clip(moved, -limit, limit)
         if run.config.position_model == "affine":
             design = np.column_stack([geometry.first - geometry.first.mean(axis=0), np.ones(len(moved))])

@@ -46,7 +46,7 @@ def save(path: Path, parts: Mapping[str, object], header: Mapping[str, Any], pos
             value = owner[attribute] if isinstance(owner, dict | list) else getattr(owner, attribute)
             if isinstance(value, Tensor):
                 real = torch.view_as_real(value) if value.is_complex() else value
-                tensors[name] = real.detach().cpu().contiguous().clone()
+                tensors[name] = real.detach().cpu().contiguous()
             else:
                 numbers[name] = value
     text = json.dumps({"schema": SCHEMA, "numbers": numbers, **header})

@@ -17,6 +17,7 @@ from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.streamed import StreamedAmplitude
+from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.training.parallel import DataParallel
 
 
@@ -30,10 +31,12 @@ class Run:
         rows: patterns that are learnt from, int64 [m].
         generator: draws the batches; the same on all processes.
         parallel: the place of this process among those that share the work.
+        tiles: the other workers, where this one has only its own part of the scan; None for a whole scan.
 
     Attributes:
         iteration: how many are done.
         backoff: factor on all steps, reduced when a step has diverged.
+        only: the batches that ``batches`` returns; None for those of a whole iteration.
     """
 
     def __init__(
@@ -44,9 +47,11 @@ class Run:
         rows: NDArray[np.int64],
         generator: np.random.Generator,
         parallel: DataParallel,
+        tiles: Neighbours | None = None,
     ) -> None:
         self.kernel, self.state, self.config, self.parallel = kernel, state, config, parallel
-        self.rows, self.generator = rows, generator
+        self.rows, self.generator, self.tiles = rows, generator, tiles
+        self.only: list[NDArray[np.int64]] | None = None
         self.iteration, self.backoff = 0, 1.0
         modes, side = state.probe_spectrum.shape[:2]
         self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows))
@@ -85,7 +90,11 @@ class Run:
         )
 
     def batches(self) -> list[NDArray[np.int64]]:
-        """The batches of an iteration, the same on every process."""
+        """The batches of an iteration, or of a part of it; the same on every process that shares them."""
+        return self.draw() if self.only is None else self.only
+
+    def draw(self) -> list[NDArray[np.int64]]:
+        """New batches for an iteration."""
         positions = self.geometry.positions_px
         drawn = draw_batches(self.rows, positions, self.batch_size, self.config.batching, self.generator)
         if isinstance(self.kernel.amplitude, StreamedAmplitude):
@@ -116,9 +125,14 @@ class Run:
         for target, total in zip(reals, flat.split([t.numel() for t in reals]), strict=True):
             target.copy_(total.view_as(target))
 
+    def mean_over_scan(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean of ``values`` [m, k], a row for each learnt pattern, over the whole scan, [k]."""
+        mean = values.mean(axis=0)
+        return mean if self.tiles is None else np.array(self.tiles.mean(mean.tolist(), len(values)))
+
     @torch.no_grad()
     def loss_of(self, rows: NDArray[np.int64]) -> float:
-        """The loss a pixel of the present estimate in some patterns."""
+        """The loss a pixel of the present estimate in some patterns, of tiles in those of all."""
         return float(self.loss_there(rows))
 
     def loss_there(self, rows: NDArray[np.int64]) -> Tensor:
@@ -128,7 +142,8 @@ class Run:
         for piece in np.array_split(rows, max(1, -(-len(rows) // 32))):
             waves = kernel.forward(self.state, self.tensor(piece))
             total += kernel.compare(waves, self.state.scale)[0].sum()
-        return total / (len(rows) * kernel.amplitude.shape[1:].numel())
+        loss = total / (len(rows) * kernel.amplitude.shape[1:].numel())
+        return loss if self.tiles is None else loss.new_tensor(self.tiles.mean([float(loss)], len(rows))[0])
 
     def illumination(self) -> Tensor:
         """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""

@@ -25,6 +25,7 @@ from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.refinement.streamed import mean_pattern, measured_amplitude
+from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.training.parallel import DataParallel
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def build_run(
     learn: NDArray[np.int64],
     parallel: DataParallel,
     device: torch.device,
+    tiles: Neighbours | None = None,
 ) -> tuple[Run, float]:
     """A run at its first iteration, and the photons in a unit of the scan's intensity.
 
@@ -72,14 +74,15 @@ def build_run(
     """
     complex_type = torch.complex128 if config.precision == "double" else torch.complex64
     real_type = torch.float64 if config.precision == "double" else torch.float32
-    counted = photons_per_unit(scan)
-    assumed = 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / float(scan.pattern_energies().mean())
+    counted, assumed = _photon_units(scan, tiles)
     photons = counted or assumed
     propagator: Propagator = FarField()
     if config.near_field_px2 is not None:
         propagator = FreeSpace(scan.N, config.near_field_px2, dtype=complex_type, device=device)
     amplitude = measured_amplitude(scan.patterns, photons, propagator, real_type, device, config.memory_GB)
     mean = mean_pattern(amplitude, learn)
+    if tiles is not None:
+        mean = tiles.sum(mean * len(learn)) / tiles.sum(torch.full_like(mean[:1, :1], len(learn)))
     good = None
     if scan.bad_pixels is not None and scan.bad_pixels.any():
         good = propagator.arrange(torch.as_tensor(~scan.bad_pixels, dtype=real_type, device=device)).contiguous()
@@ -96,6 +99,8 @@ def build_run(
     )
     stabiliser = STABILISER if counted else 0.0
     few = config.uses_poisson(float(mean.mean()) if counted else None)
+    if tiles is not None:
+        tiles.meet(geometry)
     kernel = Kernel(amplitude, geometry, propagator, good=good, between=between, stabiliser=stabiliser, poisson=few)
     if probe is None and config.probe_guess == "mean_pattern":
         first = propagator.backward(mean.sqrt().to(complex_type))[None]
@@ -129,10 +134,22 @@ def build_run(
         torch.ones(len(scan), dtype=real_type, device=device),
         background,
     )
-    run = Run(kernel, state, config, learn, generator, parallel)
+    run = Run(kernel, state, config, learn, generator, parallel, tiles)
     if start is not None or probe is not None:
         _match_photons(run)
+    if tiles is not None:
+        tiles.share_probe(state, len(learn))
     return run, photons
+
+
+def _photon_units(scan: RawData, tiles: Neighbours | None) -> tuple[float | None, float]:
+    """Photons in a unit of intensity, counted (None if they cannot be) and assumed; the same for all tiles of a scan."""
+    counted = photons_per_unit(scan)
+    energy = 1.0 if scan.counts_are_photons else float(scan.pattern_energies().mean())
+    if tiles is not None:
+        (counted,) = tiles.first([counted or 0.0])
+        (energy,) = tiles.mean([energy], len(scan))
+    return counted or None, 1.0 if scan.counts_are_photons else ASSUMED_PHOTONS / energy
 
 
 def _first_object(

@@ -27,18 +27,23 @@ class SmoothAcceleration:
     """
 
     def __init__(self, image: Tensor, gain: float) -> None:
-        rows = torch.fft.fftfreq(image.shape[-2], device=image.device)
-        columns = torch.fft.rfftfreq(image.shape[-1], device=image.device)
-        self._squared = (rows[:, None].square() + columns.square()).to(image.real.dtype)
         self._gain = gain
         self.last = image.clone()
 
     def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: Tensor) -> None:
         """Over-relax the change since the last call, in place."""
-        turning = (torch.full_like(probe_diameter_px, SHARE_OF_DIAMETER) / probe_diameter_px).square()
-        factor = (self._squared + turning / self._gain).reciprocal() * turning
         weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
         change = torch.angle(image * self.last.conj()).mean(dim=0) * weight
-        further = torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])
+        further = over_relaxed(change, self._gain, probe_diameter_px)
         image.mul_(torch.polar(torch.ones_like(further), further))
         self.last.copy_(image)
+
+
+def over_relaxed(change: Tensor, gain: float, probe_diameter_px: Tensor) -> Tensor:
+    """What a change of the phase, real [H, W], is to be carried on by: its low frequencies times their missing curvature."""
+    rows = torch.fft.fftfreq(change.shape[-2], device=change.device)
+    columns = torch.fft.rfftfreq(change.shape[-1], device=change.device)
+    squared = (rows[:, None].square() + columns.square()).to(change.dtype)
+    turning = (torch.full_like(probe_diameter_px, SHARE_OF_DIAMETER) / probe_diameter_px).square()
+    factor = (squared + turning / gain).reciprocal() * turning
+    return torch.fft.irfft2(torch.fft.rfft2(change) * factor, change.shape[-2:])

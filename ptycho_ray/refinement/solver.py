@@ -41,6 +41,7 @@ from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.refinement.streamed import Amplitude
+from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 from ptycho_ray.training.parallel import DataParallel
 
@@ -84,6 +85,7 @@ class Refinement:
         support: support of the sample on the canvas (that of ``stitched()``), bool [H, W]; outside, the object is one.
         parallel: the place of this process among those that share every batch.
         device: where tensors live.
+        tiles: the other workers, where ``scan`` is only the part of this one (``tiled_solver.py``).
 
     Raises:
         InputError: the probe is larger than its window, or the starting image lies elsewhere.
@@ -101,6 +103,7 @@ class Refinement:
         support: NDArray[np.bool_] | None = None,
         parallel: DataParallel | None = None,
         device: torch.device | None = None,
+        tiles: Neighbours | None = None,
     ) -> None:
         self.config = config or RefinementConfig()
         n = len(scan)
@@ -112,7 +115,7 @@ class Refinement:
         rows = np.setdiff1d(np.arange(n), self.held_out) if learn is None else np.asarray(learn)
         self.parallel = parallel or DataParallel()
         self.run, self._photons = build_run(
-            scan, self.config, start, probe, rows, self.parallel, device or torch.device("cpu")
+            scan, self.config, start, probe, rows, self.parallel, device or torch.device("cpu"), tiles
         )
         self.history: list[Progress] = []
         self.stopped = ""
@@ -222,9 +225,12 @@ class Refinement:
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
         """The present object with the illumination as weight; its mean phase is zero."""
+        return self._with_light().with_zero_mean_phase()
+
+    def _with_light(self) -> StitchedObject:
         image = self.run.state.object.prod(dim=0).cpu().numpy().astype(np.complex64)
         weight = self.run.illumination().cpu().numpy().astype(np.float32)
-        return StitchedObject(image, weight, self.run.geometry.origin_px).with_zero_mean_phase()
+        return StitchedObject(image, weight, self.run.geometry.origin_px)
 
     @torch.no_grad()
     def result(self) -> RefinementResult:
@@ -253,6 +259,7 @@ class Refinement:
             "iteration": self.run.iteration,
             "backoff": self.run.backoff,
             "backoffs": self._backoffs,
+            "stopped": self.stopped,
             "lowest": self._lowest,
             "best_judged": self._best_judged if math.isfinite(self._best_judged) else None,
             "best_iteration": self._best_iteration,
@@ -297,11 +304,7 @@ class Refinement:
         """
         before = self._snapshot()
         while True:
-            self.method.auxiliary.begin(self.run)
-            total = self.method.iterate(self.run)
-            self.method.auxiliary.settle(self.run)
-            self.after.apply(self.run)
-            loss = total / (len(self.run.rows) * self.run.kernel.amplitude.shape[1:].numel())
+            loss = self._iterate()
             too_much = WORSE_THAN_FIRST * self._first_loss, WORSE_THAN_BEST * self._lowest
             if loss <= too_much[0] and (loss <= too_much[1] or loss <= SHARE_OF_FIRST * self._first_loss):
                 self._lowest = min(loss, self._lowest)
@@ -327,6 +330,14 @@ class Refinement:
             checkpoint.restore(self.run.state, before)
             self.run.geometry.place(before["positions_px"].numpy())
             self._begin_method()
+
+    def _iterate(self) -> float:
+        """One iteration, whatever becomes of it; the loss per learnt pixel."""
+        self.method.auxiliary.begin(self.run)
+        total = self.method.iterate(self.run)
+        self.method.auxiliary.settle(self.run)
+        self.after.apply(self.run)
+        return total / (len(self.run.rows) * self.run.kernel.amplitude.shape[1:].numel())
 
     def _snapshot(self) -> dict[str, Tensor]:
         return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}

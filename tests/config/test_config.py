@@ -218,6 +218,7 @@ OURS: dict[type, dict[str, Any]] = {
     InferenceConfig: {"refinement_iterations": 0},
     ExecutionConfig: {
         "min_devices": None,
+        "split": "auto",
         "cpus_per_device": 1,
         "gpu_share": 1.0,
         "max_failures": 3,
@@ -251,6 +252,7 @@ CHOICES: list[tuple[type, str, list[Any]]] = [
     (TrainingConfig, "scheduler", SCHEDULES),
     (TrainingConfig, "group_random_stream", ["generator", "numpy_legacy"]),
     (TrainingConfig, "tv_kind", ["squared", "isotropic"]),
+    (ExecutionConfig, "split", ["auto", "data", "tiles"]),
     (ExecutionConfig, "accelerator", ["auto", "cpu", "gpu", "cuda", "mps"]),
     (ExecutionConfig, "precision", ["32-true", "16-mixed", "bf16-mixed"]),
     (ExecutionConfig, "gradient_clip_algorithm", ["norm", "value", "agc"]),

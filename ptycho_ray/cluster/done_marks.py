@@ -13,6 +13,8 @@ from typing import Any
 from ptycho_ray.files import jsonable, sha256_of, write_json
 
 MARK = "done.json"
+#: Files of a line; they lie beside the mark, wherever the folder has been moved.
+BESIDE = ("image", "refined_scan", "report")
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,23 @@ class Mark:
     def read(cls, folder: Path) -> Mark | None:
         """The mark in a folder; None if there is none that can be read."""
         try:
-            return cls(**json.loads((folder / MARK).read_text(encoding="utf-8")))
+            mark = cls(**json.loads((folder / MARK).read_text(encoding="utf-8")))
+            beside = {name: str(folder / Path(mark.line[name]).name) for name in BESIDE if name in mark.line}
+            return mark.with_line(mark.line | beside)
         except (OSError, ValueError, TypeError):
             return None
 
     def stands_for(self, scan: Path, settings: str) -> bool:
         """Whether the scan is done, as far as size and time of its file tell."""
-        if self.settings != settings or not self.line or not Path(self.line.get("image", scan)).exists():
-            return False
-        return self.files == files_of(scan)
+        return self._has_result_of(settings) and self.files == files_of(scan)
 
-    def same_content(self, scan: Path) -> bool:
-        return bool(self.line) and self.content == sha256_of(scan)
+    def same_content(self, scan: Path, settings: str) -> bool:
+        """Whether the scan is done, by its content; all of its file is read."""
+        return self._has_result_of(settings) and self.content == sha256_of(scan)
+
+    def _has_result_of(self, settings: str) -> bool:
+        image = self.line.get("image")
+        return bool(self.line) and self.settings == settings and (image is None or Path(image).exists())
 
     def with_line(self, line: Mapping[str, Any]) -> Mark:
         """The mark of the scan when it is done."""

@@ -297,7 +297,7 @@ class _Worker:
             if not scan.path.exists():
                 raise MissingFileError(file=scan.path, found="nothing", expected="a scan")
             mark = Mark.read(scan.folder)
-            if mark is not None and mark.settings == self.settings and mark.same_content(scan.path):
+            if mark is not None and mark.same_content(scan.path, self.settings):
                 mark_of(scan.path, self.settings, mark.line).write(scan.folder)  # touched or copied, not changed
                 return {**mark.line, "done": "before"}
             # What lies here from now on is of this batch; and a file that grows while it is worked on is not done then.

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
+from ptycho_ray.training.device import resolve_device
 
 #: Packages whose versions must be the same on all machines, since they decide the numbers or the exchange of data.
 PACKAGES = ("ptycho-ray", "torch", "numpy", "ray")
@@ -72,7 +73,7 @@ def worker_resources(execution: ExecutionConfig) -> tuple[dict[str, float], str]
     With 'auto' that is the case where torch on the machines with GPUs can use them.
 
     Raises:
-        ConfigurationError: a GPU is named by its number, which on a cluster Ray assigns.
+        ConfigurationError: a GPU is named by its number, which on a cluster Ray assigns, or there is no 'mps' here.
     """
     resources, wanted = {"CPU": float(execution.cpus_per_device)}, execution.accelerator
     if wanted.startswith("cuda:"):
@@ -85,7 +86,7 @@ def worker_resources(execution: ExecutionConfig) -> tuple[dict[str, float], str]
         )
     if wanted in ("gpu", "cuda") or (wanted == "auto" and gpu_memory_bytes() is not None):
         return resources | {"GPU": execution.gpu_share}, "cuda"
-    return resources, "mps" if wanted == "mps" else "cpu"
+    return resources, resolve_device(execution).type if wanted == "mps" else "cpu"
 
 
 def gpu_memory_bytes() -> int | None:
@@ -142,6 +143,14 @@ def _wait_for_room(
         finally:
             request_resources(bundles=[])
     room = room_for(resources)
+    grows = "An autoscaling cluster grows if it is given time (wait_for_nodes_s)"
+    if "GPU" in resources and not ray.cluster_resources().get("GPU"):
+        raise ConfigurationError(
+            "no machine of the cluster has a GPU",
+            field="execution.accelerator",
+            expected="'cpu' or 'auto'",
+            hint=grows,
+        )
     if room < workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
         have = ", ".join(f"{name} {ray.cluster_resources().get(name, 0):g}" for name in ("CPU", "GPU"))
@@ -150,9 +159,7 @@ def _wait_for_room(
             field="execution.devices",
             found=workers,
             expected=f"at most {room} ({have})",
-            hint="An autoscaling cluster grows if execution.wait_for_nodes_s gives it time; as long as it has no "
-            "GPU, only "
-            "execution.accelerator gpu asks for one",
+            hint=grows,
         )
 
 

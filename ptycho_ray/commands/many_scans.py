@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import FOLDER, ReadingOptions, Result
-from ptycho_ray.commands.output import WritingOptions, folder_to_write, refuse_relative_in_job
+from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.commands.scan_list import folder_names, scans_of
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import InputError
@@ -46,6 +46,8 @@ class BatchOptions(ReadingOptions, WritingOptions):
     """Device of the workers: auto, cpu or cuda; 'auto' uses the GPUs of the cluster, if it has any."""
     gpu_share: float = 1.0
     """Share of a GPU per worker: with 0.25 four of them use one."""
+    wait_for_nodes_s: float = 0.0
+    """Seconds to wait for machines of an autoscaling cluster that has no room for the workers."""
 
     def execution(self, **more: Any) -> ExecutionConfig:
         """The settings that these options stand for; ConfigurationError if one is wrong."""
@@ -55,6 +57,7 @@ class BatchOptions(ReadingOptions, WritingOptions):
             cpus_per_device=self.cpus_per_device,
             accelerator=self.device,
             gpu_share=self.gpu_share,
+            wait_for_nodes_s=self.wait_for_nodes_s,
             **more,
         )
 
@@ -82,7 +85,6 @@ def treat_all(
     scans = scans_of(options.scans)
     if not scans:
         raise InputError(field="scans", found="none", expected="files, folders of scans, patterns or @list.txt")
-    refuse_relative_in_job(options.output_dir)
     reading = options.reading.absolute()
     from ptycho_ray.cluster.done_marks import Mark, settings_print
 

@@ -69,8 +69,9 @@ def folder_to_write(
     With ``resume`` it is the one that was written last.
 
     InputError if it holds another result (one of the files ``results``), unless ``overwrite`` or ``resume``, if one of the
-    ``inputs`` would be replaced, or if it cannot be written to.
+    ``inputs`` would be replaced, if it cannot be written to, or if it would be lost with a job.
     """
+    refuse_relative_in_job(folder, field)
     if not given and not overwrite:
         numbered = [folder, *(folder.with_name(f"{folder.name}_{number}") for number in range(2, MOST_FOLDERS))]
         free = next(number for number, name in enumerate(numbered) if not _held(name, results))
@@ -106,12 +107,12 @@ def keep_inputs(path: Path | None, inputs: Sequence[Path | None], field: str) ->
             )
 
 
-def refuse_relative_in_job(folder: Path) -> None:
+def refuse_relative_in_job(folder: Path, field: str = "output_dir") -> None:
     """ConfigurationError if a job of ``ray job submit`` would write into the copy of a folder that Ray deletes."""
     if RAY_JOB_VARIABLE in os.environ and not folder.is_absolute():
         raise ConfigurationError(
             "the working folder of a Ray job is a copy that is thrown away",
-            field="output_dir",
+            field=field,
             found=folder,
             expected="an absolute path that all nodes share",
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ptycho_ray.commands.common import FILE, SCAN, DeviceOptions, ReadingOptions, Result
+from ptycho_ray.commands.output import refuse_relative_in_job
 from ptycho_ray.config import Architecture, TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
@@ -58,6 +59,7 @@ def run(words: Sequence[str]) -> Result:
     resolved = resolve_config(TrainingConfig, options.config, typed=given)
     if options.steps is not None and (options.steps < 1 or resolved.was_given("nepochs")):
         raise ConfigurationError(field="--steps", found=options.steps, expected="1 or more, and no nepochs beside it")
+    refuse_relative_in_job(resolved.config.output_dir)
     from ptycho_ray.data import load_data
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.commands.common import Result, devices_of, tell
-from ptycho_ray.commands.output import refuse_relative_in_job
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.config.sources import Resolved
 from ptycho_ray.files import require_file
@@ -70,7 +69,6 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Way
         resume_from = None if not options.resume else checkpoints if several else last
         train = functools.partial(train_cdi_model, checkpoint_dir=checkpoints, resume_from=resume_from)
         return Way(train, reassemble_cdi_image, options.resume)
-    refuse_relative_in_job(folder)
     tell("loading the program")
     from ptycho_ray.cluster.image import reassemble_on_cluster
     from ptycho_ray.cluster.train import train_on_cluster, unfinished

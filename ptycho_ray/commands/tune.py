@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, tell
+from ptycho_ray.commands.output import refuse_relative_in_job
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import Resolved, resolve_config
@@ -77,6 +78,7 @@ def run(words: Sequence[str]) -> Result:
     config, execution = resolved.config, resolved.execution
     if config.train_data_file is None:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
+    refuse_relative_in_job(config.output_dir)
 
     tell("loading the program")
     from ptycho_ray import workflow

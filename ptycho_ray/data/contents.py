@@ -24,7 +24,7 @@ from ptycho_ray.physics.units import JOULE_PER_EV as JOULE_PER_EV
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 MOST_COLUMNS = 8
-OTHER_POSITIONS = "Other arrays of the file, or a file with a table. {}"
+OTHER_POSITIONS = "The positions may be in other arrays of the file, or in a file with a table. {}"
 
 
 @dataclass

@@ -65,6 +65,8 @@ class ScansProgress:
             self._write(f"error  {line['scan']}: {line['error']}")
         elif line.get("done") == "before":
             self.before += 1
+            if not line.get("trusted", True):
+                self._write(f"done before  {Path(line['scan']).name}  {line['verdict']}")
         else:
             self.now += 1
             words = [
@@ -72,10 +74,12 @@ class ScansProgress:
                 *([line["verdict"]] if "verdict" in line else []),
             ]
             if self.began is not None and left:
-                words.append(f"{in_words((time.monotonic() - self.began) / self.now * left)} left")
+                words.append(f"{in_words((time.monotonic() - self.began) / self.now * left)} left for {left} more")
             self._write("  ".join(words))
         if not left and self.before:
             self._write(f"{self.before} of {self.scans} scans were done before")
+        if not left and self.failed:
+            self._write(f"{self.failed} of {self.scans} scans failed; the same command tries them again")
 
     def _write(self, line: str) -> None:
         self.told = time.monotonic()

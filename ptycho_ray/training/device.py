@@ -31,7 +31,7 @@ def resolve_device(execution: ExecutionConfig) -> torch.device:
             "this machine does not have this device",
             field="execution.accelerator",
             found=repr(execution.accelerator),
-            expected=f"auto or one of {', '.join(there)}",
+            expected=f"{', '.join(['auto', *there[:-1]])} or {there[-1]}",
         )
     return torch.device(wanted)
 

@@ -30,6 +30,18 @@ def test_a_job_joins_the_cluster_and_trains_with_two_workers(one_ray, scan_file,
 
 
 @pytest.mark.slow
+def test_a_job_refines_one_scan_with_two_workers_and_goes_on(one_ray, scan_file, tmp_path):
+    environment = {**os.environ, "RAY_ADDRESS": one_ray.get_runtime_context().gcs_address}
+    for iterations in ("1", "2"):
+        words = [str(scan_file), "--iterations", iterations, "--resume", "--output-dir", str(tmp_path), "--json"]
+        job = [sys.executable, "jobs/refine.py", *words, "--workers", "2", "--check-every", "1"]
+        done = subprocess.run(job, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["iterations"] == int(iterations)
+    assert "2 workers" in done.stderr
+
+
+@pytest.mark.slow
 def test_scans_are_judged_side_by_side_and_a_bad_one_spoils_nothing(one_ray, small_scan, other_scan, tmp_path, capsys):
     small_scan.to_file(tmp_path / "a.npz")
     other_scan.to_file(tmp_path / "b.npz")

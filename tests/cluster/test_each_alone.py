@@ -37,6 +37,9 @@ class AsItSays(Treatment):
             os._exit(1)
         if what == "grows":
             scan.path.write_text("grown")
+        if what == "an image":
+            scan.folder.joinpath("image.npz").touch()
+            return {"exit_code": OK, "image": str(scan.folder / "image.npz")}
         return 3 if what in ("in parts", "in parts, one fails") else {"exit_code": OK, "device": device}
 
     def part(self, scan, number, device, say):
@@ -123,6 +126,18 @@ def test_a_scan_that_grows_while_it_is_worked_on_is_done_again(one_ray, tmp_path
     assert begun(tmp_path) == {"a": 2}
 
 
+def test_a_scan_whose_image_was_removed_is_done_again_and_one_that_was_moved_is_named_where_it_lies(one_ray, tmp_path):
+    todo = scans(tmp_path, {"a": "an image", "b": "an image"})
+    treat(todo)
+    (todo[0].folder / "image.npz").unlink()
+    assert {name: line["done"] for name, line in treat(todo).items()} == {"a": "now", "b": "before"}
+    (tmp_path / "out").rename(tmp_path / "moved")
+    lines = treat([ScanToDo(scan.path, tmp_path / "moved" / scan.path.name) for scan in todo])
+    assert {(line["done"], line["image"]) for line in lines.values()} == {
+        ("before", f"{tmp_path}/moved/{name}/image.npz") for name in "ab"
+    }
+
+
 def test_a_batch_that_was_interrupted_does_nothing_twice_and_needs_no_cluster_once_all_is_done(
     one_ray, tmp_path, monkeypatch
 ):
@@ -175,6 +190,7 @@ def test_a_batch_with_five_broken_scans(one_ray, small_scan, scan_file, model_fi
     assert main(words) == 1
     told = capsys.readouterr()
     assert "3 of 8 scans were done before" in told.err
+    assert "5 of 8 scans failed; the same command tries them again" in told.err
     assert main([*words, "--shard-patterns", "30"]) == 1, "how it is cut up is no setting of the result"
     assert main([*words, "--select", "0:50"]) == 2
     assert "--overwrite" in capsys.readouterr().err

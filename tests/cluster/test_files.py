@@ -26,6 +26,8 @@ import ptycho_ray
 
 KUBERAY = ROOT / "configs/kuberay"
 IN_THE_IMAGE = "/opt/ptycho_ray/"
+#: The commands that the files in jobs/ call.
+COMMANDS = {path.name: re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in (ROOT / "jobs").glob("*.py")}
 
 
 def read(file: str) -> Any:
@@ -330,7 +332,7 @@ def command_faults(line: str) -> list[str]:
     if words[0] == "ptycho-ray":
         command, rest = words[1], words[2:]
     elif words[0] == "python" and "jobs/" in words[1]:
-        command, rest = {"train.py": "train", "evaluate.py": "evaluate-scans"}[Path(words[1]).name], words[1:]
+        command, rest = COMMANDS[Path(words[1]).name], words[1:]
     else:
         return []
     faults = [f"no option {word}" for word in rest if word.startswith("--") and word not in options_of(command)]

@@ -64,6 +64,12 @@ def test_networks_have_a_gpu_each_unless_a_share_is_given(one_gpu_eight_cores):
         worker_resources(ExecutionConfig(accelerator="cuda:1"))
 
 
+def test_a_device_that_no_worker_could_use_is_refused_before_any_is_started(monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="does not have this device.*'mps'"):
+        worker_resources(ExecutionConfig(accelerator="mps"))
+
+
 @pytest.mark.slow
 def test_on_a_machine_whose_gpu_torch_cannot_use_nobody_reserves_it():
     import torch

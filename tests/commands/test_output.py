@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import TIMES
+from helpers import ROOT, TIMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,3 +164,25 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
         file_to_write(file / "b.npz", overwrite=False)
     with pytest.raises(InputError, match="found a folder; expected the name of a file"):
         file_to_write(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--ray"],
+        ["refine", "--workers", "auto", "--workers", "2"],
+        ["reconstruct-scans"],
+        ["evaluate-scans"],
+        ["tune", "--space", str(ROOT / "configs/tune/probe.yaml")],
+        ["study", "scan.npz"],
+    ],
+)
+def test_a_job_does_not_write_into_the_folder_that_is_thrown_away(
+    command: list[str], scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scan.npz").write_bytes(scan_file.read_bytes())
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main([*command, "scan.npz", "--output-dir", "relative"]) == 2
+    assert "an absolute path that all nodes share" in capsys.readouterr().err
+    assert not Path("relative").exists()

@@ -97,9 +97,3 @@ def test_a_test_scan_gets_a_folder_of_its_own(files, tmp_path):
 def test_a_folder_without_scans_is_named(tmp_path, capsys):
     assert main(["train", str(tmp_path), "--output-dir", str(tmp_path / "out")]) == 2
     assert str(tmp_path) in capsys.readouterr().err
-
-
-def test_a_job_with_a_relative_output_folder_is_refused(files, capsys, monkeypatch):
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert main(["train", str(files / "a.npz"), "--ray", "--output-dir", "relative"]) == 2
-    assert "absolute path" in capsys.readouterr().err

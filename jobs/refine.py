@@ -1,5 +1,6 @@
-"""Refines one scan on all workers of the Ray cluster that runs this job, also one that is larger than any of its machines. Takes
-the arguments of ``ptycho-ray refine``; with ``--resume`` it goes on from the checkpoint in the output folder, if there is one:
+"""Refines one scan on all workers of the Ray cluster that runs this job, also one that is larger than any of its machines.
+Takes the arguments of ``ptycho-ray refine``; with ``--resume`` it goes on from the checkpoint in the output folder, if there is
+one:
 
 ray job submit --working-dir . -- python jobs/refine.py /data/scan.h5 --iterations 60 --resume --output-dir /shared/image
 """

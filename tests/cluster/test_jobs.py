@@ -161,7 +161,7 @@ def test_a_job_sweeps(head, scan, tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text("trial: direct\nparameters: {position_scale: {uniform: [0.9, 1.1]}}\nsettings: {nepochs: 4}\n")
     words = (str(scan), "--space", str(space), "--trials", "3", "--output-dir", str(tmp_path / "sweep"))
-    done = head.submit("tune", "jobs/tune.py", *words, "--validation-fraction", "0.2")
+    done = head.submit("tune", "jobs/tune.py", *words, "--validation-fraction", "0.2", "--no-polish")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "sweep" / "best.yaml").is_file()
     assert len((tmp_path / "sweep" / "results.csv").read_text().splitlines()) == 4

@@ -140,7 +140,7 @@ def beside_truth(made: ElectronScan, found: RefinementResult, scanned: NDArray[n
 def judged(made: Automatic) -> dict[str, Any]:
     verdict = made.verdict
     return {
-        "r": verdict.r_factor, "r_flat": verdict.r_factor_of_a_flat_object, "r_noise": verdict.r_factor_of_photon_noise,
+        "r": verdict.r_factor, "r_flat": verdict.r_factor_of_a_flat_object, "r_noise": verdict.r_factor_of_noise,
         "times_noise": verdict.times_noise, "flat_times_noise": verdict.flat_times_noise,
         "significance": verdict.significance, "trusted": verdict.trusted, "lines": made.plan.lines,
         "verdict": verdict.sentence,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,35 +155,36 @@ def _add_reconstructions(app: FastAPI) -> None:
                 model_key = model.key
             options = {name: getattr(choices, name) for name in Options.__dataclass_fields__ if name != SOLVER}
             options[SOLVER] = choices.solver()
-            job, created = await asyncio.to_thread(
-                lambda: service.jobs.create(
-                    owner=caller.name,
-                    model=model_key,
-                    options=options,
-                    source=source,
-                    source_name=name,
-                    deadline_s=min(choices.deadline_s or settings.max_deadline_s, settings.max_deadline_s),
-                    max_jobs=settings.max_jobs,
-                    max_jobs_of_owner=settings.max_jobs_per_token,
-                    job_id=job_id,
-                    idempotency_key=idempotency_key,
-                )
+            create = functools.partial(
+                service.jobs.create,
+                owner=caller.name,
+                model=model_key,
+                options=options,
+                source=source,
+                source_name=name,
+                deadline_s=min(choices.deadline_s or settings.max_deadline_s, settings.max_deadline_s),
+                max_jobs=settings.max_jobs,
+                max_jobs_of_owner=settings.max_jobs_per_token,
+                job_id=job_id,
+                idempotency_key=idempotency_key,
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if not created:
-            shutil.rmtree(folder, ignore_errors=True)
-            return await _answer(service, job, wait, choices.output, base)
-        service.dispatcher.dispatch(job.id, job.model)
+        recording = asyncio.create_task(
+            _record(service, create, folder)
+        )  # to its end, even if the caller goes meanwhile
         waiting = wait and size <= settings.sync_max_bytes
         try:
+            job, _ = await asyncio.shield(recording)
             return await _while_connected(request, _answer(service, job, waiting, choices.output, base))
-        except asyncio.CancelledError:  # the caller has gone, so nobody wants the image
-            await asyncio.shield(service.dispatcher.cancel(job.id))
-            raise
-        except _CallerGone:
-            await service.dispatcher.cancel(job.id)
+        except (asyncio.CancelledError, _CallerGone) as gone:
+            if (
+                idempotency_key is None
+            ):  # nobody can ask for the image any more; with a key the caller may come back for it
+                await asyncio.shield(_cancel(service, recording))
+            if isinstance(gone, asyncio.CancelledError):
+                raise
             return Response(status_code=499)  # nobody reads it, except the audit log
 
     @app.get("/v1/reconstructions", tags=["reconstructions"], responses=problems(422))
@@ -300,6 +302,27 @@ def _add_operations(app: FastAPI) -> None:
         service.metrics.streams.set(service.open_streams)
         counts = await asyncio.to_thread(service.jobs.counts)
         return Response(service.metrics.text(counts), media_type="text/plain; version=0.0.4")
+
+
+async def _record(service: Service, create: Callable[[], tuple[Job, bool]], folder: Path) -> tuple[Job, bool]:
+    """Record a job and begin with it. ``folder`` goes if it becomes no job; whether it is a new one."""
+    try:
+        job, created = await asyncio.to_thread(create)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if created:
+        service.dispatcher.dispatch(job.id, job.model)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return job, created
+
+
+async def _cancel(service: Service, recording: asyncio.Task[tuple[Job, bool]]) -> None:
+    """Cancel a job that was recorded for a caller who has gone."""
+    job, created = await recording
+    if created:
+        await service.dispatcher.cancel(job.id)
 
 
 async def _take(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,9 +14,11 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from ptycho_ray.service.audit import keep_log
 from ptycho_ray.service.dispatch import ReplicaLost
 from ptycho_ray.service.guard import App
 from ptycho_ray.service.jobs import AUTOMATIC, new_id
+from ptycho_ray.service.own_ray import listen_as_the_node_does
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -37,6 +38,7 @@ class Models:
     """Holds models and reconstructs with them, or without one; jobs of one model share forward passes."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        listen_as_the_node_does()
         import torch
 
         from ptycho_ray.service.database import connect
@@ -44,6 +46,8 @@ class Models:
         from ptycho_ray.service.models import ModelStore
 
         self.settings = ServiceSettings.from_args(args)
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep_log(self.settings.data_dir)
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         self.jobs = JobStore(connect(self.settings.database))
@@ -136,10 +140,12 @@ class Interface:
     """Answers HTTP and websockets."""
 
     def __init__(self, models: DeploymentHandle, args: dict[str, Any]) -> None:
+        listen_as_the_node_does()
         from ptycho_ray.service.service import Service
 
-        logging.getLogger("ptycho_ray").setLevel(logging.INFO)
-        self.service = Service(ServiceSettings.from_args(args), ServeReplicas(models), new_id())
+        settings = ServiceSettings.from_args(args)
+        self.service = Service(settings, ServeReplicas(models), new_id())
+        keep_log(settings.data_dir)
 
     def __serve_build_asgi_app__(self) -> App:
         from ptycho_ray.service.api import make_app

@@ -6,7 +6,6 @@ Plain ASGI, so that bodies stream through it and websockets pass it too.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
+from ptycho_ray.service.audit import AuditLog
 from ptycho_ray.service.jobs import new_id
 from ptycho_ray.service.metrics import Metrics
 from ptycho_ray.service.problems import MEDIA_TYPE, Problem, from_error
@@ -23,7 +23,6 @@ from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.tokens import LOCAL, Token, TokenStore
 
 log = logging.getLogger(__name__)
-audit = logging.getLogger("ptycho_ray.audit")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,6 +62,7 @@ class Guard:
 
     def __init__(self, app: App, settings: ServiceSettings, tokens: TokenStore, metrics: Metrics) -> None:
         self.app, self.settings, self.tokens, self.metrics = app, settings, tokens, metrics
+        self.audit = AuditLog(settings.data_dir)
         self.open_requests = 0
         self.rates: OrderedDict[str, _Bucket] = OrderedDict()
 
@@ -140,22 +140,25 @@ class Guard:
         await problem_response(problem, request.id)(request.scope, receive, answer)
 
     def _audit(self, request: _Request) -> None:
-        """One log line for every request that changes something, is refused, or fails."""
-        scope, status = request.scope, request.status
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
-        if changes or status is None or status >= 400:
-            caller = request.caller
-            line = {
+        """One line for every request but those for the page itself and for whether the service is well."""
+        scope, status, caller = request.scope, request.status, request.caller
+        if request.is_open and status is not None and status < 400 and scope.get("method") in ("GET", "HEAD"):
+            return
+        self.audit.write(
+            {
                 "request": request.id,
                 "address": request.address,
-                "token": None if caller is None else f"{caller.name}/{caller.id}",
+                "who": None if caller is None else caller.name,
+                "token": None if caller is None else caller.id,
                 "method": scope.get("method", "WS"),
                 "path": request.path,
+                "job": request.job,
                 "status": status,
                 "bytes_in": request.bytes_in,
+                "bytes_out": request.bytes_out,
                 "seconds": round(time.perf_counter() - request.started, 3),
             }
-            audit.info(json.dumps(line))
+        )
 
 
 class _Request:
@@ -166,7 +169,8 @@ class _Request:
         self.id = new_id()
         self.started = time.perf_counter()
         self.status: int | None = None
-        self.bytes_in = 0
+        self.bytes_in = self.bytes_out = 0
+        self.job: str | None = None
         self.caller: Token | None = None
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self.address = (scope.get("client") or ("unknown",))[0]
@@ -194,7 +198,7 @@ class _Request:
     def receives(self, receive: Receive) -> Receive:
         """``receive`` that gives up on bodies that are too large or stop coming."""
         if self.scope["type"] != "http":
-            return receive
+            return self._counted(receive)
         limit, body_over = self.settings.max_body_bytes, False
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
@@ -217,12 +221,22 @@ class _Request:
 
         return limited
 
+    def _counted(self, receive: Receive) -> Receive:
+        async def counted() -> Message:
+            message = await receive()
+            self.bytes_in += len(message.get("bytes") or b"") + len(message.get("text") or "")
+            return message
+
+        return counted
+
     def answers(self, send: Send) -> Send:
         """``send`` that adds the headers every answer has and notes the status."""
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
+                named = {name.lower(): value.decode("latin-1") for name, value in message.get("headers", [])}
+                self.job = named.get(b"x-reconstruction") or named.get(b"location", "").rpartition("/")[2] or None
                 headers = SECURITY_HEADERS | {"X-Request-Id": self.id}
                 if not self.path.startswith(OPEN_PREFIX):
                     headers["Cache-Control"] = "no-store"
@@ -230,10 +244,14 @@ class _Request:
                     *message.get("headers", []),
                     *((name.lower().encode(), value.encode()) for name, value in headers.items()),
                 ]
+            elif message["type"] == "http.response.body":
+                self.bytes_out += len(message.get("body", b""))
             elif message["type"] == "websocket.accept":
                 self.status = 101
             elif message["type"] == "websocket.close" and self.status is None:
                 self.status = 403
+            elif message["type"] == "websocket.send":
+                self.bytes_out += len(message.get("bytes") or b"") + len(message.get("text") or "")
             await send(message)
 
         return answer

@@ -125,7 +125,7 @@ class _Plan:
         self, scan: str | Path | None, path: str | None, demo: str | None, wait: bool, choices: dict[str, Any]
     ) -> _Steps[httpx.Response]:
         """Send a scan, or the name of one that the service can read."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex} | ({} if wait else {"Prefer": "respond-async"})
+        headers = {"Idempotency-Key": uuid.uuid4().hex} | {"Prefer": f"wait={POLL_S:.0f}" if wait else "respond-async"}
         params = {name: value for name, value in choices.items() if value is not None and name != "refinement"}
         for name, value in (choices.get("refinement") or {}).items():
             params[f"refinement.{name}"] = "none" if value is None else value

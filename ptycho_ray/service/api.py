@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -127,16 +128,16 @@ def _add_reconstructions(app: FastAPI) -> None:
         Without a model, what is unknown about the scan is decided by its patterns; the job's facts tell what was decided,
         while it runs, and the verdict. Settings of the solver (`refinement.*`) that are given are kept and not decided.
 
-        A small scan is answered with the image. `Prefer: respond-async`, a large scan, or a long wait give 202 and a
-        job instead. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
+        The answer is the image, however long that takes. `Prefer: respond-async` gives 202 and a job at once,
+        `Prefer: wait=20` after so many seconds. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
         `Idempotency-Key` with a retry, and the work is done only once.
         """
-        wait = "respond-async" not in prefer.lower()
+        wait_s = _patience(prefer, service.settings.max_deadline_s)
         base = request.scope.get("root_path", "")
         if idempotency_key is not None:
             known = await asyncio.to_thread(service.jobs.with_key, caller.name, idempotency_key)
             if known is not None:
-                return await _answer(service, known, wait, query.output, base)
+                return await _while_connected(request, _answer(service, known, wait_s, query.output, base))
         settings = service.settings
         service.check_space()
         await asyncio.to_thread(
@@ -146,7 +147,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         folder = settings.job_folder(job_id)
         folder.mkdir(parents=True, mode=0o700)
         try:
-            choices, source, name, size = await _take(request, service, folder / "scan", query, x_file_name)
+            choices, source, name = await _take(request, service, folder / "scan", query, x_file_name)
             check_choices(choices, with_model=choices.model is not None)
             model_key = AUTOMATIC
             if choices.model is not None:
@@ -174,10 +175,9 @@ def _add_reconstructions(app: FastAPI) -> None:
         recording = asyncio.create_task(
             _record(service, create, folder)
         )  # to its end, even if the caller goes meanwhile
-        waiting = wait and size <= settings.sync_max_bytes
         try:
             job, _ = await asyncio.shield(recording)
-            return await _while_connected(request, _answer(service, job, waiting, choices.output, base))
+            return await _while_connected(request, _answer(service, job, wait_s, choices.output, base))
         except (asyncio.CancelledError, _CallerGone) as gone:
             if (
                 idempotency_key is None
@@ -327,8 +327,8 @@ async def _cancel(service: Service, recording: asyncio.Task[tuple[Job, bool]]) -
 
 async def _take(
     request: Request, service: Service, path: Path, query: Choices, header_name: str
-) -> tuple[Choices, str, str, int]:
-    """Choices, source, its name for people and its bytes, from a request of any of the three kinds."""
+) -> tuple[Choices, str, str]:
+    """Choices, source and its name for people, from a request of any of the three kinds."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     given = query.model_dump(exclude_unset=True, by_alias=True)
     if kind == uploads.JSON_TYPE:
@@ -336,9 +336,9 @@ async def _take(
         named = reference.model_dump(exclude={"path", "demo"}, exclude_unset=True, by_alias=True)
         choices = uploads.choices_from(given | named)
         if reference.demo is not None:
-            return choices, DEMO + reference.demo, f"demo scan {reference.demo}", 0
+            return choices, DEMO + reference.demo, f"demo scan {reference.demo}"
         found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)
-        return choices, str(found), found.name, found.stat().st_size
+        return choices, str(found), found.name
     if kind == uploads.FORM_TYPE:
         name, fields = await uploads.receive_form(request, path)
         choices = uploads.choices_from(given | fields)
@@ -349,9 +349,9 @@ async def _take(
         expected = [*uploads.RAW_TYPES, uploads.FORM_TYPE, uploads.JSON_TYPE]
         more = {"field": "Content-Type", "found": kind or None, "expected": expected}
         raise Problem(415, "unsupported-media-type", "State what the body contains.", more)
-    if not (size := path.stat().st_size):
+    if not path.stat().st_size:
         raise Problem(400, "bad-request", "The body is empty.", {"field": "body", "expected": "a scan"})
-    return choices, str(path), _plain(name), size
+    return choices, str(path), _plain(name)
 
 
 def _check_gridsize(service: Service, choices: Choices, model: Model) -> None:
@@ -374,10 +374,10 @@ async def _own_job(service: Service, caller: Token, job_id: str) -> Job:
     return job
 
 
-async def _answer(service: Service, job: Job, wait: bool, output: str, base: str) -> Response:
+async def _answer(service: Service, job: Job, wait_s: float, output: str, base: str) -> Response:
     """The image if it is there in time, the job as 202 otherwise; Problem if it failed."""
-    if wait:
-        job = await service.dispatcher.ended(job.id, service.settings.sync_wait_s)
+    if wait_s:
+        job = await service.dispatcher.ended(job.id, wait_s)
         if job.state == DONE and output != "json":
             return await _file(service, job, output)
         if job.state == FAILED and job.problem is not None:
@@ -387,9 +387,17 @@ async def _answer(service: Service, job: Job, wait: bool, output: str, base: str
     document = Reconstruction.of(job, base)
     return JSONResponse(
         document.model_dump(mode="json", exclude_none=True),
-        status_code=202 if job.active or not wait else 200,
+        status_code=202 if job.active or not wait_s else 200,
         headers={"Location": document.links["self"]} | ({"Retry-After": "1"} if job.active else {}),
     )
+
+
+def _patience(prefer: str, longest_s: float) -> float:
+    """How long a caller waits for the image before it is content with a job, from its header (RFC 7240). One who says nothing
+    may be writing what comes into a picture, and gets nothing but the image."""
+    if (named := re.search(r"\bwait\s*=\s*(\d{1,9})", prefer.lower())) is not None:
+        return min(float(named[1]), longest_s)
+    return 0.0 if "respond-async" in prefer.lower() else longest_s
 
 
 class _CallerGone(Exception):
@@ -433,7 +441,7 @@ def _summary(service: Service, model: Model) -> ModelSummary:
         name=model.name,
         version=model.version,
         state="good",
-        N=config["N"],
+        N=checked.side,
         gridsize=config["gridsize"],
         architecture=config["architecture"],
     )

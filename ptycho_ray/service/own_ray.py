@@ -100,14 +100,14 @@ def listen_as_the_node_does() -> None:
         replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
-def listening() -> dict[str, str]:
-    """The addresses (HOST:PORT) on which this process and its descendants listen, with the name of each process. Linux only;
-    elsewhere none are found."""
+def listening(pid: int | None = None) -> dict[str, str]:
+    """The addresses (HOST:PORT) on which a process (by default this one) and its descendants listen, with the name of each
+    process. Linux only; elsewhere none are found."""
     sockets = dict(_listening_sockets())
     found = {}
-    for pid, name in _family().items():
+    for number, name in family(pid or os.getpid()).items():
         with suppress(OSError):  # it has ended meanwhile
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
+            for entry in Path(f"/proc/{number}/fd").iterdir():
                 with suppress(OSError):
                     if (address := sockets.get(os.readlink(entry))) is not None:
                         found[address] = name
@@ -134,18 +134,18 @@ def _listening_sockets() -> Iterator[tuple[str, str]]:
                 yield f"socket:[{words[9]}]", f"{name}:{int(port, 16)}"
 
 
-def _family() -> dict[int, str]:
-    """This process and its descendants, with their names."""
+def family(pid: int) -> dict[int, str]:
+    """A process and its descendants, with their names."""
     parents, names = {}, {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             name, _, rest = entry.read_text().partition("(")[2].rpartition(")")
             names[int(entry.parent.name)], parents[int(entry.parent.name)] = name, int(rest.split()[1])
-    family, more = set[int](), {os.getpid()}
+    members, more = set[int](), {pid}
     while more:
-        family |= more
-        more = {pid for pid, parent in parents.items() if parent in more} - family
-    return {pid: names.get(pid, "") for pid in family}
+        members |= more
+        more = {child for child, parent in parents.items() if parent in more} - members
+    return {member: names.get(member, "") for member in members}
 
 
 def _answer(problem: Problem) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from helpers import PATIENCE_S
 
 from ptycho_ray.client import Client
-from ptycho_ray.service.api import make_app
+from ptycho_ray.service.api import _patience, make_app
 from ptycho_ray.service.job_results import RESULT
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
@@ -48,7 +48,7 @@ def service(tmp_path: Path) -> Service:
     return replicas.service
 
 
-async def post(app: Any, key: str | None, connected: bool) -> tuple[int, bytes]:
+async def post(app: Any, key: str | None, connected: bool, prefer: str = "") -> tuple[int, bytes]:
     """Status and body of a POST whose connection breaks after its last byte, unless it stays connected."""
     messages = [{"type": "http.request", "body": b"scan", "more_body": False}]
     answers: list[Any] = []
@@ -63,6 +63,7 @@ async def post(app: Any, key: str | None, connected: bool) -> tuple[int, bytes]:
         answers.append(message)
 
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/octet-stream")]
+    headers += [(b"prefer", prefer.encode())] if prefer else []
     headers += [] if key is None else [(b"idempotency-key", key.encode())]
     scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
              "headers": headers, "client": ("127.0.0.1", 1), "scheme": "http", "http_version": "1.1"}  # fmt: skip
@@ -118,6 +119,25 @@ def test_a_connection_that_breaks_while_the_job_is_recorded(
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
     (job,) = service.jobs.recent(None, 10)
     assert job.state == ("cancelled" if key is None else "done")
+
+
+def test_who_asks_for_an_image_gets_no_job_in_its_place(service: Service) -> None:
+    async def scenario() -> None:
+        app = make_app(service)
+        assert [(await post(app, "mine", True, prefer))[0] for prefer in ("respond-async", "wait=1")] == [202, 202]
+        asked = asyncio.create_task(post(app, "mine", True))
+        assert not (await asyncio.wait({asked}, timeout=2))[0]
+        service.replicas.go.set()  # type: ignore[attr-defined]
+        assert await asked == (200, IMAGE)
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+
+
+@pytest.mark.parametrize(
+    ("said", "waits_s"), [("", 60), ("respond-async", 0), ("respond-async, wait=7", 7), ("wait=99", 60)]
+)
+def test_how_long_a_caller_waits(said: str, waits_s: float) -> None:
+    assert _patience(said, 60) == waits_s
 
 
 @pytest.fixture

@@ -129,8 +129,8 @@ def _add_reconstructions(app: FastAPI) -> None:
         while it runs, and the verdict. Settings of the solver (`refinement.*`) that are given are kept and not decided.
 
         The answer is the image, however long that takes. `Prefer: respond-async` gives 202 and a job at once,
-        `Prefer: wait=20` after so many seconds. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
-        `Idempotency-Key` with a retry, and the work is done only once.
+        `Prefer: wait=20` after so many seconds. Choices are query parameters, fields of the form, or members of the
+        JSON document. Send the same `Idempotency-Key` with a retry, and the work is done only once.
         """
         wait_s = _patience(prefer, service.settings.max_deadline_s)
         base = request.scope.get("root_path", "")

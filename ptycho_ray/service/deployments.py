@@ -43,6 +43,7 @@ class Models:
 
         from ptycho_ray.service.database import connect
         from ptycho_ray.service.jobs import JobStore
+        from ptycho_ray.service.memory import MemoryBudget
         from ptycho_ray.service.models import ModelStore
 
         self.settings = ServiceSettings.from_args(args)
@@ -52,6 +53,7 @@ class Models:
             torch.set_num_threads(self.settings.threads)
         self.jobs = JobStore(connect(self.settings.database))
         self.models = ModelStore(self.settings)
+        self.memory = MemoryBudget.of(self.settings)
         self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
         self.solver = ThreadPoolExecutor(
             1, "automatic"
@@ -69,13 +71,13 @@ class Models:
         from ptycho_ray.service.work import run_job
 
         loaded = await self.loaded(serve.get_multiplexed_model_id())
-        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings)
+        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings, self.memory)
 
     async def run_without_model(self, job_id: str, attempt: int) -> None:
         """One attempt at a job that has no model."""
         from ptycho_ray.service.work import run_job
 
-        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, pool=self.solver)
+        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory, pool=self.solver)
 
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""

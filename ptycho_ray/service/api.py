@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,9 +14,11 @@ from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ptycho_ray import __version__
 from ptycho_ray.service import schemas, uploads
+from ptycho_ray.service.callers import CallerGone, patience, while_connected
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.guard import App, Guard, problem_response
@@ -132,12 +133,12 @@ def _add_reconstructions(app: FastAPI) -> None:
         `Prefer: wait=20` after so many seconds. Choices are query parameters, fields of the form, or members of the
         JSON document. Send the same `Idempotency-Key` with a retry, and the work is done only once.
         """
-        wait_s = _patience(prefer, service.settings.max_deadline_s)
+        wait_s = patience(prefer, service.settings.max_deadline_s)
         base = request.scope.get("root_path", "")
         if idempotency_key is not None:
             known = await asyncio.to_thread(service.jobs.with_key, caller.name, idempotency_key)
             if known is not None:
-                return await _while_connected(request, _answer(service, known, wait_s, query.output, base))
+                return await while_connected(request, _answer(service, known, wait_s, query.output, base))
         settings = service.settings
         service.check_space()
         await asyncio.to_thread(
@@ -172,20 +173,14 @@ def _add_reconstructions(app: FastAPI) -> None:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        recording = asyncio.create_task(
-            _record(service, create, folder)
-        )  # to its end, even if the caller goes meanwhile
+        recording = asyncio.create_task(_record(service, create, folder))  # goes on if the caller does not
         try:
             job, _ = await asyncio.shield(recording)
-            return await _while_connected(request, _answer(service, job, wait_s, choices.output, base))
-        except (asyncio.CancelledError, _CallerGone) as gone:
-            if (
-                idempotency_key is None
-            ):  # nobody can ask for the image any more; with a key the caller may come back for it
+            return await while_connected(request, _answer(service, job, wait_s, choices.output, base))
+        except (asyncio.CancelledError, CallerGone):
+            if idempotency_key is None:  # nobody can ask for the image any more; with a key the caller may come back
                 await asyncio.shield(_cancel(service, recording))
-            if isinstance(gone, asyncio.CancelledError):
-                raise
-            return Response(status_code=499)  # nobody reads it, except the audit log
+            raise
 
     @app.get("/v1/reconstructions", tags=["reconstructions"], responses=problems(422))
     async def list_reconstructions(
@@ -392,36 +387,6 @@ async def _answer(service: Service, job: Job, wait_s: float, output: str, base: 
     )
 
 
-def _patience(prefer: str, longest_s: float) -> float:
-    """How long a caller waits for the image before it is content with a job, from its header (RFC 7240). One who says nothing
-    may be writing what comes into a picture, and gets nothing but the image."""
-    if (named := re.search(r"\bwait\s*=\s*(\d{1,9})", prefer.lower())) is not None:
-        return min(float(named[1]), longest_s)
-    return 0.0 if "respond-async" in prefer.lower() else longest_s
-
-
-class _CallerGone(Exception):
-    """The connection was closed before the answer."""
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The outcome of ``work``, unless the caller goes first. (Ray's own proxy cancels this task then, HAProxy does not.)"""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    answer, end = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise _CallerGone
-    finally:
-        answer.cancel()
-        end.cancel()
-
-
 async def _file(service: Service, job: Job, output: str) -> Response:
     try:
         path = await asyncio.to_thread(result_file, service.settings.job_folder(job.id), output)
@@ -508,6 +473,11 @@ def _answer_errors(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         kind = KINDS.get(error.status_code, "bad-request")
         return answer(request, Problem(error.status_code, kind, str(error.detail)))
+
+    @app.exception_handler(CallerGone)
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it, except the audit log
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

@@ -12,7 +12,8 @@ import pytest
 from helpers import PATIENCE_S
 
 from ptycho_ray.client import Client
-from ptycho_ray.service.api import _patience, make_app
+from ptycho_ray.service.api import make_app
+from ptycho_ray.service.callers import patience
 from ptycho_ray.service.job_results import RESULT
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
@@ -48,9 +49,11 @@ def service(tmp_path: Path) -> Service:
     return replicas.service
 
 
-async def post(app: Any, key: str | None, connected: bool, prefer: str = "") -> tuple[int, bytes]:
+async def post(
+    app: Any, key: str | None, connected: bool, prefer: str = "", more_body: bool = False
+) -> tuple[int, bytes]:
     """Status and body of a POST whose connection breaks after its last byte, unless it stays connected."""
-    messages = [{"type": "http.request", "body": b"scan", "more_body": False}]
+    messages = [{"type": "http.request", "body": b"scan", "more_body": more_body}]
     answers: list[Any] = []
 
     async def receive() -> Any:
@@ -81,6 +84,13 @@ def test_whoever_retries_with_the_same_key_gets_the_image(service: Service) -> N
     assert asyncio.run(scenario()) == (200, IMAGE)
     (job,) = service.jobs.recent(None, 10)
     assert (job.state, job.attempt) == ("done", 1)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_no_error(service: Service, caplog: Any) -> None:
+    assert asyncio.run(post(make_app(service), "mine", connected=False, more_body=True))[0] == 499
+    assert service.jobs.recent(None, 10) == []
+    assert list((service.settings.data_dir / "jobs").iterdir()) == []
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_without_a_key_nobody_can_come_back_and_the_job_is_cancelled(service: Service) -> None:
@@ -137,7 +147,7 @@ def test_who_asks_for_an_image_gets_no_job_in_its_place(service: Service) -> Non
     ("said", "waits_s"), [("", 60), ("respond-async", 0), ("respond-async, wait=7", 7), ("wait=99", 60)]
 )
 def test_how_long_a_caller_waits(said: str, waits_s: float) -> None:
-    assert _patience(said, 60) == waits_s
+    assert patience(said, 60) == waits_s
 
 
 @pytest.fixture

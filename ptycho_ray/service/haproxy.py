@@ -21,8 +21,9 @@ OPEN_BIND = re.compile(r"\s*bind\s+(\*|:|0\.0\.0\.0|\[)")
 REPLACED = ("errorfile ", "timeout http-request ")
 
 
-def closed(configuration: str, errors: Path) -> str:
-    """The configuration of Ray Serve, changed so that it is safe. ``errors`` holds an answer ``STATUS.http`` for each status.
+def closed(configuration: str, errors: Path, host: str = "127.0.0.1") -> str:
+    """The configuration of Ray Serve, changed so that it is safe. ``errors`` holds an answer ``STATUS.http`` for each status;
+    HAProxy alone listens at ``host``, for Ray Serve would open the ports behind it there too.
 
     Raises:
         ValueError: it is not laid out as expected, so that it cannot be said to be safe.
@@ -44,7 +45,10 @@ def closed(configuration: str, errors: Path) -> str:
             lines[1:1] = [f"    {line}" for line in more]
         elif name == "backend default_backend":  # before it has been told where the service is
             lines = [lines[0], f"    http-request return status 503 errorfile {errors / '503.http'}", ""]
-        elif name != "frontend http_frontend" and any(OPEN_BIND.match(line) for line in lines):
+        elif name == "frontend http_frontend":
+            place = f"[{host}]" if ":" in host else host
+            lines = [re.sub(r"^(\s*bind )\S+:(\d+)$", rf"\g<1>{place}:\2", line) for line in lines]
+        elif any(OPEN_BIND.match(line) for line in lines):
             raise ValueError(f"{name!r} listens on all addresses")
         kept.append("\n".join(lines))
     if "defaults" not in names or "frontend http_frontend" not in names:
@@ -52,11 +56,11 @@ def closed(configuration: str, errors: Path) -> str:
     return "".join(kept)
 
 
-def main(errors: str, haproxy: str, *words: str) -> None:
+def main(errors: str, host: str, haproxy: str, *words: str) -> None:
     """Become HAProxy, with the configuration that ``-f`` names made safe."""
     os.umask(0o077)
     path = Path(words[words.index("-f") + 1])
-    text = closed(path.read_text(), Path(errors))
+    text = closed(path.read_text(), Path(errors), host)
     temporary = path.with_suffix(".closed")
     temporary.write_text(text)
     temporary.replace(path)

@@ -43,9 +43,9 @@ ERRORS = {
 
 
 @contextmanager
-def own_ray(with_haproxy: bool) -> Iterator[Path]:
+def own_ray(haproxy_at: str | None) -> Iterator[Path]:
     """Prepare the environment for ``ray.init`` (Ray reads it when it is imported); the private folder for its files, which
-    is removed at the end unless something failed."""
+    is removed at the end unless something failed. ``haproxy_at`` is the address at which HAProxy listens, if it is used."""
     place = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="ptycho-", dir=place if len(place) <= MOST_LETTERS else "/tmp"))  # mode 0700
     wanted = PATIENCE | {
@@ -55,15 +55,15 @@ def own_ray(with_haproxy: bool) -> Iterator[Path]:
     }
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    if with_haproxy:
-        wanted |= haproxy_environment(folder)
+    if haproxy_at is not None:
+        wanted |= haproxy_environment(folder, haproxy_at)
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def haproxy_environment(folder: Path) -> dict[str, str]:
+def haproxy_environment(folder: Path, host: str) -> dict[str, str]:
     """The environment in which Ray Serve runs HAProxy from and in ``folder``, closed to other accounts: it holds a sender back
     whose upload is faster than the disk, where Ray's own proxy would keep what it has received in memory."""
     errors = folder / "errors"
@@ -74,7 +74,7 @@ def haproxy_environment(folder: Path) -> dict[str, str]:
 
     binary = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or get_haproxy_binary()
     start = folder / "haproxy"
-    words = [sys.executable, "-I", "-S", haproxy.__file__, str(errors), binary]
+    words = [sys.executable, "-I", "-S", haproxy.__file__, str(errors), host, binary]
     start.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     start.chmod(0o700)
     return {

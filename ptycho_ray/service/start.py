@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import signal
+import socket
 import sys
 import threading
 import time
@@ -71,8 +73,10 @@ def run_service(
     """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop.
 
     Raises:
+        ConfigurationError: the port is taken.
         RuntimeError: it does not start; the message says what it waited for, why that failed, and where the logs are.
     """
+    _check_port(host, port)
     stop, ready = threading.Event(), threading.Event()
 
     def ask_to_stop(*_: object) -> None:
@@ -82,19 +86,35 @@ def run_service(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask_to_stop)
-    with own_ray(haproxy) if address is None else contextlib.nullcontext() as folder:
+    with own_ray(host if haproxy else None) if address is None else contextlib.nullcontext() as folder:
         waiting = Waiting()
         try:
             with waiting:
-                _start(settings, host, port, max_replicas, address, folder, waiting)
+                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting)
             ready.set()
             print(_welcome(host, port, listening()), flush=True)
             stop.wait()
         finally:
             from ray import serve, shutdown
 
-            serve.shutdown()
-            shutdown()
+            with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as failures
+                serve.shutdown()
+                shutdown()
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                field="port",
+                found=f"{port} ({error.strerror})",
+                expected="a free one",
+                hint="Choose another with --port",
+            ) from error
 
 
 def _start(
@@ -104,6 +124,7 @@ def _start(
     max_replicas: int,
     address: str | None,
     folder: Path | None,
+    haproxy: bool,
     waiting: Waiting,
 ) -> None:
     waiting.on("Ray")
@@ -118,7 +139,8 @@ def _start(
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         waiting.on("the proxy")
-        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        inner = "127.0.0.1" if haproxy and folder is not None else host  # HAProxy listens at ``host``, and nothing else
+        serve.start(http_options={"host": inner, "port": port}, logging_config={"enable_access_log": False})
         waiting.on("the interface and the process that reconstructs", lambda: _states(serve.status()))
         args = jsonable(dataclasses.asdict(settings))
         serve.run(scaled(args, max_replicas), name=APPLICATION, route_prefix="/")
@@ -130,8 +152,8 @@ def _start(
         raise RuntimeError(
             f"the service did not start: after {waiting.seconds:.0f} s of waiting for {waiting.what}: {reason}{logs}"
         ) from error
-    if folder is not None and (others := open_to_others(listening())):
-        others.pop(f"{'0.0.0.0' if host == '' else host}:{port}", None)
+    if folder is not None:
+        others = {place: name for place, name in open_to_others(listening()).items() if not place.endswith(f":{port}")}
         if others:
             named = ", ".join(f"{place} ({name})" for place, name in others.items())
             raise RuntimeError(f"the service did not start: other machines could reach {named}")

@@ -65,7 +65,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterat
     words = ["serve", f"tiny={model_file}", "--data-dir", str(data_dir), "--port", str(port), "--threads", "1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with out.open("ab") as log:
-        command = [sys.executable, "-m", "ptycho_ray", *words, "--require-token"]
+        command = [sys.executable, "-m", "ptycho_ray", *words, "--host", "0.0.0.0"]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_for(lambda: "answers at" in out.read_text() or process.poll() is not None, "the start")
@@ -84,9 +84,9 @@ def test_the_start_tells_what_it_waits_for_and_which_ports_are_open(closed: Clos
     said = closed.out.read_text()
     assert re.search(r"\d s: waiting for Ray", said)
     assert re.search(r"\d s: waiting for the interface", said)
-    told = set(re.findall(r"127\.0\.0\.1:\d+", said))
+    told = set(re.findall(r"(?:127\.0\.0\.1|0\.0\.0\.0):\d+", said))
     found = listening(closed.process.pid)
-    assert open_to_others(found) == {}
+    assert set(open_to_others(found)) == {f"0.0.0.0:{closed.port}"}
     assert set(found) == told
 
 

@@ -16,6 +16,8 @@ from helpers import PATIENCE_S, as_another_account, free_port, wait_for
 
 from ptycho_ray.service import haproxy, own_ray
 
+HOST = "127.0.0.1"
+
 
 @pytest.fixture
 def written(tmp_path: Path) -> Any:
@@ -42,7 +44,7 @@ def running(written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """``(port, socket)`` of the HAProxy that is run in its place."""
     monkeypatch.delenv("RAY_SERVE_HAPROXY_BINARY_PATH", raising=False)
     port, path, admin = written
-    script = own_ray.haproxy_environment(tmp_path)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    script = own_ray.haproxy_environment(tmp_path, HOST)["RAY_SERVE_HAPROXY_BINARY_PATH"]
     process = subprocess.Popen([script, "-db", "-f", str(path), "-dR"], stderr=subprocess.DEVNULL)
     try:
         wait_for(admin.exists, "the admin socket")
@@ -101,7 +103,7 @@ def test_errors_of_the_proxy_are_problems(running: Any) -> None:
 def test_headers_that_stop_coming_end_the_connection(written: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(haproxy, "HEADERS_S", 1)
     port, path, _ = written
-    environment = own_ray.haproxy_environment(tmp_path)
+    environment = own_ray.haproxy_environment(tmp_path, HOST)
     path.write_text(haproxy.closed(path.read_text(), tmp_path / "errors"))
     binary = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text().split()[-2]
     process = subprocess.Popen([binary, "-db", "-f", str(path)], stderr=subprocess.DEVNULL)
@@ -119,6 +121,8 @@ def test_headers_that_stop_coming_end_the_connection(written: Any, tmp_path: Pat
 def test_a_configuration_that_is_not_known_is_not_started(written: Any, tmp_path: Path) -> None:
     text = written[1].read_text()
     assert haproxy.closed(haproxy.closed(text, tmp_path), tmp_path) == haproxy.closed(text, tmp_path)
+    assert "bind 192.0.2.2:" in haproxy.closed(text, tmp_path, "192.0.2.2")
+    assert "bind [::1]:" in haproxy.closed(text, tmp_path, "::1")
     with pytest.raises(ValueError, match="listens on all addresses"):
         haproxy.closed(text + "listen more\n  bind *:1\n", tmp_path)
     with pytest.raises(ValueError, match="admin sockets"):

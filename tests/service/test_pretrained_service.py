@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def test_serve_alone_serves_the_model_that_comes_with_it(tmp_path: Path, monkeyp
     assert started[0].models == {"pretrained": PRETRAINED_FILE}
     assert main(["serve", "other=pretrained", "--data-dir", str(tmp_path)]) == 0
     assert started[1].models == {"other": PRETRAINED_FILE}
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path, model_file: Path, capsys: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", str(model_file), "--data-dir", str(tmp_path), "--port", str(port)]) == 2
+    assert f"found {port} (Address already in use)" in capsys.readouterr().err
 
 
 def test_demos_and_live_images_have_the_side_of_the_probe_that_the_model_holds(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_each_request_has_a_line_that_says_who_and_what(closed: Closed, scan_fil
         unknown = stranger.get("/v1/models")
     path = closed.data_dir / "audit.jsonl"
     assert path.stat().st_mode & 0o777 == 0o600
+    wait_for(lambda: own_id(unknown) in path.read_text(), "the line of the last request, written after its answer")
     lines = {line["request"]: line for line in map(json.loads, path.read_text().splitlines())}
     line = lines[own_id(answer)]
     assert (line["who"], line["method"], line["path"], line["status"]) == ("alice", "POST", "/v1/reconstructions", 200)

@@ -206,7 +206,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         tags=["reconstructions"],
         response_class=Response,
         responses={
-            200: {"content": {media: {} for _, media in FORMATS.values()}, "description": "The image."},
+            200: {"content": {media: {} for _, media in (FORMATS | FILES).values()}, "description": "The image."},
             **problems(404, 408, 409, 410, 422, 500, 503, 507),
         },
     )

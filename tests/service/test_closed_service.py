@@ -94,6 +94,7 @@ def test_the_start_tells_what_it_waits_for_and_which_ports_are_open(closed: Clos
 def test_another_account_can_read_and_reach_nothing(closed: Closed) -> None:
     private = closed.private()
     for place in (private, closed.data_dir):
+        assert place.stat().st_mode & 0o077 == 0  # and not only a folder above it
         assert as_another_account(lambda place=place: os.listdir(place)) == "PermissionError"
     secrets = [closed.data_dir / "jobs.sqlite", closed.data_dir / "audit.jsonl", closed.data_dir / "service.log"]
     for place in [*secrets, *private.rglob("*")]:

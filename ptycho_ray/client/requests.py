@@ -95,7 +95,9 @@ class _Plan:
             status = 0 if answer is None else answer.status_code
             # A proxy whose replica died answers 500 in plain text; the service itself explains its errors.
             explained = answer is not None and "problem+json" in answer.headers.get("content-type", "")
-            lost = answer is None or status in AGAIN or (status >= 500 and not explained)
+            # A proxy that has just been restarted knows no route yet, and says so with 404.
+            unrouted = status == 404 and not explained and answer is not None and "/-/routes" in answer.text
+            lost = answer is None or status in AGAIN or unrouted or (status >= 500 and not explained)
             if not lost and answer is not None:
                 if status >= 400:
                     raise ServiceError(answer.json() if explained else {"status": status, "detail": answer.text[:200]})
@@ -123,7 +125,7 @@ class _Plan:
         self, scan: str | Path | None, path: str | None, demo: str | None, wait: bool, choices: dict[str, Any]
     ) -> _Steps[httpx.Response]:
         """Send a scan, or the name of one that the service can read."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex} | ({} if wait else {"Prefer": "respond-async"})
+        headers = {"Idempotency-Key": uuid.uuid4().hex} | {"Prefer": f"wait={POLL_S:.0f}" if wait else "respond-async"}
         params = {name: value for name, value in choices.items() if value is not None and name != "refinement"}
         for name, value in (choices.get("refinement") or {}).items():
             params[f"refinement.{name}"] = "none" if value is None else value

@@ -16,13 +16,14 @@ from ptycho_ray.config.command_line import parse
 @dataclass(kw_only=True)
 class Options(Common):
     """Run the reconstruction service on this machine: a web page and an HTTP interface. Scans are reconstructed
-    automatically, or by one of the trained models that are given.
+    automatically, or by a trained model: the pretrained one that comes with the program, if no other is given.
 
     Example: ptycho-ray serve model lines64=other/model
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ()
-    """Trained models: PATH or NAME=PATH of a bundle, its folder, or a folder with one sub-folder per version."""
+    """Trained models: PATH or NAME=PATH of a bundle, its folder, or a folder with one sub-folder per version; 'pretrained' is
+    the one that comes with the program."""
     model_root: Annotated[Path | None, FOLDER] = None
     """A folder with models as NAME/VERSION/wts.h5.zip; models added later are found without a restart."""
     data_dir: Annotated[Path, FOLDER] = Path("service")
@@ -53,12 +54,14 @@ class Options(Common):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray serve").options
+    from ptycho_ray.config.training import PRETRAINED
     from ptycho_ray.service.settings import MIB, ServiceSettings
     from ptycho_ray.service.start import LOOPBACK, check_before_start, named_models, run_service
 
+    words_of_models = options.models or (() if options.model_root else (PRETRAINED,))
     settings = ServiceSettings(
         data_dir=options.data_dir.resolve(),
-        models=named_models(options.models),
+        models=named_models(words_of_models),
         model_root=options.model_root and options.model_root.resolve(),
         allowed_roots=tuple(folder.resolve() for folder in options.allow),
         database_url=options.database_url,

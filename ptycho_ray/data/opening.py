@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import h5py
 from numpy.typing import NDArray
@@ -122,9 +122,8 @@ def opened(path: Path, max_bytes: int, declared: str | None = None) -> Iterator[
         return
     with path.open("rb") as stream:
         start = stream.read(1024)
-    unpack = next((function for magic, function in COMPRESSED.items() if start.startswith(magic)), None)
-    if unpack is not None:
-        with NpzFile(path, max_bytes, _unpacked(path, unpack, max_bytes)) as npz:
+    if (pieces := inflated(path, max_bytes)) is not None:
+        with NpzFile(path, max_bytes, io.BytesIO(b"".join(pieces))) as npz:
             yield npz
     elif start[:2] == b"PK":
         with NpzFile(path, max_bytes) as npz:
@@ -148,28 +147,37 @@ def _is_hdf5(path: Path) -> bool:
         return False
 
 
-def _unpacked(path: Path, unpack: object, max_bytes: int) -> IO[bytes]:
-    """The inflated content of a compressed NPZ file, in memory."""
-    whole, stored = io.BytesIO(), path.stat().st_size
+def inflated(path: Path, max_bytes: int) -> Iterator[bytes] | None:
+    """The content of an NPZ file that is compressed as a whole (bz2, gzip, xz), piece by piece; None for any other file.
+
+    The pieces raise InputError for a damaged file, for what is no NPZ, for more than ``max_bytes``, and for a bomb.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    unpack = next((function for magic, function in COMPRESSED.items() if start.startswith(magic)), None)
+    return None if unpack is None else _pieces(path, unpack, max_bytes)
+
+
+def _pieces(path: Path, unpack: object, max_bytes: int) -> Iterator[bytes]:
+    size, stored = 0, path.stat().st_size
     try:
         with unpack(path, "rb") as stream:  # type: ignore[operator]
             while piece := stream.read(_PIECE):
-                whole.write(piece)
-                check_ratio(path, None, stored, whole.tell())
-                if whole.tell() > max_bytes:
-                    raise InputError(
-                        file=path,
-                        found=f"more than {max_bytes / 2**20:.4g} MiB when inflated",
-                        expected="less (max_bytes)",
-                    )
-                if whole.tell() <= len(piece) and piece[:2] != b"PK":
+                if not size and piece[:2] != b"PK":
                     raise InputError(
                         file=path,
                         found="compressed data that is no NPZ",
                         expected="a compressed NPZ file",
                         hint=f"Unpack it first (bunzip2, gunzip or unxz). {to_type(path.with_suffix(''))}",
                     )
+                size += len(piece)
+                check_ratio(path, None, stored, size)
+                if size > max_bytes:
+                    raise InputError(
+                        file=path,
+                        found=f"more than {max_bytes / 2**20:.4g} MiB when inflated",
+                        expected="less (max_bytes)",
+                    )
+                yield piece
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(file=path, found=f"damaged data ({error})", expected="a complete compressed file") from error
-    whole.seek(0)
-    return whole

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,9 +14,11 @@ from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ptycho_ray import __version__
 from ptycho_ray.service import schemas, uploads
+from ptycho_ray.service.callers import CallerGone, patience, while_connected
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.guard import App, Guard, problem_response
@@ -126,16 +129,16 @@ def _add_reconstructions(app: FastAPI) -> None:
         Without a model, what is unknown about the scan is decided by its patterns; the job's facts tell what was decided,
         while it runs, and the verdict. Settings of the solver (`refinement.*`) that are given are kept and not decided.
 
-        A small scan is answered with the image. `Prefer: respond-async`, a large scan, or a long wait give 202 and a
-        job instead. Choices are query parameters, fields of the form, or members of the JSON document. Send the same
-        `Idempotency-Key` with a retry, and the work is done only once.
+        The answer is the image, however long that takes. `Prefer: respond-async` gives 202 and a job at once,
+        `Prefer: wait=20` after so many seconds. Choices are query parameters, fields of the form, or members of the
+        JSON document. Send the same `Idempotency-Key` with a retry, and the work is done only once.
         """
-        wait = "respond-async" not in prefer.lower()
+        wait_s = patience(prefer, service.settings.max_deadline_s)
         base = request.scope.get("root_path", "")
         if idempotency_key is not None:
             known = await asyncio.to_thread(service.jobs.with_key, caller.name, idempotency_key)
             if known is not None:
-                return await _answer(service, known, wait, query.output, base)
+                return await while_connected(request, _answer(service, known, wait_s, query.output, base))
         settings = service.settings
         service.check_space()
         await asyncio.to_thread(
@@ -145,7 +148,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         folder = settings.job_folder(job_id)
         folder.mkdir(parents=True, mode=0o700)
         try:
-            choices, source, name, size = await _take(request, service, folder / "scan", query, x_file_name)
+            choices, source, name = await _take(request, service, folder / "scan", query, x_file_name)
             check_choices(choices, with_model=choices.model is not None)
             model_key = AUTOMATIC
             if choices.model is not None:
@@ -154,36 +157,30 @@ def _add_reconstructions(app: FastAPI) -> None:
                 model_key = model.key
             options = {name: getattr(choices, name) for name in Options.__dataclass_fields__ if name != SOLVER}
             options[SOLVER] = choices.solver()
-            job, created = await asyncio.to_thread(
-                lambda: service.jobs.create(
-                    owner=caller.name,
-                    model=model_key,
-                    options=options,
-                    source=source,
-                    source_name=name,
-                    deadline_s=min(choices.deadline_s or settings.max_deadline_s, settings.max_deadline_s),
-                    max_jobs=settings.max_jobs,
-                    max_jobs_of_owner=settings.max_jobs_per_token,
-                    job_id=job_id,
-                    idempotency_key=idempotency_key,
-                )
+            create = functools.partial(
+                service.jobs.create,
+                owner=caller.name,
+                model=model_key,
+                options=options,
+                source=source,
+                source_name=name,
+                deadline_s=min(choices.deadline_s or settings.max_deadline_s, settings.max_deadline_s),
+                max_jobs=settings.max_jobs,
+                max_jobs_of_owner=settings.max_jobs_per_token,
+                job_id=job_id,
+                idempotency_key=idempotency_key,
             )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if not created:
-            shutil.rmtree(folder, ignore_errors=True)
-            return await _answer(service, job, wait, choices.output, base)
-        service.dispatcher.dispatch(job.id, job.model)
-        waiting = wait and size <= settings.sync_max_bytes
+        recording = asyncio.create_task(_record(service, create, folder))  # goes on if the caller does not
         try:
-            return await _while_connected(request, _answer(service, job, waiting, choices.output, base))
-        except asyncio.CancelledError:  # the caller has gone, so nobody wants the image
-            await asyncio.shield(service.dispatcher.cancel(job.id))
+            job, _ = await asyncio.shield(recording)
+            return await while_connected(request, _answer(service, job, wait_s, choices.output, base))
+        except (asyncio.CancelledError, CallerGone):
+            if idempotency_key is None:  # nobody can ask for the image any more; with a key the caller may come back
+                await asyncio.shield(_cancel(service, recording))
             raise
-        except _CallerGone:
-            await service.dispatcher.cancel(job.id)
-            return Response(status_code=499)  # nobody reads it, except the audit log
 
     @app.get("/v1/reconstructions", tags=["reconstructions"], responses=problems(422))
     async def list_reconstructions(
@@ -209,7 +206,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         tags=["reconstructions"],
         response_class=Response,
         responses={
-            200: {"content": {media: {} for _, media in FORMATS.values()}, "description": "The image."},
+            200: {"content": {media: {} for _, media in (FORMATS | FILES).values()}, "description": "The image."},
             **problems(404, 408, 409, 410, 422, 500, 503, 507),
         },
     )
@@ -302,10 +299,31 @@ def _add_operations(app: FastAPI) -> None:
         return Response(service.metrics.text(counts), media_type="text/plain; version=0.0.4")
 
 
+async def _record(service: Service, create: Callable[[], tuple[Job, bool]], folder: Path) -> tuple[Job, bool]:
+    """Record a job and begin with it. ``folder`` goes if it becomes no job; whether it is a new one."""
+    try:
+        job, created = await asyncio.to_thread(create)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if created:
+        service.dispatcher.dispatch(job.id, job.model)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return job, created
+
+
+async def _cancel(service: Service, recording: asyncio.Task[tuple[Job, bool]]) -> None:
+    """Cancel a job that was recorded for a caller who has gone."""
+    job, created = await recording
+    if created:
+        await service.dispatcher.cancel(job.id)
+
+
 async def _take(
     request: Request, service: Service, path: Path, query: Choices, header_name: str
-) -> tuple[Choices, str, str, int]:
-    """Choices, source, its name for people and its bytes, from a request of any of the three kinds."""
+) -> tuple[Choices, str, str]:
+    """Choices, source and its name for people, from a request of any of the three kinds."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     given = query.model_dump(exclude_unset=True, by_alias=True)
     if kind == uploads.JSON_TYPE:
@@ -313,9 +331,9 @@ async def _take(
         named = reference.model_dump(exclude={"path", "demo"}, exclude_unset=True, by_alias=True)
         choices = uploads.choices_from(given | named)
         if reference.demo is not None:
-            return choices, DEMO + reference.demo, f"demo scan {reference.demo}", 0
+            return choices, DEMO + reference.demo, f"demo scan {reference.demo}"
         found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)
-        return choices, str(found), found.name, found.stat().st_size
+        return choices, str(found), found.name
     if kind == uploads.FORM_TYPE:
         name, fields = await uploads.receive_form(request, path)
         choices = uploads.choices_from(given | fields)
@@ -326,9 +344,9 @@ async def _take(
         expected = [*uploads.RAW_TYPES, uploads.FORM_TYPE, uploads.JSON_TYPE]
         more = {"field": "Content-Type", "found": kind or None, "expected": expected}
         raise Problem(415, "unsupported-media-type", "State what the body contains.", more)
-    if not (size := path.stat().st_size):
+    if not path.stat().st_size:
         raise Problem(400, "bad-request", "The body is empty.", {"field": "body", "expected": "a scan"})
-    return choices, str(path), _plain(name), size
+    return choices, str(path), _plain(name)
 
 
 def _check_gridsize(service: Service, choices: Choices, model: Model) -> None:
@@ -351,10 +369,10 @@ async def _own_job(service: Service, caller: Token, job_id: str) -> Job:
     return job
 
 
-async def _answer(service: Service, job: Job, wait: bool, output: str, base: str) -> Response:
+async def _answer(service: Service, job: Job, wait_s: float, output: str, base: str) -> Response:
     """The image if it is there in time, the job as 202 otherwise; Problem if it failed."""
-    if wait:
-        job = await service.dispatcher.ended(job.id, service.settings.sync_wait_s)
+    if wait_s:
+        job = await service.dispatcher.ended(job.id, wait_s)
         if job.state == DONE and output != "json":
             return await _file(service, job, output)
         if job.state == FAILED and job.problem is not None:
@@ -364,31 +382,9 @@ async def _answer(service: Service, job: Job, wait: bool, output: str, base: str
     document = Reconstruction.of(job, base)
     return JSONResponse(
         document.model_dump(mode="json", exclude_none=True),
-        status_code=202 if job.active or not wait else 200,
+        status_code=202 if job.active or not wait_s else 200,
         headers={"Location": document.links["self"]} | ({"Retry-After": "1"} if job.active else {}),
     )
-
-
-class _CallerGone(Exception):
-    """The connection was closed before the answer."""
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The outcome of ``work``, unless the caller goes first. (Ray's own proxy cancels this task then, HAProxy does not.)"""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    answer, end = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise _CallerGone
-    finally:
-        answer.cancel()
-        end.cancel()
 
 
 async def _file(service: Service, job: Job, output: str) -> Response:
@@ -410,7 +406,7 @@ def _summary(service: Service, model: Model) -> ModelSummary:
         name=model.name,
         version=model.version,
         state="good",
-        N=config["N"],
+        N=checked.side,
         gridsize=config["gridsize"],
         architecture=config["architecture"],
     )
@@ -477,6 +473,11 @@ def _answer_errors(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         kind = KINDS.get(error.status_code, "bad-request")
         return answer(request, Problem(error.status_code, kind, str(error.detail)))
+
+    @app.exception_handler(CallerGone)
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it, except the audit log
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:

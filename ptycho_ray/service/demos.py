@@ -35,7 +35,8 @@ def write_demo(name: str, loaded: LoadedModel | None, path: Path) -> Path:
         probe = make_probe("disc", n, np.random.default_rng(7), photons=PHOTONS)
     else:
         model = loaded.bundle.model
-        n, probe = model.config.N, model.probe.detach().cpu().numpy()
+        probe = model.probe.detach().cpu().numpy()
+        n = probe.shape[-1]  # one network may have been trained on patterns of several sides
         unit = np.float32(np.sqrt(model.normalisation.photon_scale))  # of the amplitudes in the model's training file
     side = int(FIELD * n)
     image = make_object(name, (side, side), rng)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,9 +14,11 @@ from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from ptycho_ray.service.audit import keep_log
 from ptycho_ray.service.dispatch import ReplicaLost
 from ptycho_ray.service.guard import App
 from ptycho_ray.service.jobs import AUTOMATIC, new_id
+from ptycho_ray.service.own_ray import listen_as_the_node_does
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -37,17 +38,22 @@ class Models:
     """Holds models and reconstructs with them, or without one; jobs of one model share forward passes."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        listen_as_the_node_does()
         import torch
 
         from ptycho_ray.service.database import connect
         from ptycho_ray.service.jobs import JobStore
+        from ptycho_ray.service.memory import MemoryBudget
         from ptycho_ray.service.models import ModelStore
 
         self.settings = ServiceSettings.from_args(args)
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep_log(self.settings.data_dir)
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         self.jobs = JobStore(connect(self.settings.database))
         self.models = ModelStore(self.settings)
+        self.memory = MemoryBudget.of(self.settings)
         self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
         self.solver = ThreadPoolExecutor(
             1, "automatic"
@@ -65,13 +71,13 @@ class Models:
         from ptycho_ray.service.work import run_job
 
         loaded = await self.loaded(serve.get_multiplexed_model_id())
-        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings)
+        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings, self.memory)
 
     async def run_without_model(self, job_id: str, attempt: int) -> None:
         """One attempt at a job that has no model."""
         from ptycho_ray.service.work import run_job
 
-        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, pool=self.solver)
+        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory, pool=self.solver)
 
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""
@@ -136,10 +142,12 @@ class Interface:
     """Answers HTTP and websockets."""
 
     def __init__(self, models: DeploymentHandle, args: dict[str, Any]) -> None:
+        listen_as_the_node_does()
         from ptycho_ray.service.service import Service
 
-        logging.getLogger("ptycho_ray").setLevel(logging.INFO)
-        self.service = Service(ServiceSettings.from_args(args), ServeReplicas(models), new_id())
+        settings = ServiceSettings.from_args(args)
+        self.service = Service(settings, ServeReplicas(models), new_id())
+        keep_log(settings.data_dir)
 
     def __serve_build_asgi_app__(self) -> App:
         from ptycho_ray.service.api import make_app

@@ -133,6 +133,9 @@ class LoadedModel:
         device = device_of(settings)
         for model in bundle.models:
             model.to(device)
+            side = model.probe.shape[-1]
+            if side != model.config.N:  # the network was trained on other sides too; its physics is that of its probe
+                model.config = replace(model.config, N=side)
         patterns = settings.batch_patterns or (32 if device == "cpu" else 256)
         rows = max(1, patterns // bundle.config.model.gridsize**2)
         shared = tuple(SharedModel(model, rows) for model in bundle.models)

@@ -6,7 +6,6 @@ Plain ASGI, so that bodies stream through it and websockets pass it too.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
+from ptycho_ray.service.audit import AuditLog
 from ptycho_ray.service.jobs import new_id
 from ptycho_ray.service.metrics import Metrics
 from ptycho_ray.service.problems import MEDIA_TYPE, Problem, from_error
@@ -23,7 +23,6 @@ from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.tokens import LOCAL, Token, TokenStore
 
 log = logging.getLogger(__name__)
-audit = logging.getLogger("ptycho_ray.audit")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,6 +62,7 @@ class Guard:
 
     def __init__(self, app: App, settings: ServiceSettings, tokens: TokenStore, metrics: Metrics) -> None:
         self.app, self.settings, self.tokens, self.metrics = app, settings, tokens, metrics
+        self.audit = AuditLog(settings.data_dir)
         self.open_requests = 0
         self.rates: OrderedDict[str, _Bucket] = OrderedDict()
 
@@ -114,19 +114,18 @@ class Guard:
             if request.is_open:
                 return None
             raise Problem(401, "unauthorized", "Send 'Authorization: Bearer TOKEN'.", {"field": "Authorization"})
-        self._check_rate(f"guesses {request.address}", GUESSES_PER_MINUTE, cost=0)
         found = await asyncio.to_thread(self.tokens.find, text)
-        if found is None:
+        if found is None:  # only who guesses is held up: behind a proxy everybody has one address
             self._check_rate(f"guesses {request.address}", GUESSES_PER_MINUTE)
             raise Problem(401, "unauthorized", "The token is not known or has expired.", {"field": "Authorization"})
         return found
 
-    def _check_rate(self, key: str, per_minute: int, cost: int = 1) -> None:
+    def _check_rate(self, key: str, per_minute: int) -> None:
         bucket = self.rates.setdefault(key, _Bucket(per_minute))
         self.rates.move_to_end(key)
         while len(self.rates) > MOST_CALLERS:
             self.rates.popitem(last=False)
-        if (wait := bucket.take(cost)) > 0:
+        if (wait := bucket.take()) > 0:
             more = {"expected": f"at most {per_minute} per minute"}
             raise Problem(429, "too-many-requests", "Too many requests.", more, retry_after_s=max(1, round(wait)))
 
@@ -140,22 +139,25 @@ class Guard:
         await problem_response(problem, request.id)(request.scope, receive, answer)
 
     def _audit(self, request: _Request) -> None:
-        """One log line for every request that changes something, is refused, or fails."""
-        scope, status = request.scope, request.status
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
-        if changes or status is None or status >= 400:
-            caller = request.caller
-            line = {
+        """One line for every request but those for the page itself and for whether the service is well."""
+        scope, status, caller = request.scope, request.status, request.caller
+        if request.is_open and status is not None and status < 400 and scope.get("method") in ("GET", "HEAD"):
+            return
+        self.audit.write(
+            {
                 "request": request.id,
                 "address": request.address,
-                "token": None if caller is None else f"{caller.name}/{caller.id}",
+                "who": None if caller is None else caller.name,
+                "token": None if caller is None else caller.id,
                 "method": scope.get("method", "WS"),
                 "path": request.path,
+                "job": request.job,
                 "status": status,
                 "bytes_in": request.bytes_in,
+                "bytes_out": request.bytes_out,
                 "seconds": round(time.perf_counter() - request.started, 3),
             }
-            audit.info(json.dumps(line))
+        )
 
 
 class _Request:
@@ -166,7 +168,8 @@ class _Request:
         self.id = new_id()
         self.started = time.perf_counter()
         self.status: int | None = None
-        self.bytes_in = 0
+        self.bytes_in = self.bytes_out = 0
+        self.job: str | None = None
         self.caller: Token | None = None
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self.address = (scope.get("client") or ("unknown",))[0]
@@ -194,7 +197,7 @@ class _Request:
     def receives(self, receive: Receive) -> Receive:
         """``receive`` that gives up on bodies that are too large or stop coming."""
         if self.scope["type"] != "http":
-            return receive
+            return self._counted(receive)
         limit, body_over = self.settings.max_body_bytes, False
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
@@ -217,12 +220,22 @@ class _Request:
 
         return limited
 
+    def _counted(self, receive: Receive) -> Receive:
+        async def counted() -> Message:
+            message = await receive()
+            self.bytes_in += len(message.get("bytes") or b"") + len(message.get("text") or "")
+            return message
+
+        return counted
+
     def answers(self, send: Send) -> Send:
         """``send`` that adds the headers every answer has and notes the status."""
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
+                named = {name.lower(): value.decode("latin-1") for name, value in message.get("headers", [])}
+                self.job = named.get(b"x-reconstruction") or named.get(b"location", "").rpartition("/")[2] or None
                 headers = SECURITY_HEADERS | {"X-Request-Id": self.id}
                 if not self.path.startswith(OPEN_PREFIX):
                     headers["Cache-Control"] = "no-store"
@@ -230,10 +243,14 @@ class _Request:
                     *message.get("headers", []),
                     *((name.lower().encode(), value.encode()) for name, value in headers.items()),
                 ]
+            elif message["type"] == "http.response.body":
+                self.bytes_out += len(message.get("body", b""))
             elif message["type"] == "websocket.accept":
                 self.status = 101
             elif message["type"] == "websocket.close" and self.status is None:
                 self.status = 403
+            elif message["type"] == "websocket.send":
+                self.bytes_out += len(message.get("bytes") or b"") + len(message.get("text") or "")
             await send(message)
 
         return answer
@@ -245,14 +262,14 @@ class _Bucket:
     def __init__(self, per_minute: int) -> None:
         self.per_minute, self.left, self.at = per_minute, float(per_minute), time.monotonic()
 
-    def take(self, cost: int) -> float:
-        """Take ``cost`` if there is one; the seconds to wait if there is none."""
+    def take(self) -> float:
+        """Take one if there is one; the seconds to wait if there is none."""
         now = time.monotonic()
         self.left = min(self.per_minute, self.left + (now - self.at) * self.per_minute / 60)
         self.at = now
         if self.left < 1:
             return (1 - self.left) * 60 / self.per_minute
-        self.left -= cost
+        self.left -= 1
         return 0.0
 
 

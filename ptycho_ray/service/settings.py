@@ -32,6 +32,8 @@ class ServiceSettings:
     """Largest upload."""
     max_inflated_bytes: PositiveInt = 8192 * MIB
     """Maximum memory for the arrays of one scan."""
+    max_memory_bytes: NonNegativeInt = 0
+    """Memory for the scans of all jobs of a replica of the models; others wait. 0: half of what is free when it starts."""
     max_patterns: PositiveInt = 1_000_000
     """Maximum number of patterns of one scan or stream."""
     max_N: PositiveInt = 1024
@@ -48,10 +50,6 @@ class ServiceSettings:
     """Requests per minute of one token (or address) to one replica of the ingress; further ones get 429."""
     body_timeout_s: PositiveFloat = 30.0
     """Longest silence within an upload before the connection is closed."""
-    sync_max_bytes: NonNegativeInt = 256 * MIB
-    """Scans above this size become a job even if not requested as one."""
-    sync_wait_s: PositiveFloat = 60.0
-    """A caller who waits for the answer gets the job instead after this time."""
     max_deadline_s: PositiveFloat = 86400.0
     """Maximum duration of a job, waiting included."""
     keep_s: PositiveFloat = 7 * 86400.0

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import logging
-import os
-import secrets
 import signal
+import socket
+import sys
 import threading
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ptycho_ray.bundle import PRETRAINED_FILE, is_shipped
+from ptycho_ray.config.training import PRETRAINED
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import jsonable
 from ptycho_ray.service.database import connect
 from ptycho_ray.service.models import ModelStore
+from ptycho_ray.service.own_ray import listening, open_to_others, own_ray
 from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.tokens import TokenStore
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 APPLICATION = "ptycho_ray"
-#: Ray Serve behind HAProxy, which comes with it: it holds a sender back whose upload is faster than the disk, where Ray's own
-#: proxy would keep what it has received in memory. The period is for load balancers in front, of which there is none.
-HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+#: How long the service may take to answer once everything of it runs.
+ANSWER_S = 300.0
 
-#: Ray Serve ends a proxy that is not ready after 5 s or does not answer for 10 s, and the start fails with it. A busy machine
-#: takes longer.
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120"}
+
+def _nothing() -> str:
+    return ""
 
 
 def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
@@ -63,33 +70,160 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
 def run_service(
     settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, haproxy: bool
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop."""
-    for name, value in (PATIENCE | (HAPROXY if haproxy else {})).items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop.
+
+    Raises:
+        ConfigurationError: the port is taken.
+        RuntimeError: it does not start; the message says what it waited for, why that failed, and where the logs are.
+    """
+    _check_port(host, port)
+    stop, ready = threading.Event(), threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        if not ready.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+    with own_ray(host if haproxy else None) if address is None else contextlib.nullcontext() as folder:
+        waiting = Waiting()
+        try:
+            with waiting:
+                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting)
+            ready.set()
+            print(_welcome(host, port, listening()), flush=True)
+            stop.wait()
+        finally:
+            from ray import serve, shutdown
+
+            with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as failures
+                serve.shutdown()
+                shutdown()
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                field="port",
+                found=f"{port} ({error.strerror})",
+                expected="a free one",
+                hint="Choose another with --port",
+            ) from error
+
+
+def _start(
+    settings: ServiceSettings,
+    host: str,
+    port: int,
+    max_replicas: int,
+    address: str | None,
+    folder: Path | None,
+    haproxy: bool,
+    waiting: Waiting,
+) -> None:
+    waiting.on("Ray")
     import ray  # reads its environment when it is loaded
     from ray import serve
 
     from ptycho_ray.service.deployments import scaled
 
-    own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    own: dict[str, Any] = {} if folder is None else {"include_dashboard": False, "_temp_dir": str(folder / "ray")}
     try:
-        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        waiting.on("the proxy")
+        inner = "127.0.0.1" if haproxy and folder is not None else host  # HAProxy listens at ``host``, and nothing else
+        serve.start(http_options={"host": inner, "port": port}, logging_config={"enable_access_log": False})
+        waiting.on("the interface and the process that reconstructs", lambda: _states(serve.status()))
         args = jsonable(dataclasses.asdict(settings))
         serve.run(scaled(args, max_replicas), name=APPLICATION, route_prefix="/")
-        print(
-            f"The service answers at http://{host}:{port}/ (documentation at /docs). Stop it with Ctrl-C.", flush=True
-        )
-        stop.wait()
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+        waiting.on("the first answer")
+        _wait_for_answer(host, port)
+    except Exception as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        logs = "" if folder is None else f"; the logs are in {folder / 'ray' / 'session_latest' / 'logs'}"
+        raise RuntimeError(
+            f"the service did not start: after {waiting.seconds:.0f} s of waiting for {waiting.what}: {reason}{logs}"
+        ) from error
+    if folder is not None:
+        others = {place: name for place, name in open_to_others(listening()).items() if not place.endswith(f":{port}")}
+        if others:
+            named = ", ".join(f"{place} ({name})" for place, name in others.items())
+            raise RuntimeError(f"the service did not start: other machines could reach {named}")
+
+
+def _states(status: Any) -> str:
+    application = status.applications.get(APPLICATION)
+    deployments = {} if application is None else application.deployments
+    return ", ".join(f"{name} {found.status.value.lower()}" for name, found in deployments.items())
+
+
+def _wait_for_answer(host: str, port: int) -> None:
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
+    until = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{name}:{port}/healthz", timeout=10):
+                return
+        except OSError as error:  # among them every status of HTTP but 200
+            if time.monotonic() > until:
+                raise TimeoutError(f"no answer at port {port} ({error})") from error
+            time.sleep(0.2)
+
+
+def _welcome(host: str, port: int, open_ports: dict[str, str]) -> str:
+    """What is said when the service answers."""
+    inner = sorted(place for place in open_ports if not place.endswith(f":{port}"))
+    lines = [f"The service answers at http://{host}:{port}/ (documentation at /docs). Stop it with Ctrl-C."]
+    if inner:
+        lines.append(f"Open on this machine only, for its own processes: {', '.join(inner)} (docs/security.md)")
+    return "\n".join(lines)
+
+
+class Waiting:
+    """Says every second on stderr what a start waits for."""
+
+    def __init__(self, every_s: float = 1.0) -> None:
+        self.every_s, self.what, self.detail = every_s, "", _nothing
+        self._since, self._over = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._say, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._since
+
+    def on(self, what: str, detail: Callable[[], str] = _nothing) -> None:
+        """From now on ``what`` is waited for; ``detail`` is asked for more each time."""
+        self.what, self.detail = what, detail
+
+    def __enter__(self) -> Waiting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _say(self) -> None:
+        while not self._over.wait(self.every_s):
+            if self.what:
+                try:
+                    more = self.detail()
+                except Exception:  # what it asks may not be there yet
+                    more = ""
+                print(
+                    f"{self.seconds:4.0f} s: waiting for {self.what}{more and f' ({more})'}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def named_models(words: tuple[str, ...]) -> dict[str, Path]:
@@ -97,8 +231,11 @@ def named_models(words: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
-        path = Path(place if equals else word).resolve()
-        if not equals:
+        path = Path(place if equals else word)
+        path = PRETRAINED_FILE if is_shipped(path) else path.resolve()
+        if not equals and path == PRETRAINED_FILE:
+            name = PRETRAINED
+        elif not equals:
             name = path.parent.name if path.suffix == ".zip" else path.name
         if not path.exists():
             raise InputError(field="MODEL", found=str(path), expected="a bundle wts.h5.zip or its folder")

@@ -161,6 +161,11 @@ async def _end(socket: WebSocket, problem: Problem) -> None:
         await socket.close(1008 if problem.status < 500 else 1011, problem.detail[:120])
 
 
+def _tell_log(preview: asyncio.Task[None]) -> None:
+    if not preview.cancelled() and not isinstance(error := preview.exception(), Problem | InputError | None):
+        log.error("a stream goes on without its live image", exc_info=error)
+
+
 class _Session:
     """One connection of one stream."""
 
@@ -176,6 +181,7 @@ class _Session:
         if spool is None:
             return
         preview = asyncio.create_task(self._show(spool))
+        preview.add_done_callback(_tell_log)
         try:
             await self._take(spool, preview)
         except WebSocketDisconnect:
@@ -203,8 +209,7 @@ class _Session:
             raise Problem(400, "bad-request", "The first message is a JSON object.", {"field": "type"}) from None
         self.service.check_space()
         model = await asyncio.to_thread(self.service.models.choose, start.model)
-        manifest = self.service.models.check(model).manifest
-        expected = None if manifest is None else manifest["config"]["model"]["N"]
+        expected = self.service.models.check(model).side
         if expected != start.N:
             raise Problem(
                 422,
@@ -243,8 +248,8 @@ class _Session:
             message = await asyncio.wait_for(self.socket.receive(), IDLE_S)
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
-            if preview.done() and (error := preview.exception()) is not None:
-                raise error
+            if preview.done() and isinstance(error := preview.exception(), Problem | InputError):
+                raise error  # a pattern that is none; any other failure costs the live image only
             if (content := message.get("bytes")) is not None:
                 await self._take_frames(spool, content)
             elif self._is_end(message.get("text") or ""):

@@ -22,6 +22,7 @@ from ptycho_ray.service.demos import write_demo
 from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
 from ptycho_ray.service.job_results import RESULT, write_result
 from ptycho_ray.service.jobs import Job, JobStore
+from ptycho_ray.service.memory import MemoryBudget, needed_bytes, unpacked
 from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -51,6 +52,11 @@ class Monitor:
         if not self.store.report(self.job.id, self.attempt, name, done, total, facts):
             raise JobSuperseded
 
+    def go_on(self) -> None:
+        """Called often: raises if the job is no longer wanted."""
+        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+            self.stage("reading")
+
     def on_batch(self, done: int, total: int) -> None:
         """``done`` of ``total`` groups are reconstructed."""
         if time.monotonic() - self.last >= REPORT_INTERVAL_S:
@@ -72,22 +78,30 @@ class Monitor:
             self.stage("solving", progress.iteration, progress.iterations)
 
 
-def run_job(job_id: str, attempt: int, loaded: LoadedModel | None, store: JobStore, settings: ServiceSettings) -> None:
+def run_job(
+    job_id: str,
+    attempt: int,
+    loaded: LoadedModel | None,
+    store: JobStore,
+    settings: ServiceSettings,
+    memory: MemoryBudget | None = None,
+) -> None:
     """Carry out a job, without a model if none is ``loaded``, and record the outcome. Returns quietly if the job is no longer
-    wanted.
+    wanted. ``memory`` is shared with other jobs; without it this one has as much as it likes.
 
     What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
     """
     job = store.get(job_id)
     monitor = Monitor(store, job, attempt)
     try:
-        facts = _reconstruct(job, monitor, loaded, settings)
+        facts = _prepared(job, monitor, loaded, settings, memory or MemoryBudget.of(settings))
     except JobSuperseded:
         log.info("job %s is no longer wanted", job_id)
         if store.get(job_id).attempt == attempt:
             (settings.job_folder(job_id) / RESULT).unlink(missing_ok=True)
     except (InputError, Problem, OSError, MemoryError) as error:
-        names = {Path(job.source): job.source_name, settings.job_folder(job_id): "the scan"}
+        folder = settings.job_folder(job_id)
+        names = {Path(job.source): job.source_name, folder / "unpacked": job.source_name, folder: "the scan"}
         problem = from_error(error, names)
         if problem.status == 500:
             log.exception("job %s failed", job_id)
@@ -101,9 +115,10 @@ def run_job(job_id: str, attempt: int, loaded: LoadedModel | None, store: JobSto
         store.finish(job_id, attempt, facts)
 
 
-def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, settings: ServiceSettings) -> dict[str, Any]:
-    started = time.perf_counter()
-    options = Options(**job.options)
+def _prepared(
+    job: Job, monitor: Monitor, loaded: LoadedModel | None, settings: ServiceSettings, memory: MemoryBudget
+) -> dict[str, Any]:
+    """The scan of a job on disk, as it is read, and memory for it; then the reconstruction."""
     monitor.stage("reading")
     folder = settings.job_folder(job.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +126,24 @@ def _reconstruct(job: Job, monitor: Monitor, loaded: LoadedModel | None, setting
         source = write_demo(job.source.removeprefix(DEMO), loaded, folder / "demo.npz")
     else:
         source = Path(job.source)
-    check_links(
-        source, [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
-    )
+    roots = [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
+    check_links(source, roots)
+    path = unpacked(source, folder, settings, monitor.go_on)
+    try:
+        with memory.reserved(needed_bytes(path, settings), lambda: monitor.stage("waiting for memory")):
+            return _reconstruct(job, path, monitor, loaded, settings)
+    finally:
+        if path != source:
+            path.unlink(missing_ok=True)
+
+
+def _reconstruct(
+    job: Job, source: Path, monitor: Monitor, loaded: LoadedModel | None, settings: ServiceSettings
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    options = Options(**job.options)
+    folder = settings.job_folder(job.id)
+    monitor.stage("reading")
     scan = read_scan(source, settings, options.n_subsample, options.reading)
     read = time.perf_counter()
     monitor.stage("reconstructing", 0, len(scan))

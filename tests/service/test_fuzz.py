@@ -120,6 +120,7 @@ def test_the_document_is_kept_whatever_is_asked(service: Any, tmp_path: Path) ->
             "--checks",
             "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         ),
+        *("--request-timeout", str(PATIENCE_S)),  # an image takes as long as it takes
         *("--max-examples", "25", "--phases", "examples,coverage,fuzzing", "--seed", "1"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -11,8 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from ptycho_ray.service.api import make_app
+from ptycho_ray.service.database import connect
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.tokens import TokenStore
 
 
 class NoReplicas:
@@ -67,3 +69,11 @@ def test_other_sites_and_names_are_refused_without_a_token(answers: Any) -> None
             assert refused.status_code == 403
             assert refused.headers["content-type"] == "application/problem+json"
         assert http.get("/v1/models", headers={"Origin": "http://127.0.0.1"}).status_code == 200
+
+
+def test_guesses_of_one_caller_keep_no_other_out(answers: Any, tmp_path: Path) -> None:
+    token = TokenStore(connect(f"sqlite:///{tmp_path / 'jobs.sqlite'}")).add("alice", "read")[1]
+    with answers(True) as http:
+        guessed = [http.get("/v1/models", headers={"Authorization": "Bearer no"}).status_code for _ in range(40)]
+        assert set(guessed) == {401, 429}
+        assert http.get("/v1/models", headers={"Authorization": f"Bearer {token}"}).status_code == 200

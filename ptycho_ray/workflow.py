@@ -315,10 +315,11 @@ def run_cdi_example(
     stitch: Stitch = "probe",
     keep_patches: bool = True,
     train: Callable[..., Results] | None = None,
+    reassemble: Callable[..., tuple[np.ndarray, np.ndarray, Results]] | None = None,
     **training_options: Any,
 ) -> tuple[np.ndarray | None, np.ndarray | None, Results]:
-    """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of. ``train`` does
-    the training: :func:`train_cdi_model` if None, or ``ptycho_ray.cluster.train.train_on_cluster``.
+    """Train on one scan and, with ``do_stitching``, reconstruct the other; see the two functions it is made of, in whose place
+    ``train`` and ``reassemble`` do it elsewhere (``ptycho_ray.cluster``).
 
     Returns:
         (amplitude or None, phase or None, results). Writes no file except the checkpoints that were asked for.
@@ -328,10 +329,9 @@ def run_cdi_example(
     )
     if not do_stitching or test_data is None:
         return None, None, results
-    model = results["ensemble"] if "ensemble" in results else results["model_instance"]
-    amplitude, phase, stitched = reassemble_cdi_image(
+    amplitude, phase, stitched = (reassemble or reassemble_cdi_image)(
         results["test_container"], config, flip_x, flip_y, transpose, M,
-        model=model, execution=execution, stitch=stitch, keep_patches=False,
+        model=results.get("ensemble", results["model_instance"]), execution=execution, stitch=stitch, keep_patches=False,
     )  # fmt: skip
     if keep_patches:  # training has predicted them already
         stitched["obj_tensor_full"] = results["reconstructed_obj"]

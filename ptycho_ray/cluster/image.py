@@ -22,7 +22,7 @@ Image = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 
 
 def reassemble_on_cluster(
-    test_data: Scan, config: TrainingConfig, *, model: workflow.Models, execution: ExecutionConfig, keep_patches: bool
+    test_data: Scan, config: TrainingConfig, *axes: Any, model: workflow.Models, execution: ExecutionConfig, **how: Any
 ) -> Image:
     """:func:`ptycho_ray.workflow.reassemble_cdi_image` on a GPU: of this machine, else of the cluster; on the processors of
     this machine if neither has one, or none is wanted.
@@ -40,8 +40,8 @@ def reassemble_on_cluster(
             with connected(execution):
                 resources, device = worker_resources(execution)
                 if device != "cpu":
-                    return image_on_worker(test_data, config, models, execution, resources, device, keep_patches)
-    return workflow.reassemble_cdi_image(test_data, config, model=model, execution=execution, keep_patches=keep_patches)
+                    return image_on_worker(test_data, config, models, execution, resources, device, *axes, **how)
+    return workflow.reassemble_cdi_image(test_data, config, *axes, model=model, execution=execution, **how)
 
 
 def image_on_worker(
@@ -51,23 +51,22 @@ def image_on_worker(
     execution: ExecutionConfig,
     resources: dict[str, float],
     device: str,
-    keep_patches: bool,
+    *axes: Any,
+    **how: Any,
 ) -> Image:
     """The image by one worker of the connected cluster that has these resources."""
     options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     task = ray.remote(max_retries=execution.max_failures, **options)(_reassemble)
     alone = replace(execution, accelerator=device, devices=1, min_devices=None)
-    found: Image = results_of([lambda: task.remote(test_data, config, list(models), alone, keep_patches)], at_once=1)[0]
+    found: Image = results_of([lambda: task.remote(test_data, config, list(models), alone, *axes, **how)], at_once=1)[0]
     return found
 
 
 def _reassemble(
-    test_data: Scan, config: TrainingConfig, models: list[Any], execution: ExecutionConfig, keep_patches: bool
+    test_data: Scan, config: TrainingConfig, models: list[Any], execution: ExecutionConfig, *axes: Any, **how: Any
 ) -> Image:
     """Run on a worker."""
     torch.set_num_threads(execution.cpus_per_device)
     for model in models:
         model.to(execution.accelerator)
-    return workflow.reassemble_cdi_image(
-        test_data, config, model=models, execution=execution, keep_patches=keep_patches
-    )
+    return workflow.reassemble_cdi_image(test_data, config, *axes, model=models, execution=execution, **how)

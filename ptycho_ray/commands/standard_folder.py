@@ -80,8 +80,16 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
         trackers = build_trackers(execution, output, settings, run_tags(origin), resume=way.goes_on)
         with recorded(trackers) as record:
             progress = TrainingProgress(config.nepochs, force_bar=execution.enable_progress_bar)
-            amplitude, phase, results = way.train_and_reassemble(
-                scan, scan, config, execution=execution, callbacks=[progress, follower, *trackers]
+            amplitude, phase, results = workflow.run_cdi_example(
+                scan,
+                scan,
+                config,
+                do_stitching=True,
+                execution=execution,
+                keep_patches=False,
+                train=way.train,
+                reassemble=way.reassemble,
+                callbacks=[progress, follower, *trackers],
             )
             progress.close()
             model = workflow.save_inference_bundle(output / PTYCHODUS_FILE_NAME, results, config, origin)

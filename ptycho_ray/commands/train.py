@@ -130,7 +130,16 @@ def run(words: Sequence[str]) -> Result:
         how: dict[str, Any] = {"execution": execution, "callbacks": [progress, *trackers]}
         if len(scans) == 1:
             seen = test_scan or scans[0]
-            amplitude, phase, results = way.train_and_reassemble(scans[0], seen, config, **how)
+            amplitude, phase, results = workflow.run_cdi_example(
+                scans[0],
+                seen,
+                config,
+                do_stitching=True,
+                keep_patches=False,
+                train=way.train,
+                reassemble=way.reassemble,
+                **how,
+            )
             images = [TrainedScan("", seen, amplitude, phase, results)]
         else:
             results = way.train(scans, None, config, keep_patches=False, **how)

@@ -42,17 +42,6 @@ class Way:
     reassemble: Callable[..., tuple[np.ndarray, np.ndarray, Result]]
     goes_on: bool
 
-    def train_and_reassemble(
-        self, scan: RawData, seen: RawData, config: TrainingConfig, *, execution: ExecutionConfig, **how: Any
-    ) -> tuple[np.ndarray, np.ndarray, Result]:
-        """:func:`ptycho_ray.workflow.run_cdi_example` in this way, without patches."""
-        results = self.train(scan, seen, config, execution=execution, keep_patches=False, **how)
-        model = results.get("ensemble", results["model_instance"])
-        amplitude, phase, stitched = self.reassemble(
-            results["test_container"], config, model=model, execution=execution, keep_patches=False
-        )
-        return amplitude, phase, results | stitched
-
 
 def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Way:
     """The way that options and settings ask for."""

@@ -198,7 +198,11 @@ def test_a_batch_with_five_broken_scans(one_ray, small_scan, scan_file, model_fi
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [(["--device", "cuda"], "1 GPU"), (["--device", "cuda:1"], "Ray assigns"), (["--cpus-per-device", "9"], "9 CPU")],
+    [
+        (["--device", "cuda"], "no machine of the cluster has a GPU"),
+        (["--device", "cuda:1"], "Ray assigns"),
+        (["--cpus-per-device", "9"], "9 CPU"),
+    ],
 )
 def test_a_batch_for_which_there_is_no_room_is_refused(one_ray, scan_file, tmp_path, capsys, how, said):
     assert main(["reconstruct-scans", str(scan_file), "--output-dir", str(tmp_path), *how]) == 2

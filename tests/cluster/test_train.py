@@ -313,9 +313,9 @@ def test_the_image_is_made_by_a_worker_where_this_machine_has_no_gpu(
     execution, model = ExecutionConfig(), make_model_of(small_scan, tiny_config)
     asked = []
 
-    def on_worker(*arguments):
+    def on_worker(*arguments, **how):
         asked.append(arguments[4:6])
-        return image_on_worker(*arguments[:4], {"CPU": 1.0}, "cpu", arguments[6])
+        return image_on_worker(*arguments[:4], {"CPU": 1.0}, "cpu", *arguments[6:], **how)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("ptycho_ray.cluster.image.image_on_worker", on_worker)

@@ -331,7 +331,8 @@ def run_cdi_example(
         return None, None, results
     amplitude, phase, stitched = (reassemble or reassemble_cdi_image)(
         results["test_container"], config, flip_x, flip_y, transpose, M,
-        model=results.get("ensemble", results["model_instance"]), execution=execution, stitch=stitch, keep_patches=False,
+        model=results["ensemble"] if "ensemble" in results else results["model_instance"],
+        execution=execution, stitch=stitch, keep_patches=False,
     )  # fmt: skip
     if keep_patches:  # training has predicted them already
         stitched["obj_tensor_full"] = results["reconstructed_obj"]

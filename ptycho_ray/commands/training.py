@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.commands.common import Result, devices_of, tell
-from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.sources import Resolved
 from ptycho_ray.files import require_file
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ptycho_ray.commands.train import Options
-    from ptycho_ray.data import RawData
 
 
 def settings_of(options: Options) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class MendedFrames:
         self.shape, self.labels = source.shape, source.labels
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
-        frames = np.array(self.source.read(indices), dtype=self.dtype)
+        frames = self.source.read(indices).astype(self.dtype, copy=False)
         if self.bad is not None:
             frames[:, self.bad] = 0
         invalid = clear_invalid(frames)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.trials import Assumption, Gain, Part, Trial
+from ptycho_ray.data.corrections import position_matrix
 
 #: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
 STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
@@ -31,8 +32,7 @@ class Mapped:
         key = tuple(np.round(steps, 6).tolist())
         if key not in self._made:
             scale, angle = STEP * steps
-            cos, sin = np.cos(angle), np.sin(angle)
-            matrix = (1 + scale) * np.array([[cos, -sin], [sin, cos]]) @ self.assumption.matrix
+            matrix = position_matrix(1 + scale, angle) @ self.assumption.matrix
             name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
             self._made[key] = self.part.run_long(replace(self.assumption, name=name, matrix=matrix))
         return self._made[key]

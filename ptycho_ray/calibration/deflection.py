@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.calibration.scan_spectra import ScanSpectra
+from ptycho_ray.data.corrections import position_matrix
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class Turn:
 
 def turn_matrix(angle_rad: float, mirrored: bool) -> NDArray[np.float64]:
     """Map [2, 2] of stored positions as columns (row, column): columns change their sign if mirrored, then all are turned."""
-    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    return np.array([[cos, -sin], [sin, cos]]) @ np.diag([1.0, -1.0 if mirrored else 1.0])
+    return position_matrix(rotation_rad=angle_rad) @ np.diag([1.0, -1.0 if mirrored else 1.0])
 
 
 def turn_by_curl(spectra: ScanSpectra, mirrored: bool | None = None) -> Turn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FOLDER, SCAN, ReadingOptions, Result, tell
 from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.reading import Reading
 
 if TYPE_CHECKING:
     from ptycho_ray.calibration.microscope import Calibration
-    from ptycho_ray.data import RawData
 
 WRITTEN = "calibration.json"
 
@@ -50,6 +48,7 @@ class Options(ReadingOptions, WritingOptions):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray calibrate").options
+    from ptycho_ray.automatic.electrons import calibrated_by_trials
     from ptycho_ray.calibration.microscope import calibrate_scan
     from ptycho_ray.data import load_data
     from ptycho_ray.files import jsonable, write_json
@@ -63,7 +62,7 @@ def run(words: Sequence[str]) -> Result:
         "file": options.file,
         "calibration": [dataclasses.asdict(finding) for finding in found.findings],
         "matrix": found.matrix,
-        "trials": _by_trials(scan, found, options.seed) if options.trials else [],
+        "trials": calibrated_by_trials(scan, found, options.seed, tell) if options.trials else [],
     }
     reading = as_read(options.reading, found)
     result["reading"] = reading.chosen()
@@ -103,16 +102,6 @@ def _aberrations(known: Mapping[str, tuple[float, float]], exchanged: bool) -> s
         turn = "" if name.endswith("0") else f"@{math.degrees(math.pi / 2 - azimuth if exchanged else azimuth):.4g}deg"
         named.append(f"{name}={length * 1e9:.4g}nm{turn}")
     return ",".join(named) or "C12=0nm"
-
-
-def _by_trials(scan: RawData, found: Calibration, seed: int) -> list[dict[str, Any]]:
-    """What short solutions of a part of the scan say of the defocus, and of scale and angle of the scan."""
-    from ptycho_ray.automatic.electrons import calibrated_by_trials
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    return calibrated_by_trials(scan, found, seed, tell)
 
 
 def as_text(result: Mapping[str, Any]) -> Iterator[str]:

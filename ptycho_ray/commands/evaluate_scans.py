@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from ptycho_ray.commands.common import FILE, Result
-from ptycho_ray.commands.many_scans import BatchOptions, summary, treat_all
+from ptycho_ray.commands.many_scans import BatchOptions, treat_all
+from ptycho_ray.commands.many_scans import as_text as as_text
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -65,10 +66,3 @@ def reconstruct_and_evaluate(
         if "truth" in found:
             figures |= {f"{part}_{name}": found["truth"][part][name] for name in ("mae", "ssim")}
     return figures | {"image": f"{folder}/reconstruction.npz"}
-
-
-def as_text(result: Mapping[str, Any]) -> list[str]:
-    """The counts, and the lines of the scans unless there are many."""
-    from ptycho_ray.commands.cli import as_text as entries
-
-    return entries(summary(result))

@@ -260,29 +260,17 @@ def as_text(result: Result) -> list[str]:
         f"{result['mean_intensity_of_a_pattern']:.4g} {unit} each ({low:.4g} to {high:.4g})",
         "bad pixels": f"{result['bad_detector_pixels']} of {result['N'] ** 2}",
         "beam": ", ".join(beam) or "not stated",
+        "detector": None,  # of a microscope
         "object pixel": "not stated" if pixel is None else length_text(pixel),
         "scan": f"{_both(rows, pixel)} x {_both(columns, pixel)}, neighbours {_both(step, pixel)} apart, overlap "
         f"{_overlap(result['linear_overlap_of_neighbours'])}",
         "probe": probe + (" (estimated, the file has none)" if result["probe_is_guess"] else ""),
+        "dose": None,  # of electrons
         "pictures": str(result["first_look"]["page"]) if "first_look" in result else None,
         "truth": None if result["truth"] is None else "{} x {} px".format(*result["truth"]),
     }
     if "microscope" in result:
         facts |= microscope_lines(result)
-        order = (
-            "file",
-            "patterns",
-            "bad pixels",
-            "beam",
-            "detector",
-            "object pixel",
-            "scan",
-            "probe",
-            "dose",
-            "pictures",
-            "truth",
-        )
-        facts = {name: facts[name] for name in order}
     lines = _wrapped(result["verdict"], "")
     for name, text in facts.items():
         lines += [] if text is None else _wrapped(text, f"{name:14}")

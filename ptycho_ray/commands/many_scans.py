@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, ReadingOptions, Result
+from ptycho_ray.commands.common import FOLDER, ReadingOptions, Result, tell
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.commands.scan_list import folder_names, scans_of
 from ptycho_ray.config import ExecutionConfig
@@ -99,7 +98,7 @@ def treat_all(
         same = mark is not None and mark.settings == word
         inputs = [*others, *lying_in.get(folder.absolute(), [])]
         folder_to_write(folder, given=True, overwrite=options.overwrite, resume=same, inputs=inputs)
-    print(f"{len(scans)} scan{'' if len(scans) == 1 else 's'}", file=sys.stderr, flush=True)
+    tell(f"{len(scans)} scan{'' if len(scans) == 1 else 's'}")
     from ptycho_ray.cluster.each_alone import ScanToDo, treat_each
     from ptycho_ray.display.scans_progress import ScansProgress
 
@@ -133,11 +132,13 @@ def _say_how_to_go_on() -> Iterator[None]:
         raise KeyboardInterrupt("interrupted; the same command does the scans that are missing") from None
 
 
-def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person is shown: the counts, and the table unless it is long, without what only programs want of it."""
+def as_text(result: Mapping[str, Any]) -> list[str]:
+    """For people: the counts, and the table unless it is long, without what only programs want of it."""
+    from ptycho_ray.commands.cli import as_text as entries
+
     shown = {name: value for name, value in result.items() if name not in ("scans", "exit_code")}
     rows = [
         {name: value for name, value in line.items() if name not in NOT_SHOWN} | {"scan": Path(line["scan"]).name}
         for line in result["scans"]
     ]
-    return shown | ({"scans": rows} if len(rows) <= MOST_SHOWN else {})
+    return entries(shown | ({"scans": rows} if len(rows) <= MOST_SHOWN else {}))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, refuse_without_network, section_of
 from ptycho_ray.commands.common import FILE, Result
-from ptycho_ray.commands.many_scans import BatchOptions, summary, treat_all
+from ptycho_ray.commands.many_scans import BatchOptions, treat_all
+from ptycho_ray.commands.many_scans import as_text as as_text
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
@@ -92,10 +93,3 @@ def _automatically(options: Options, solver: dict[str, Any]) -> Result:
     return treat_all(
         options, automatically, options.execution(), {"by": "solver", "plan": options.plan, **wishes}, {}, "scans.json"
     )
-
-
-def as_text(result: Mapping[str, Any]) -> list[str]:
-    """The counts, and the lines of the scans unless there are many."""
-    from ptycho_ray.commands.cli import as_text as entries
-
-    return entries(summary(result))

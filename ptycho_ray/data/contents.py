@@ -8,6 +8,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels
 
 MOST_COLUMNS = 8
 OTHER_POSITIONS = "The positions may be in other arrays of the file, or in a file with a table. {}"
+
+
+#: Where a container finds its limit and what it uses.
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -124,6 +129,18 @@ class FileContents:
 def default_max_bytes() -> int:
     """0.8 of the physical memory."""
     return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process could still use: of the machine, or of its container if that has less."""
+    free = default_max_bytes()
+    with suppress(OSError, StopIteration, ValueError):  # not on Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limit, used = (int((CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        free = min(free, max(0, limit - used))
+    return free
 
 
 def with_patterns(path: Path) -> str:

@@ -55,12 +55,13 @@ class AfterIteration:
 
     def begin(self, run: Run) -> None:
         """Start without history."""
-        self.smooth = None
-        if run.config.smooth_gain > 0 and run.config.method in SMOOTHED:
-            image, gain = run.state.object, run.config.smooth_gain
+        image, gain = run.state.object, run.config.smooth_gain
+        if gain <= 0 or run.config.method not in SMOOTHED:
+            self.smooth = None
+        elif run.tiles is None:
             self.smooth = SmoothAcceleration(image, gain)
-            if run.tiles is not None:
-                self.smooth = SmoothOverTiles(image, gain, run.tiles, run.geometry.side)
+        else:
+            self.smooth = SmoothOverTiles(image, gain, run.tiles, run.geometry.side)
 
     def apply(self, run: Run) -> None:
         """Impose it on the present estimate."""

@@ -11,7 +11,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ptycho_ray.data.batches import sent
-from ptycho_ray.data.contents import default_max_bytes
+from ptycho_ray.data.contents import free_memory_bytes
 from ptycho_ray.data.patterns import PatternStack, evenly_spread
 from ptycho_ray.physics.propagation import Propagator
 
@@ -164,23 +163,7 @@ def writable_copy(amplitude: Amplitude) -> Tensor:
 
 def free_bytes(device: torch.device) -> int:
     """Memory that is free where the frames would lie, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = default_max_bytes()
-    return min(free, _group_limit())
-
-
-def _group_limit() -> int:
-    """What the control group of this process may still take, in bytes; without a limit a very large number."""
-    try:
-        folder = Path("/sys/fs/cgroup")
-        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
-    except (OSError, ValueError):
-        return 2**62
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory_bytes()
 
 
 def _pieces(rows: NDArray[np.int64], side: int) -> list[NDArray[np.int64]]:

@@ -48,10 +48,10 @@ def complete_sets(checkpoint: Path) -> list[list[Path]]:
     """The files of every iteration of which all tiles were written, the latest first."""
     sets = []
     for folder in sorted(folder_of_tiles(checkpoint).glob("[0-9]*"), reverse=True):
-        files = sorted(folder.glob("tile_*_of_*.safetensors"))
-        sizes = {int(file.stem.rpartition("_")[2]) for file in files}
-        whole = [size for size in sizes if len([f for f in files if int(f.stem.rpartition("_")[2]) == size]) == size]
-        sets += [[f for f in files if int(f.stem.rpartition("_")[2]) == size] for size in whole]
+        by_size: dict[int, list[Path]] = {}
+        for file in sorted(folder.glob("tile_*_of_*.safetensors")):
+            by_size.setdefault(int(file.stem.rpartition("_")[2]), []).append(file)
+        sets += [files for size, files in sorted(by_size.items()) if len(files) == size]
     return sets
 
 

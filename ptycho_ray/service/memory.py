@@ -10,11 +10,10 @@ from threading import Condition
 from typing import Any
 
 import h5py
-import torch
 
+from ptycho_ray.data.contents import free_memory_bytes
 from ptycho_ray.data.hdf5 import open_hdf5
 from ptycho_ray.data.opening import inflated
-from ptycho_ray.refinement.streamed import free_bytes
 from ptycho_ray.service.settings import ServiceSettings
 
 #: A job holds its patterns as read, as amplitudes, and in batches.
@@ -33,7 +32,7 @@ class MemoryBudget:
     @classmethod
     def of(cls, settings: ServiceSettings) -> MemoryBudget:
         """``max_memory_bytes``, or half of what is free now."""
-        return cls(settings.max_memory_bytes or int(SHARE * free_bytes(torch.device("cpu"))))
+        return cls(settings.max_memory_bytes or int(SHARE * free_memory_bytes()))
 
     @contextmanager
     def reserved(self, wanted: int, go_on: Callable[[], None]) -> Iterator[None]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.data import contents
 from ptycho_ray.errors import ConfigurationError
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
@@ -122,10 +123,10 @@ def test_several_scans_share_the_room_and_those_beyond_it_stay_on_disk(machines)
 
 
 def test_a_container_with_less_memory_than_its_machine_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(object_store, "CGROUP", tmp_path)
-    whole = object_store.free_memory_bytes()
+    monkeypatch.setattr(contents, "CGROUP", tmp_path)
+    whole = contents.free_memory_bytes()
     (tmp_path / "memory.current").write_text("1000")
     (tmp_path / "memory.max").write_text("max")
-    assert object_store.free_memory_bytes() > whole / 2
+    assert contents.free_memory_bytes() > whole / 2
     (tmp_path / "memory.max").write_text("5000")
-    assert object_store.free_memory_bytes() == 4000
+    assert contents.free_memory_bytes() == 4000

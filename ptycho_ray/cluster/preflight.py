@@ -193,7 +193,8 @@ def versions() -> dict[str, str]:
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            # without the build: 2.13.0+cpu of a head without a GPU goes with the CUDA build of 2.13.0 of a worker
+            found[package] = importlib.metadata.version(package).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found

@@ -24,6 +24,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from ptycho_ray.cluster.connect import connected, environment
+from ptycho_ray.cluster.dashboard_metrics import SweepMetrics
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.population import export_checkpoint, load_parent, population_scheduler
 from ptycho_ray.cluster.preflight import check_nodes
@@ -144,7 +145,8 @@ def _run_trials(
         space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
         execution.cpus_per_device, device, on_workers, space.scheduler == "pbt",
     )  # fmt: skip
-    recorder = _Recorder(record, config.nepochs, watcher)
+    watchers = [SweepMetrics(record.folder.name), *([watcher] if watcher else [])]
+    recorder = _Recorder(record, config.nepochs, watchers)
     storage = record.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     trainable = tune.with_parameters(_trial, scan=in_memory_if_they_fit([scan])[0], task=task)
@@ -321,8 +323,8 @@ class _Searcher(_StaysHere, Searcher):
 class _Recorder(_StaysHere, tune.Callback):
     """Writes the record as trials begin, report and end."""
 
-    def __init__(self, record: SweepRecord, epochs: int, watcher: Watcher | None) -> None:
-        self.record, self.epochs, self.watcher = record, epochs, watcher
+    def __init__(self, record: SweepRecord, epochs: int, watchers: Sequence[Watcher]) -> None:
+        self.record, self.epochs, self.watchers = record, epochs, watchers
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = _number(trial)
@@ -342,8 +344,7 @@ class _Recorder(_StaysHere, tune.Callback):
         first = self.record.objectives[0]
         if first in known.figures:
             known.curve.append([known.epoch, known.figures[first]])
-        if self.watcher:
-            self.watcher(self.record, known)
+        self._tell(known)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known = self.record.trials[_number(trial)]
@@ -366,8 +367,11 @@ class _Recorder(_StaysHere, tune.Callback):
 
     def _write(self, trial: TrialRecord) -> None:
         self.record.write(trial)
-        if self.watcher:
-            self.watcher(self.record, trial)
+        self._tell(trial)
+
+    def _tell(self, trial: TrialRecord) -> None:
+        for watcher in self.watchers:
+            watcher(self.record, trial)
 
 
 # -- in the process of a trial ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from helpers import ROOT
@@ -23,6 +24,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
 import ptycho_ray
+from ptycho_ray.cluster import preflight
 
 KUBERAY = ROOT / "configs/kuberay"
 IN_THE_IMAGE = "/opt/ptycho_ray/"
@@ -48,14 +50,23 @@ def rented() -> Any:
     return read("cluster.yaml")
 
 
+def variant(rented: Any, name: str) -> Any:
+    """The commented variant of that name in place of the sections that it replaces."""
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    block = re.search(rf"^#--- {name}\n(.*?)^#--- end$", text, re.MULTILINE | re.DOTALL)
+    assert block
+    return rented | yaml.safe_load(re.sub("^#", "", block[1], flags=re.MULTILINE))
+
+
 @pytest.fixture
 def on_premises(rented) -> Any:
-    """The commented variant in place of the sections that it replaces."""
-    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
-    block = re.search(r"^#--- on premises\n(.*?)^#--- end$", text, re.MULTILINE | re.DOTALL)
-    assert block
-    replaced = rented | yaml.safe_load(re.sub("^#", "", block[1], flags=re.MULTILINE))
+    replaced = variant(rented, "on premises")
     return {name: value for name, value in replaced.items() if name not in ("available_node_types", "head_node_type")}
+
+
+@pytest.fixture
+def with_an_image(rented) -> Any:
+    return variant(rented, "with an image")
 
 
 def launcher_faults(config: dict[str, Any]) -> Iterator[str]:
@@ -102,9 +113,16 @@ def unknown_options(command: click.Command, words: list[str]) -> Iterator[str]:
             yield f"no option {word.split('=')[0]}"
 
 
-@pytest.mark.parametrize("variant", ["rented", "on_premises"])
-def test_the_launcher_accepts_the_cluster(variant, request):
-    assert list(launcher_faults(request.getfixturevalue(variant))) == []
+@pytest.mark.parametrize("config", ["rented", "on_premises", "with_an_image"])
+def test_the_launcher_accepts_the_cluster(config, request):
+    assert list(launcher_faults(request.getfixturevalue(config))) == []
+
+
+def test_the_images_of_rented_machines_are_those_of_the_pods(with_an_image):
+    docker = with_an_image["docker"]
+    assert docker["image"].endswith(f"/ptycho-ray:{ptycho_ray.__version__}-cpu")
+    assert docker["worker_image"].endswith(f"/ptycho-ray:{ptycho_ray.__version__}")
+    assert not any("pip install" in command for command in with_an_image["setup_commands"])
 
 
 SPOILED: dict[str, tuple[Callable[[Any], object], str]] = {
@@ -164,13 +182,21 @@ def test_the_launcher_installs_the_pinned_packages_and_the_token(rented):
 # --- KubeRay
 
 
-@pytest.fixture(params=["raycluster.yaml", "rayjob.yaml"])
+@pytest.fixture(
+    params=["raycluster.yaml", "rayjob.yaml", "rayjob-8gpu-nodes.yaml", "raycronjob.yaml", "rayservice.yaml"]
+)
 def kuberay(request) -> Any:
     return read(f"configs/kuberay/{request.param}")
 
 
+def job_of(thing: Any) -> Any:
+    """The RayJobSpec of an object that has one, else its own spec."""
+    return thing["spec"].get("jobTemplate", thing["spec"])
+
+
 def cluster_of(thing: Any) -> Any:
-    return thing["spec"].get("rayClusterSpec", thing["spec"])
+    spec = job_of(thing)
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
 def pods_of(thing: Any) -> list[Any]:
@@ -178,8 +204,25 @@ def pods_of(thing: Any) -> list[Any]:
     return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
+def all_pods_of(thing: Any) -> list[Any]:
+    """The pods of the cluster with the containers that the operator adds, and the one that submits the job."""
+    head, *workers = copy.deepcopy(pods_of(thing))
+    cluster = cluster_of(thing)
+    if cluster.get("enableInTreeAutoscaling"):
+        options = cluster.get("autoscalerOptions", {})
+        side_car = {name: options[name] for name in ("resources", "securityContext", "env") if name in options}
+        head["containers"].append({"name": "autoscaler", "image": "as-the-head", **side_car})
+    job = job_of(thing)
+    submitters = []
+    if job.get("submissionMode") == "K8sJobMode":  # without a template the operator's own has no security context
+        submitters = [
+            job.get("submitterPodTemplate", {"spec": {"containers": [{"name": "ray-job-submitter"}]}})["spec"]
+        ]
+    return [head, *workers, *submitters]
+
+
 def kuberay_faults(thing: Any) -> list[str]:
-    """Where the object leaves KubeRay's schema, and what the operator refuses beyond it."""
+    """Where the object leaves KubeRay's schema or Kubernetes', and what the operator refuses beyond it."""
     schema = read("tests/cluster/schemas/kuberay.yaml")
     chosen = {**schema, "oneOf": [{"$ref": f"#/definitions/{thing['kind']}"}]}
     faults = [
@@ -196,7 +239,95 @@ def kuberay_faults(thing: Any) -> list[str]:
         volumes = {volume["name"] for volume in pod["volumes"]}
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         faults += [f"no volume {name}" for name in mounted - volumes]
+        for container in pod["containers"]:  # Kubernetes' schema takes any text
+            amounts = [str(amount) for part in container["resources"].values() for amount in part.values()]
+            faults += [f"{a!r} is no quantity" for a in amounts if not re.fullmatch(r"\d+(\.\d+)?(m|[KMGT]i?|k)?", a)]
+    for pod in all_pods_of(thing):
+        faults += kubernetes_faults({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod})
     return faults
+
+
+def kubernetes_faults(thing: Any) -> list[str]:
+    try:
+        kubernetes_validate.validate(thing, "1.37", strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [str(error.message)]
+    return []
+
+
+def restricted_faults(pod: Any) -> list[str]:
+    """What Pod Security's level "restricted" refuses, as far as pods here could break it."""
+    faults = []
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(field):
+            faults.append(field)
+    common = pod.get("securityContext", {})
+    for volume in pod.get("volumes", []):
+        kinds = set(volume) - {"name"}
+        if not kinds <= {"configMap", "csi", "downwardAPI", "emptyDir", "persistentVolumeClaim", "projected", "secret"}:
+            faults.append(f"volume {volume['name']}: {kinds}")
+    for container in pod["containers"]:
+        own = container.get("securityContext", {})
+        name = container["name"]
+        if own.get("allowPrivilegeEscalation") is not False:
+            faults.append(f"{name}: allowPrivilegeEscalation")
+        if own.get("capabilities", {}).get("drop") != ["ALL"] or "add" in own.get("capabilities", {}):
+            faults.append(f"{name}: capabilities")
+        profile = own.get("seccompProfile", common.get("seccompProfile", {}))
+        if profile.get("type") not in ("RuntimeDefault", "Localhost"):
+            faults.append(f"{name}: seccompProfile")
+        if own.get("runAsNonRoot", common.get("runAsNonRoot")) is not True or own.get("runAsUser") == 0:
+            faults.append(f"{name}: runAsNonRoot")
+    return faults
+
+
+def test_a_restricted_namespace_admits_every_pod(kuberay):
+    pods = all_pods_of(kuberay)
+    assert [fault for pod in pods for fault in restricted_faults(pod)] == []
+    for pod in pods:
+        for container in pod["containers"]:
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]) & set(container["resources"]["limits"])
+
+
+def test_a_submitter_of_the_operators_own_is_refused_there():
+    job = read("configs/kuberay/rayjob.yaml")
+    del job["spec"]["submitterPodTemplate"], job["spec"]["rayClusterSpec"]["autoscalerOptions"]["securityContext"]
+    faults = [fault for pod in all_pods_of(job) for fault in restricted_faults(pod)]
+    assert {"ray-job-submitter: runAsNonRoot", "autoscaler: seccompProfile", "autoscaler: capabilities"} <= set(faults)
+
+
+@pytest.mark.parametrize("file", ["namespace.yaml", "network-policy.yaml", "storage.yaml"])
+def test_kubernetes_accepts_the_files(file):
+    for thing in yaml.safe_load_all((KUBERAY / file).read_text(encoding="utf-8")):
+        assert kubernetes_faults(thing) == []
+
+
+@pytest.mark.parametrize(
+    ("patch", "file"), [("rayservice-incremental.yaml", "rayservice.yaml"), ("historyserver.yaml", "raycluster.yaml")]
+)
+def test_what_a_patch_makes_of_the_file_is_accepted(patch, file):
+    thing, change = read(f"configs/kuberay/{file}"), read(f"configs/kuberay/{patch}")["spec"]
+    thing["spec"] |= change
+    assert kuberay_faults(thing) == []
+    assert f"kubectl patch {thing['kind'].lower()} {thing['metadata']['name']} " in (KUBERAY / patch).read_text()
+
+
+def test_eight_gpus_of_a_node_share_its_memory():
+    job = read("configs/kuberay/rayjob-8gpu-nodes.yaml")
+    words = shlex.split(job["spec"]["entrypoint"])
+    (group,) = cluster_of(job)["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert int(words[words.index("--workers") + 1]) == group["replicas"] * gpus == 32
+    (shared,) = (volume for volume in group["template"]["spec"]["volumes"] if "emptyDir" in volume)
+    assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "112Gi"}
+    assert {"name": shared["name"], "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert int(group["rayStartParams"]["object-store-memory"]) < 112 * 2**30
+    assert "enableInTreeAutoscaling" not in cluster_of(job)  # Kueue admits a size that is fixed
+    queues = [
+        thing for thing in yaml.safe_load_all((KUBERAY / "kueue.yaml").read_text()) if thing["kind"] == "LocalQueue"
+    ]
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queues[0]["metadata"]["name"]
 
 
 def test_kuberay_accepts_the_files(kuberay):
@@ -234,7 +365,7 @@ KUBERAY_SPOILED: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "memory in an unknown unit": (
         lambda c: pods_of(c)[0]["containers"][0]["resources"]["limits"].update(memory="16GB"),
-        "'16GB' does not match",
+        "'16GB' is no quantity",
     ),
     "a volume that is not there": (
         lambda c: pods_of(c)[0].update(volumes=[]),
@@ -260,14 +391,14 @@ def test_the_pods_run_what_was_tested_and_with_few_rights(kuberay):
     cluster = cluster_of(kuberay)
     assert cluster["rayVersion"] == pinned("ray")
     assert cluster["authOptions"] == {"mode": "token"}
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    if kuberay["kind"] != "RayService":
+        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for pod in pods_of(kuberay):
         (container,) = pod["containers"]
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert container["image"] == f"ptycho-ray:{ptycho_ray.__version__}"
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        variant = "" if "nvidia.com/gpu" in container["resources"]["limits"] else "-cpu"
+        assert container["image"] == f"ptycho-ray:{ptycho_ray.__version__}{variant}"
         assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
-        claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
+        claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume}
         assert claims == {read("configs/kuberay/storage.yaml")["metadata"]["name"]}
 
 
@@ -300,9 +431,27 @@ def test_the_image_is_made_of_what_is_here():
         assert (ROOT / path).exists(), path
         assert f"!{path}" in allowed, path
     runs = [line for line in lines if line.startswith("RUN pip")]
-    assert runs[0].endswith(f" torch=={pinned('torch')}")
+    assert runs[0].endswith(f"torch=={pinned('torch')}")
     assert "-c constraints.txt" in runs[1]
     assert [line for line in lines if line.startswith("USER")] == ["USER ray"]
+
+
+def test_the_script_builds_and_pushes_the_two_images_of_the_pods(tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n', encoding="utf-8")
+    docker.chmod(0o755)
+    script = [str(KUBERAY / "build_images.sh"), "registry.example.org/"]
+    subprocess.run(script, env={**os.environ, "DOCKER": str(docker)}, check=True)
+    cuda, pushed, cpu, pushed_cpu = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    image = f"registry.example.org/ptycho-ray:{ptycho_ray.__version__}"
+    assert cuda == f"build -f configs/kuberay/Dockerfile -t {image} ."
+    assert cpu.startswith(f"build -f configs/kuberay/Dockerfile -t {image}-cpu --build-arg TORCH_INDEX=")
+    assert (pushed, pushed_cpu) == (f"push {image}", f"push {image}-cpu")
+
+
+def test_the_builds_of_the_two_images_count_as_one_version(monkeypatch):
+    monkeypatch.setattr(preflight.importlib.metadata, "version", lambda package: "2.13.0+cpu")
+    assert preflight.versions()["torch"] == "2.13.0"
 
 
 def test_ray_is_pinned_once():

@@ -1,4 +1,4 @@
-"""The interface for notebooks and scripts: ``import ptycho_ray as pr``.
+"""The interface for notebooks and scripts: ``import ptycho_ray as pr``::
 
     scan = pr.load("scan.npz")
     image = pr.reconstruct(scan)                      # decides by the patterns what the scan needs, solves and judges

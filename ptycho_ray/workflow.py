@@ -1,4 +1,4 @@
-"""The one workflow: from a measured scan to an image, in the steps and under the names of PtychoPINN's chain.
+"""The one workflow: from a measured scan to an image, in the steps and under the names of PtychoPINN's chain::
 
     setup_configuration -> load_data -> create_ptycho_data_container -> train_cdi_model
                         -> reassemble_cdi_image -> save_outputs

@@ -217,22 +217,18 @@ def load_data(
 ) -> RawData:
     """Read a scan (PtychoPINN chain, callchain 1.3) in any format of docs/formats.md, recognised by content, not by name.
 
-    n_subsample, n_images  use this many patterns (the first of the two that is given), chosen at random, in file order
-    subsample_seed         seed of that choice in numpy's legacy stream, as in the reference; 0 when None
-    flip_x, flip_y, swap_xy, coord_scale   applied to the positions in this order; patterns and probe are not changed
-    n_samples              accepted for compatibility, without effect
-    reading                how the file is read where it does not say so itself; ``how`` are single fields of it by name:
-                           ``frames``, ``positions``, ``mask``, ``axes``, ``raster``, ``step``, ``units``, ``rotation``,
-                           ``select``, ``drop``, ``shape``, ``beam``, ``domain``, ``transpose``, ``companion``,
-                           ``pixel_size_m``, ``voltage_kV``, ``semiangle_mrad``, ``defocus_nm``, ``aberrations``,
-                           ``vacuum``, ``source_size_angstrom``, ``defocus_spread_nm``,
-                           ``energy_eV``, ``detector_distance_m``, ``detector_pixel_m``
-                           (``ptycho_ray.config.reading.Reading``)
-    near_field_px2         the detector was in the near field: wavelength * distance / pixel size**2 (effective ones)
-    probe                  [N, N] or [P, N, N], or the array or file that holds it; replaces the probe of the file
-    bad_pixels             bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask
-    in_memory              read the patterns of an HDF5 file at once instead of leaving them on disk
-    max_bytes              refuse a file whose arrays would take more memory, 0.8 of the machine's by default
+    Args:
+        n_images, n_subsample: use this many patterns (``n_subsample`` if both are given), chosen at random, in file order.
+        subsample_seed: seed of that choice in numpy's legacy stream, as in the reference; 0 when None.
+        flip_x, flip_y, swap_xy, coord_scale: applied to the positions in this order; patterns and probe are not changed.
+        n_samples: accepted for compatibility, without effect.
+        reading: how the file is read where it does not say so itself; ``how`` are single fields of it by name, such as
+            ``frames``, ``step`` or ``voltage_kV``.
+        near_field_px2: the detector was in the near field: wavelength * distance / pixel size**2 (effective ones).
+        probe: [N, N] or [P, N, N], or the array or file that holds it; replaces the probe of the file.
+        bad_pixels: bool [N, N], True where a detector pixel is bad (read as zero); replaces the file's mask.
+        in_memory: read the patterns of an HDF5 file at once instead of leaving them on disk.
+        max_bytes: refuse a file whose arrays would take more memory, 0.8 of the machine's by default.
 
     What is no measurement (marked pixels, frames without light, spikes of the positions) is taken out, and what is odd is
     named, each by a warning that also stands in ``Scan.notes``. A file without a probe gets one estimated from the mean

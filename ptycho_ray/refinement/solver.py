@@ -1,4 +1,4 @@
-"""Refining an image of a scan with an iterative solver: from a network's image, a file, or a flat object.
+"""Refining an image of a scan with an iterative solver: from a network's image, a file, or a flat object::
 
     for progress in Refinement(scan, RefinementConfig(iterations=30), start=stitched):
         print(progress.iteration, progress.loss)

@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-durations | lint | bench
+# make demo | test | test-all | test-durations | lint | docs | bench
 # PYTHON is the interpreter that makes the virtual environment (make test PYTHON=python3.13); VENV is where it lies.
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ CORE := $(VENV)/.core
 EVERYTHING := $(VENV)/.everything
 DEMO := outputs/demo
 
-.PHONY: demo test test-all test-durations lint bench venv
+.PHONY: demo test test-all test-durations lint docs bench venv
 
 venv: $(EVERYTHING)
 
@@ -21,7 +21,7 @@ $(CORE): pyproject.toml constraints.txt
 
 # What the demo does not need: Ray, MLflow, the service, the tools of the tests, Ptychodus with our plugin in it.
 $(EVERYTHING): $(CORE)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,live,service-tests,ptychodus-tests]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,live,service-tests,ptychodus-tests,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps ./ptycho_ray/interop/ptychodus/wheel
 	touch $(EVERYTHING)
 
@@ -41,6 +41,9 @@ test-durations: $(EVERYTHING)
 # What `test` leaves out; and the tests with made-up examples once more, with ten times as many.
 test-all: test
 	TEN_TIMES_THE_EXAMPLES=1 $(PYTEST) -m 'slow or hypothesis' --durations=10
+
+docs: $(EVERYTHING)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/build
 
 bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -37,7 +37,9 @@ def settings_page() -> str:
     """A table for each class of settings."""
     parts = ["# Settings\n\nEvery setting, its meaning with its unit, and its value where nothing is said.\n"]
     for cls, purpose in SETTINGS.items():
-        parts.append(f"\n## {cls.__name__}\n\n{purpose}.\n\n| setting | meaning | kind | default |\n| --- | --- | --- | --- |\n")
+        parts.append(
+            f"\n## {cls.__name__}\n\n{purpose}.\n\n| setting | meaning | kind | default |\n| --- | --- | --- | --- |\n"
+        )
         helps, hints = docstrings_of_fields(cls), typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             if field.name in helps:

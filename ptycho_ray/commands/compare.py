@@ -100,7 +100,7 @@ def run(words: Sequence[str]) -> Result:
     rows: list[dict[str, Any]] = [
         {"image": name, **comparison.figures_of(compared), **extra_columns[name]} for name, compared in found.items()
     ]
-    side_by_side = plot_comparison(found, against, label)
+    side_by_side = plot_comparison(found, label)
     rings = plot_ring_correlations(found)
     save_figure(side_by_side, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")

@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> Result:
             "truth": np.where(found.mask, found.truth, np.nan),
             label_of(options.image): np.where(found.mask, found.aligned, np.nan),
         }
-        pictures = plot_objects(pair, pixel_size_m=pixel)
+        pictures = plot_objects(pair, pixel_size_m=pixel, aligned=True)
         curves = plot_frc(
             found.frc.frequency,
             {

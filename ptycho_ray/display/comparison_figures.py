@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 
 from ptycho_ray.display.figures import plot_frc, plot_objects
 from ptycho_ray.evaluation import Evaluation
-from ptycho_ray.evaluation.comparison import Placed
 
 
-def plot_comparison(found: Mapping[str, Evaluation], reference: Placed, name: str) -> Figure:
-    """The reference and all images, aligned, on common colour scales."""
-    shown = {name: np.where(reference.region, reference.pixels, np.nan)}
+def plot_comparison(found: Mapping[str, Evaluation], name: str) -> Figure:
+    """The reference (what of it the first image shows) and all images, aligned, on common colour scales."""
+    first = next(iter(found.values()))
+    shown = {name: np.where(first.mask, first.truth, np.nan)}
     for label, each in found.items():
         shown[label] = np.where(each.mask, each.aligned, np.nan)
-    return plot_objects(shown)
+    return plot_objects(shown, aligned=True)
 
 
 def plot_ring_correlations(found: Mapping[str, Evaluation]) -> Figure:

@@ -40,19 +40,25 @@ def plot_object(
 
 
 def plot_objects(
-    images: Mapping[str, NDArray[Any]], *, region: NDArray[np.bool_] | None = None, pixel_size_m: float | None = None
+    images: Mapping[str, NDArray[Any]],
+    *,
+    region: NDArray[np.bool_] | None = None,
+    pixel_size_m: float | None = None,
+    aligned: bool = False,
 ) -> Figure:
     """Amplitude (above) and phase (below) of several complex images side by side, on common colour scales.
 
     A single image gets amplitude and phase side by side. NaN is left blank like what lies outside ``region``, which
-    applies to the images of its shape.
+    applies to the images of its shape. Each phase is shown about its mean; those of ``aligned`` images, whose complex
+    factor is the same, about the mean of the first.
     """
     single = len(images) == 1
     figure = empty_figure(10, 4.6) if single else empty_figure(3.4 * len(images) + 0.8, 6.8)
     axes = figure.subplots(1, 2, squeeze=False).T if single else figure.subplots(2, len(images), squeeze=False)
     masked = {name: crop_to_region(image, region) for name, image in images.items()}
     amplitudes = {name: np.abs(image) for name, image in masked.items()}
-    phases = {name: np.ma.masked_array(_level_phase(image), image.mask) for name, image in masked.items()}
+    turn = _to_mean_phase(next(iter(masked.values()))) if aligned else None
+    phases = {name: np.ma.masked_array(_level_phase(image, turn), image.mask) for name, image in masked.items()}
     for row, (kind, parts) in zip(axes, {"amplitude": amplitudes, "phase": phases}.items(), strict=True):
         limits = _colour_range([part.compressed() for part in parts.values()])
         for axis, (name, part) in zip(row, parts.items(), strict=True):
@@ -236,11 +242,15 @@ def _draw_image(
     return shown
 
 
-def _level_phase(image: np.ma.MaskedArray[Any, Any]) -> NDArray[np.float64]:
-    """Phase about the mean phase, so that a free global phase does not decide where it wraps."""
+def _to_mean_phase(image: np.ma.MaskedArray[Any, Any]) -> complex:
+    """The factor that takes the mean of an image to phase zero."""
     total = image.sum()
-    turn = 1.0 if total is np.ma.masked or abs(total) == 0 else np.conj(total) / abs(total)
-    return np.angle(image.filled(1.0) * turn)
+    return 1.0 if total is np.ma.masked or abs(total) == 0 else complex(np.conj(total) / abs(total))
+
+
+def _level_phase(image: np.ma.MaskedArray[Any, Any], turn: complex | None = None) -> NDArray[np.float64]:
+    """Phase about the mean phase (or after ``turn``), so that a free global phase does not decide where it wraps."""
+    return np.angle(image.filled(1.0) * (_to_mean_phase(image) if turn is None else turn))
 
 
 def _colour_range(parts: Sequence[NDArray[Any]]) -> tuple[float, float]:

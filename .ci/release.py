@@ -1,5 +1,6 @@
-"""Make a release: ``python .ci/release.py 0.2.0``. Sets the version wherever it stands, dates the changelog, tests, commits, tags.
+"""Make a release: ``python .ci/release.py 0.2.0``.
 
+It sets the version wherever it stands, dates the changelog, tests, commits and tags.
 ``--without-tests`` leaves ``make test-all`` out, for a tree in which it has just passed.
 """
 

@@ -1,7 +1,7 @@
 """Run pages of the gallery as a reader would, and renew their pictures: ``python docs/gallery/execute.py [NAME.md ...]``.
 
-The blocks of a page marked ``sh`` or ``python`` are run in order, in one empty folder. A comment ``<!-- picture: FILE -->`` above an
-image names the file of that folder that the image shows.
+The blocks of a page marked ``sh`` or ``python`` are run in order, in one empty folder. A comment ``<!-- picture: FILE -->``
+above an image names the file of that folder that the image shows.
 """
 
 from __future__ import annotations

@@ -89,21 +89,32 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _sections(made: Automatic, trials: list[dict[str, Any]], depth: list[Section]) -> list[Section]:
-    from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe
     from ptycho_ray.display.uncertainty_report import error_bars_section
 
     image, found, pixel = made.refinement.stitched, made.refinement, made.scan.pixel_size_m
     picture = plot_object(image.image, region=image.covered(), pixel_size_m=pixel)
     positions = plot_positions(found.positions_px, pixel_size_m=pixel)
     bars = [] if made.error_bars is None else [error_bars_section(made.error_bars, pixel)]
+    look = []
+    if made.scan.electrons:
+        from ptycho_ray.data.first_look import first_look
+        from ptycho_ray.display.first_look_figures import plot_first_look
+
+        words = "Mean pattern, virtual images, centre of mass and its integral, of the scan as it was read."
+        look = [Section("First look", pictures=[(words, plot_first_look(made.scan, first_look(made.scan)))])]
     return [
         Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", picture)]),
         *depth,
         *bars,
         Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
+        *look,
         Section("Trials", rows=trials, folded=True),
         Section(
             "Probe and positions",
-            pictures=[("The brightest probe mode.", plot_object(found.probe[0])), ("Positions.", positions)],
+            pictures=[
+                ("The probe: brightness is amplitude, colour is phase.", plot_probe(found.probe, pixel_size_m=pixel)),
+                ("Positions.", positions),
+            ],
         ),
     ]

@@ -19,7 +19,7 @@ from bench_refinement import benchmark_scan
 
 from ptycho_ray.commands.cli import main as ptycho_ray
 from ptycho_ray.data import load_data
-from ptycho_ray.data.corrections import axes_matrix, position_matrix, transformed_positions
+from ptycho_ray.data.position_maps import axes_matrix, position_matrix, transformed_positions
 
 SCALE, ANGLE, AXES = 1.03, math.radians(5), "swap_xy"
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ import yaml
 
 from ptycho_ray.commands import tune
 from ptycho_ray.data import RawData
-from ptycho_ray.data.corrections import position_matrix, transformed_positions
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.simulation import make_object, make_probe, make_scan, propagate, simulate_scan
 
 DEFOCUS_M, SCALE, TRIALS = 6e-5, 1.02, 40

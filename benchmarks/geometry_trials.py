@@ -18,7 +18,7 @@ from bench_refinement import benchmark_scan, folder_of_scans
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.trials import drawn, surrounded
-from ptycho_ray.data.corrections import position_matrix, transformed_positions
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig

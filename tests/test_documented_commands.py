@@ -38,7 +38,9 @@ def lines_of(page: Path) -> list[str]:
     """Lines of code that begin with the program, comments left out and continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     begin = r"#\s+" if page.suffix == ".yaml" else r"\s*"
-    return [line for line in re.findall(rf"^{begin}(ptycho-ray [a-z-]+ [^\n]*)$", text, re.MULTILINE) if "`" not in line]
+    return [
+        line for line in re.findall(rf"^{begin}(ptycho-ray [a-z-]+ [^\n]*)$", text, re.MULTILINE) if "`" not in line
+    ]
 
 
 def faults(line: str) -> list[str]:

@@ -18,7 +18,7 @@ from ptycho_ray.automatic.examine import Examined, examine
 from ptycho_ray.automatic.guesses import first_probes
 from ptycho_ray.automatic.trials import Part, Trial, drawn, surrounded
 from ptycho_ray.automatic.verdict import Verdict, findings, judge
-from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.refinement.config import RefinementConfig

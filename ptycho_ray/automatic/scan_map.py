@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.automatic.trials import Assumption, Gain, Part, Trial
-from ptycho_ray.data.corrections import position_matrix
+from ptycho_ray.data.position_maps import position_matrix
 
 #: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
 STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1

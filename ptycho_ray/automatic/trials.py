@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.physics.electron_optics import ElectronOptics

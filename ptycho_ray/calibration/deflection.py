@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.calibration.scan_spectra import ScanSpectra
-from ptycho_ray.data.corrections import position_matrix
+from ptycho_ray.data.position_maps import position_matrix
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Corrections of what a file may state wrongly about the experiment: defocus of the probe, positions, pixel size, photons.
 
 Pure functions, and :func:`apply_corrections`, which applies the settings of a configuration to a scan before it is
-grouped. A trained
-model carries these settings in its bundle, so a scan that it reconstructs is corrected in the same way.
+grouped. A trained model carries these settings in its bundle, so a scan that it reconstructs is corrected in the same way.
 
 Positions are [n, 2] (row, column) in object pixels, probes [P, N, N] modes.
 """
@@ -16,32 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.config import TrainingConfig
+from ptycho_ray.data.position_maps import axes_matrix, position_matrix, transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.physics.optics import fresnel_propagate, propagate, tilted_modes
-
-Matrix = NDArray[np.float64]
-
-
-def position_matrix(scale: float = 1.0, rotation_rad: float = 0.0, shear: float = 0.0) -> Matrix:
-    """``scale * rotation @ shear``, [2, 2], for positions as columns (row, column).
-
-    A positive rotation turns rows towards columns; the shear adds ``shear`` times the column to the row.
-    """
-    cosine, sine = math.cos(rotation_rad), math.sin(rotation_rad)
-    return scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, shear], [0.0, 1.0]])
-
-
-def axes_matrix(axes: str) -> Matrix:
-    """Positions as columns (row, column) with other signs and order of the axes, [2, 2]; ``axes`` as ``position_axes``."""
-    signs = np.diag([-1.0 if "flip_y" in axes else 1.0, -1.0 if "flip_x" in axes else 1.0])
-    return signs[::-1].copy() if "swap_xy" in axes else signs
-
-
-def transformed_positions(positions: Matrix, matrix: Matrix) -> Matrix:
-    """``matrix`` applied to positions [n, 2] about their mean, which stays where it is, so that transforms compose."""
-    centre = positions.mean(axis=0)
-    return centre + (positions - centre) @ matrix.T
 
 
 def with_modes(probe: NDArray, n_modes: int, generator: np.random.Generator) -> NDArray[np.complex128]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.units import LENGTHS, factor_of, is_pixels, read_length
 
@@ -108,13 +110,11 @@ def scale_positions(fields: FileContents, reading: Reading, path: Path) -> None:
 
 def turn_positions(fields: FileContents, reading: Reading) -> None:
     """Positions turned about their centre as the user asks for, rows towards columns."""
-    angle = np.deg2rad(reading.rotation)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = position_matrix(rotation_rad=math.radians(reading.rotation))
     for name in ("positions", "nominal"):
         values = getattr(fields, name)
-        if values is not None and angle:
-            centre = np.nanmean(values, axis=0)
-            setattr(fields, name, (values - centre) @ turn.T + centre)
+        if values is not None and reading.rotation:
+            setattr(fields, name, transformed_positions(values, turn))
 
 
 def _rescale(fields: FileContents, unit: NDArray[np.float64], option: str, path: Path, *, in_metres: bool) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptycho_ray.data.corrections import position_matrix, transformed_positions
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.direct import DirectSolver

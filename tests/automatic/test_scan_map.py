@@ -10,7 +10,7 @@ from helpers import make_scan
 
 from ptycho_ray.automatic.scan_map import linear_map, vertex, vertex_of_judges
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
-from ptycho_ray.data.corrections import transformed_positions
+from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.refinement.unseen import PatternFigures
 
 

@@ -23,7 +23,8 @@ pytest.importorskip("optuna", reason="optuna is not installed (pip install 'ptyc
 from ptycho_ray.cluster.tune import run_sweep  # noqa: E402
 from ptycho_ray.commands import tune  # noqa: E402
 from ptycho_ray.data import load_data  # noqa: E402
-from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, transformed_positions  # noqa: E402
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions  # noqa: E402
+from ptycho_ray.physics.optics import fresnel_propagate  # noqa: E402
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan  # noqa: E402
 from ptycho_ray.tracking.sweep_record import TRIALS, SweepRecord  # noqa: E402
 from ptycho_ray.tuning.space import space_from  # noqa: E402

@@ -268,7 +268,7 @@ def test_bombs_are_refused_before_they_are_inflated(write: Any, monkeypatch: pyt
 def test_rotation_turns_rows_towards_columns_of_positions_and_of_a_raster(tmp_path):
     from helpers import make_scan
 
-    from ptycho_ray.data.corrections import position_matrix, transformed_positions
+    from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 
     scan = make_scan(12)
     scan.to_file(tmp_path / "scan.npz")

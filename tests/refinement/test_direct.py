@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_ray.data.corrections import fresnel_propagate, position_matrix, transformed_positions
 from ptycho_ray.data.patches import cut_patches
+from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.errors import InputError
 from ptycho_ray.evaluation import evaluate_reconstruction
 from ptycho_ray.physics.likelihood import negative_log_density
+from ptycho_ray.physics.optics import fresnel_propagate
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.direct import DirectSolver
 from ptycho_ray.simulation import make_object, make_probe, make_scan, simulate_scan

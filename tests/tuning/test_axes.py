@@ -11,7 +11,8 @@ import pytest
 from ptycho_ray.config import ModelConfig, TrainingConfig
 from ptycho_ray.config.training import PositionAxes
 from ptycho_ray.data import RawData
-from ptycho_ray.data.corrections import apply_corrections, axes_matrix, transformed_positions
+from ptycho_ray.data.corrections import apply_corrections
+from ptycho_ray.data.position_maps import axes_matrix, transformed_positions
 from ptycho_ray.refinement.orientation import EIGHT, Verdict
 from ptycho_ray.tuning import axes as module
 from ptycho_ray.tuning.axes import axes_of, name_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.data.corrections import position_matrix
+from ptycho_ray.data.position_maps import position_matrix
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.files import atomic_path
 from ptycho_ray.physics.electron_optics import ElectronOptics

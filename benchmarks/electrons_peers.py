@@ -1,4 +1,4 @@
-"""A thick crystal beside PtyRAD: processor time of a pattern and slice, and the error that is reached, on one thread.
+"""A thick crystal beside PtyRAD and quantem: processor time of a pattern and slice, and the error reached, on one thread.
 
     sh benchmarks/install_peers.sh FOLDER PYTHON
     OMP_NUM_THREADS=1 PYTHONPATH=. FOLDER/bin/python benchmarks/electrons_peers.py [--iterations 24]
@@ -12,12 +12,15 @@ The error is that of the sum of the phases of all slices within the scanned fiel
 (the product would wrap: columns delay by 16 radian); a shift and a plane are taken out. The last column
 has the complex error of the product all the same. PtyRAD is given with several rates of
 its optimiser, without constraints (``--rates``) and with those that its users set for a crystal (``--constrained-rates``:
-filter along the beam, phases above zero, amplitudes near one).
+filter along the beam, phases above zero, amplitudes near one). quantem gets its own simple interface, a complex object and a
+pure phase, and a learnt probe.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import math
 import time
@@ -117,6 +120,41 @@ def ptyrad(made: ElectronScan, slices: int, rate: float, *, constrained: bool) -
         yield image
 
 
+def quantem(made: ElectronScan, slices: int, rate: float, kind: str) -> Iterator[Callable[[], Image]]:
+    from quantem.core.datastructures import Dataset4dstem
+    from quantem.diffractive_imaging.dataset_models import PtychographyDatasetRaster
+    from quantem.diffractive_imaging.ptychography_lite import PtychoLite
+
+    scan, spec = made.scan, made.spec
+    frames = scan.patterns.intensity().reshape(*spec.raster, scan.N, scan.N).astype(np.float32)
+    frequency = 1 / (scan.N * scan.pixel_size_m * 1e10)
+    sampling = (spec.step_angstrom, spec.step_angstrom, frequency, frequency)
+    stored = Dataset4dstem.from_array(frames, sampling=sampling, units=["A", "A", "A^-1", "A^-1"])
+    data = PtychographyDatasetRaster.from_dataset4dstem(
+        stored, verbose=0, learn_descan=False, learn_scan_positions=False
+    )
+    data.preprocess(
+        com_fit_function="no_shift", force_com_rotation=0, force_com_transpose=False, plot_rotation=False, plot_com=False
+    )  # fmt: skip
+    solver = PtychoLite.from_dataset(
+        data, num_slices=slices, slice_thicknesses=made.truth["thickness_angstrom"] / slices, obj_type=kind,
+        energy=spec.voltage_kV * 1e3, defocus=spec.defocus_nm * 10, semiangle_cutoff=spec.semiangle_mrad,
+        obj_padding_px=(scan.N // 2, scan.N // 2), verbose=0, rng=0,
+    )  # fmt: skip
+    first = scan.positions_px[0] - solver.dset.scan_positions_px[0].detach().numpy()
+
+    def image() -> Image:
+        found = solver.obj
+        product = found.prod(axis=0) if np.iscomplexobj(found) else np.exp(1j * found.sum(axis=0))
+        phase = np.angle(found) if np.iscomplexobj(found) else found
+        return phase.sum(axis=0), (float(first[0]), float(first[1])), product
+
+    while True:
+        with contextlib.redirect_stderr(io.StringIO()):
+            solver.reconstruct(num_iters=1, lr_obj=rate, lr_probe=1e-3, batch_size=32)
+        yield image
+
+
 def phase_error(image: Image, truth: np.ndarray, roi: tuple[int, int, int, int]) -> float:
     """Error of the projected phase [H, W] within ``roi`` = rows, columns of the truth, over the true standard deviation."""
     top, bottom, left, right = roi
@@ -157,6 +195,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=10)
     parser.add_argument("--rates", type=float, nargs="*", default=[0.01])
     parser.add_argument("--constrained-rates", type=float, nargs="*", default=[0.01, 0.03])
+    parser.add_argument("--quantem-rates", type=float, nargs="*", default=[0.02])
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -173,6 +212,9 @@ def main() -> None:
         courses.append(Course(f"PtyRAD, rate {rate:g}", ptyrad(made, slices, rate, constrained=False)))
     for rate in options.constrained_rates:
         courses.append(Course(f"PtyRAD, rate {rate:g}, constraints", ptyrad(made, slices, rate, constrained=True)))
+    for rate in options.quantem_rates:
+        for kind in ("complex", "pure_phase"):
+            courses.append(Course(f"quantem, rate {rate:g}, {kind}", quantem(made, slices, rate, kind)))
     for iteration in range(options.iterations):
         for course in courses:
             began = time.process_time()
@@ -186,7 +228,7 @@ def main() -> None:
                 _, origin, product = image()
                 course.complex_error = distance_to_truth(product, origin, made.scan.object_truth, roi).nrmse
         print(iteration + 1, *(f"{course.errors[-1]:.4f}" for course in courses), flush=True)
-    common = min(min(course.errors) for course in courses if course.name.startswith("PtyRAD"))
+    common = min(min(course.errors) for course in courses if not course.name.startswith(("ptycho_ray", "the same")))
     print(f"| program | us a pattern and slice (least) | last error | least error | CPU s to {common:.4f} | complex |")
     print("| - | - | - | - | - | - |")
     for course in courses:

@@ -11,7 +11,8 @@ python=${2:-python3}
 inside=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$inside/beside.pth"
 torch_before=$("$python" -c 'import torch; print(torch.__version__, torch.__file__)')
-"$folder/bin/python" -m pip install --quiet --no-deps ptychi==2.2.0 ptyrad==1.0.0 cdtools-py==0.3.2
+"$folder/bin/python" -m pip install --quiet --no-deps ptychi==2.2.0 ptyrad==1.0.0 cdtools-py==0.3.2 quantem==0.1.10 \
+    dill zarr==3.1.6 donfig numcodecs google-crc32c colorspacious ase tensorboard tensorboard-data-server absl-py
 
 # Two of them import torchvision for one blur, which the benchmark does not use.
 mkdir -p "$inside/torchvision/transforms"
@@ -30,6 +31,6 @@ sed -i "s/{lr_iters\['niter'\]\[-1\]}/{lr_iters[\"niter\"][-1]}/" "$inside/ptyra
 
 torch_now=$("$folder/bin/python" -c 'import torch; print(torch.__version__, torch.__file__)')
 [ "$torch_before" = "$torch_now" ] || { echo "torch has changed: $torch_now" >&2; exit 1; }
-for module in ptychi.api ptyrad.core cdtools; do
+for module in ptychi.api ptyrad.core cdtools quantem.diffractive_imaging.ptychography; do
     "$folder/bin/python" -c "import $module" || echo "$module cannot be imported; it is left out" >&2
 done

@@ -152,7 +152,7 @@ class Interface:
     def __serve_build_asgi_app__(self) -> App:
         from ptycho_ray.service.api import make_app
 
-        return make_app(self.service)
+        return make_app(self.service, numbered=True)
 
 
 def build(args: dict[str, Any]) -> Application:

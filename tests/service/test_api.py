@@ -277,4 +277,12 @@ def test_answers_carry_security_headers(http: httpx.Client) -> None:
         assert answer.headers["x-frame-options"] == "DENY"
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert "access-control-allow-origin" not in answer.headers
-        assert answer.headers["x-request-id"]
+        assert len(answer.headers.get_list("x-request-id")) == 1
+
+
+def test_a_request_has_one_number_and_it_may_be_the_callers(http: httpx.Client) -> None:
+    for given, kept in (("scan-0042-of-may", True), ("no: a number", False)):
+        answer = http.get("/v1/models/none", headers={"X-Request-Id": given})
+        assert (answer.json()["instance"] == f"urn:request:{given}") is kept
+    answer = http.get("/v1/models/none")
+    assert answer.json()["instance"] == f"urn:request:{answer.headers['x-request-id']}"

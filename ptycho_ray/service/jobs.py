@@ -272,7 +272,13 @@ class JobStore:
 
     def delete(self, job_id: str) -> None:
         """Forget a job, but for what it counts in the quota of its day."""
-        values = {"state": DELETED, "idempotency_key": None, "source": "", "source_name": "", "options": {}}
+        values: dict[str, Any] = {
+            "state": DELETED,
+            "idempotency_key": None,
+            "source": "",
+            "source_name": "",
+            "options": {},
+        }
         self._change(table.c.id == job_id, values | {"facts": None, "problem": None, "bytes": 0})
         old = (table.c.state == DELETED) & (table.c.created < self.clock() - DAY_S)
         self._do(lambda connection: connection.execute(table.delete().where(old)))

@@ -43,16 +43,6 @@ class Quota:
     """Processor and GPU seconds of the jobs of any 24 hours."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Usage:
-    """What the jobs of one name take: now, or in the last 24 hours."""
-
-    jobs_at_once: int
-    jobs_a_day: int
-    bytes_kept: int
-    compute_s_a_day: float
-
-
 class QuotaStore:
     """The quotas of one service."""
 
@@ -92,13 +82,11 @@ class QuotaStore:
         with self.engine.begin() as connection:
             return bool(connection.execute(table.delete().where(table.c.name == name)).rowcount)
 
-    def usage(self, name: str) -> Usage:
-        """What the jobs of a name take now."""
+    def usage(self, name: str) -> dict[str, float]:
+        """What the jobs of a name take of each limit, now or in the last 24 hours."""
         with self.engine.begin() as connection:
-            used = {
-                field.name: _used(connection, name, self.clock(), field.name) for field in dataclasses.fields(Usage)
-            }
-        return Usage(**{name: int(value) if name != "compute_s_a_day" else value for name, value in used.items()})
+            used = {limit: _used(connection, name, self.clock(), limit) for limit in _SAID}
+        return {limit: value if limit == "compute_s_a_day" else int(value) for limit, value in used.items()}
 
 
 def quota_of(connection: sa.Connection, name: str) -> Quota:

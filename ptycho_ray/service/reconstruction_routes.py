@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import shutil
 from typing import Annotated, Literal
 
@@ -12,10 +13,11 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from ptycho_ray.service import schemas
 from ptycho_ray.service.callers import CallerGone, patience, while_connected
+from ptycho_ray.service.cost import cost_of, estimate
 from ptycho_ray.service.dependencies import Here, Reader, Submitter
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.job_results import FILES, FORMATS, result_file
-from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, Job, new_id
+from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, QUEUED, RUNNING, Job, new_id
 from ptycho_ray.service.models import Model
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import SOLVER, Choices, Reconstruction, problems
@@ -128,6 +130,21 @@ async def list_reconstructions(
     return [Reconstruction.of(job, request.scope.get("root_path", "")) for job in found]
 
 
+@router.get("/v1/estimate", responses=problems(422, 503))
+async def likely_cost(
+    service: Here,
+    caller: Reader,
+    patterns: Annotated[int, Query(ge=1, le=10**9)],
+    side: Annotated[int, Query(ge=1, le=10**5, description="Of a pattern, in pixels.")],
+    model: Annotated[str | None, Query(max_length=210)] = None,
+) -> schemas.Estimate:
+    """What a scan of this size is likely to cost, by the newest reconstructions with the same model, or without any."""
+    key = AUTOMATIC if model is None else (await asyncio.to_thread(service.models.choose, model)).key
+    counts = await asyncio.to_thread(service.jobs.counts)
+    likely = await asyncio.to_thread(estimate, service.jobs, key, patterns, side)
+    return schemas.Estimate(waiting=counts[QUEUED] + counts[RUNNING], **likely)
+
+
 @router.get("/v1/reconstructions/{id}", responses=problems(404, 422))
 async def show(
     request: Request, id: str, service: Here, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=60)] = 0
@@ -218,4 +235,5 @@ async def _file(service: Service, job: Job, output: str) -> Response:
     except FileNotFoundError:
         raise Problem(404, "not-found", "The result is no longer kept.", {"field": "id"}) from None
     name, media = (FORMATS | FILES)[output]
-    return FileResponse(path, media_type=media, filename=name, headers={"X-Reconstruction": job.id})
+    headers = {"X-Reconstruction": job.id, "X-Cost": json.dumps(cost_of(job))}
+    return FileResponse(path, media_type=media, filename=name, headers=headers)

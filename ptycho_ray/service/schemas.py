@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.service.cost import cost_of
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FILES, FORMATS
 from ptycho_ray.service.jobs import AUTOMATIC, DONE, Job
@@ -116,6 +117,50 @@ class ProblemDetails(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Cost(BaseModel):
+    """What a reconstruction has cost so far."""
+
+    patterns: int | None = Field(None, description="Once the scan has been read.")
+    side: int | None = None
+    cpu_s: float = Field(description="Processor seconds. Jobs that run at the same time share those of their process.")
+    gpu_s: float = Field(description="Seconds of the GPU, shared likewise.")
+    bytes: int = Field(description="Of its upload and results.")
+
+
+class Estimate(BaseModel):
+    """What a reconstruction is likely to cost; without an earlier one like it only its size is known."""
+
+    patterns: int
+    side: int
+    cpu_s: float | None = None
+    gpu_s: float | None = None
+    bytes: int | None = None
+    jobs: int = Field(description="Earlier reconstructions that this is the median of.")
+    waiting: int = Field(description="Reconstructions that wait or run now.")
+
+
+class QuotaView(BaseModel):
+    """What the reconstructions of one name may take; null is without limit."""
+
+    priority: int = Field(0, ge=-100, le=100)
+    jobs_at_once: int | None = Field(
+        None, ge=0, description="That wait or run; null: what the service allows everybody."
+    )
+    jobs_a_day: int | None = Field(None, ge=0, description="In any 24 hours.")
+    bytes_kept: int | None = Field(None, ge=0, description="Uploads and results.")
+    compute_s_a_day: float | None = Field(None, ge=0, description="Processor and GPU seconds in any 24 hours.")
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class UsageView(BaseModel):
+    """A quota, and what is used of it."""
+
+    name: str
+    quota: QuotaView
+    used: dict[str, float]
+
+
 class Reconstruction(BaseModel):
     """A reconstruction: waiting, running or ended."""
 
@@ -136,6 +181,11 @@ class Reconstruction(BaseModel):
         "whether the image is to be trusted, the figures), the lines of the plan, from when they are known, and the trials.",
     )
     problem: ProblemDetails | None = None
+    priority: int = Field(0, description="Waiting jobs of a higher one are done first.")
+    kept_until: str | None = Field(
+        None, description="When its files are deleted; earlier where the service is short of space (keep_bytes)."
+    )
+    cost: Cost
     links: dict[str, str] = Field(examples=[{"self": "/v1/reconstructions/8f14e45fceea167a5a36dedd4bea2543"}])
 
     @classmethod
@@ -160,6 +210,9 @@ class Reconstruction(BaseModel):
             finished=format_time(job.finished),
             attempt=job.attempt,
             facts=job.facts,
+            priority=job.priority,
+            kept_until=format_time(job.expires),
+            cost=Cost(**cost_of(job)),
             problem=None if job.problem is None else ProblemDetails(**job.problem),
             links=links,
         )

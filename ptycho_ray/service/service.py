@@ -13,6 +13,7 @@ from ptycho_ray.service.jobs import JobStore
 from ptycho_ray.service.metrics import Metrics
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.problems import storage_full
+from ptycho_ray.service.quotas import QuotaStore
 from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.tokens import TokenStore
 
@@ -34,7 +35,8 @@ class Service:
         self.settings, self.replicas = settings, replicas
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = connect(settings.database)
-        self.jobs = JobStore(engine)
+        self.jobs = JobStore(engine, keep_s=settings.keep_s)
+        self.quotas = QuotaStore(engine)
         self.tokens = TokenStore(engine)
         self.models = ModelStore(settings)
         self.metrics = Metrics()

@@ -239,7 +239,7 @@ def test_a_quota_that_is_used_up(store: JobStore, clock: Clock, quota: dict[str,
         clock.now += DAY_S
         assert name == "jobs_at_once" or add(store)[1]
         store.delete(job.id)  # and with its day all that is known of it goes
-        assert quotas.usage("ann").jobs_a_day <= 1
+        assert quotas.usage("ann")["jobs_a_day"] <= 1
 
 
 def test_everybody_has_the_quota_of_everybody_unless_there_is_another(store: JobStore) -> None:

@@ -106,6 +106,7 @@ async def reconstruct(
             max_jobs_of_owner=settings.max_jobs_per_token,
             job_id=job_id,
             idempotency_key=idempotency_key,
+            size=await asyncio.to_thread(bytes_in, folder),
         )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

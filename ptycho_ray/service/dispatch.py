@@ -35,8 +35,15 @@ class ReplicaLost(Exception):
 class Dispatcher:
     """Runs the jobs of this process, and those abandoned by other processes."""
 
-    def __init__(self, store: JobStore, runner: Runner, settings: ServiceSettings, worker: str) -> None:
-        self.store, self.runner, self.settings, self.worker = store, runner, settings, worker
+    def __init__(
+        self,
+        store: JobStore,
+        runner: Runner,
+        settings: ServiceSettings,
+        worker: str,
+        on_loss: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.store, self.runner, self.settings, self.worker, self.on_loss = store, runner, settings, worker, on_loss
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._automatic: set[str] = set()
         self._room = asyncio.Event()
@@ -103,6 +110,7 @@ class Dispatcher:
                 await self.runner(job_id, attempt, model_key)
             except ReplicaLost as error:
                 log.warning("attempt %d at job %s was lost: %s", attempt, job_id, error)
+                self.on_loss()
                 if attempt >= MAX_ATTEMPTS:
                     gone = Problem(500, "internal", f"The service lost this reconstruction {attempt} times.")
                     await asyncio.to_thread(self.store.fail, job_id, attempt, gone)

@@ -41,8 +41,8 @@ async def ready(service: Here) -> dict[str, Any]:
 async def metrics(service: Here, caller: Reader) -> Response:
     """Metrics for Prometheus."""
     service.metrics.streams.set(service.open_streams)
-    counts = await asyncio.to_thread(service.jobs.counts)
-    return Response(service.metrics.text(counts), media_type="text/plain; version=0.0.4")
+    text = await asyncio.to_thread(lambda: service.metrics.text(service.jobs.counts(), service.shared_metrics()))
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 @router.get("/v1/tokens", responses=problems())

@@ -93,7 +93,7 @@ async def reconstruct(
             _check_gridsize(service, choices, model)
             model_key = model.key
         options = {name: getattr(choices, name) for name in Options.__dataclass_fields__ if name != SOLVER}
-        options[SOLVER] = choices.solver()
+        options |= {SOLVER: choices.solver(), "network": choices.network}
         create = functools.partial(
             service.jobs.create,
             owner=caller.name,

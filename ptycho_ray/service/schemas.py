@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
+from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.cost import cost_of
 from ptycho_ray.service.demos import DEMOS
@@ -21,7 +22,10 @@ from ptycho_ray.service.problems import MEDIA_TYPE
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
 #: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
 SOLVER = "refinement"
-Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed",)))
+Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER))
+#: Settings of the image of a network; those of ``OF_AN_IMAGE`` that are not below, where they mean something without one, too.
+NETWORK = tuple(name for name in OF_AN_IMAGE if name not in ("n_subsample", "subsample_seed", "refinement_iterations"))
+Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK))
 
 
 def _ways_to_read() -> dict[str, Any]:
@@ -49,6 +53,7 @@ class _Common(BaseModel):
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
     crop: int = Field(20, ge=2, le=4096, description="Side of the central pieces averaged by stitch='crop'; even.")
     n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
+    subsample_seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of this random selection.")
     refinement_iterations: int = Field(
         0, ge=0, le=10000, description="Iterations of refinement of the network's image."
     )
@@ -64,7 +69,7 @@ class _Common(BaseModel):
     )
 
 
-class Choices(Solver, WaysToRead, _Common):
+class Choices(Solver, Network, WaysToRead, _Common):
     """Options of a reconstruction. Settings of the solver that are given are kept and not decided."""
 
     model_config = ConfigDict(extra="forbid")
@@ -82,6 +87,11 @@ class Choices(Solver, WaysToRead, _Common):
         prefix = f"{SOLVER}__"
         named = sorted(name for name in self.model_fields_set if name.startswith(prefix))
         return {name.removeprefix(prefix): getattr(self, name) for name in named}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The settings of a network's image that were given."""
+        return {name: getattr(self, name) for name in NETWORK if name in self.model_fields_set}
 
     @property
     def reading(self) -> dict[str, Any]:

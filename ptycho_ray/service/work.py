@@ -163,7 +163,7 @@ def _reconstruct(
     options = Options(**job.options)
     folder = settings.job_folder(job.id)
     monitor.stage("reading")
-    scan = read_scan(source, settings, options.n_subsample, options.reading)
+    scan = read_scan(source, settings, options)
     read = time.perf_counter()
     monitor.size = {"patterns": len(scan), "side": scan.N}
     monitor.stage("reconstructing", 0, len(scan))

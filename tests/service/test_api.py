@@ -172,6 +172,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {"model": "none"}, RAW, 422, "model"),
         (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
+        (b"x", {"neighbor_count": 5}, RAW, 422, "neighbor_count"),
         (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
         (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),
@@ -264,10 +265,9 @@ def test_the_document_describes_everything(http: httpx.Client) -> None:
     assert {"200", "202", "401", "413", "422", "429", "503", "507"} <= set(post["responses"])
     asked = {parameter["name"]: parameter for parameter in post["parameters"]}
     for field in dataclasses.fields(RefinementConfig):
-        if field.name != "seed":
-            said = asked[f"refinement.{field.name}"]["description"]
-            assert said.startswith(docstrings_of_fields(RefinementConfig)[field.name])
-            assert said.endswith(f"Default: {str(field.default).lower()}.")
+        said = asked[f"refinement.{field.name}"]["description"]
+        assert said.startswith(docstrings_of_fields(RefinementConfig)[field.name])
+        assert said.endswith(f"Default: {str(field.default).lower()}.")
     assert document["components"]["schemas"]["ProblemDetails"]["properties"]["detail"]["examples"]
 
 

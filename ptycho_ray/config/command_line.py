@@ -69,7 +69,9 @@ def parse(
     shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
     if config_class is not None and only is not None:
-        own += [field.name for field in dataclasses.fields(config_class) if field.name not in only]
+        others = [field.name for field in dataclasses.fields(config_class) if field.name not in only]
+    else:
+        others = []
     classes: dict[str, type] = {}
     prefixed = dict(sections or {})
     if config_class is not None:
@@ -77,8 +79,12 @@ def parse(
         classes |= {"settings": config_class}
         prefixed = ({"execution": ExecutionConfig} if with_execution else {}) | prefixed
     prefixes = {name: f"{name}." for name in prefixed}
+
+    def without(section: str) -> Collection[str]:
+        return () if section == "execution" else [*own, *others] if section == "settings" else own
+
     drafts: dict[str, Any] = {
-        name: _draft(cls, (), shown) if name == "execution" else _draft(cls, own, shown, prefixes.get(name, ""))
+        name: _draft(cls, without(name), shown, "" if name == "execution" else prefixes.get(name, ""))
         for name, cls in (classes | prefixed).items()
     }
     without_prefix = tyro.conf.configure(tyro.conf.OmitArgPrefixes)

@@ -22,7 +22,9 @@ from ptycho_ray.service.problems import MEDIA_TYPE
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
 #: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
 SOLVER = "refinement"
-Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER))
+#: All but the seed, which is one of everything.
+SETTINGS = tuple(field.name for field in dataclasses.fields(RefinementConfig) if field.name != "seed")
+Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, only=SETTINGS))
 #: Settings of the image of a network; those of ``OF_AN_IMAGE`` that are not below, where they mean something without one, too.
 NETWORK = tuple(name for name in OF_AN_IMAGE if name not in ("n_subsample", "subsample_seed", "refinement_iterations"))
 Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK))

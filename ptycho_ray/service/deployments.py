@@ -44,11 +44,11 @@ class Models:
         listen_as_the_node_does()
         import torch
 
-        from ptycho_ray.service.cost import Meter
         from ptycho_ray.service.database import connect
         from ptycho_ray.service.engine import device_of
         from ptycho_ray.service.jobs import JobStore
         from ptycho_ray.service.memory import MemoryBudget
+        from ptycho_ray.service.metering import Meter
         from ptycho_ray.service.models import ModelStore
 
         self.settings = ServiceSettings.from_args(args)

@@ -179,8 +179,9 @@ class Options:
     network: dict[str, Any] = field(default_factory=dict)
 
 
-def read_scan(path: Path, settings: ServiceSettings, options: Options) -> RawData:
+def read_scan(path: Path, settings: ServiceSettings, options: Options | None = None) -> RawData:
     """Read a scan within the limits of the service; InputError or Problem states what is wrong."""
+    options = options or Options()
     scan = workflow.load_data(
         path,
         n_images=options.network.get("n_groups"),
@@ -243,6 +244,13 @@ def reconstruct(
     on_refinement: Callable[[Progress], None] | None = None,
 ) -> StitchedObject:
     """The core's reconstruction of a scan with a shared model; ``on_batch`` and ``on_refinement`` may raise to stop it."""
+    if not loaded.bundle.takes(scan.N):
+        raise InputError(
+            field="N",
+            found=scan.N,
+            expected=f"{loaded.bundle.sides}, which is what this model takes",
+            hint="Name no model: without one patterns of any side are reconstructed",
+        )
     if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
         raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
     execution = ExecutionConfig(inference_batch_size=loaded.rows)

@@ -48,6 +48,7 @@ def _summary(service: Service, model: Model) -> ModelSummary:
         version=model.version,
         state="good",
         N=checked.side,
+        sides=checked.sides,
         gridsize=config["gridsize"],
         architecture=config["architecture"],
     )

@@ -13,11 +13,11 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from ptycho_ray.service import schemas
 from ptycho_ray.service.callers import CallerGone, patience, while_connected
-from ptycho_ray.service.cost import bytes_in, cost_of, estimate
 from ptycho_ray.service.dependencies import Here, Reader, Submitter
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.job_results import FILES, FORMATS, result_file
 from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, QUEUED, RUNNING, Job, new_id
+from ptycho_ray.service.metering import bytes_in, cost_of, estimate
 from ptycho_ray.service.models import Model
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import SOLVER, Choices, Reconstruction, problems

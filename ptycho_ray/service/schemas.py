@@ -13,10 +13,10 @@ from ptycho_ray.config.reading import Reading
 from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
 from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.service.cost import cost_of
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FILES, FORMATS
 from ptycho_ray.service.jobs import AUTOMATIC, DONE, Job
+from ptycho_ray.service.metering import cost_of
 from ptycho_ray.service.problems import MEDIA_TYPE
 
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
@@ -237,7 +237,10 @@ class ModelSummary(BaseModel):
     version: str
     state: Literal["good", "broken"]
     problem: str | None = None
-    N: int | None = None
+    N: int | None = Field(default=None, description="Side of its probe.")
+    sides: str | None = Field(
+        None, description="Of the patterns that it takes.", examples=["a multiple of 8, at least 32"]
+    )
     gridsize: int | None = None
     architecture: str | None = None
 

@@ -19,12 +19,12 @@ from ptycho_ray.files import jsonable
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.solver import Diverged, Progress
 from ptycho_ray.service import without_model
-from ptycho_ray.service.cost import Meter, Spent, bytes_in
 from ptycho_ray.service.demos import write_demo
 from ptycho_ray.service.engine import LoadedModel, Options, device_of, read_scan, reconstruct
 from ptycho_ray.service.job_results import RESULT, write_result
 from ptycho_ray.service.jobs import Job, JobStore
 from ptycho_ray.service.memory import MemoryBudget, needed_bytes, unpacked
+from ptycho_ray.service.metering import Meter, Spent, bytes_in
 from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.settings import ServiceSettings
 

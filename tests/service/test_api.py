@@ -239,6 +239,7 @@ def test_models_are_described(http: httpx.Client) -> None:
         "state": "good",
         "problem": None,
         "N": 32,
+        "sides": "32",
         "gridsize": 1,
         "architecture": "cnn",
     }

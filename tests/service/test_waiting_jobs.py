@@ -16,10 +16,10 @@ from starlette.testclient import TestClient
 
 from ptycho_ray.service import dispatch
 from ptycho_ray.service.api import make_app
-from ptycho_ray.service.cost import Meter, Spent, estimate
 from ptycho_ray.service.database import connect
 from ptycho_ray.service.dispatch import Dispatcher
 from ptycho_ray.service.jobs import AUTOMATIC, JobStore
+from ptycho_ray.service.metering import Meter, Spent, estimate
 from ptycho_ray.service.quotas import Quota, QuotaStore
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings

@@ -239,7 +239,7 @@ class ModelSummary(BaseModel):
     problem: str | None = None
     N: int | None = Field(default=None, description="Side of its probe.")
     sides: str | None = Field(
-        None, description="Of the patterns that it takes.", examples=["a multiple of 8, at least 32"]
+        default=None, description="Of the patterns that it takes.", examples=["a multiple of 8, at least 32"]
     )
     gridsize: int | None = None
     architecture: str | None = None

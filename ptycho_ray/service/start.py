@@ -89,15 +89,18 @@ def run_service(
             raise KeyboardInterrupt
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask_to_stop)
+    def hear() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_to_stop)
+
+    hear()
     ray = own_ray(host if haproxy else None) if address is None else contextlib.nullcontext()
     with only_one(settings.data_dir), ray as folder:
         accept(settings.data_dir)
         waiting = Waiting()
         try:
             with waiting:
-                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting)
+                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting, hear)
             ready.set()
             print(_welcome(host, port, listening()), flush=True)
             jobs = JobStore(connect(settings.database))
@@ -142,6 +145,7 @@ def _start(
     folder: Path | None,
     haproxy: bool,
     waiting: Waiting,
+    hear: Callable[[], None],
 ) -> None:
     waiting.on("Ray")
     import ray  # reads its environment when it is loaded
@@ -154,6 +158,7 @@ def _start(
     own: dict[str, Any] = {} if folder is None else {"include_dashboard": False, "_temp_dir": str(folder / "ray")}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        hear()  # Ray has put handlers of its own in the place of ours
         waiting.on("the proxy")
         inner = "127.0.0.1" if haproxy and folder is not None else host  # HAProxy listens at ``host``, and nothing else
         serve.start(http_options={"host": inner, "port": port}, logging_config={"enable_access_log": False})

@@ -257,18 +257,24 @@ class JobStore:
     def expired(self, most_bytes: int = 0) -> list[str]:
         """Ended jobs whose files are no longer kept: because of their age, or the oldest while all together have more than
         ``most_bytes`` (0: any number)."""
-        query = sa.select(table.c.id, table.c.expires, table.c.bytes).where(table.c.state.not_in((*ACTIVE, DELETED)))
-        rows = self._do(lambda connection: connection.execute(query.order_by(table.c.finished)).all())
-        active = sa.select(sa.func.coalesce(sa.func.sum(table.c.bytes), 0)).where(table.c.state.in_(ACTIVE))
-        kept = sum(row.bytes for row in rows) + self._do(
-            lambda connection: int(connection.execute(active).scalar_one())
-        )
-        found = []
-        for row in rows:
-            if (row.expires is not None and row.expires < self.clock()) or (most_bytes and kept > most_bytes):
-                found.append(row.id)
-                kept -= row.bytes
-        return found
+        ended = table.c.state.not_in((*ACTIVE, DELETED))
+        due = sa.func.coalesce(table.c.expires, table.c.finished + self.keep_s) < self.clock()
+
+        def find(connection: sa.Connection) -> list[str]:
+            old = list(connection.execute(sa.select(table.c.id).where(ended & due)).scalars())
+            kept = sa.select(sa.func.coalesce(sa.func.sum(table.c.bytes), 0)).where(table.c.id.not_in(old))
+            spare = int(connection.execute(kept).scalar_one()) - most_bytes
+            if not most_bytes or spare <= 0:
+                return old
+            young = sa.select(table.c.id, table.c.bytes).where(ended & ~due).order_by(table.c.finished)
+            for job_id, size in connection.execute(young):
+                if spare <= 0:
+                    break
+                old.append(job_id)
+                spare -= size
+            return old
+
+        return self._do(find)
 
     def delete(self, job_id: str) -> None:
         """Forget a job, but for what it counts in the quota of its day."""

@@ -96,8 +96,8 @@ class ModelStore:
         if wanted is None and len(names) != 1:
             expected = names or "a model: start the service with one"
             raise Problem(422, "invalid", "Name a model.", {"field": "model", "found": "none", "expected": expected})
-        name, _, version = (wanted or names[0]).partition("@")
-        versions = [model for model in models if model.name == name and version in ("", model.version)]
+        name, at, version = (wanted or names[0]).partition("@")
+        versions = [model for model in models if model.name == name and (not at or version == model.version)]
         if not versions:
             more = {"field": "model", "found": wanted, "expected": names or "none: this service has no model"}
             raise Problem(422, "invalid", f"There is no model {str(wanted)[:100]!r}.", more)

@@ -20,7 +20,7 @@ TYPES = "https://ptycho-ray.invalid/problems/"  # an identifier, not an address
 TITLES = {
     "bad-request": "The request cannot be understood",
     "unauthorized": "A valid bearer token is needed",
-    "forbidden": "This token does not permit that",
+    "forbidden": "Not permitted",
     "not-found": "Not found",
     "method-not-allowed": "Method not allowed",
     "timeout": "The upload stopped coming",

@@ -170,6 +170,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"\x89HDF\r\n\x1a\njunk", {}, RAW, 422, None),
         (b"x", {}, {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"x", {"model": "none"}, RAW, 422, "model"),
+        (b"x", {"model": "tiny@"}, RAW, 422, "model"),
         (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"neighbor_count": 5}, RAW, 422, "neighbor_count"),

@@ -10,7 +10,7 @@ import json
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from torch import Tensor
 from ptycho_ray import __version__
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
 from ptycho_ray.data.normalisation import Normalisation
-from ptycho_ray.errors import BundleError, InputError, MissingFileError
+from ptycho_ray.errors import BundleError, ConfigurationError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.registry import for_side
 from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
@@ -65,6 +66,20 @@ class Bundle:
     def models(self) -> tuple[PhysicsInformedModel, ...]:
         """All members of the ensemble, or the one model."""
         return (self.model, *self.ensemble_members)
+
+    @property
+    def sides(self) -> str:
+        """Which sides of patterns it takes, in words: a network that sees the probe may take others than its own."""
+        own = self.model.probe.shape[-1]
+        return "a multiple of 8, at least 32" if self.takes(2 * own) else str(own)
+
+    def takes(self, side: int) -> bool:
+        """Whether it takes patterns of this side in pixels."""
+        own = self.model.probe.shape[-1]
+        try:
+            return side == own or side == for_side(replace(self.config.model, N=own), side).N
+        except ConfigurationError:
+            return False
 
 
 def is_shipped(place: Path) -> bool:

@@ -204,6 +204,11 @@ class Client:
         """Every version of every model."""
         return self._do(self._plan.get("/v1/models"))
 
+    def estimate(self, *, patterns: int, side: int, model: str | None = None) -> dict[str, Any]:
+        """What a scan of so many patterns of this side is likely to cost: cpu_s, gpu_s, bytes, and from how many jobs."""
+        params = {"patterns": patterns, "side": side} | ({} if model is None else {"model": model})
+        return self._do(self._plan.get("/v1/estimate", **params))
+
     def model(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Description of a model: architecture, training, metrics."""
         params = {} if version is None else {"version": version}
@@ -307,6 +312,11 @@ class AsyncClient:
     async def models(self) -> list[dict[str, Any]]:
         """Every version of every model."""
         return await self._do(self._plan.get("/v1/models"))
+
+    async def estimate(self, *, patterns: int, side: int, model: str | None = None) -> dict[str, Any]:
+        """What a scan of so many patterns of this side is likely to cost: cpu_s, gpu_s, bytes, and from how many jobs."""
+        params = {"patterns": patterns, "side": side} | ({} if model is None else {"model": model})
+        return await self._do(self._plan.get("/v1/estimate", **params))
 
     async def model(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Description of a model."""

@@ -47,6 +47,7 @@ COMMANDS = {
     "submit": "send a scan to a service for reconstruction",
     "watch": "send a scan to a service while it is being measured",
     "token": "manage access to a service",
+    "operate": "drain a service, back up its jobs, settle quotas, write alerts",
 }
 
 #: Former names of commands, which still work.

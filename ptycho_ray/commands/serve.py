@@ -44,6 +44,10 @@ class Options(Common):
     """cpu, cuda or auto."""
     max_body_mib: int = 4096
     """Largest upload in MiB."""
+    keep_days: float = 7.0
+    """Days for which uploads and results are kept after the end of their job."""
+    keep_gib: float | None = None
+    """GiB for the uploads and results of all jobs: with more the oldest that have ended are deleted earlier."""
     database_url: str | None = None
     """SQLAlchemy URL of the job database; a SQLite file in --data-dir if not given."""
     haproxy: bool = True
@@ -55,6 +59,7 @@ class Options(Common):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray serve").options
     from ptycho_ray.config.training import PRETRAINED
+    from ptycho_ray.service.quotas import DAY_S
     from ptycho_ray.service.settings import MIB, ServiceSettings
     from ptycho_ray.service.start import LOOPBACK, check_before_start, named_models, run_service
 
@@ -69,6 +74,8 @@ def run(words: Sequence[str]) -> Result:
         threads=options.threads,
         accelerator=options.accelerator,  # type: ignore[arg-type] # checked by the class
         max_body_bytes=options.max_body_mib * MIB,
+        keep_s=options.keep_days * DAY_S,
+        keep_bytes=int((options.keep_gib or 0) * 2**30),
     )
     models = check_before_start(settings, options.host)
     run_service(

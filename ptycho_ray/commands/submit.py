@@ -15,16 +15,17 @@ from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, section_of
 from ptycho_ray.commands.common import SCAN, ProductOptions, Result
 from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
+from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.refinement.config import RefinementConfig
 
 
 @dataclass(kw_only=True)
 class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """Send a scan to a reconstruction service and save the image. Without --model it is reconstructed automatically, as by
-    ptycho-ray reconstruct.
+    ptycho-ray reconstruct, with the same settings. The token, if the service requires one, is taken from the environment
+    variable PTYCHO_RAY_TOKEN.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
-    The token, if the service requires one, is taken from the environment variable PTYCHO_RAY_TOKEN.
     """
 
     scan: Annotated[Path, tyro.conf.Positional, SCAN]
@@ -37,10 +38,16 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """File to write; .npz, .h5 (Ptychodus) or .png."""
     stitch: Literal["probe", "crop"] = "probe"
     """With a model: how patches are combined into one image."""
+    crop: int | None = None
+    """With --stitch crop: side of the central pieces that are used; 20 if not given."""
     refine: int | None = None
-    """With a model: refine its image with this many iterations of the solver."""
-    n_subsample: int | None = None
-    """Use only this many patterns, drawn at random."""
+    """Short for --refinement-iterations."""
+    evaluate: bool = False
+    """Compare with the true object, if the scan holds one."""
+    deadline_s: float | None = None
+    """Give up after this time."""
+    estimate: bool = False
+    """Send nothing; tell what the scan is likely to cost, by reconstructions before it."""
     no_wait: bool = False
     """Submit the scan and return at once with the id of the job."""
 
@@ -49,8 +56,17 @@ FORMATS = {".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".png": "png"}
 
 
 def run(words: Sequence[str]) -> Result:
-    typed = parse(Options, words, prog="ptycho-ray submit", sections={SECTION: RefinementConfig})
-    options, (solver, _) = typed.options, section_of(typed.settings)
+    typed = parse(
+        Options,
+        words,
+        prog="ptycho-ray submit",
+        config_class=InferenceConfig,
+        with_model=False,
+        with_execution=False,
+        only=OF_AN_IMAGE,
+        sections={SECTION: RefinementConfig},
+    )
+    options, (solver, network) = typed.options, section_of(typed.settings)
     from ptycho_ray.client import Client
     from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
@@ -74,11 +90,17 @@ def run(words: Sequence[str]) -> Result:
         file_to_write(options.output, overwrite=options.overwrite, inputs=inputs)
         if options.product is not None:
             file_to_write(options.product, overwrite=options.overwrite, inputs=inputs, field="product")
-    choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
+    choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "crop": options.crop}
+    choices |= {"evaluate": options.evaluate or None, "deadline_s": options.deadline_s}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
-    choices |= options.reading.chosen()
+    choices |= network | options.reading.chosen()
     choices |= {"uncertainty": options.uncertainty or None, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
+        if options.estimate:
+            from ptycho_ray.data import load_data
+
+            scan = load_data(options.scan, reading=options.reading, n_subsample=network.get("n_subsample"))
+            return client.estimate(patterns=len(scan), side=scan.N, model=options.model)
         job = client.submit(options.scan, **choices)
         if options.no_wait:
             return {"job": job["id"], "state": job["state"], "url": f"{options.url.rstrip('/')}{job['links']['self']}"}
@@ -105,6 +127,7 @@ def run(words: Sequence[str]) -> Result:
             )
     facts = done.get("facts", {})
     judged = {name: facts[name] for name in ("verdict", "trusted") if name in facts}
+    judged |= {"cost": done.get("cost"), "kept_until": done.get("kept_until")}
     return {"image": image, "job": job["id"], "model": done["model"], **judged} | {
         name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")
     }

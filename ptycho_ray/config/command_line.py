@@ -54,9 +54,11 @@ def parse(
     config_class: type[Any] | None = None,
     with_model: bool = True,
     with_execution: bool = True,
+    only: Collection[str] | None = None,
     sections: Mapping[str, type[Any]] | None = None,
 ) -> Typed[T]:
-    """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its and the execution settings.
+    """Parse ``argv`` into ``options_class`` and, if there is a ``config_class``, into its settings (``only`` those of these
+    names) and the execution settings.
 
     ``sections`` are further settings classes by name; theirs are typed and returned as ``name.setting``.
     A field of ``options_class`` that has the name of a setting stands for that setting, ``device`` for
@@ -66,6 +68,10 @@ def parse(
     everything = "--help-all" in argv or not with_execution
     shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
+    if config_class is not None and only is not None:
+        others = [field.name for field in dataclasses.fields(config_class) if field.name not in only]
+    else:
+        others = []
     classes: dict[str, type] = {}
     prefixed = dict(sections or {})
     if config_class is not None:
@@ -73,8 +79,12 @@ def parse(
         classes |= {"settings": config_class}
         prefixed = ({"execution": ExecutionConfig} if with_execution else {}) | prefixed
     prefixes = {name: f"{name}." for name in prefixed}
+
+    def without(section: str) -> Collection[str]:
+        return () if section == "execution" else [*own, *others] if section == "settings" else own
+
     drafts: dict[str, Any] = {
-        name: _draft(cls, (), shown) if name == "execution" else _draft(cls, own, shown, prefixes.get(name, ""))
+        name: _draft(cls, without(name), shown, "" if name == "execution" else prefixes.get(name, ""))
         for name, cls in (classes | prefixed).items()
     }
     without_prefix = tyro.conf.configure(tyro.conf.OmitArgPrefixes)

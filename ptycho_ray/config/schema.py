@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -23,8 +24,9 @@ def docstrings_of_fields(cls: type) -> dict[str, str]:
     return helps
 
 
-def fields_of_settings(cls: type[Any], section: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every setting of a class as a field ``section.name`` for ``pydantic.create_model``, with its help and its default.
+def fields_of_settings(cls: type[Any], section: str = "", only: Collection[str] | None = None) -> dict[str, Any]:
+    """Every setting of a class (``only`` those of these names) as a field ``section.name``, or ``name`` without a section, for
+    ``pydantic.create_model``, with its help and its default.
 
     None of them has to be given, and one that is not given is not set. Where None is a value of the setting, the word "none"
     stands for it, too: in a query there is no other way to say it.
@@ -33,16 +35,15 @@ def fields_of_settings(cls: type[Any], section: str, without: tuple[str, ...] = 
     helps = docstrings_of_fields(cls)
     members: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if field.name in without:
+        if only is not None and field.name not in only:
             continue
         kind: Any = hints[field.name]
         if type(None) in typing.get_args(kind):
             kind = Annotated[kind, BeforeValidator(_none)]
         words = f"{helps[field.name]} Default: {str(field.default).lower()}."
-        members[f"{section}__{field.name}"] = (
-            kind,
-            Field(field.default, alias=f"{section}.{field.name}", description=words),
-        )
+        alias = f"{section}.{field.name}" if section else None
+        name = f"{section}__{field.name}" if section else field.name
+        members[name] = (kind, Field(field.default, alias=alias, description=words))
     return members
 
 

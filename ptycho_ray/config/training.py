@@ -248,6 +248,13 @@ class InferenceConfig:
         check_neighbours(self, include_seed_point=True)
 
 
+#: Settings of InferenceConfig that choose patterns and groups, or refine: those that shape the image of a given network.
+OF_AN_IMAGE = (
+    "n_groups", "n_subsample", "subsample_seed", "neighbor_count", "enable_oversampling", "neighbor_pool_size",
+    "refinement_iterations",
+)  # fmt: skip
+
+
 def term_weights(config: TrainingConfig) -> dict[str, float]:
     """The weight of every term that the configuration asks for, without those of weight zero."""
     supervised = config.model.model_type == "supervised"

@@ -15,19 +15,22 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from ptycho_ray.service.audit import keep_log
-from ptycho_ray.service.dispatch import ReplicaLost
+from ptycho_ray.service.database import AWAY
+from ptycho_ray.service.dispatch import WITH_MODEL, WITHOUT_MODEL, ReplicaLost
 from ptycho_ray.service.guard import App
 from ptycho_ray.service.jobs import AUTOMATIC, new_id
 from ptycho_ray.service.own_ray import listen_as_the_node_does
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.turns import Turns
 
 MODELS_IN_MEMORY = 3
-JOBS_AT_ONCE = 16
+#: How long a replica that reconstructs waits for a database server that is away, before the attempt is lost.
+PATIENCE_S = 300.0
 
 
 @serve.deployment(
-    max_ongoing_requests=JOBS_AT_ONCE,
+    max_ongoing_requests=WITH_MODEL + WITHOUT_MODEL,
     graceful_shutdown_timeout_s=30,
     health_check_period_s=5,
     health_check_timeout_s=30,
@@ -42,8 +45,10 @@ class Models:
         import torch
 
         from ptycho_ray.service.database import connect
+        from ptycho_ray.service.engine import device_of
         from ptycho_ray.service.jobs import JobStore
         from ptycho_ray.service.memory import MemoryBudget
+        from ptycho_ray.service.metering import Meter
         from ptycho_ray.service.models import ModelStore
 
         self.settings = ServiceSettings.from_args(args)
@@ -51,13 +56,14 @@ class Models:
         keep_log(self.settings.data_dir)
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
-        self.jobs = JobStore(connect(self.settings.database))
+        keep_s = self.settings.keep_s
+        self.jobs = JobStore(connect(self.settings.database), keep_s=keep_s, patience_s=PATIENCE_S)
         self.models = ModelStore(self.settings)
         self.memory = MemoryBudget.of(self.settings)
-        self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
-        self.solver = ThreadPoolExecutor(
-            1, "automatic"
-        )  # one at a time: it uses every core, and its budget is the process's
+        self.meter = Meter(gpu=device_of(self.settings) != "cpu")
+        self.pool = ThreadPoolExecutor(WITH_MODEL, "job")
+        self.solver = ThreadPoolExecutor(1, "automatic")  # it uses every core, and its budget is the process's
+        self.turns = Turns()
 
     @serve.multiplexed(max_num_models_per_replica=MODELS_IN_MEMORY)
     async def loaded(self, key: str) -> Any:
@@ -71,13 +77,16 @@ class Models:
         from ptycho_ray.service.work import run_job
 
         loaded = await self.loaded(serve.get_multiplexed_model_id())
-        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings, self.memory)
+        await self._in_pool(run_job, job_id, attempt, loaded, self.jobs, self.settings, self.memory, self.meter)
 
     async def run_without_model(self, job_id: str, attempt: int) -> None:
         """One attempt at a job that has no model."""
         from ptycho_ray.service.work import run_job
 
-        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory, pool=self.solver)
+        job = await asyncio.to_thread(self.jobs.get, job_id)
+        shared = (self.jobs, self.settings, self.memory, self.meter)
+        async with self.turns.turn(job.priority):
+            await self._in_pool(run_job, job_id, attempt, None, *shared, pool=self.solver)
 
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""
@@ -120,6 +129,8 @@ def _losses() -> Any:
         cause = error.cause
         if isinstance(cause, Problem):
             raise cause from None
+        if isinstance(cause, AWAY):
+            raise ReplicaLost("the job database is away") from error
         raise
     except (
         RayActorError,
@@ -152,7 +163,7 @@ class Interface:
     def __serve_build_asgi_app__(self) -> App:
         from ptycho_ray.service.api import make_app
 
-        return make_app(self.service)
+        return make_app(self.service, numbered=True)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -163,6 +174,7 @@ def build(args: dict[str, Any]) -> Application:
 
 def scaled(args: dict[str, Any], max_replicas: int, **options: Any) -> Application:
     """``build`` for one machine: few processors reserved, since its replicas share them, and so many replicas at most."""
+    args = args | {"max_replicas": max_replicas}
     drain_s = ServiceSettings.from_args(args).drain_s
     scaling = {"min_replicas": 1, "max_replicas": max_replicas, "target_ongoing_requests": 8}
     scaling |= options.pop("autoscaling_config", {})

@@ -154,7 +154,7 @@ class Options:
     Attributes:
         stitch: "probe" weights patches by the illumination; "crop" is the reference's mean of central pieces.
         crop: side of that piece in pixels.
-        n_subsample: use this many patterns, chosen at random with seed 0.
+        n_subsample, subsample_seed: use this many patterns, chosen at random.
         evaluate: compare with the true object, if the scan holds one.
         refinement_iterations: iterations of the solver that refine the network's image.
         reading: how the file is read: fields of ``ptycho_ray.config.reading.Reading``, which may name arrays of the file only.
@@ -162,11 +162,13 @@ class Options:
         budget_s: limit on the processor seconds of these trials.
         uncertainty: also determine error bars of its image.
         refinement: settings of the solver that were given.
+        network: settings of a network's image that were given: fields of ``ptycho_ray.config.training.OF_AN_IMAGE``.
     """
 
     stitch: str = "probe"
     crop: int = 20
     n_subsample: int | None = None
+    subsample_seed: int | None = None
     evaluate: bool = False
     refinement_iterations: int = 0
     reading: Mapping[str, Any] = field(default_factory=dict)
@@ -174,14 +176,20 @@ class Options:
     budget_s: float | None = None
     uncertainty: bool = False
     refinement: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
 
-def read_scan(
-    path: Path, settings: ServiceSettings, n_subsample: int | None = None, how: Mapping[str, Any] | None = None
-) -> RawData:
+def read_scan(path: Path, settings: ServiceSettings, options: Options | None = None) -> RawData:
     """Read a scan within the limits of the service; InputError or Problem states what is wrong."""
-    reading = Reading(keys_only=True).with_changes(how or {})
-    scan = workflow.load_data(path, n_subsample=n_subsample, max_bytes=settings.max_inflated_bytes, reading=reading)
+    options = options or Options()
+    scan = workflow.load_data(
+        path,
+        n_images=options.network.get("n_groups"),
+        n_subsample=options.n_subsample,
+        subsample_seed=options.subsample_seed,
+        max_bytes=settings.max_inflated_bytes,
+        reading=Reading(keys_only=True).with_changes(options.reading),
+    )
     if len(scan) > settings.max_patterns:
         raise Problem(
             422,
@@ -236,9 +244,17 @@ def reconstruct(
     on_refinement: Callable[[Progress], None] | None = None,
 ) -> StitchedObject:
     """The core's reconstruction of a scan with a shared model; ``on_batch`` and ``on_refinement`` may raise to stop it."""
+    if not loaded.bundle.takes(scan.N):
+        raise InputError(
+            field="N",
+            found=scan.N,
+            expected=f"{loaded.bundle.sides}, which is what this model takes",
+            hint="Name no model: without one patterns of any side are reconstructed",
+        )
     if options.stitch == "crop" and (options.crop % 2 or not 0 < options.crop <= scan.N):
         raise InputError(field="crop", found=options.crop, expected=f"an even number from 2 to {scan.N}")
     execution = ExecutionConfig(inference_batch_size=loaded.rows)
+    grouping = {name: value for name, value in options.network.items() if name != "n_groups"}
     refinement = None
     if options.refinement_iterations:
         refinement = RefinementConfig(
@@ -246,7 +262,7 @@ def reconstruct(
         )
     _, _, results = workflow.reassemble_cdi_image(
         scan,
-        replace(loaded.bundle.config, refinement_iterations=0),
+        replace(loaded.bundle.config, refinement_iterations=0, **grouping),
         M=options.crop,
         model=loaded.models,
         execution=execution,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -36,6 +37,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MOST_REQUESTS = 256
 MOST_CALLERS = 10_000
 GUESSES_PER_MINUTE = 30
+#: A number of a request that may be kept as it was given.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SUBPROTOCOL = "ptycho-ray.v1"
 SUBPROTOCOL_TOKEN = "ptycho-ray.token."
 
@@ -58,10 +61,14 @@ def problem_response(problem: Problem, request_id: str) -> JSONResponse:
 
 
 class Guard:
-    """The outermost layer of the interface."""
+    """The outermost layer of the interface. With ``numbered`` a server around it numbers requests and adds X-Request-Id to the
+    answers, as Ray Serve does."""
 
-    def __init__(self, app: App, settings: ServiceSettings, tokens: TokenStore, metrics: Metrics) -> None:
+    def __init__(
+        self, app: App, settings: ServiceSettings, tokens: TokenStore, metrics: Metrics, numbered: bool = False
+    ) -> None:
         self.app, self.settings, self.tokens, self.metrics = app, settings, tokens, metrics
+        self.numbered = numbered
         self.audit = AuditLog(settings.data_dir)
         self.open_requests = 0
         self.rates: OrderedDict[str, _Bucket] = OrderedDict()
@@ -69,7 +76,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        request = _Request(scope, self.settings)
+        request = _Request(scope, self.settings, self.numbered)
         self.open_requests += 1
         try:
             await self._pass(request, receive, send)
@@ -163,15 +170,16 @@ class Guard:
 class _Request:
     """The state of the guard for one request."""
 
-    def __init__(self, scope: Scope, settings: ServiceSettings) -> None:
-        self.scope, self.settings = scope, settings
-        self.id = new_id()
+    def __init__(self, scope: Scope, settings: ServiceSettings, numbered: bool) -> None:
+        self.scope, self.settings, self.numbered = scope, settings, numbered
         self.started = time.perf_counter()
         self.status: int | None = None
         self.bytes_in = self.bytes_out = 0
         self.job: str | None = None
         self.caller: Token | None = None
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        given = self.headers.get("x-request-id", "")
+        self.id = given if REQUEST_ID.fullmatch(given) else new_id()
         self.address = (scope.get("client") or ("unknown",))[0]
         self.host = urlsplit(f"//{self.headers.get('host', '')}").hostname or ""
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -236,7 +244,7 @@ class _Request:
                 self.status = message["status"]
                 named = {name.lower(): value.decode("latin-1") for name, value in message.get("headers", [])}
                 self.job = named.get(b"x-reconstruction") or named.get(b"location", "").rpartition("/")[2] or None
-                headers = SECURITY_HEADERS | {"X-Request-Id": self.id}
+                headers = SECURITY_HEADERS | ({} if self.numbered else {"X-Request-Id": self.id})
                 if not self.path.startswith(OPEN_PREFIX):
                     headers["Cache-Control"] = "no-store"
                 message["headers"] = [

@@ -43,11 +43,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of loading a bundle once: its manifest and the side of its probe in pixels, or why it cannot be used."""
+    """The result of loading a bundle once: its manifest, the side of its probe in pixels and the sides of patterns that it
+    takes, or why it cannot be used."""
 
     manifest: dict[str, Any] | None
     problem: Problem | None
     side: int | None = None
+    sides: str | None = None
 
 
 class ModelStore:
@@ -94,8 +96,8 @@ class ModelStore:
         if wanted is None and len(names) != 1:
             expected = names or "a model: start the service with one"
             raise Problem(422, "invalid", "Name a model.", {"field": "model", "found": "none", "expected": expected})
-        name, _, version = (wanted or names[0]).partition("@")
-        versions = [model for model in models if model.name == name and version in ("", model.version)]
+        name, at, version = (wanted or names[0]).partition("@")
+        versions = [model for model in models if model.name == name and (not at or version == model.version)]
         if not versions:
             more = {"field": "model", "found": wanted, "expected": names or "none: this service has no model"}
             raise Problem(422, "invalid", f"There is no model {str(wanted)[:100]!r}.", more)
@@ -121,8 +123,9 @@ class ModelStore:
             if known is not None and known[0] == model.stamp:
                 return known[1]
             try:
-                side = int(load_bundle(model.path).model.probe.shape[-1])
-                checked = Checked(read_manifest(model.path), None, side)
+                bundle = load_bundle(model.path)
+                side = int(bundle.model.probe.shape[-1])
+                checked = Checked(read_manifest(model.path), None, side, bundle.sides)
             except (InputError, KeyError) as error:
                 log.error("model %s@%s cannot be used: %s", model.name, model.version, error)
                 checked = Checked(None, from_error(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_ray.errors import InputError, MissingFileError
+from ptycho_ray.service.database import AWAY
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "https://ptycho-ray.invalid/problems/"  # an identifier, not an address
@@ -19,7 +20,7 @@ TYPES = "https://ptycho-ray.invalid/problems/"  # an identifier, not an address
 TITLES = {
     "bad-request": "The request cannot be understood",
     "unauthorized": "A valid bearer token is needed",
-    "forbidden": "This token does not permit that",
+    "forbidden": "Not permitted",
     "not-found": "Not found",
     "method-not-allowed": "Method not allowed",
     "timeout": "The upload stopped coming",
@@ -99,6 +100,8 @@ def from_error(error: BaseException, names: dict[Path, str] | None = None) -> Pr
         return Problem(status, kind, str(text), {"file": file} | hidden)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return storage_full()
+    if isinstance(error, AWAY):
+        return Problem(503, "busy", "The job database is away.", retry_after_s=5)
     if isinstance(error, MemoryError):
         return Problem(503, "busy", "Not enough memory for this scan at the moment.", retry_after_s=30)
     return Problem(500, "internal", "An internal error occurred. See the log of the service.")

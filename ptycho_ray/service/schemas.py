@@ -11,16 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.config.schema import docstrings_of_fields, fields_of_settings
+from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FILES, FORMATS
 from ptycho_ray.service.jobs import AUTOMATIC, DONE, Job
+from ptycho_ray.service.metering import cost_of
 from ptycho_ray.service.problems import MEDIA_TYPE
 
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
 #: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
 SOLVER = "refinement"
-Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed",)))
+#: All but the seed, which is one of everything.
+SETTINGS = tuple(field.name for field in dataclasses.fields(RefinementConfig) if field.name != "seed")
+Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, only=SETTINGS))
+#: Settings of the image of a network; those of ``OF_AN_IMAGE`` that are not below, where they mean something without one, too.
+NETWORK = tuple(name for name in OF_AN_IMAGE if name not in ("n_subsample", "subsample_seed", "refinement_iterations"))
+Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK))
 
 
 def _ways_to_read() -> dict[str, Any]:
@@ -48,6 +55,7 @@ class _Common(BaseModel):
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
     crop: int = Field(20, ge=2, le=4096, description="Side of the central pieces averaged by stitch='crop'; even.")
     n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
+    subsample_seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of this random selection.")
     refinement_iterations: int = Field(
         0, ge=0, le=10000, description="Iterations of refinement of the network's image."
     )
@@ -63,7 +71,7 @@ class _Common(BaseModel):
     )
 
 
-class Choices(Solver, WaysToRead, _Common):
+class Choices(Solver, Network, WaysToRead, _Common):
     """Options of a reconstruction. Settings of the solver that are given are kept and not decided."""
 
     model_config = ConfigDict(extra="forbid")
@@ -81,6 +89,11 @@ class Choices(Solver, WaysToRead, _Common):
         prefix = f"{SOLVER}__"
         named = sorted(name for name in self.model_fields_set if name.startswith(prefix))
         return {name.removeprefix(prefix): getattr(self, name) for name in named}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The settings of a network's image that were given."""
+        return {name: getattr(self, name) for name in NETWORK if name in self.model_fields_set}
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -116,6 +129,50 @@ class ProblemDetails(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Cost(BaseModel):
+    """What a reconstruction has cost so far."""
+
+    patterns: int | None = Field(None, description="Once the scan has been read.")
+    side: int | None = None
+    cpu_s: float = Field(description="Processor seconds. Jobs that run at the same time share those of their process.")
+    gpu_s: float = Field(description="Seconds of the GPU, shared likewise.")
+    bytes: int = Field(description="Of its upload and results.")
+
+
+class Estimate(BaseModel):
+    """What a reconstruction is likely to cost; without an earlier one like it only its size is known."""
+
+    patterns: int
+    side: int
+    cpu_s: float | None = None
+    gpu_s: float | None = None
+    bytes: int | None = None
+    jobs: int = Field(description="Earlier reconstructions that this is the median of.")
+    waiting: int = Field(description="Reconstructions that wait or run now.")
+
+
+class QuotaView(BaseModel):
+    """What the reconstructions of one name may take; null is without limit."""
+
+    priority: int = Field(0, ge=-100, le=100)
+    jobs_at_once: int | None = Field(
+        None, ge=0, description="That wait or run; null: what the service allows everybody."
+    )
+    jobs_a_day: int | None = Field(None, ge=0, description="In any 24 hours.")
+    bytes_kept: int | None = Field(None, ge=0, description="Uploads and results.")
+    compute_s_a_day: float | None = Field(None, ge=0, description="Processor and GPU seconds in any 24 hours.")
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class UsageView(BaseModel):
+    """A quota, and what is used of it."""
+
+    name: str
+    quota: QuotaView
+    used: dict[str, float]
+
+
 class Reconstruction(BaseModel):
     """A reconstruction: waiting, running or ended."""
 
@@ -136,6 +193,11 @@ class Reconstruction(BaseModel):
         "whether the image is to be trusted, the figures), the lines of the plan, from when they are known, and the trials.",
     )
     problem: ProblemDetails | None = None
+    priority: int = Field(0, description="Waiting jobs of a higher one are done first.")
+    kept_until: str | None = Field(
+        None, description="When its files are deleted; earlier where the service is short of space (keep_bytes)."
+    )
+    cost: Cost
     links: dict[str, str] = Field(examples=[{"self": "/v1/reconstructions/8f14e45fceea167a5a36dedd4bea2543"}])
 
     @classmethod
@@ -160,6 +222,9 @@ class Reconstruction(BaseModel):
             finished=format_time(job.finished),
             attempt=job.attempt,
             facts=job.facts,
+            priority=job.priority,
+            kept_until=format_time(job.expires),
+            cost=Cost(**cost_of(job)),
             problem=None if job.problem is None else ProblemDetails(**job.problem),
             links=links,
         )
@@ -172,7 +237,10 @@ class ModelSummary(BaseModel):
     version: str
     state: Literal["good", "broken"]
     problem: str | None = None
-    N: int | None = None
+    N: int | None = Field(default=None, description="Side of its probe.")
+    sides: str | None = Field(
+        default=None, description="Of the patterns that it takes.", examples=["a multiple of 8, at least 32"]
+    )
     gridsize: int | None = None
     architecture: str | None = None
 

@@ -54,11 +54,16 @@ class ServiceSettings:
     """Maximum duration of a job, waiting included."""
     keep_s: PositiveFloat = 7 * 86400.0
     """Uploads and results are deleted this long after the end of their job."""
+    keep_bytes: NonNegativeInt = 0
+    """Space for the uploads and results of all jobs; with more the oldest that have ended are deleted earlier. 0: without
+    limit."""
     min_free_bytes: NonNegativeInt = 256 * MIB
     """Uploads are refused (507) while data_dir has less space than this."""
     drain_s: PositiveFloat = 30.0
     """How long a replica that is shut down lets running work continue."""
 
+    max_replicas: PositiveInt = 1
+    """Replicas of the models, at most: jobs beyond those that they work on wait, those of the highest priority first."""
     accelerator: Literal["cpu", "cuda", "auto"] = "auto"
     """Device of the models."""
     threads: NonNegativeInt = 0

@@ -20,7 +20,9 @@ from ptycho_ray.bundle import PRETRAINED_FILE, is_shipped
 from ptycho_ray.config.training import PRETRAINED
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import jsonable
-from ptycho_ray.service.database import connect
+from ptycho_ray.service.database import AWAY, connect
+from ptycho_ray.service.draining import accept, draining, only_one
+from ptycho_ray.service.jobs import QUEUED, RUNNING, JobStore
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.own_ray import listening, open_to_others, own_ray
 from ptycho_ray.service.settings import ServiceSettings
@@ -30,6 +32,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 APPLICATION = "ptycho_ray"
 #: How long the service may take to answer once everything of it runs.
 ANSWER_S = 300.0
+#: How often to look whether the service is drained; those who wait for the last image get it meanwhile.
+LOOK_S = 2.0
 
 
 def _nothing() -> str:
@@ -70,10 +74,11 @@ def check_before_start(settings: ServiceSettings, host: str) -> list[str]:
 def run_service(
     settings: ServiceSettings, *, host: str, port: int, max_replicas: int, address: str | None, haproxy: bool
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop.
+    """Serve until SIGINT or SIGTERM, then let running work finish (``drain_s``) and stop; or, once the service is drained
+    (``draining.drain``), until all its work is done.
 
     Raises:
-        ConfigurationError: the port is taken.
+        ConfigurationError: the port is taken, or another service uses the data folder.
         RuntimeError: it does not start; the message says what it waited for, why that failed, and where the logs are.
     """
     _check_port(host, port)
@@ -84,22 +89,36 @@ def run_service(
             raise KeyboardInterrupt
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask_to_stop)
-    with own_ray(host if haproxy else None) if address is None else contextlib.nullcontext() as folder:
+    def hear() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_to_stop)
+
+    hear()
+    ray = own_ray(host if haproxy else None) if address is None else contextlib.nullcontext()
+    with only_one(settings.data_dir), ray as folder:
+        accept(settings.data_dir)
         waiting = Waiting()
         try:
             with waiting:
-                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting)
+                _start(settings, host, port, max_replicas, address, folder, haproxy, waiting, hear)
             ready.set()
             print(_welcome(host, port, listening()), flush=True)
-            stop.wait()
+            jobs = JobStore(connect(settings.database))
+            while not stop.wait(LOOK_S) and not (draining(settings.data_dir) and _all_done(jobs)):
+                pass
         finally:
             from ray import serve, shutdown
 
             with contextlib.redirect_stdout(io.StringIO()):  # Ray reports the end of its own actors as failures
                 serve.shutdown()
                 shutdown()
+
+
+def _all_done(jobs: JobStore) -> bool:
+    with contextlib.suppress(*AWAY):
+        counts = jobs.counts()
+        return not counts[QUEUED] and not counts[RUNNING]
+    return False
 
 
 def _check_port(host: str, port: int) -> None:
@@ -126,6 +145,7 @@ def _start(
     folder: Path | None,
     haproxy: bool,
     waiting: Waiting,
+    hear: Callable[[], None],
 ) -> None:
     waiting.on("Ray")
     import ray  # reads its environment when it is loaded
@@ -138,6 +158,7 @@ def _start(
     own: dict[str, Any] = {} if folder is None else {"include_dashboard": False, "_temp_dir": str(folder / "ray")}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        hear()  # Ray has put handlers of its own in the place of ours
         waiting.on("the proxy")
         inner = "127.0.0.1" if haproxy and folder is not None else host  # HAProxy listens at ``host``, and nothing else
         serve.start(http_options={"host": inner, "port": port}, logging_config={"enable_access_log": False})

@@ -15,14 +15,14 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.engine import Options, device_of
 from ptycho_ray.service.problems import Problem
-from ptycho_ray.service.schemas import SOLVER, Choices
+from ptycho_ray.service.schemas import NETWORK, SOLVER, Choices
 from ptycho_ray.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from ptycho_ray.service.work import Monitor
 
 #: Choices that only one of the two ways has.
-OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations")
+OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations", *NETWORK)
 OF_NO_MODEL = ("budget_s", "seed", "uncertainty")
 #: What a caller may make a replica hold or do, where the solver itself has no limit.
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}

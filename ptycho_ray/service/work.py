@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.solver import Diverged, Progress
 from ptycho_ray.service import without_model
 from ptycho_ray.service.demos import write_demo
-from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
+from ptycho_ray.service.engine import LoadedModel, Options, device_of, read_scan, reconstruct
 from ptycho_ray.service.job_results import RESULT, write_result
 from ptycho_ray.service.jobs import Job, JobStore
 from ptycho_ray.service.memory import MemoryBudget, needed_bytes, unpacked
+from ptycho_ray.service.metering import Meter, Spent, bytes_in
 from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.settings import ServiceSettings
 
@@ -39,8 +41,10 @@ class JobSuperseded(Exception):
 class Monitor:
     """Records the progress of an attempt, and tells it whether to continue."""
 
-    def __init__(self, store: JobStore, job: Job, attempt: int) -> None:
-        self.store, self.job, self.attempt = store, job, attempt
+    def __init__(self, store: JobStore, job: Job, attempt: int, meter: Meter) -> None:
+        self.store, self.job, self.attempt, self.meter = store, job, attempt, meter
+        self.spent = Spent(job.cpu_s, job.gpu_s)  # by attempts that were lost
+        self.size: dict[str, int] = {}
         self.last = 0.0
         self.lines: list[str] = []
 
@@ -49,8 +53,16 @@ class Monitor:
         self.last = time.monotonic()
         if self.store.clock() > self.job.deadline:
             raise Problem(408, "deadline", "The time allowed for this reconstruction is over.", {"field": "deadline_s"})
-        if not self.store.report(self.job.id, self.attempt, name, done, total, facts):
+        if not self.store.report(self.job.id, self.attempt, name, done, total, facts, self.cost()):
             raise JobSuperseded
+
+    def cost(self) -> dict[str, float]:
+        """What the job has cost so far, lost attempts included."""
+        return self.size | self.meter.so_far(self.spent)
+
+    def counting(self) -> AbstractContextManager[None]:
+        """Count the time inside the block."""
+        return self.meter.counting(self.spent)
 
     def go_on(self) -> None:
         """Called often: raises if the job is no longer wanted."""
@@ -85,34 +97,39 @@ def run_job(
     store: JobStore,
     settings: ServiceSettings,
     memory: MemoryBudget | None = None,
+    meter: Meter | None = None,
 ) -> None:
     """Carry out a job, without a model if none is ``loaded``, and record the outcome. Returns quietly if the job is no longer
-    wanted. ``memory`` is shared with other jobs; without it this one has as much as it likes.
+    wanted. ``memory`` and ``meter`` are shared with other jobs of this process; without them it is the only one.
 
     What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
     """
     job = store.get(job_id)
-    monitor = Monitor(store, job, attempt)
+    monitor = Monitor(store, job, attempt, meter or Meter(gpu=device_of(settings) != "cpu"))
+    folder = settings.job_folder(job_id)
+
+    def cost() -> dict[str, float]:
+        return monitor.cost() | {"bytes": bytes_in(folder)}
+
     try:
         facts = _prepared(job, monitor, loaded, settings, memory or MemoryBudget.of(settings))
     except JobSuperseded:
         log.info("job %s is no longer wanted", job_id)
         if store.get(job_id).attempt == attempt:
-            (settings.job_folder(job_id) / RESULT).unlink(missing_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
     except (InputError, Problem, OSError, MemoryError) as error:
-        folder = settings.job_folder(job_id)
         names = {Path(job.source): job.source_name, folder / "unpacked": job.source_name, folder: "the scan"}
         problem = from_error(error, names)
         if problem.status == 500:
             log.exception("job %s failed", job_id)
-        store.fail(job_id, attempt, problem)
+        store.fail(job_id, attempt, problem, cost())
     except Diverged as error:
         more = {"field": "refinement_iterations", "found": job.options.get("refinement_iterations"), "expected": 0}
         if loaded is None:
             more = {"field": "refinement.object_step", "expected": "no setting of the solver, or a smaller step"}
-        store.fail(job_id, attempt, Problem(422, "invalid", str(error), more))
+        store.fail(job_id, attempt, Problem(422, "invalid", str(error), more), cost())
     else:
-        store.finish(job_id, attempt, facts)
+        store.finish(job_id, attempt, facts, cost())
 
 
 def _prepared(
@@ -128,9 +145,11 @@ def _prepared(
         source = Path(job.source)
     roots = [folder] if source.is_relative_to(folder) else [root.resolve() for root in settings.allowed_roots]
     check_links(source, roots)
-    path = unpacked(source, folder, settings, monitor.go_on)
+    with monitor.counting():
+        path = unpacked(source, folder, settings, monitor.go_on)
     try:
-        with memory.reserved(needed_bytes(path, settings), lambda: monitor.stage("waiting for memory")):
+        waiting = memory.reserved(needed_bytes(path, settings), lambda: monitor.stage("waiting for memory"))
+        with waiting, monitor.counting():
             return _reconstruct(job, path, monitor, loaded, settings)
     finally:
         if path != source:
@@ -144,8 +163,9 @@ def _reconstruct(
     options = Options(**job.options)
     folder = settings.job_folder(job.id)
     monitor.stage("reading")
-    scan = read_scan(source, settings, options.n_subsample, options.reading)
+    scan = read_scan(source, settings, options)
     read = time.perf_counter()
+    monitor.size = {"patterns": len(scan), "side": scan.N}
     monitor.stage("reconstructing", 0, len(scan))
     provenance: dict[str, Any] = {
         "program": f"ptycho_ray {__version__}",

@@ -170,8 +170,10 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"\x89HDF\r\n\x1a\njunk", {}, RAW, 422, None),
         (b"x", {}, {"Content-Type": "text/plain"}, 415, "Content-Type"),
         (b"x", {"model": "none"}, RAW, 422, "model"),
+        (b"x", {"model": "tiny@"}, RAW, 422, "model"),
         (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
+        (b"x", {"neighbor_count": 5}, RAW, 422, "neighbor_count"),
         (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
         (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),
@@ -238,6 +240,7 @@ def test_models_are_described(http: httpx.Client) -> None:
         "state": "good",
         "problem": None,
         "N": 32,
+        "sides": "32",
         "gridsize": 1,
         "architecture": "cnn",
     }
@@ -264,10 +267,11 @@ def test_the_document_describes_everything(http: httpx.Client) -> None:
     assert {"200", "202", "401", "413", "422", "429", "503", "507"} <= set(post["responses"])
     asked = {parameter["name"]: parameter for parameter in post["parameters"]}
     for field in dataclasses.fields(RefinementConfig):
-        if field.name != "seed":
-            said = asked[f"refinement.{field.name}"]["description"]
-            assert said.startswith(docstrings_of_fields(RefinementConfig)[field.name])
-            assert said.endswith(f"Default: {str(field.default).lower()}.")
+        if field.name == "seed":
+            continue  # one of everything, without a prefix
+        said = asked[f"refinement.{field.name}"]["description"]
+        assert said.startswith(docstrings_of_fields(RefinementConfig)[field.name])
+        assert said.endswith(f"Default: {str(field.default).lower()}.")
     assert document["components"]["schemas"]["ProblemDetails"]["properties"]["detail"]["examples"]
 
 
@@ -277,4 +281,12 @@ def test_answers_carry_security_headers(http: httpx.Client) -> None:
         assert answer.headers["x-frame-options"] == "DENY"
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert "access-control-allow-origin" not in answer.headers
-        assert answer.headers["x-request-id"]
+        assert len(answer.headers.get_list("x-request-id")) == 1
+
+
+def test_a_request_has_one_number_and_it_may_be_the_callers(http: httpx.Client) -> None:
+    for given, kept in (("scan-0042-of-may", True), ("no: a number", False)):
+        answer = http.get("/v1/models/none", headers={"X-Request-Id": given})
+        assert (answer.json()["instance"] == f"urn:request:{given}") is kept
+    answer = http.get("/v1/models/none")
+    assert answer.json()["instance"] == f"urn:request:{answer.headers['x-request-id']}"

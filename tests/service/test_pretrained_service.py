@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from ptycho_ray.bundle import PRETRAINED_FILE
+from ptycho_ray.bundle import PRETRAINED_FILE, load_bundle
 from ptycho_ray.commands.cli import main
+from ptycho_ray.errors import InputError
 from ptycho_ray.service import start
 from ptycho_ray.service.api import make_app
 from ptycho_ray.service.demos import write_demo
-from ptycho_ray.service.engine import LoadedModel, read_scan
+from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
 from ptycho_ray.service.live_image import predict
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.service import Service
@@ -52,6 +53,28 @@ def test_demos_and_live_images_have_the_side_of_the_probe_that_the_model_holds(t
     patches, _, weight = predict(loaded, scan.patterns.amplitude()[:3], scan.positions_px[:3], "amplitude")
     assert patches.shape == (3, side, side)
     assert weight.shape == (side, side)
+
+
+def test_a_model_says_which_patterns_it_takes_and_what_to_do_with_others(
+    tmp_path: Path, model_file: Path, small_scan: Any
+) -> None:
+    settings = ServiceSettings(
+        data_dir=tmp_path, models={"pretrained": PRETRAINED_FILE, "tiny": model_file}, require_token=False
+    )
+    service = Service(settings, NoLiveImage(), "here")
+    with TestClient(make_app(service), base_url="http://127.0.0.1") as http:
+        said = {model["name"]: model["sides"] for model in http.get("/v1/models").json()}
+    assert said == {"pretrained": "a multiple of 8, at least 32", "tiny": "32"}
+    takes = {name: load_bundle(path).takes for name, path in settings.models.items()}
+    for name, sides in {"pretrained": {32, 64, 96, 128, 512}, "tiny": {32}}.items():
+        assert {side for side in (24, 32, 64, 96, 100, 128, 512) if takes[name](side)} == sides
+    small_scan.to_file(tmp_path / "scan.npz")
+    loaded = LoadedModel.load(model_file, settings)
+    scan = read_scan(tmp_path / "scan.npz", settings)
+    assert reconstruct(scan, loaded, Options()).image.ndim == 2
+    wide = write_demo("lines", None, tmp_path / "wide.npz")
+    with pytest.raises(InputError, match="Name no model"):
+        reconstruct(read_scan(wide, settings), loaded, Options())
 
 
 class NoLiveImage:

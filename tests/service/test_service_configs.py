@@ -30,6 +30,8 @@ def test_a_configuration_can_be_deployed(path: Path) -> None:
     assert application.import_path == f"{deployments.__name__}:build"
     assert {deployment.name for deployment in application.deployments} == {"Interface", "Models"}
     settings = ServiceSettings.from_args(application.args)
+    (models,) = [deployment for deployment in application.deployments if deployment.name == "Models"]
+    assert settings.max_replicas == models.autoscaling_config["max_replicas"]
     host = read(path)["http_options"]["host"]
     assert settings.require_token or host == "127.0.0.1"
     deployments.build(application.args)

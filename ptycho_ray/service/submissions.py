@@ -1,0 +1,73 @@
+"""How a request becomes a job: what it chooses, where its scan lies, and that it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import Request
+
+from ptycho_ray.service import uploads
+from ptycho_ray.service.jobs import Job
+from ptycho_ray.service.problems import Problem
+from ptycho_ray.service.schemas import Choices
+from ptycho_ray.service.service import Service
+from ptycho_ray.service.work import DEMO
+
+
+async def record(service: Service, create: Callable[[], tuple[Job, bool]], folder: Path) -> tuple[Job, bool]:
+    """Record a job and begin with it. ``folder`` goes if it becomes no job; whether it is a new one."""
+    try:
+        job, created = await asyncio.to_thread(create)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if created:
+        service.dispatcher.dispatch(job.id, job.model)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return job, created
+
+
+async def cancel_recorded(service: Service, recording: asyncio.Task[tuple[Job, bool]]) -> None:
+    """Cancel a job that was recorded for a caller who has gone."""
+    job, created = await recording
+    if created:
+        await service.dispatcher.cancel(job.id)
+
+
+async def take(
+    request: Request, service: Service, path: Path, query: Choices, header_name: str
+) -> tuple[Choices, str, str]:
+    """Choices, source and its name for people, from a request of any of the three kinds."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    given = query.model_dump(exclude_unset=True, by_alias=True)
+    if kind == uploads.JSON_TYPE:
+        reference = await uploads.receive_json(request)
+        named = reference.model_dump(exclude={"path", "demo"}, exclude_unset=True, by_alias=True)
+        choices = uploads.choices_from(given | named)
+        if reference.demo is not None:
+            return choices, DEMO + reference.demo, f"demo scan {reference.demo}"
+        found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)
+        return choices, str(found), found.name
+    if kind == uploads.FORM_TYPE:
+        name, fields = await uploads.receive_form(request, path)
+        choices = uploads.choices_from(given | fields)
+    elif kind in uploads.RAW_TYPES:
+        name, choices = header_name, query
+        await uploads.receive_raw(request, path)
+    else:
+        expected = [*uploads.RAW_TYPES, uploads.FORM_TYPE, uploads.JSON_TYPE]
+        more = {"field": "Content-Type", "found": kind or None, "expected": expected}
+        raise Problem(415, "unsupported-media-type", "State what the body contains.", more)
+    if not path.stat().st_size:
+        raise Problem(400, "bad-request", "The body is empty.", {"field": "body", "expected": "a scan"})
+    return choices, str(path), _plain(name)
+
+
+def _plain(name: str) -> str:
+    """A file name as it may stand in documents: its last part, printable, not too long."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in last if letter.isprintable())[:200] or "scan"

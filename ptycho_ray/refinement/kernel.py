@@ -113,6 +113,11 @@ class Kernel:
         turn = -2j * math.pi * frequency.to(geometry.dtype)
         self._slopes = torch.stack([turn[:, None].expand(-1, len(turn)), turn.expand(len(turn), -1)])  # [2, N, N]
 
+    @property
+    def constant(self) -> float:
+        """c of the loss."""
+        return OF_POISSON if self.poisson else self.stabiliser
+
     # -- forward -----------------------------------------------------------------------------------------------------
 
     def probes(self, state: Estimate, rows: Tensor) -> Tensor:

@@ -167,6 +167,7 @@ def whole_row(name: str, folder: Path) -> dict[str, Any]:
     began = time.process_time()
     done = reconstruct_scan(scan, tell=lambda line: print(f"{time.process_time() - began:6.1f} s {line}", flush=True))
     seconds = time.process_time() - began
+    slab = done.refinement.slab
     settings, matrix = done.plan.choice.assumption.settings, done.plan.choice.assumption.matrix
     figures = beside_truth(made, done.refinement, done.scan.positions_px)
     true_phase, phase = figures.pop("pictures")
@@ -177,7 +178,8 @@ def whole_row(name: str, folder: Path) -> dict[str, Any]:
         "true_rotation_deg": spec.rotation_deg, "mirrored": bool(np.linalg.det(matrix) < 0),
         "thickness_angstrom": settings.get("thickness_angstrom"), "slices": settings.get("slices", 1),
         "true_thickness_angstrom": made.truth["thickness_angstrom"],
-        "tilt_mrad": [settings.get("tilt_row_mrad", 0.0), settings.get("tilt_column_mrad", 0.0)],
+        "tilt_mrad": (0.0, 0.0) if slab is None else slab.tilt_mrad,
+        "tilt_error_mrad": (0.0, 0.0) if slab is None else slab.tilt_error_mrad,
         "true_tilt_mrad": list(spec.tilt_mrad),
     }  # fmt: skip
 
@@ -254,11 +256,16 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         if "true_defocus_nm" in row:
             told = "none" if row["believed_nm"] is None else f"{row['believed_nm']:g}"
             thickness = "thin" if row["thickness_angstrom"] is None else f"{row['thickness_angstrom']:.3g}"
+            errors = row.get("tilt_error_mrad", (0.0, 0.0))
+            tilt = ", ".join(
+                f"{each:.1f}" + (f" ± {error:.1f}" if error else "")
+                for each, error in zip(row["tilt_mrad"], errors, strict=True)
+            )
             lines.append(
                 f"| {name} | {row['defocus_nm']:.1f} ({row['true_defocus_nm']:g}; {told}) "
                 f"| {row['rotation_deg']:.1f} ({row['true_rotation_deg']:g}) "
                 f"| {thickness} ({row['slices']}); true {row['true_thickness_angstrom']:.0f} "
-                f"| {row['tilt_mrad'][0]:.1f}, {row['tilt_mrad'][1]:.1f} ({row['true_tilt_mrad'][0]:g}, 0) "
+                f"| {tilt} ({row['true_tilt_mrad'][0]:g}, 0) "
                 f"| {misfit} | {row['correlation']:.3f} "
                 f"| {row['nrmse']:.3f} ({row['flat_nrmse']:.3f}) "
                 f"| {row['found']} ({row['columns']}, {row['false']}), {row['rms_angstrom']:.2f} | {row['seconds']:.0f} |"

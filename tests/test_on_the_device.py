@@ -118,10 +118,11 @@ def test_held_out_patterns_are_judged_in_one_look(second: SecondDevice, scan: An
     assert judged.deviance == pytest.approx(here.deviance, rel=1e-5)
 
 
-def test_tilted_slices_stay_on_the_device(second: SecondDevice, scan: Any) -> None:
+@pytest.mark.parametrize("settings", [{"method": "epie"}, {"tilt_start": 0}])
+def test_tilted_slices_stay_on_the_device(second: SecondDevice, scan: Any, settings: dict[str, Any]) -> None:
     crystal = copy.copy(scan)
     crystal.pixel_size_m, crystal.energy_eV = 1e-11, 2e4
-    tilted = {"slices": 3, "thickness_angstrom": 60.0, "tilt_row_mrad": 5.0, "method": "epie"}
+    tilted = {"slices": 3, "thickness_angstrom": 60.0, "tilt_row_mrad": 5.0} | settings
     _, few, _ = an_iteration(second, crystal, tilted, 24)
     _, many, _ = an_iteration(second, crystal, tilted, 6)
     assert few == many == ["_local_scalar_dense"]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ptycho_ray.automatic.lens import lens_by_trials, probe_is_of_optics, with_optics
-from ptycho_ray.automatic.scan_map import linear_map, vertex_of_judges
+from ptycho_ray.automatic.parabola import vertex_of_judges
+from ptycho_ray.automatic.scan_map import linear_map
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.calibration.microscope import Calibration, calibrate_scan
 from ptycho_ray.data.inspection import photons_per_unit

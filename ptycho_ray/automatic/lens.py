@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.automatic.scan_map import misfit, vertex_of_judges
+from ptycho_ray.automatic.parabola import lowest, misfit
 from ptycho_ray.automatic.trials import LEAST_PATTERNS, Assumption, Part, Trial
 from ptycho_ray.calibration.deflection import turn_matrix
 from ptycho_ray.data.loading import with_mean_photons
@@ -132,17 +132,8 @@ def _turned_finely(part: Part, now: Assumption) -> tuple[Assumption, float]:
         return part.run(replace(now, matrix=turn_matrix(float(np.deg2rad(degrees)), False) @ now.matrix))
 
     step = TURN_STEP_DEG / 3
-    degrees, left, here, right = 0.0, at(-step), at(0.0), at(step)
-    for _ in range(2):
-        if misfit(left) < min(misfit(here), misfit(right)):
-            degrees, left, here, right = degrees - step, at(degrees - 2 * step), left, here
-        elif misfit(right) < misfit(here):
-            degrees, left, here, right = degrees + step, here, right, at(degrees + 2 * step)
-    away, error = vertex_of_judges(left, here, right)
-    best = here
-    if 0.1 < abs(away) < 1:
-        best = min(here, at(degrees + step * away), key=misfit)
-    return replace(best.assumption, probe=now.probe), step * error
+    found = lowest(lambda place: at(step * place), 2)
+    return replace(found.trial.assumption, probe=now.probe), step * found.error
 
 
 def _angle_deg(matrix: NDArray[np.float64]) -> float:

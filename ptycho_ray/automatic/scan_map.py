@@ -6,16 +6,18 @@ longer trials are made with the scan a little larger, smaller, and turned to eit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.automatic.parabola import lowest, misfit, vertex
 from ptycho_ray.automatic.trials import Assumption, Gain, Part, Trial
 from ptycho_ray.data.position_maps import position_matrix
 
-#: Step of the scale of the scan, and of its angle in radians; so many of them at the most; the share of one that is not told.
-STEP, MOST_STEPS, SAME_STEP = 0.03, 3, 0.1
+#: Step of the scale of the scan, and of its angle in radians; so many of them at the most.
+STEP, MOST_STEPS = 0.03, 3
 #: Share of the misfit beyond noise that a step must gain to be followed.
 PROMISING = 0.06
 
@@ -37,11 +39,9 @@ class Mapped:
             self._made[key] = self.part.run_long(replace(self.assumption, name=name, matrix=matrix))
         return self._made[key]
 
-    def along(
-        self, steps: NDArray[np.float64], direction: NDArray[np.float64], places: tuple[float, ...]
-    ) -> list[float]:
-        """Misfits at some places along a direction from ``steps``."""
-        return [misfit(self.at(steps + place * direction)) for place in places]
+    def along(self, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> Callable[[float], Trial]:
+        """The trials along a direction from ``steps``."""
+        return lambda place: self.at(steps + place * direction)
 
 
 def linear_map(part: Part, large: Part, best: Trial) -> tuple[Trial, Gain] | None:
@@ -56,7 +56,8 @@ def linear_map(part: Part, large: Part, best: Trial) -> tuple[Trial, Gain] | Non
     steps = none
     for direction in np.eye(2):
         if _promises(simple, steps, direction):
-            steps = steps + _lowest(thorough, steps, direction) * direction
+            found = lowest(thorough.along(steps, direction), MOST_STEPS)
+            steps = steps + (found.place * direction if found.between else none)
     if not steps.any():
         return None
     first, last = thorough.at(none), thorough.at(steps)
@@ -72,46 +73,8 @@ def _promises(trials: Mapped, steps: NDArray[np.float64], direction: NDArray[np.
         aside = trials.at(steps + sign * direction)
         if aside.beats(now, as_simple=True) and aside.gain_over(now).share > PROMISING:
             return True
-    away, lowest = vertex(*trials.along(steps, direction, (-1.0, 0.0, 1.0)))
+    away, least = vertex(*(misfit(trials.along(steps, direction)(place)) for place in (-1.0, 0.0, 1.0)))
     figures = now.figures
     if figures is None or not figures.noise_is_known or not abs(away) < 1:
         return False
-    return misfit(now) - lowest > PROMISING * (misfit(now) - float(figures.noise.sum()))
-
-
-def _lowest(trials: Mapped, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
-    """Steps along a direction that explain most; none if that lies at the end of what may be tried."""
-    lowest = 0.0
-    while abs(lowest) <= MOST_STEPS:
-        left, here, right = trials.along(steps, direction, (lowest - 1, lowest, lowest + 1))
-        if here <= min(left, right):
-            aside = vertex(left, here, right)[0]
-            better = abs(aside) > SAME_STEP and trials.along(steps, direction, (lowest + aside,))[0] < here
-            return lowest + aside if better else lowest
-        lowest += -1.0 if left < right else 1.0
-    return 0.0
-
-
-def vertex(left: float, here: float, right: float) -> tuple[float, float]:
-    """Place and value of the lowest point of the parabola through three values a step apart; nan if it has none."""
-    curvature = left - 2 * here + right
-    if not curvature > 0 or not np.isfinite(curvature):
-        return np.nan, np.nan
-    away = (left - right) / (2 * curvature)
-    return float(away), float(here - curvature * away**2 / 2)
-
-
-def vertex_of_judges(left: Trial, here: Trial, right: Trial) -> tuple[float, float]:
-    """Place of the lowest point of the parabola through the misfits of three trials a step apart, and its standard error, by
-    leaving out one judge after the other; nan where there is none."""
-    if left.figures is None or here.figures is None or right.figures is None:
-        return np.nan, np.nan
-    each = np.stack([trial.figures.misfit for trial in (left, here, right) if trial.figures is not None])
-    place = vertex(*each.sum(axis=1).tolist())[0]
-    without = np.array([vertex(*column.tolist())[0] for column in (each.sum(axis=1)[:, None] - each).T])
-    count = len(without)
-    return place, float(np.sqrt((count - 1) / count * np.sum((without - without.mean()) ** 2)))
-
-
-def misfit(trial: Trial) -> float:
-    return np.inf if trial.figures is None else float(trial.figures.misfit.sum())
+    return misfit(now) - least > PROMISING * (misfit(now) - float(figures.noise.sum()))

@@ -1,4 +1,4 @@
-"""Whether the sample of an electron microscope is thicker than one slice, and its tilt: by trials, the thinnest first.
+"""Whether the sample of an electron microscope is thicker than one slice: by trials, the thinnest first. Each finds its tilt.
 
 A thin object explains what a thick one diffracts but for the spread of the beam inside it. That spread, ``wavelength *
 thickness / pixel size**2``, says which thicknesses differ from none and how many slices one needs.
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ptycho_ray.automatic.scan_map import misfit, vertex_of_judges
+from ptycho_ray.automatic.parabola import misfit, vertex_of_judges
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import fresnel_propagate
@@ -23,14 +23,13 @@ TRIED = (50.0, 100.0, 200.0, 400.0)
 LEAST_PX2, A_SLICE_PX2, MOST_SLICES = 0.7, 3.0, 8
 #: Prior along the beam, in slices: without it slices that lean explain as much as a tilt.
 DEPTH_SMOOTHING = 1.0
-#: The tilt is sought by steps that shift the last slice by so many pixels and then at the lowest point of the parabola, first
-#: by large ones, then by small ones, over which the misfit is one; so many steps to a side at most.
-TILT_STEPS_PX, MOST_STEPS = (2.0, 0.6), 4
+#: Iteration from which a trial's slices tell the tilt.
+TILT_FROM = 5
 #: The thickness is told finer by trials this factor to either side.
 FINER = 2**0.5
 #: Settings that answer these questions.
-DECIDED = ("slices", "thickness_angstrom", "slice_distance_px2", "tilt_row_mrad", "tilt_column_mrad", "method")
 TILTS = ("tilt_row_mrad", "tilt_column_mrad")
+DECIDED = ("slices", "thickness_angstrom", "slice_distance_px2", *TILTS, "tilt_start", "method")
 
 
 def sliced(part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
@@ -59,8 +58,9 @@ def sliced(part: Part, best: Trial, tell: Callable[[str], None], given: Collecti
         return best
     best, error = _finer(part, thin, best)
     named = f"{best.assumption.name}{'' if error is None else f' (+- {error:.1g})'}"
-    tell(f"{named}: {best.gain_over(thin)}")
-    return _tilted(part, best, tell)
+    best = _tilted(replace(best, assumption=replace(best.assumption, name=named)))
+    tell(f"{best.assumption.name}: {best.gain_over(thin)}")
+    return best
 
 
 def _finer(part: Part, thin: Trial, best: Trial) -> tuple[Trial, float | None]:
@@ -92,7 +92,10 @@ def _thick(scan: RawData, thin: Trial, thickness_angstrom: float) -> Assumption 
     slices = min(max(2, math.ceil(spread / A_SLICE_PX2)), MOST_SLICES)
     if spread < LEAST_PX2 or spread > scan.N * slices / 2:
         return None
-    settings = {"slices": slices, "thickness_angstrom": thickness_angstrom, "depth_smoothing_slices": DEPTH_SMOOTHING}
+    settings = {
+        "slices": slices, "thickness_angstrom": thickness_angstrom, "depth_smoothing_slices": DEPTH_SMOOTHING,
+        "tilt_start": TILT_FROM,
+    }  # fmt: skip
     probe = fresnel_propagate(thin.probe, -spread / 2).astype(np.complex64)
     name = f"{slices} slices of together {thickness_angstrom:.3g} Angstrom"
     optics = thin.assumption.optics
@@ -101,42 +104,15 @@ def _thick(scan: RawData, thin: Trial, thickness_angstrom: float) -> Assumption 
     return replace(thin.assumption, name=name, probe=probe, optics=optics, settings=thin.assumption.settings | settings)
 
 
-def _tilted(part: Part, best: Trial, tell: Callable[[str], None]) -> Trial:
-    """Along one axis after the other by steps, as long as one is better, then at the lowest point of the parabola."""
-    untilted, pixel = best, part.whole.pixel_size_m
-    assert pixel is not None
-    errors = {}
-    for shift_px in TILT_STEPS_PX:
-        step = 1e3 * math.atan(shift_px * pixel / (best.assumption.settings["thickness_angstrom"] * 1e-10))
-        for name in TILTS:
-            best, errors[name] = _along(part, best, name, step)
-        if best is untilted:
-            return best
-    tilt = ", ".join(f"{best.assumption.settings.get(name, 0.0):.1f} +- {errors[name]:.1f}" for name in TILTS)
-    best = replace(best, assumption=replace(best.assumption, name=f"tilt of ({tilt}) mrad"))
-    tell(f"{best.assumption.name}: {best.gain_over(untilted)}")
-    return best
-
-
-def _along(part: Part, best: Trial, name: str, step: float) -> tuple[Trial, float]:
-    """The tilt along an axis that explains most, and its standard error in mrad."""
-
-    def at(tilt: float) -> Trial:
-        settings = best.assumption.settings | {name: tilt}
-        return part.run_long(replace(best.assumption, name="tilt", settings=settings))
-
-    tilt, here = best.assumption.settings.get(name, 0.0), best
-    left, right = at(tilt - step), at(tilt + step)
-    for _ in range(MOST_STEPS):
-        side = min((left, right), key=misfit)
-        if misfit(side) >= misfit(here) or not part.within_budget:
-            break
-        if side is right:
-            tilt, left, here, right = tilt + step, here, right, at(tilt + 2 * step)
-        else:
-            tilt, left, here, right = tilt - step, at(tilt - 2 * step), left, here
-    away, error = vertex_of_judges(left, here, right)
-    if 0.05 < abs(away) < 1:
-        aside = at(tilt + step * away)
-        here = aside if misfit(aside) < misfit(here) else here
-    return (here if here.beats(best, as_simple=True) else best), step * error
+def _tilted(best: Trial) -> Trial:
+    """The trial, whose assumption begins with the tilt that it found."""
+    slab = best.slab
+    assert slab is not None
+    assert slab.tilt_mrad is not None
+    assert slab.tilt_error_mrad is not None
+    settings = best.assumption.settings | dict(zip(TILTS, slab.tilt_mrad, strict=True))
+    told = ", ".join(
+        f"{tilt:.1f} +- {error:.1f}" for tilt, error in zip(slab.tilt_mrad, slab.tilt_error_mrad, strict=True)
+    )
+    name = f"{best.assumption.name}, tilt of ({told}) mrad"
+    return replace(best, assumption=replace(best.assumption, name=name, settings=settings))

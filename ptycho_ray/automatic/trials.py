@@ -22,6 +22,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.slab import Slab
 from ptycho_ray.refinement.solver import Diverged, Refinement
 from ptycho_ray.refinement.unseen import PatternFigures
 
@@ -83,6 +84,7 @@ class Trial:
         seconds: processor seconds.
         probe: modes after it [P, N, N].
         work: iterations * modes * slices * patterns * pixels.
+        slab: thickness and tilt of a thick sample, as it found them.
     """
 
     assumption: Assumption
@@ -90,6 +92,7 @@ class Trial:
     seconds: float
     probe: NDArray[np.complex64]
     work: float
+    slab: Slab | None = None
 
     def gain_over(self, other: Trial) -> Gain:
         """How much better this trial explains the patterns that judge than another one."""
@@ -187,7 +190,7 @@ class Part:
         settings |= {"iterations": iterations, "seed": self.seed, "check_every": iterations + 1, "centre_start": None}
         config = RefinementConfig(**settings, batch_size=batch_size)
         scan = self.scan.at(transformed_positions(self.scan.positions_px, assumption.matrix))
-        probe, figures = assumption.probe, None
+        probe, figures, slab = assumption.probe, None, None
         try:
             with _quiet():
                 refinement = Refinement(scan, config, start=self.start, probe=probe, held_out=self.judges)
@@ -200,10 +203,11 @@ class Part:
                 raise
         else:
             figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
-            probe = refinement.result().probe
+            found = refinement.result()
+            probe, slab = found.probe, found.slab
         modes = config.probe_modes or len(assumption.probe)
         work = float(iterations * modes * config.slices * len(self.rows) * scan.N**2)
-        trial = Trial(assumption, figures, time.process_time() - began, probe, work)
+        trial = Trial(assumption, figures, time.process_time() - began, probe, work, slab)
         self.trials.append(trial)
         return trial
 

@@ -141,6 +141,9 @@ def findings(
     moved = np.linalg.norm(moved - moved.mean(axis=0), axis=1)
     if (distance := float(np.sqrt(np.mean(moved**2)))) > MOVED_PX:
         yield f"positions corrected by {distance:.2f} px (rms)"
+    if found.slab is not None and found.slab.tilt_mrad is not None and found.slab.tilt_error_mrad is not None:
+        tilts = zip(found.slab.tilt_mrad, found.slab.tilt_error_mrad, strict=True)
+        yield f"sample tilted by ({', '.join(f'{tilt:.1f} +- {error:.1f}' for tilt, error in tilts)}) mrad"
     if len(found.probe) > 1:
         photons = np.asarray(np.sum(np.abs(found.probe) ** 2, axis=(1, 2), dtype=np.float64))
         yield f"{len(photons)} incoherent modes ({', '.join(f'{share:.0%}' for share in photons / photons.sum())})"

@@ -21,7 +21,7 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.polish import Polished, polish
-from ptycho_ray.tuning.space import Space, Values
+from ptycho_ray.tuning.space import Space, Values, refinement_settings
 from ptycho_ray.tuning.trial import JUDGED, Figures, run_trial, trial_config
 
 #: Objectives that have a value for every held-out pattern.
@@ -110,7 +110,10 @@ def _judged(
     settings, execution = trial_config(base, point)
     execution = replace(execution, accelerator=device)
     try:
-        figures = run_trial(kind, scan, settings, execution, (objective,), Path(folder), lambda *_: None)
+        figures = run_trial(
+            kind, scan, settings, execution, (objective,), Path(folder), lambda *_: None,
+            refinement=refinement_settings({**base, **point}),
+        )  # fmt: skip
     except (ArithmeticError, InputError):
         return None, {}
     with np.load(Path(folder) / JUDGED, allow_pickle=False) as judged:

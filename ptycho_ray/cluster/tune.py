@@ -32,11 +32,13 @@ from ptycho_ray.cluster.trial_room import trial_room
 from ptycho_ray.data import RawData
 from ptycho_ray.data.corrections import apply_corrections
 from ptycho_ray.errors import ConfigurationError, TrainingInterrupted
+from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.slab import slab_between
 from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
 from ptycho_ray.tuning.bounds import MOST_WIDENINGS, holding, on_bounds, widened
 from ptycho_ray.tuning.search import Search
-from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space
+from ptycho_ray.tuning.space import DIRECT_SETTINGS, Space, refinement_settings
 from ptycho_ray.tuning.trial import run_trial, trial_config
 
 log = logging.getLogger(__name__)
@@ -211,6 +213,9 @@ def check_sweep(scan: RawData, base: Mapping[str, Any], space: Space) -> None:
     for parameter in space.parameters:
         if parameter.name in DIRECT_SETTINGS:
             apply_corrections(scan, trial_config(base, {parameter.name: parameter.values[-1]})[0])
+    if space.trial == "refine":
+        first = {parameter.name: parameter.values[-1] for parameter in space.parameters if not parameter.when}
+        slab_between(scan, RefinementConfig(**refinement_settings({**base, **first})))
     _scheduler(space, config.nepochs, False)
     for name in space.objectives:
         if OBJECTIVES[name].needs_truth and scan.object_truth is None:
@@ -409,4 +414,7 @@ def _run(config: dict[str, Any], scan: RawData, task: _Task, folder: Path) -> No
                 {"epoch": epoch, **figures}, checkpoint=export_checkpoint(folder) if task.in_population else None
             )
 
-    run_trial(task.kind, scan, settings, execution, task.objectives, folder, report, train=train)
+    refinement = refinement_settings({**task.base, **config["trial"]["parameters"]})
+    run_trial(
+        task.kind, scan, settings, execution, task.objectives, folder, report, refinement=refinement, train=train
+    )  # fmt: skip

@@ -64,7 +64,7 @@ class Options(ReadingOptions, DeviceOptions):
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray tune", config_class=TrainingConfig)
     options = typed.options
-    from ptycho_ray.tuning.space import check_space, load_space, suited_to
+    from ptycho_ray.tuning.space import REFINEMENT, check_space, load_space, suited_to, without_refinement
 
     space = load_space(options.space)
     changes: dict[str, Any] = {"objectives": options.objective or space.objectives}
@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> Result:
     if options.trials < 1:
         raise ConfigurationError(field="--trials", found=options.trials, expected="1 or more")
     given = typed.settings | ({"train_data_file": options.scan} if options.scan else {})
-    resolved = resolve_config(TrainingConfig, options.config, typed={**space.settings, **given})
+    resolved = resolve_config(TrainingConfig, options.config, typed={**without_refinement(space.settings), **given})
     config, execution = resolved.config, resolved.execution
     if config.train_data_file is None:
         raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan")
@@ -99,6 +99,7 @@ def run(words: Sequence[str]) -> Result:
     )
     space = suited_to(space, scan)
     base = base_settings(resolved, scan, space)
+    base |= {name: value for name, value in space.settings.items() if name.startswith(REFINEMENT)}
     check_sweep(scan, base, space)
     axes = None
     if space.orient and "position_axes" not in base:

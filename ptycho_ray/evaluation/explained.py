@@ -140,22 +140,32 @@ def explained_share(explained: Explained, empty_beam: Tensor) -> float:
 def noise_misfit(rate: NDArray[np.float64], stabiliser: float = 0.0) -> NDArray[np.float64]:
     """Mean of ``2 * (sqrt(rate + c) - sqrt(n + c))**2``, c the ``stabiliser``, for Poisson counts n of that rate: 1/2 where it
     is bright, 2 * rate where it is dark if c is 0; interpolated in a table of the exact sums."""
-    rates, misfits, _ = _noise_curves(stabiliser)
+    rates, misfits, *_ = _noise_curves(stabiliser)
     return np.interp(rate, rates, misfits)
+
+
+def noise_deviance(rate: NDArray[np.float64], constant: float) -> NDArray[np.float64]:
+    """Mean of the Poisson deviance of ``n + c`` at ``rate + c``, c the ``constant``, over two, for counts n of that rate: 1/2
+    where it is bright; from the same table."""
+    rates, *_, deviances = _noise_curves(constant)
+    return np.interp(rate, rates, deviances)
 
 
 def noise_difference(rate: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of ``|sqrt(rate) - sqrt(n)|`` for Poisson counts n of that rate: sqrt(rate) where it is dark, 0.4 where it is
     bright; from the same table."""
-    rates, _, differences = _noise_curves(0.0)
+    rates, _, differences, _ = _noise_curves(0.0)
     return np.interp(rate, rates, differences)
 
 
 @functools.cache
-def _noise_curves(stabiliser: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rates from dark to bright, and at each of them what :func:`noise_misfit` and :func:`noise_difference` are."""
+def _noise_curves(constant: float) -> tuple[NDArray[np.float64], ...]:
+    """Rates from dark to bright, and at each of them what :func:`noise_misfit`, :func:`noise_difference` and
+    :func:`noise_deviance` are."""
     rates, counts = np.concatenate([[0.0], np.geomspace(1e-4, 50.0, 500)]), np.arange(200)
     probabilities = np.exp(xlogy(counts, rates[:, None]) - rates[:, None] - gammaln(counts + 1))
-    amplitudes, roots = np.sqrt(rates + stabiliser), np.sqrt(counts + stabiliser)
+    bright, counted = rates + constant, counts + constant
+    amplitudes, roots = np.sqrt(bright), np.sqrt(counted)
     differences = (probabilities * np.abs(amplitudes[:, None] - roots)).sum(axis=1)
-    return rates, 4 * (rates + stabiliser - amplitudes * (probabilities @ roots)), differences
+    deviances = probabilities @ xlogy(counted, counted) - xlogy(bright, bright)
+    return rates, 4 * (bright - amplitudes * (probabilities @ roots)), differences, deviances

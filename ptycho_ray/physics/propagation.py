@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Protocol
 
 import torch
@@ -69,6 +71,15 @@ class FreeSpace:
         transfer = fresnel_transfer((side, side), distance_px2, shift_px)
         self.transfer = torch.from_numpy(transfer).to(device=device, dtype=dtype)
         self.inverse = self.transfer.conj().resolve_conj()
+
+    def shifted(self, by_px: Tensor) -> FreeSpace:
+        """The same distance, with the place of arrival further on by (row, column), real [2]."""
+        other = copy.copy(self)
+        frequency = torch.fft.fftfreq(len(self.transfer), dtype=torch.float64, device=by_px.device)
+        rows, columns = (torch.exp(2j * math.pi * frequency * shift) for shift in by_px)
+        other.transfer = self.transfer * (rows[:, None] * columns).to(self.transfer.dtype)
+        other.inverse = other.transfer.conj().resolve_conj()
+        return other
 
     def forward(self, waves: Tensor) -> Tensor:
         return torch.fft.ifft2(torch.fft.fft2(waves).mul_(self.transfer))

@@ -17,6 +17,7 @@ from ptycho_ray.refinement.constraints import (
     shift_spectrum,
     smooth_phase,
 )
+from ptycho_ray.refinement.lean import set_upright
 from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.run import Run
@@ -84,6 +85,8 @@ class AfterIteration:
             state.probe_spectrum.copy_(torch.fft.fft2(state.probe * self._support, norm="ortho"))
         if run.probe_moves and not run.moves(config.centre_start):
             _hold_centre(run, self._centre_px)
+        if run.moves(config.tilt_start):
+            set_upright(run, () if self.smooth is None else (self.smooth.last,))
         if config.hold_probe_power:
             state.probe_spectrum.mul_((self._power / state.probe_spectrum.abs().square().sum().double()).sqrt())
 

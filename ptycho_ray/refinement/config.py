@@ -21,7 +21,7 @@ Method = Literal["adam", "accelerated", "epie", "rpie", "lsqml", "dm"]
 FEW_PHOTONS = 1.0
 #: Settings that mean nothing for a thin object.
 OF_SEVERAL_SLICES = (
-    "thickness_angstrom", "tilt_row_mrad", "tilt_column_mrad", "depth_smoothing_slices",
+    "thickness_angstrom", "tilt_row_mrad", "tilt_column_mrad", "tilt_start", "depth_smoothing_slices",
 )  # fmt: skip
 
 
@@ -101,6 +101,8 @@ class RefinementConfig:
     """Tilt of the sample: above zero, its columns of atoms run towards higher rows as the beam goes down."""
     tilt_column_mrad: FiniteFloat = 0.0
     """The same towards higher columns."""
+    tilt_start: NonNegativeInt | None = None
+    """adam: iteration from which the tilt is refined, as the slices tell it that lean; it wants depth_smoothing_slices."""
     near_field_px2: FiniteFloat | None = None
     """Near field: wavelength * distance / pixel size**2 from object to detector (effective ones); far field if not given."""
     amplitude_limit: PositiveFloat | None = None
@@ -146,6 +148,8 @@ class RefinementConfig:
                 found=f"poisson with {self.method}",
                 expected="adam, which finds a step of its own for each pixel",
             )
+        if self.tilt_start is not None and self.method != "adam":
+            raise ConfigurationError(field="tilt_start", found=f"{self.tilt_start} with {self.method}", expected="adam")
         if (self.smoothing_length_px or self.depth_smoothing_slices) and self.method not in ("adam", "accelerated"):
             raise ConfigurationError(
                 field="smoothing_length_px" if self.smoothing_length_px else "depth_smoothing_slices",
@@ -190,7 +194,7 @@ class RefinementConfig:
                 hint="thickness_angstrom is that of all slices together",
             )
         for name in OF_SEVERAL_SLICES if self.slices == 1 else ():
-            if getattr(self, name) not in (None, 0.0):
+            if getattr(self, name) != getattr(RefinementConfig, name):
                 raise ConfigurationError(
                     field=name,
                     found=f"{getattr(self, name):g} with one slice",

@@ -22,6 +22,8 @@ class Estimate:
         eigen_weight: how much of each in each pattern, real [n, K].
         scale: factor on the exit wave of each pattern, real [n] (square root of its relative intensity).
         background: photons added to every pattern, real [N, N] in the detector order of the propagator; None for none.
+        slice_shift_px: by how much further the next slice lies sideways than the settings say (row, column), float64 [2]; None
+            if the tilt is not refined.
     """
 
     object: Tensor
@@ -30,6 +32,7 @@ class Estimate:
     eigen_weight: Tensor
     scale: Tensor
     background: Tensor | None = None
+    slice_shift_px: Tensor | None = None
 
     @property
     def probe(self) -> Tensor:

@@ -53,6 +53,7 @@ class Waves:
         incident: wave in front of each slice after the first, [b, P, N, N].
         detector: wave at the detector, [b, P, N, N].
         intensity: photons, [b, N, N].
+        between: from a slice to the next; None for a thin object.
     """
 
     rows: Tensor
@@ -62,6 +63,7 @@ class Waves:
     incident: list[Tensor]
     detector: Tensor
     intensity: Tensor
+    between: FreeSpace | None = None
 
 
 @dataclass
@@ -111,6 +113,11 @@ class Kernel:
         turn = -2j * math.pi * frequency.to(geometry.dtype)
         self._slopes = torch.stack([turn[:, None].expand(-1, len(turn)), turn.expand(len(turn), -1)])  # [2, N, N]
 
+    @property
+    def constant(self) -> float:
+        """c of the loss."""
+        return OF_POISSON if self.poisson else self.stabiliser
+
     # -- forward -----------------------------------------------------------------------------------------------------
 
     def probes(self, state: Estimate, rows: Tensor) -> Tensor:
@@ -140,9 +147,12 @@ class Kernel:
         patches = [self.gather(image, lines)[:, None] for image in state.object]
         wave = probes * patches[0]
         incident = []
+        between = self.between
+        if between is not None and state.slice_shift_px is not None:
+            between = between.shifted(state.slice_shift_px)
         for patch in patches[1:]:
-            assert self.between is not None
-            incident.append(self.between.forward(wave))
+            assert between is not None
+            incident.append(between.forward(wave))
             wave = incident[-1] * patch
         detector = self.propagator.forward(wave)
         intensity = (detector.real.square().addcmul_(detector.imag, detector.imag)).sum(dim=1)
@@ -150,7 +160,7 @@ class Kernel:
         intensity.mul_(scale.square()[:, None, None])
         if state.background is not None:
             intensity.add_(state.background)
-        return Waves(rows, lines, probes, patches, incident, detector, intensity)
+        return Waves(rows, lines, probes, patches, incident, detector, intensity, between)
 
     # -- at the detector ---------------------------------------------------------------------------------------------
 
@@ -191,9 +201,9 @@ class Kernel:
         behind = self.propagator.transpose(by_wave)
         by_patch: list[Tensor] = []
         for patch, incident in zip(reversed(waves.patches[1:]), reversed(waves.incident), strict=True):
-            assert self.between is not None
+            assert waves.between is not None
             by_patch.append(_sum_of_modes(incident.mul_(behind)))
-            behind = self.between.transpose(behind.mul_(patch))
+            behind = waves.between.transpose(behind.mul_(patch))
         by_patch.append(_sum_of_modes(waves.probes * behind))
         return by_patch[::-1], behind
 

@@ -133,6 +133,7 @@ def build_run(
         weights,
         torch.ones(len(scan), dtype=real_type, device=device),
         background,
+        None if config.tilt_start is None or slab is None else torch.zeros(2, dtype=torch.float64, device=device),
     )
     run = Run(kernel, state, config, learn, generator, parallel, tiles)
     if start is not None or probe is not None:

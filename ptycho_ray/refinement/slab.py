@@ -8,7 +8,8 @@ the same pixel of every slice runs towards higher rows (or columns) of the micro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
@@ -26,12 +27,22 @@ class Slab:
         shift_px: (row, column), how far the next slice lies sideways.
         slice_thickness_angstrom, tilt_mrad: the same in the units of a microscope; None if the scan has no pixel size or no
             wavelength.
+        tilt_error_mrad: standard error of the tilt, for this thickness; None if it was not refined.
     """
 
     distance_px2: float
     shift_px: tuple[float, float]
     slice_thickness_angstrom: float | None = None
     tilt_mrad: tuple[float, float] | None = None
+    tilt_error_mrad: tuple[float, float] | None = None
+
+    def shifted(self, shift_px: Iterable[float], error_px: Iterable[float], pixel_m: float) -> Slab:
+        """With another shift (row, column), known to ``error_px``, of pixels of that size."""
+        assert self.slice_thickness_angstrom is not None
+        length_px = self.slice_thickness_angstrom * ANGSTROM / pixel_m
+        row, column = shift_px
+        tilt, error = ([1e3 * math.atan(each / length_px) for each in pair] for pair in ((row, column), error_px))
+        return replace(self, shift_px=(row, column), tilt_mrad=(tilt[0], tilt[1]), tilt_error_mrad=(error[0], error[1]))
 
 
 def slab_between(scan: RawData, config: RefinementConfig) -> Slab | None:
@@ -44,8 +55,11 @@ def slab_between(scan: RawData, config: RefinementConfig) -> Slab | None:
         return None
     tilt = (config.tilt_row_mrad, config.tilt_column_mrad)
     if not (scan.pixel_size_m and scan.wavelength_m):
-        if config.thickness_angstrom or any(tilt):
-            raise _without_units(scan, "thickness_angstrom" if config.thickness_angstrom else "tilt_row_mrad")
+        in_units = {"thickness_angstrom": config.thickness_angstrom, "tilt_row_mrad": any(tilt)}
+        in_units["tilt_start"] = config.tilt_start is not None
+        for field, given in in_units.items():
+            if given:
+                raise _without_units(scan, field)
         return Slab(config.slice_distance_px2, (0.0, 0.0))
     to_px2 = scan.wavelength_m / scan.pixel_size_m**2
     length = config.slice_distance_px2 / to_px2

@@ -35,11 +35,12 @@ from ptycho_ray.refinement import checkpoint
 from ptycho_ray.refinement.after_iteration import AfterIteration
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.lean import lean_error_px
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
-from ptycho_ray.refinement.slab import slab_between
+from ptycho_ray.refinement.slab import Slab, slab_between
 from ptycho_ray.refinement.streamed import Amplitude
 from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
@@ -107,7 +108,7 @@ class Refinement:
     ) -> None:
         self.config = config or RefinementConfig()
         n = len(scan)
-        self._slab = slab_between(scan, self.config)
+        self._slab, self._pixel_m = slab_between(scan, self.config), scan.pixel_size_m
         if held_out is None:
             generator = np.random.default_rng((self.config.seed, 3))
             held_out = np.flatnonzero(held_out_patterns(n, self.config.held_out_fraction, generator))
@@ -247,10 +248,19 @@ class Refinement:
             positions_px=self.run.geometry.positions_px,
             intensity=state.scale.square().cpu().numpy().astype(np.float32),
             background=background,
-            slab=self._slab,
+            slab=self._present_slab(),
             history=list(self.history),
             stopped=self.stopped,
         )
+
+    def _present_slab(self) -> Slab | None:
+        """What lies between the slices, with the tilt that was found."""
+        further = self.run.state.slice_shift_px
+        if self._slab is None or further is None:
+            return self._slab
+        assert self._pixel_m is not None
+        shift = torch.tensor(self._slab.shift_px, dtype=further.dtype, device=further.device) + further
+        return self._slab.shifted(shift.tolist(), lean_error_px(self.run, shift).tolist(), self._pixel_m)
 
     def save(self, path: Path) -> None:
         """Write everything that is needed to resume, atomically."""
@@ -423,6 +433,9 @@ def half_data_agreement(
     """
     rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
     fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)
+    if result.slab is not None and result.slab.tilt_mrad is not None:
+        row, column = result.slab.tilt_mrad
+        fixed = dataclasses.replace(fixed, tilt_row_mrad=row, tilt_column_mrad=column, tilt_start=None)
     moved = scan.at(result.positions_px)
     halves = []
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):

@@ -9,6 +9,7 @@ Legend: k patterns judged, N pattern side, u unknowns of a pattern.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho_ray.evaluation.explained import noise_difference, noise_misfit
+from ptycho_ray.evaluation.explained import noise_deviance, noise_difference, noise_misfit
 from ptycho_ray.refinement.kernel import EPSILON
 from ptycho_ray.refinement.run import Run
 
@@ -33,7 +34,7 @@ class PatternFigures:
 
     Attributes:
         noise_is_known: whether the intensities can be counted in photons; if not, what is said of noise means nothing.
-        misfit: the loss, ``sum (sqrt(I + c) - sqrt(n + c))**2`` (``kernel.py``).
+        misfit: the loss by which was learnt: of square roots, or a quarter of the Poisson deviance (``kernel.py``).
         noise: what photon noise alone would leave of it at the predicted rates.
         difference, amplitude: ``sum |sqrt(I) - sqrt(n)|`` and ``sum sqrt(n)``, whose ratio is the R-factor.
         noise_difference: what photon noise alone would leave of ``difference``.
@@ -58,7 +59,7 @@ class PatternFigures:
 
     @property
     def times_noise(self) -> float:
-        """Root mean square difference of amplitudes over that of photon noise: one is perfect."""
+        """Root of the loss over that of photon noise, as root mean square differences of amplitudes are: one is perfect."""
         return float(np.sqrt(self.misfit.sum() / self.noise.sum()))
 
     def significance_over(self, other: PatternFigures) -> float:
@@ -86,51 +87,50 @@ def judge_unseen(
     index = torch.arange(side, device=kernel.amplitude.device)
     black = ((index[:, None] + index) % 2 == 0).to(kernel.amplitude.dtype)
     good = torch.ones_like(black) if kernel.good is None else kernel.good
-    fitted, judged = good * black, good * (1 - black)
+    judge = copy.copy(kernel)
+    judge.good = good * (1 - black)
+    noise_of = noise_deviance if kernel.poisson else noise_misfit
     per_unit = photons_per_unit or 1.0
     sums: list[tuple[Tensor, ...]] = []
     fraction, scale = geometry.fraction.clone(), state.scale.clone()
     for piece in np.array_split(rows, max(1, -(-len(rows) // AT_ONCE))):
         some = run.tensor(piece)
         if positions or intensities:
-            _fit_own(run, some, fitted, positions=positions, intensities=intensities)
-        rate = kernel.forward(state, some).intensity
-        root, measured = rate.clamp_min(0).sqrt(), kernel.amplitude.index_select(0, some)
-        stabiliser = kernel.stabiliser
-        loss = (rate.clamp_min(0).add(stabiliser).sqrt() - measured.square().add(stabiliser).sqrt()).square()
-        photons = rate.double().cpu().numpy() * per_unit
-        seen = judged.cpu().double()
-        sums.append(
-            tuple(
-                each.double().sum(dim=(-2, -1)).cpu()
-                for each in (
-                    loss * judged,
-                    torch.from_numpy(noise_misfit(photons, stabiliser) / (2 * per_unit)) * seen,
-                    (root - measured).abs() * judged,
-                    torch.from_numpy(noise_difference(photons) / math.sqrt(per_unit)) * seen,
-                    measured * judged,
-                )
-            )
+            _fit_own(run, some, good * black, positions=positions, intensities=intensities)
+        waves = kernel.forward(state, some)
+        rate, measured = waves.intensity, kernel.amplitude.index_select(0, some)
+        root, photons = rate.clamp_min(0).sqrt(), rate.double().cpu().numpy() * per_unit
+        noise = torch.from_numpy(noise_of(photons, kernel.constant) / (2 * per_unit))
+        noise_difference_of = torch.from_numpy(noise_difference(photons) / math.sqrt(per_unit))
+        seen = judge.good.cpu().double()
+        by_pixel = (
+            noise * seen,
+            (root - measured).abs() * judge.good,
+            noise_difference_of * seen,
+            measured * judge.good,
         )
+        loss = judge.compare(waves, state.scale)[0]
+        sums.append((loss.double().cpu(), *(each.double().sum(dim=(-2, -1)).cpu() for each in by_pixel)))
     geometry.fraction.copy_(fraction)
     state.scale.copy_(scale)
     return PatternFigures(photons_per_unit is not None, *(torch.cat(part).numpy() for part in zip(*sums, strict=True)))
 
 
 def _fit_own(run: Run, rows: Tensor, pixels: Tensor, *, positions: bool, intensities: bool) -> None:
-    """Fit position and intensity of each pattern to ``pixels`` [N, N] by the loss, by steps of Gauss and Newton."""
+    """Fit position and intensity of each pattern to ``pixels`` [N, N] by the loss, by steps of Gauss and Newton (of square
+    roots) or of Fisher's scoring (of the Poisson likelihood), which differ in what is missing alone."""
     kernel, state, geometry = run.kernel, run.state, run.geometry
-    stabiliser = kernel.stabiliser
-    measured = (kernel.amplitude.index_select(0, rows).square() + stabiliser).sqrt()
+    counts = kernel.amplitude.index_select(0, rows).square() + kernel.constant
     for _ in range(STEPS):
         now, slopes = kernel.position_slopes(state, rows)
-        root = (now.square() + stabiliser).sqrt()
+        root = (now.square() + kernel.constant).sqrt().clamp_min(EPSILON)
+        missing = (counts - root.square()) / (2 * root) if kernel.poisson else counts.sqrt() - root
         design = torch.cat([slopes] * positions + [now[:, None]] * intensities, dim=1)
-        design = design * (now / root.clamp_min(EPSILON) * pixels)[:, None]
+        design = design * (now / root * pixels)[:, None]
         design = design.flatten(2).double()  # [b, u, N * N]
         normal = design @ design.mT
         normal += 1e-6 * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1) + 1e-12)
-        wanted = design @ ((measured - root) * pixels).flatten(1).double()[..., None]
+        wanted = design @ (missing * pixels).flatten(1).double()[..., None]
         step = torch.linalg.solve(normal, wanted)[..., 0].to(now.dtype)
         if positions:
             geometry.shift(rows, step[:, :2].clamp(-MOST_PX, MOST_PX))

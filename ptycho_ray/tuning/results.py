@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_fol
 from ptycho_ray.tuning.bounds import on_bounds
 from ptycho_ray.tuning.polish import Estimate, Polished
 from ptycho_ray.tuning.search import Search
-from ptycho_ray.tuning.space import Space
+from ptycho_ray.tuning.space import Space, refinement_settings, without_refinement
 from ptycho_ray.tuning.trial import IMAGE
 
 #: Settings of the sweep itself, which a training that follows need not have.
@@ -73,14 +73,14 @@ def _one_type(values: list[Any]) -> list[Any]:
 
 
 def best_settings(base: Mapping[str, Any], trial: TrialRecord, space: Space) -> dict[str, Any]:
-    """The settings of a trial as a configuration file has them.
+    """The settings of a trial as a configuration file has them, without those of the solver.
 
     A direct solution has no network, so of the settings that the space fixes for its trials none is passed on.
     """
     fixed = space.settings if space.of_experiment else {}
     values = {name: value for name, value in base.items() if name not in OF_THE_SWEEP and name not in fixed}
     nested: dict[str, Any] = {}
-    for name, value in {**values, **trial.parameters}.items():
+    for name, value in without_refinement({**values, **trial.parameters}).items():
         section, _, field = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[field] = jsonable(value)
     return nested
@@ -108,23 +108,29 @@ def interval(estimate: Estimate) -> str:
     return words if estimate.determined else f"{words}: not determined by the data"
 
 
+def _write_settings(path: Path, comments: Sequence[str], content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([*comments, yaml.safe_dump(content, sort_keys=False)]), encoding="utf-8")
+
+
 def write_best(
     record: SweepRecord, base: Mapping[str, Any], space: Space, polished: Polished | None = None
 ) -> dict[str, Path]:
-    """``best.yaml`` for ``ptycho-ray train --config``, and ``best/`` with the result of the best trial."""
+    """``best.yaml`` for ``ptycho-ray train --config``, ``refine.yaml`` for ``ptycho-ray refine --config`` if settings of the
+    solver were swept, and ``best/`` with the result of the best trial."""
     best = record.best()
     if best is None:
         return {}
-    path = record.folder / "best.yaml"
     figures = ", ".join(f"{name} {best.figures[name]:.6g}" for name in record.objectives)
-    content = best_settings(base, best, space)
-    with atomic_path(path) as temporary:
-        text = yaml.safe_dump(content, sort_keys=False)
-        lines = [f"# Trial {best.number} of a sweep: {figures}."]
-        lines += [f"# {each.name}: {interval(each)}" for each in (polished.estimates if polished else ())]
-        temporary.write_text("\n".join([*lines, text]), encoding="utf-8")
+    lines = [f"# Trial {best.number} of a sweep: {figures}."]
+    lines += [f"# {each.name}: {interval(each)}" for each in (polished.estimates if polished else ())]
+    path = record.folder / "best.yaml"
+    _write_settings(path, lines, best_settings(base, best, space))
     resolve_config(TrainingConfig, path, environment={})  # what is handed over can be read
     made: dict[str, Path] = {"settings": path}
+    if refinement := refinement_settings({**base, **best.parameters}):
+        made["refinement_settings"] = record.folder / "refine.yaml"
+        _write_settings(made["refinement_settings"], lines, jsonable(refinement))
     for kind, name in (("model", FILE_NAME), ("image", IMAGE)):
         source = trial_folder(record.folder / "trials", best.number) / name
         if source.exists():

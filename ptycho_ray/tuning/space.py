@@ -11,6 +11,8 @@
     settings: {validation_fraction: 0.1}    # the same for all trials; the command line takes precedence
     points: [{probe_defocus_m: 1e-5}]       # tried first
 
+Settings of the solver, of trials of the kind ``refine``, are named as ``refinement.thickness_angstrom``.
+
 A parameter with ``when`` exists only if the other has one of the given values; otherwise the setting keeps its own value.
 """
 
@@ -33,6 +35,7 @@ from ptycho_ray.config.sources import load_yaml_config, setting_names
 from ptycho_ray.config.types import did_you_mean, unknown_setting
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.tracking.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,14 @@ DIRECT_SETTINGS = frozenset(
 )
 #: What changes a refinement, which finds the probe itself.
 REFINE_SETTINGS = frozenset(name for name in DIRECT_SETTINGS if not name.startswith(("model.", "nphotons")))
+#: Settings of the solver begin with it; those that a trial sets itself.
+REFINEMENT = "refinement."
+OF_A_TRIAL = frozenset(
+    {"iterations", "batch_size", "check_every", "patience", "held_out_fraction", "seed", "memory_GB"}
+)
+SOLVER_SETTINGS = tuple(
+    REFINEMENT + field.name for field in dataclasses.fields(RefinementConfig) if field.name not in OF_A_TRIAL
+)
 #: What a population may change while it trains.
 SCHEDULED_SETTINGS = frozenset({"execution.learning_rate"})
 #: Settings that say where and how a run happens; to sweep over them means nothing.
@@ -201,7 +212,7 @@ def space_from(content: Mapping[str, Any]) -> Space:
         tuple([objectives] if isinstance(objectives, str) else objectives),
         _one_of("search", content.get("search", "auto"), SEARCHES),
         _one_of("scheduler", content.get("scheduler", "auto"), SCHEDULERS),
-        dict(content.get("settings") or {}),
+        _checked_settings(content.get("settings") or {}),
         tuple(
             _point(parameters, point, f"points[{number}]") for number, point in enumerate(content.get("points") or ())
         ),
@@ -232,6 +243,16 @@ def suited_to(space: Space, scan: RawData) -> Space:
     return dataclasses.replace(space, parameters=left, points=points)
 
 
+def refinement_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the solver among settings by name, under the names that :class:`RefinementConfig` has."""
+    return {name.removeprefix(REFINEMENT): value for name, value in settings.items() if name.startswith(REFINEMENT)}
+
+
+def without_refinement(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The others: those of :class:`TrainingConfig` and of its parts."""
+    return {name: value for name, value in settings.items() if not name.startswith(REFINEMENT)}
+
+
 def check_space(space: Space) -> None:
     """Check a space as a whole.
 
@@ -254,8 +275,13 @@ def check_space(space: Space) -> None:
     if not space.objectives or len(set(space.objectives)) < len(space.objectives):
         raise ConfigurationError(field="objective", found=list(space.objectives), expected="one or more, each once")
     for parameter in space.parameters:
+        of_solver = parameter.name.startswith(REFINEMENT)
         effective = {"direct": DIRECT_SETTINGS, "refine": REFINE_SETTINGS}.get(space.trial)
-        if effective is not None and parameter.name not in effective:
+        if of_solver and space.trial != "refine":
+            raise ConfigurationError(
+                "a setting of the solver", field=f"parameters.{parameter.name}", expected="trial: refine"
+            )
+        if effective is not None and not of_solver and parameter.name not in effective:
             what = "a direct solution" if space.trial == "direct" else "a refinement"
             raise ConfigurationError(
                 f"has no effect on {what}",
@@ -275,6 +301,16 @@ def check_space(space: Space) -> None:
                 field=f"parameters.{parameter.name}",
                 expected=f"only {', '.join(sorted(SCHEDULED_SETTINGS))} with scheduler: pbt",
             )
+
+
+def _checked_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the solver checked; the others are where they are resolved."""
+    checked = dict(given)
+    for name in [name for name in given if name.startswith(REFINEMENT)]:
+        if name not in SOLVER_SETTINGS:
+            raise unknown_setting(f"settings.{name}", SOLVER_SETTINGS)
+        checked[name] = _checked_value(f"settings.{name}", given[name], _type_of(name))
+    return checked
 
 
 def _point(parameters: Sequence[Parameter], point: Any, place: str) -> Values:
@@ -347,7 +383,7 @@ def _parameter(given_name: str, spec: Any) -> Parameter:
 
 
 def _setting(name: str) -> str:
-    known = setting_names(TrainingConfig)
+    known = [*setting_names(TrainingConfig), *SOLVER_SETTINGS]
     found = next((setting for setting in (name, f"model.{name}") if setting in known), None)
     if found is None:
         raise unknown_setting(f"parameters.{name}", known) if "." not in name else _unknown_dotted(name, known)
@@ -367,7 +403,8 @@ def _unknown_dotted(name: str, known: Sequence[str]) -> ConfigurationError:
 
 def _type_of(setting: str) -> Any:
     section, _, name = setting.rpartition(".")
-    cls = {"model": ModelConfig, "execution": ExecutionConfig, "": TrainingConfig}[section]
+    sections = {"model": ModelConfig, "execution": ExecutionConfig, "refinement": RefinementConfig, "": TrainingConfig}
+    cls = sections[section]
     return typing.get_type_hints(cls, include_extras=True)[name]
 
 

@@ -35,6 +35,7 @@ from ptycho_ray.tracking.objectives import OBJECTIVES
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT
 from ptycho_ray.training.device import resolve_device
 from ptycho_ray.training.split import split_groups
+from ptycho_ray.tuning.space import without_refinement
 
 Figures = dict[str, float]
 Report = Callable[[int, Figures], None]
@@ -56,7 +57,7 @@ def trial_config(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> tupl
     Raises:
         ConfigurationError: settings that cannot stand together.
     """
-    resolved = resolve_config(TrainingConfig, None, environment={}, typed={**base, **parameters})
+    resolved = resolve_config(TrainingConfig, None, environment={}, typed=without_refinement({**base, **parameters}))
     return resolved.config, resolved.execution
 
 
@@ -69,6 +70,7 @@ def run_trial(
     folder: Path,
     report: Report,
     *,
+    refinement: Mapping[str, Any] | None = None,
     train: Callable[..., dict[str, Any]] | None = None,
 ) -> Figures:
     """Run a trial, keep its result in ``folder`` and return its last figures.
@@ -76,6 +78,7 @@ def run_trial(
     Args:
         kind: ``direct``, ``refine`` or ``train``.
         report: called during the trial with the epoch and the values known by then.
+        refinement: settings of the solver that differ from its defaults (``refine``).
         train: replaces ``workflow.train_cdi_model`` for training on several workers; it reports at the end only.
 
     Raises:
@@ -86,7 +89,7 @@ def run_trial(
     if kind == "direct":
         return direct_trial(scan, config, objectives, folder, report, resolve_device(execution))
     if kind == "refine":
-        return refine_trial(scan, config, objectives, folder, report, resolve_device(execution))
+        return refine_trial(scan, config, objectives, folder, report, resolve_device(execution), refinement or {})
     return train_trial(scan, config, execution, objectives, folder, report, train=train)
 
 
@@ -158,6 +161,7 @@ def refine_trial(
     folder: Path,
     report: Report,
     device: torch.device | None = None,
+    refinement: Mapping[str, Any] | None = None,
 ) -> Figures:
     """``config.nepochs`` iterations of the refinement from a flat object, which finds the probe as well; the image is kept.
 
@@ -169,21 +173,21 @@ def refine_trial(
     generator = np.random.default_rng((config.seed, 3))
     rows = np.flatnonzero(held_out_patterns(len(raw), config.validation_fraction, generator))
     settings = RefinementConfig(
-        iterations=config.nepochs, batch_size=REFINE_BATCH, check_every=config.nepochs, seed=config.seed
-    )
-    refinement = Refinement(raw, settings, held_out=rows, device=device)
-    for _ in refinement:
+        iterations=config.nepochs, batch_size=REFINE_BATCH, check_every=config.nepochs, seed=config.seed,
+        **refinement or {},
+    )  # fmt: skip
+    solver = Refinement(raw, settings, held_out=rows, device=device)
+    for _ in solver:
         pass
     scale = _photons_a_unit(raw, config)
-    per_count = refinement.photons_per_count(scale)
+    per_count = solver.photons_per_count(scale)
     assert per_count is not None
     lit = FarField().arrange(torch.from_numpy(lit_pixels(raw))).to(device)
     pieces = (
-        Explained(each.rate * per_count, each.counts * per_count, each.good_pixels)
-        for each in refinement.explained(rows)
+        Explained(each.rate * per_count, each.counts * per_count, each.good_pixels) for each in solver.explained(rows)
     )
     judged = figures_by_pattern(pieces, lit, scale)
-    stitched = refinement.stitched()
+    stitched = solver.stitched()
     figures = {name: float(values.mean()) for name, values in judged.items()}
     figures["seconds"] = time.monotonic() - began
     figures |= truth_figures(stitched, raw, objectives)

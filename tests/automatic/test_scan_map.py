@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import make_scan
 
-from ptycho_ray.automatic.scan_map import linear_map, vertex, vertex_of_judges
+from ptycho_ray.automatic.parabola import lowest, vertex, vertex_of_judges
+from ptycho_ray.automatic.scan_map import linear_map
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.refinement.unseen import PatternFigures
@@ -36,6 +37,25 @@ def test_the_error_of_the_lowest_point_is_that_over_the_judges() -> None:
     place, error = vertex_of_judges(at(-1), at(0), at(1))
     assert place == pytest.approx(0.3, abs=0.03)
     assert error == pytest.approx(0.2 / 20, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("true", "most", "place", "between"), [(2.3, 3, 2.3, True), (-0.05, 3, 0.0, True), (5, 2, 2, False)]
+)
+def test_a_walk_down_to_the_lowest_point(true: float, most: int, place: float, between: bool) -> None:
+    asked: list[float] = []
+
+    def at(place: float) -> Trial:
+        asked.append(place)
+        each = np.array([1.0, 1.1, 0.9]) + (place - true) ** 2
+        figures = PatternFigures(True, each, each, each, each, each)
+        return Trial(
+            Assumption("", np.ones((1, 2, 2), np.complex64)), figures, 0.0, np.ones((1, 2, 2), np.complex64), 0.0
+        )
+
+    found = lowest(at, most)
+    assert (found.place, found.between) == (pytest.approx(place), between)
+    assert len(set(asked)) == len(asked), "no trial is made twice"
 
 
 @pytest.mark.slow

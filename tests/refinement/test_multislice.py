@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,13 @@ from ptycho_ray.physics.optics import electron_wavelength_m
 from ptycho_ray.physics.propagation import FarField, FreeSpace
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.kernel import STABILISER, Kernel, Waves
+from ptycho_ray.refinement.lean import set_upright
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.priors import Smoothness
 from ptycho_ray.refinement.result import RefinementResult
 from ptycho_ray.refinement.slab import slab_between
-from ptycho_ray.refinement.solver import Refinement, refine
+from ptycho_ray.refinement.solver import Refinement, half_data_agreement, refine
+from ptycho_ray.refinement.tiled_solver import can_be_tiled
 
 N, PIXEL, WAVELENGTH, STEP, SIDE = 32, 0.4e-10, electron_wavelength_m(300e3), 3, 9
 CANVAS = N + SIDE * STEP + 6
@@ -126,23 +130,79 @@ def test_the_transpose_of_a_tilted_propagation(shift, rng):
     torch.testing.assert_close(between.backward(between.forward(one)), one)
 
 
-def test_columns_that_lean_need_the_tilt_and_smooth_slices_find_them():
-    rng = np.random.default_rng(0)
-    columns = np.repeat(random_phases(1, rng), 5, axis=0) / 5
-    scan = thick_scan(columns, 60e-10, shift_px=(0.6, -0.3))
-    settings = {"slices": 5, "thickness_angstrom": 300, "iterations": 25, "probe_start": None}
-    tilt = {"tilt_row_mrad": 1e3 * np.arctan(0.6 * 0.4 / 60), "tilt_column_mrad": -1e3 * np.arctan(0.3 * 0.4 / 60)}
+LEAN = {"slices": 5, "thickness_angstrom": 300, "probe_start": None}
+TILT = {"tilt_row_mrad": 1e3 * np.arctan(0.6 * 0.4 / 60), "tilt_column_mrad": -1e3 * np.arctan(0.3 * 0.4 / 60)}
+
+
+@pytest.fixture(scope="module")
+def columns() -> tuple[RawData, np.ndarray]:
+    """Straight columns through five slices of a sample that is tilted by TILT."""
+    phases = np.repeat(random_phases(1, np.random.default_rng(0)), 5, axis=0) / 5
+    return thick_scan(phases, 60e-10, shift_px=(0.6, -0.3)), phases
+
+
+@pytest.fixture(scope="module")
+def upright(columns) -> Refinement:
+    """Solved with an unknown tilt."""
+    config = RefinementConfig(**LEAN, iterations=20, tilt_start=3, depth_smoothing_slices=1.0, held_out_fraction=0.0)
+    refinement = Refinement(columns[0], config)
+    for _ in refinement:
+        pass
+    return refinement
+
+
+def test_columns_that_lean_need_the_tilt_and_smooth_slices_find_them(columns):
+    scan, phases = columns
     losses = {}
     for sign in (1, 0, -1):
-        given = {name: sign * angle for name, angle in tilt.items()}
-        found = refine(scan, RefinementConfig(**settings, **given, depth_smoothing_slices=4.0))
+        given = {name: sign * angle for name, angle in TILT.items()}
+        found = refine(scan, RefinementConfig(**LEAN, **given, iterations=25, depth_smoothing_slices=4.0))
         losses[sign] = found.history[-1].loss
         if sign == 1:
-            smooth = correlations(found, columns).diagonal().min()
+            smooth = correlations(found, phases).diagonal().min()
     assert losses[1] < 0.6 * losses[0]
     assert losses[0] < losses[-1]
-    rough = refine(scan, RefinementConfig(**settings, **tilt))
-    assert smooth > 0.97 > correlations(rough, columns).diagonal().min() + 0.03
+    rough = refine(scan, RefinementConfig(**LEAN, **TILT, iterations=25))
+    assert smooth > 0.97 > correlations(rough, phases).diagonal().min() + 0.03
+
+
+def test_the_tilt_is_found_within_its_error(upright):
+    slab = upright.result().slab
+    assert slab.tilt_mrad == pytest.approx(list(TILT.values()), abs=0.5)
+    away = (np.array(slab.tilt_mrad) - list(TILT.values())) / np.array(slab.tilt_error_mrad)
+    assert np.abs(away).max() < 3
+    assert max(slab.tilt_error_mrad) < 1
+
+
+def test_setting_slices_upright_changes_no_pattern(upright):
+    run = upright.again(upright.run.kernel.amplitude, upright.config).run
+    straight, middle = run.state.object[2].clone(), torch.arange(36, 45)
+    for number, each in enumerate(run.state.object):
+        each.copy_(torch.roll(straight, number, 0))  # one pixel a slice is more than one step takes back
+    begun, before = run.state.slice_shift_px.clone(), run.kernel.forward(run.state, middle).intensity
+    for _ in range(4):
+        set_upright(run)
+    moved = run.state.slice_shift_px - begun
+    torch.testing.assert_close(moved, torch.tensor([1.0, 0.0], dtype=moved.dtype), atol=0.02, rtol=0)
+    after = run.kernel.forward(run.state, middle).intensity
+    assert float((after - before).abs().sum() / before.sum()) < 0.02
+    torch.testing.assert_close(run.state.object[4], straight, atol=0.05, rtol=0)
+
+
+def test_a_refinement_that_is_resumed_goes_on_with_its_tilt(columns, upright, tmp_path):
+    upright.save(tmp_path / "kept.safetensors")
+    other = Refinement(columns[0], upright.config)
+    other.resume(tmp_path / "kept.safetensors")
+    assert other.result().slab == upright.result().slab
+
+
+def test_halves_of_the_data_are_solved_with_the_tilt_found(columns, upright):
+    config = dataclasses.replace(upright.config, iterations=8)
+    assert half_data_agreement(columns[0], config, upright.result()).mean > 0.5
+
+
+def test_a_tilt_is_not_refined_in_tiles(upright):
+    assert not can_be_tiled(upright.config)
 
 
 def test_few_electrons_want_a_smooth_object():
@@ -206,6 +266,8 @@ def test_the_derivative_of_the_smooth_prior(two_layers, rng):
         ({"slices": 2, "slice_distance_px2": 1.0, "thickness_angstrom": 20.0}, "slice_distance_px2"),
         ({"thickness_angstrom": 20.0}, "thickness_angstrom"),
         ({"tilt_row_mrad": 2.0}, "tilt_row_mrad"),
+        ({"tilt_start": 0}, "tilt_start"),
+        ({"slices": 2, "thickness_angstrom": 20.0, "tilt_start": 0, "method": "epie"}, "tilt_start"),
         ({"slices": 2, "slice_distance_px2": 1.0, "method": "lsqml"}, "method"),
         ({"method": "rpie", "smoothing_length_px": 1.0}, "smoothing_length_px"),
     ],
@@ -215,7 +277,14 @@ def test_settings_that_do_not_go_together(settings, field):
         RefinementConfig(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"thickness_angstrom": 20.0}, {"slice_distance_px2": 1.0, "tilt_row_mrad": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"thickness_angstrom": 20.0},
+        {"slice_distance_px2": 1.0, "tilt_row_mrad": 1.0},
+        {"slice_distance_px2": 1.0, "tilt_start": 0},
+    ],
+)
 def test_a_thickness_needs_the_units_of_the_scan(two_layers, settings):
     scan = two_layers[0].select(np.arange(9))
     scan.pixel_size_m = None

@@ -78,6 +78,25 @@ def test_a_refined_trial_judges_right_positions_better(small_scan: RawData, tmp_
     assert losses[1].mean() < losses[0].mean()
 
 
+def test_a_refined_trial_takes_settings_of_the_solver(small_scan: RawData, tmp_path: Path) -> None:
+    settings, execution = trial_config({"nepochs": 2, "refinement.slices": 2}, {"refinement.slice_distance_px2": 1.0})
+    given = {"slices": 2, "slice_distance_px2": 1.0, "object_start": None}
+    deviances = [
+        run_trial(
+            "refine",
+            small_scan,
+            settings,
+            execution,
+            ("deviance",),
+            tmp_path,
+            lambda *told: None,
+            refinement=refinement,
+        )["deviance"]
+        for refinement in (given, given | {"object_start": 0})
+    ]
+    assert deviances[1] < 0.5 * deviances[0], "a flat object explains little"
+
+
 def test_a_refined_trial_is_judged_in_photons_whatever_the_unit_of_the_file(
     small_scan: RawData, tmp_path: Path
 ) -> None:

@@ -182,6 +182,18 @@ def test_the_best_settings_are_a_configuration(tmp_path: Path) -> None:
     assert "output_dir" not in written
 
 
+def test_settings_of_the_solver_are_handed_to_refine(tmp_path: Path) -> None:
+    tilts = {"refinement.tilt_row_mrad": {"uniform": [-5, 5]}}
+    space = space_from({"trial": "refine", "parameters": tilts, "settings": {"refinement.slices": 4, "nepochs": 3}})
+    record = SweepRecord.begin(tmp_path, identity(space), resume=False)
+    found, figures = {"refinement.tilt_row_mrad": 1.5}, {"likelihood": 1.0}
+    record.write(TrialRecord(1, found, "finished", 3, figures, [[3, 1.0]], began=0.0, ended=1.0))
+    made = write_best(record, {"nepochs": 3, "refinement.slices": 4, "refinement.thickness_angstrom": 80.0}, space)
+    written = yaml.safe_load(made["refinement_settings"].read_text())
+    assert written == {"slices": 4, "thickness_angstrom": 80.0, "tilt_row_mrad": 1.5}
+    assert "refinement" not in yaml.safe_load(made["settings"].read_text() or "{}")
+
+
 def test_the_page_and_what_matters(tmp_path: Path) -> None:
     space = direct()
     record = filled(tmp_path, space, trials=30)

@@ -6,6 +6,7 @@ A contract yields its cases one at a time for a seed, which draws the noise (and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,25 +47,22 @@ def lines128_training(data: Path, seed: int) -> list[RawData]:
 
 def lines64(data: Path, seed: int) -> Iterator[Case]:
     """The unseen scan of the reference's small benchmark, 512 patterns: the file itself for seed 1, then drawn anew."""
-    scan = load_data(data / LINES64)
-    if seed != 1:
-        scan = _lines64_anew(scan, 1e9, seed)
-    yield _scored("test", scan)
+    yield _scored("test", load_data(data / LINES64)) if seed == 1 else replace(dose_scan(data, 1e9, seed), name="test")
 
 
 def dose(data: Path, seed: int) -> Iterator[Case]:
     """lines64 with 1e3 to 1e9 photons in the beam."""
-    scan = load_data(data / LINES64)
-    for photons in (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9):
-        yield _scored(f"{photons:.0e}", _lines64_anew(scan, photons, seed))
+    return (dose_scan(data, photons, seed) for photons in (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9))
 
 
-def _lines64_anew(scan: RawData, photons: float, seed: int) -> RawData:
+def dose_scan(data: Path, photons: float, seed: int) -> Case:
+    """The scan of lines64, drawn anew with so many photons in the beam."""
+    scan, rng = load_data(data / LINES64), np.random.default_rng((seed, 3))
     assert scan.object_truth is not None
-    rng = np.random.default_rng((seed, 3))
-    return simulate_scan(
+    drawn = simulate_scan(
         scan.object_truth, scan.probe, scan.positions_px, photons=photons, rng=rng, sub_pixel="bilinear"
     )
+    return _scored(f"{photons:.0e}", drawn)
 
 
 def _scored(name: str, scan: RawData, **more: object) -> Case:
@@ -178,7 +176,9 @@ def overlap(data: Path, seed: int) -> Iterator[Case]:
 
 
 def unseen_probes(data: Path, seed: int) -> Iterator[Case]:
-    """Soft random objects under probes of three kinds, none of them drawn from the pretraining's stream."""
+    """Soft random objects under probes of three kinds, none of them drawn from the pretraining's stream; and the scan of
+    LCLS Run 1084, simulated from its reconstruction, whose probe is wide and whose phases go round the circle."""
+    yield _scored("run1084", load_data(data / RUN1084))
     for k, kind in enumerate(("disc", "gaussian", "zernike")):
         rng = np.random.default_rng((seed, 7, k))
         options = {"rms_rad": rng.uniform(0.3, 1.0)} if kind == "zernike" else {"defocus_m": rng.uniform(1e-3, 3e-3)}

@@ -29,7 +29,7 @@ from ptycho_ray.workflow import reassemble_cdi_image
 
 Make = Callable[[Case, int], StitchedObject]
 #: Steps of the single-pattern solver: enough to converge for the probe of the contract; 30 where none is named.
-STEPS = {"lines128": 400, "single_shot": 400, "wrong_probe": 100, "natural128_wheel": 100}
+STEPS = {"lines128": 100, "single_shot": 200, "natural128_wheel": 100}
 
 
 @dataclass(frozen=True)

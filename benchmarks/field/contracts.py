@@ -128,7 +128,7 @@ def wrong_probes(true: NDArray[np.complexfloating]) -> dict[str, NDArray[np.comp
 #: Columns of tiles of one pattern each; the object is a mosaic of them, since no two share a pixel.
 MOSAIC_COLUMNS = 25
 #: The published test set has 1000 patches; every twentieth is scored here.
-EVERY = 20
+EVERY = 50
 
 
 def natural128_wheel(data: Path, seed: int) -> Iterator[Case]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.field.cases import Case
+from benchmarks.field.cases import Case, believing
 from benchmarks.field.tied import tied_object
 from ptycho_ray.bundle import Bundle, load_bundle
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
@@ -29,7 +29,7 @@ from ptycho_ray.workflow import reassemble_cdi_image
 
 Make = Callable[[Case, int], StitchedObject]
 #: Steps of the single-pattern solver: enough to converge for the probe of the contract; 30 where none is named.
-STEPS = {"lines128": 100, "single_shot": 200, "natural128_wheel": 100}
+STEPS = {"lines128": 100, "single_shot": 100, "natural128_wheel": 100}
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,14 @@ def solver(case: Case, seed: int, *, start: Make | None = None, bars: bool = Fal
     return refinement.stitched()
 
 
+def shipped_with_its_probe(case: Case, seed: int) -> StitchedObject:
+    """The shipped network with the probe that the solver finds from the same scan."""
+    refinement = Refinement(case.scan, RefinementConfig(held_out_fraction=0.0, seed=seed))
+    for _ in refinement:
+        pass
+    return shipped(replace(case, scan=believing(case.scan, refinement.result().probe)), seed)
+
+
 def of_folder(folder: Path, case: Case, seed: int) -> StitchedObject:
     """The image of another program: ``folder/CASE.npy``, complex [H, W] on the pixels of the truth."""
     path = folder / f"{case.name}.npy"
@@ -128,6 +136,7 @@ def of_folder(folder: Path, case: Case, seed: int) -> StitchedObject:
 
 NEEDS_OVERLAP = "overlap"
 SPARSE = {"total_variation": 0.1, "object_step": 0.02, "smooth_gain": 0.0}
+NATURAL = ("natural128_wheel",)
 MODELS = ("lines64", "lines128", "natural128_wheel", "single_shot", "wrong_probe", "dose", "overlap", "unseen_probes")
 METHODS: dict[str, Method] = {
     "constant": Method(constant, "nothing"),
@@ -138,13 +147,24 @@ METHODS: dict[str, Method] = {
     "solver_and_probe": Method(
         functools.partial(solver, probe_start=0), "overlap; the probe is an unknown", ("wrong_probe", "star")
     ),
+    "shipped_with_its_probe": Method(
+        shipped_with_its_probe, "each pattern by itself; the probe from the overlap", ("wrong_probe",)
+    ),
     "solver_sparse": Method(functools.partial(solver, **SPARSE), "overlap, total variation", ("dose", "overlap")),
     "shipped_and_10_iterations": Method(
         functools.partial(solver, start=shipped, iterations=10), NEEDS_OVERLAP, ("lines64", "lines128")
     ),
     "solver_10_iterations": Method(functools.partial(solver, iterations=10), NEEDS_OVERLAP, ("lines64", "lines128")),
     "solver_and_bars": Method(functools.partial(solver, bars=True), "overlap", ("digits",)),
-    "tied": Method(tied_object, "each pattern by itself; the tie of amplitude and phase", ("natural128_wheel",)),
+    "tied": Method(tied_object, "each pattern by itself; the tie, the spectrum of the training images", NATURAL),
+    "tied_without_spectrum": Method(
+        functools.partial(tied_object, spectrum=False), "each pattern by itself; the tie", NATURAL
+    ),
+    "spectrum_without_tie": Method(
+        functools.partial(tied_object, tie=False),
+        "each pattern by itself; the spectrum of the training images",
+        NATURAL,
+    ),
 }
 
 

@@ -25,13 +25,10 @@ from benchmarks.field.contracts import CONTRACTS
 from benchmarks.field.figures import figures_of
 from benchmarks.field.methods import (
     METHODS,
-    STEPS,
     Method,
     by_bundle,
     methods_of,
     of_folder,
-    pattern_alone,
-    tiles_alone,
 )
 from ptycho_ray.bundle import load_bundle
 from ptycho_ray.config import PRETRAINED
@@ -119,8 +116,6 @@ def method_of(contract: str, name: str, given: argparse.Namespace) -> tuple[Meth
             hint="A new row needs --bundle or --images",
         )  # fmt: skip
     method = METHODS[name]
-    if method.make in (pattern_alone, tiles_alone) and contract in STEPS:
-        method = Method(functools.partial(method.make, steps=STEPS[contract]), method.uses)
     if name.startswith("shipped"):
         network = load_bundle(PRETRAINED).model.network
         method = Method(method.make, method.uses, parameters=sum(p.numel() for p in network.parameters()))

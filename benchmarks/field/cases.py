@@ -8,7 +8,7 @@ Legend: n patterns, N pattern side, [H, W] the truth, in whose pixels all positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,8 @@ class Case:
         further: other windows of the same image, by the name of their line.
         register: fit a shift and a ramp before scoring, where the probe may be wrong and object and probe may move together.
         tile_px: side of the piece that the reference keeps of every pattern; None where positions are no raster.
+        steps: those of the single-pattern solver.
+        training: simulates a part of the training set of the contract, for methods that learn from its patterns.
         details: what else the page says of it, such as the overlap.
     """
 
@@ -46,6 +48,8 @@ class Case:
     further: dict[str, tuple[Window, ...]] = field(default_factory=dict)
     register: bool = False
     tile_px: int | None = None
+    steps: int = 30
+    training: Callable[[], RawData] | None = None
     details: dict[str, float] = field(default_factory=dict)
 
 

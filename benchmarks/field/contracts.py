@@ -5,6 +5,7 @@ A contract yields its cases one at a time for a seed, which draws the noise (and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,8 @@ def lines128(data: Path, seed: int) -> Iterator[Case]:
         truth, positions = scene["objects_test"][0], scene["positions_test"].astype(float)
         probe = scene["probe"] * np.sqrt(scene["counts_scale_test"])
     scan = simulate_scan(truth, probe, positions, rng=np.random.default_rng((seed, 1)), sub_pixel="integer")
-    yield Case("test", scan, truth, ((59, 329, 59, 329),), tile_px=10)
+    training = functools.partial(lines128_overview, data, seed)
+    yield Case("test", scan, truth, ((59, 329, 59, 329),), tile_px=10, steps=100, training=training)
 
 
 def lines128_training(data: Path, seed: int) -> list[RawData]:
@@ -43,6 +45,15 @@ def lines128_training(data: Path, seed: int) -> list[RawData]:
         probe = scene["probe"] * np.sqrt(scene["counts_scale_train"])
     rng = np.random.default_rng((seed, 2))
     return [simulate_scan(truth, probe, positions, rng=rng, sub_pixel="integer") for truth in objects]
+
+
+def lines128_overview(data: Path, seed: int) -> RawData:
+    """The first training image, every second row and column of its positions: 1156 patterns, without its truth."""
+    scan = lines128_training(data, seed)[0]
+    rows = np.flatnonzero((scan.positions_px % 8 == 0).all(axis=1))
+    some = scan.patterns.take(rows)
+    x, y = scan.xcoords[rows], scan.ycoords[rows]
+    return RawData(x, y, None, None, some, scan.probe, domain="intensity", counts_are_photons=True)
 
 
 def lines64(data: Path, seed: int) -> Iterator[Case]:
@@ -96,7 +107,7 @@ def single_shot(data: Path, seed: int) -> Iterator[Case]:
     ideal = make_probe("default", 64, np.random.default_rng(0))[0]
     for name, probe in (("custom", custom_probe(data)), ("ideal", ideal)):
         scan, truth = amplitude_scan(data, probe, seed)
-        yield Case(name, scan, truth, (AMPLITUDE_WINDOW,), tile_px=10)
+        yield Case(name, scan, truth, (AMPLITUDE_WINDOW,), tile_px=10, steps=100)
 
 
 def wrong_probe(data: Path, seed: int) -> Iterator[Case]:
@@ -140,7 +151,7 @@ def natural128_wheel(data: Path, seed: int) -> Iterator[Case]:
     rng = np.random.default_rng((seed, 5))
     for name, photons in (("no_noise", 1e9), ("1e9", 1e9), ("1e6", 1e6), ("1e4", 1e4)):
         scan = exposed(truth, probe, positions, photons, rng, noise=name != "no_noise")
-        yield Case(name, scan, truth, whole, further={f"{name}, centre 48 px": middle})
+        yield Case(name, scan, truth, whole, steps=100, further={f"{name}, centre 48 px": middle})
 
 
 def mosaic(tiles: NDArray[np.complexfloating]) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from benchmarks.field.cases import Case, believing
+from benchmarks.field.known_objects import Project, learnt_curve, real
 from benchmarks.field.tied import tied_object
 from ptycho_ray.bundle import Bundle, load_bundle
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
+from ptycho_ray.data.container import PtychoDataContainer
 from ptycho_ray.data.groups import create_ptycho_data_container
 from ptycho_ray.errors import InputError
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
+from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.models.transfer import physical_probe
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.inference import predict, reconstruct
@@ -28,8 +31,7 @@ from ptycho_ray.refinement.solver import Refinement
 from ptycho_ray.workflow import reassemble_cdi_image
 
 Make = Callable[[Case, int], StitchedObject]
-#: Steps of the single-pattern solver: enough to converge for the probe of the contract; 30 where none is named.
-STEPS = {"lines128": 100, "single_shot": 100, "natural128_wheel": 100}
+Knowledge = Callable[[Case, int], Project]
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,13 @@ class Method:
 
 
 class PatternAlone(PhysicsInformedModel):
-    """The single-pattern solver in the place of a network."""
+    """The single-pattern solver in the place of a network; ``project`` puts objects where they are known to lie."""
+
+    project: Project | None = None
 
     def transmission_patches(self, photons: torch.Tensor) -> torch.Tensor:
-        return self.retrieved(photons)[0]
+        steps = self.config.retrieval_steps
+        return single_shot_retrieval(photons, self.probe.detach(), self._level, steps, self.project)[0]
 
 
 def constant(case: Case, seed: int) -> StitchedObject:
@@ -62,28 +67,30 @@ def constant(case: Case, seed: int) -> StitchedObject:
     return StitchedObject(image, np.ones(case.truth.shape, dtype=np.float32), (0.0, 0.0))
 
 
-def pattern_alone(case: Case, seed: int, steps: int = 30) -> StitchedObject:
+def pattern_alone(case: Case, seed: int, knowledge: Knowledge | None = None) -> StitchedObject:
     """Every pattern by the known-probe solver of single patterns, stitched with one phase."""
-    model, container = _alone(case, steps)
+    model, container = _alone(case, seed, knowledge)
     return reconstruct(model, container, 16)
 
 
-def tiles_alone(case: Case, seed: int, steps: int = 30) -> StitchedObject:
+def tiles_alone(case: Case, seed: int, knowledge: Knowledge | None = None) -> StitchedObject:
     """The same patches by the reference's stitch: the central tile of each, side by side, phases as they come."""
     assert case.tile_px is not None
-    model, container = _alone(case, steps)
+    model, container = _alone(case, seed, knowledge)
     accumulator = StitchAccumulator(container.raw.positions_px, case.tile_px)
     for rows, patches in predict(model, container, 16):
         accumulator.add(centre_crop(patches[:, 0], case.tile_px), container.raw.positions_px[rows])
     return accumulator.result()
 
 
-def _alone(case: Case, steps: int) -> tuple[PhysicsInformedModel, Any]:
+def _alone(case: Case, seed: int, knowledge: Knowledge | None) -> tuple[PhysicsInformedModel, PtychoDataContainer]:
     settings = ModelConfig(
-        N=case.scan.N, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=steps
+        N=case.scan.N, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=case.steps
     )
     container = create_ptycho_data_container(case.scan, TrainingConfig(model=settings, n_groups=len(case.scan)))
-    return PatternAlone(settings, container.normalisation, physical_probe(container)), container
+    model = PatternAlone(settings, container.normalisation, physical_probe(container))
+    model.project = None if knowledge is None else knowledge(case, seed)
+    return model, container
 
 
 def by_bundle(bundle: Bundle, case: Case, seed: int) -> StitchedObject:
@@ -136,12 +143,24 @@ def of_folder(folder: Path, case: Case, seed: int) -> StitchedObject:
 
 NEEDS_OVERLAP = "overlap"
 SPARSE = {"total_variation": 0.1, "object_step": 0.02, "smooth_gain": 0.0}
+CURVE = "phase as a function of amplitude, learnt from training patterns"
 NATURAL = ("natural128_wheel",)
 MODELS = ("lines64", "lines128", "natural128_wheel", "single_shot", "wrong_probe", "dose", "overlap", "unseen_probes")
 METHODS: dict[str, Method] = {
     "constant": Method(constant, "nothing"),
     "pattern_alone": Method(pattern_alone, "each pattern by itself; phases and means from the overlap", MODELS),
     "tiles_alone": Method(tiles_alone, "each pattern by itself", ("lines128", "single_shot")),
+    "tiles_and_curve": Method(
+        functools.partial(tiles_alone, knowledge=learnt_curve), "each pattern by itself; " + CURVE, ("lines128",)
+    ),
+    "pattern_and_curve": Method(
+        functools.partial(pattern_alone, knowledge=learnt_curve),
+        "each pattern by itself; phases and means from the overlap; " + CURVE,
+        ("lines128",),
+    ),
+    "tiles_and_real": Method(
+        functools.partial(tiles_alone, knowledge=real), "each pattern by itself; the phase is zero", ("single_shot",)
+    ),
     "shipped": Method(shipped, "each pattern by itself; phases and means from the overlap", (*MODELS, "star")),
     "solver": Method(solver, NEEDS_OVERLAP),
     "solver_and_probe": Method(

@@ -10,6 +10,8 @@ of the bright ones. The network deals with the rest (ambiguities, strong phases,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,9 @@ SPREAD, ROUGHNESS = 0.3, 0.1
 
 
 @torch.no_grad()
-def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: int) -> tuple[Tensor, Tensor]:
+def single_shot_retrieval(
+    photons: Tensor, probe: Tensor, level: float, steps: int, project: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """The object retrieved from each single pattern, and the next step, which shows where the pattern is not yet fitted.
 
     Both are complex transmissions, complex64 of the shape of ``photons``.
@@ -34,6 +38,8 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
         probe: modes in sqrt(photons), complex [P, N, N].
         level: mean amplitude of the transmission; the descent starts from it, and stays there in dark pixels.
         steps: number of steps, each two Fourier transforms a mode.
+        project: puts transmissions, complex [..., N, N], where objects are known to be, such as on the real axis; after every
+            step. A pattern has half as many pixels as a complex object has unknowns, so such knowledge decides much.
     """
     probe = torch.fft.ifftshift(probe, dim=(-2, -1))
     towards_level, towards_smooth = (1 / (2 * (deviation * level) ** 2) for deviation in (SPREAD, ROUGHNESS))
@@ -55,4 +61,5 @@ def single_shot_retrieval(photons: Tensor, probe: Tensor, level: float, steps: i
     for step in range(steps):
         ahead = torch.lerp(previous, current, 1 + step / (step + 3))
         previous, current = current, ahead + descent(ahead, step)
+        current = current if project is None else project(current)
     return torch.fft.fftshift(current, dim=(-2, -1)), torch.fft.fftshift(descent(current, steps), dim=(-2, -1))

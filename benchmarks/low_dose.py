@@ -1,40 +1,31 @@
-"""What can be known of lines64 at a low dose: what we recover, and the best that a Gaussian expectation could.
+"""The best that a Gaussian expectation could make of lines64 at a low dose: a bound for the rows of `benchmarks.field`.
 
-    python benchmarks/low_dose.py DATA_FOLDER [PHOTONS]
+    python -m benchmarks.low_dose [PHOTONS]
 
-Rows: the iterative solver alone, with total variation, and the most probable object for somebody who knows the power
-spectrum of the true one (isotropic): the maximum of Poisson likelihood times that Gaussian prior. No reconstruction that is
-not told of more than a spectrum can be expected to do much better. The probe is the true one. Figures as in docs/quality.md.
+The most probable object for somebody who knows the power spectrum of the true one (isotropic): the maximum of Poisson
+likelihood times that Gaussian prior. No reconstruction that is not told of more than a spectrum can be expected to do much
+better. The probe is the true one. Figures and scan are those of the contract ``dose``.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from quality import score
-from single_shot import COLUMNS, lines64
 from torch import Tensor
 
+from benchmarks.field.__main__ import DATA
+from benchmarks.field.contracts import dose_scan
+from benchmarks.field.figures import figures_of
 from ptycho_ray.data import RawData
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 
 #: Added to the predicted photons of a pixel in the likelihood: a photon where none was expected is not infinitely surprising.
 DARK = 1e-2
 ITERATIONS = 300
-SETTINGS: dict[str, dict[str, Any]] = {
-    "refine, 30 iterations": {},
-    "and total_variation 0.1": {"total_variation": 0.1, "object_step": 0.02, "smooth_gain": 0.0},
-}
-
-
-def refinement(scan: RawData, **settings: Any) -> Refinement:
-    config = RefinementConfig(held_out_fraction=0.0, probe_start=None, **{"iterations": 30, **settings})
-    return Refinement(scan, config)
 
 
 def amplitude_spectrum(image: NDArray[Any], shape: tuple[int, ...]) -> Tensor:
@@ -57,7 +48,7 @@ def amplitude_spectrum(image: NDArray[Any], shape: tuple[int, ...]) -> Tensor:
 def most_probable(scan: RawData) -> Refinement:
     """The maximum of the posterior, by a quasi-Newton method over the object's coefficients in units of their expected size."""
     assert scan.object_truth is not None
-    solver = refinement(scan)
+    solver = Refinement(scan, RefinementConfig(held_out_fraction=0.0, probe_start=None))
     kernel, state = solver.run.kernel, solver.run.state
     root = amplitude_spectrum(scan.object_truth, tuple(state.object.shape[-2:]))
     mean = abs(complex(scan.object_truth.mean()))
@@ -91,24 +82,11 @@ def most_probable(scan: RawData) -> Refinement:
 
 
 def main() -> int:
-    if len(sys.argv) < 2:
-        print(__doc__)
-        return 2
     torch.set_num_threads(1)
-    scan = lines64(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 1e4)
-    print(f"| | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
-    for name, settings in SETTINGS.items():
-        solver = refinement(scan, **settings)
-        for _ in solver:
-            pass
-        show(name, solver, scan)
-    show("most probable object, knowing the true spectrum", most_probable(scan), scan)
+    case = dose_scan(DATA, float(sys.argv[1]) if len(sys.argv) > 1 else 1e4, seed=1)
+    for name, figure in figures_of(case, most_probable(case.scan).stitched())[case.name].items():
+        print(f"{name}: {figure:.4f}")
     return 0
-
-
-def show(name: str, solver: Refinement, scan: RawData) -> None:
-    figures = score(solver.stitched(), scan)
-    print(f"| {name} | {' | '.join(f'{figures[column]:.4f}' for column in COLUMNS)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ from ptycho_ray.physics.likelihood import (
 
 #: Added to the variance of a pixel's counts, as a part of the mean photons a pixel: the weight of dark pixels is bounded.
 VARIANCE_FLOOR = 0.1
+#: Steps for which a network begins with squared errors in place of absolute ones, which leave it flat or nearly so: their
+#: gradient is as large at the many weak pixels as at the few strong ones that tell where the object is.
+SQUARES_FIRST = {"ffno": 48}
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,17 @@ class TrainingLoss:
     ==================  ================================================================================================
 
     ``bad_pixels`` (bool [N, N], True = bad) of the scan's detector count in none of them.
-    Formulas, units and advice: ``docs/losses.md``.
+    With ``steps_an_epoch``, squared errors take the place of ``mae`` in the loss of the first steps of some networks
+    (SQUARES_FIRST); what is reported as ``mae`` stays that. Formulas, units and advice: ``docs/losses.md``.
     """
 
     def __init__(
-        self, config: TrainingConfig, normalisation: Normalisation, bad_pixels: NDArray[np.bool_] | None = None
+        self,
+        config: TrainingConfig,
+        normalisation: Normalisation,
+        bad_pixels: NDArray[np.bool_] | None = None,
+        *,
+        steps_an_epoch: int | None = None,
     ) -> None:
         self.weights = term_weights(config)
         self.schedules = parse_schedules(config.loss_schedule)
@@ -81,6 +90,8 @@ class TrainingLoss:
         self.noise_variance = config.readout_noise_photons**2
         self.variation = total_variation if config.tv_kind == "squared" else isotropic_variation
         self.last_epoch = float(config.nepochs)
+        first = SQUARES_FIRST.get(config.model.architecture, 0) if "mae" in self.weights else 0
+        self.squares_until_epoch = first / steps_an_epoch if steps_an_epoch else 0.0
         self.good_pixels = good_pixels_of(bad_pixels)
         self.good_share = good_pixel_fraction(self.good_pixels)
 
@@ -92,8 +103,13 @@ class TrainingLoss:
         ``epoch`` sets the weights that change over the training; without it they are those of its end.
         """
         terms = self.terms(prediction, photons, evidence or Evidence())
-        weights = scheduled(self.weights, self.schedules, self.last_epoch if epoch is None else epoch)
-        loss = sum((weights[name] * value for name, value in terms.items()), start=torch.zeros(()))
+        now = self.last_epoch if epoch is None else epoch
+        weights = scheduled(self.weights, self.schedules, now)
+        minimised = terms
+        if now < self.squares_until_epoch:
+            squares = gaussian_amplitude_misfit(self._seen(prediction.intensity), photons).mean()
+            minimised = terms | {"mae": squares / (self.photons_per_pixel * self.good_share)}
+        loss = sum((weights[name] * value for name, value in minimised.items()), start=torch.zeros(()))
         figures = {name: value.detach() for name, value in terms.items()}
         with torch.no_grad():
             figures["r_factor"] = r_factor(self._seen(prediction.intensity), photons).mean()

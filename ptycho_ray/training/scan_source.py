@@ -50,8 +50,10 @@ class ScanSource:
         for model in self.models:
             model.network_dtype = network_dtype(execution, self.device)
         self.module = whole_model(self.models)
+        steps = -(-sum(len(scan.training) for scan in scans) // config.batch_size)
         self.losses = [
-            TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels) for scan in scans
+            TrainingLoss(config, scan.training.normalisation, scan.training.raw.bad_pixels, steps_an_epoch=steps)
+            for scan in scans
         ]
         self.names = self.losses[0].names
         needs = {"labels": self.losses[0].needs_labels, "partners": self.losses[0].needs_partners}

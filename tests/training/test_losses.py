@@ -22,7 +22,7 @@ from ptycho_ray.models.physics_informed import PhysicsInformedModel, Prediction
 from ptycho_ray.physics.agreement import disagreement, in_phase, phase_error
 from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
 from ptycho_ray.training.forward import predict_piece
-from ptycho_ray.training.loss import Evidence, TrainingLoss
+from ptycho_ray.training.loss import SQUARES_FIRST, Evidence, TrainingLoss
 from ptycho_ray.training.scan_training import GroupList, overlapping_groups
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
@@ -219,6 +219,25 @@ def test_a_schedule_changes_the_weight_while_training(small_scan, tiny_config):
     assert history["loss"][0] == pytest.approx(history["nll"][0], rel=1e-5)
     assert history["loss"][1] == pytest.approx(history["nll"][1] + 0.5 * history["mae"][1], rel=1e-5)
     assert history["val_loss"][0] == pytest.approx(history["val_nll"][0] + 0.5 * history["val_mae"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("network", "begins_with"), [("ffno", "gaussian_amplitude"), ("cnn", "mae")])
+def test_absolute_errors_begin_as_squared_ones_where_they_leave_a_network_flat(network, begins_with):
+    both = {"nll_weight": 0.0, "mae_weight": 1.0}
+    config = TrainingConfig(model=ModelConfig(N=32, architecture=network), nepochs=9, **both)
+    scales = Normalisation(1.0, 0.1, 1.0, 5e4, 1.0)
+    generator = torch.Generator().manual_seed(6)
+    rate = 100 * torch.rand(2, 1, 32, 32, generator=generator)
+    counts = torch.poisson(rate + 20, generator=generator)
+    canvas = torch.ones(2, 32, 32, dtype=torch.complex64)
+    prediction = Prediction(canvas, rate, canvas[:, None])
+    every = TrainingLoss(replace(config, gaussian_amplitude_weight=1.0), scales)
+    terms = every.terms(prediction, counts, Evidence())
+    loss = TrainingLoss(config, scales, steps_an_epoch=SQUARES_FIRST["ffno"] // 2)
+    early, late = loss(prediction, counts, epoch=1.9), loss(prediction, counts, epoch=2.0)
+    assert float(early["loss"]) == pytest.approx(float(terms[begins_with]))
+    assert float(late["loss"]) == pytest.approx(float(terms["mae"]))
+    assert float(early["mae"]) == float(late["mae"]) == pytest.approx(float(terms["mae"]))
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def _electrons(words: Sequence[str]) -> Result:
 def as_text(result: Mapping[str, Any]) -> Iterable[str]:
     """For people: of electrons the lines that 'info' shows."""
     from ptycho_ray.commands.cli import as_text as entries
-    from ptycho_ray.commands.info import microscope_lines
+    from ptycho_ray.data.scan_words import microscope_lines
 
     if "microscope" not in result:
         return entries(result)

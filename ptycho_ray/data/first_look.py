@@ -6,6 +6,7 @@ Legend: R and C rows and columns of the raster, N pattern side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,19 @@ class FirstLook:
         """Standard deviation of the curl over that of the divergence: about one means noise, or a detector turned against the
         scan; a true gradient has none."""
         return float(np.std(self.curl)) / max(float(np.std(self.divergence)), 1e-300)
+
+    def figures(self) -> dict[str, Any]:
+        """What the images say in numbers; lengths in pixels of the object (raster) or of the detector."""
+        disc, bright = self.virtual.disc, self.virtual.bright
+        return {
+            "raster": list(self.grid.shape) if self.grid.point is not None else None,
+            "step_px": list(self.grid.step_px),
+            "disc_radius_px": None if disc is None else disc.radius_px,
+            "disc_centre_px": None if disc is None else list(disc.centre_px),
+            "bright_field_share": None if bright is None else float(bright.mean()),
+            "centre_of_mass_px": float(np.sqrt(np.mean(self.virtual.centre_px**2))),
+            "curl_over_divergence": self.curl_share,
+        }
 
 
 def first_look(scan: Scan) -> FirstLook:

@@ -25,6 +25,7 @@ from scipy.fft import fft2
 from scipy.ndimage import map_coordinates
 
 from ptycho_ray.data.bright_field import Disc, disc_of_patterns
+from ptycho_ray.data.first_look import FirstLook
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.data.raw_data import RawData
@@ -43,6 +44,8 @@ PRIOR_RAD = 0.3
 LEAST_DAMPING = 0.03
 #: Memory of the normal equations that are set up at a time, and of the super-pixels of all patterns.
 BLOCK_BYTES, DISC_BYTES = 2**25, 2**28
+#: Share of what is detected that lies in the bright-field disc of a sample thin enough for a linear reconstruction.
+THIN = 0.8
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class _Disc:
 
     intensity: NDArray[np.float32]
     angle: NDArray[np.float64]
+
+
+def image_of_thin_sample(scan: RawData, look: FirstLook) -> StitchedObject | None:
+    """:func:`weak_phase_image`, if a first look at the scan and its probe allow for it."""
+    bright = look.virtual.bright
+    if bright is None or bright.mean() <= THIN or scan.probe_is_guess:
+        return None
+    return weak_phase_image(scan)
 
 
 def weak_phase_image(scan: RawData) -> StitchedObject:

@@ -21,6 +21,7 @@ from ptycho_ray.automatic.verdict import Verdict, findings, judge
 from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.error_bars import ErrorBars, error_bars_and_halves
 from ptycho_ray.refinement.result import Progress, RefinementResult
@@ -50,6 +51,11 @@ class Plan:
     def trials(self) -> list[Trial]:
         """All of them, in their order."""
         return self.choice.part.trials
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of :class:`RefinementConfig` that the solution begins with, as far as they were decided."""
+        return {"iterations": SOLUTION} | dict(self.choice.assumption.settings)
 
     @property
     def lines(self) -> list[str]:
@@ -133,6 +139,7 @@ def reconstruct_scan(
     device: torch.device | None = None,
     tell: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_image: Callable[[Progress, StitchedObject], None] | None = None,
 ) -> Automatic:
     """Reconstruct a scan with nothing but what its file says.
 
@@ -145,6 +152,7 @@ def reconstruct_scan(
         device: where it is computed.
         tell: told what is decided, one sentence at a time.
         on_progress: told after every iteration of the solution.
+        on_image: given the image whenever the patterns held out have judged it.
 
     Raises:
         Diverged: the loss grows however small the steps are.
@@ -155,14 +163,14 @@ def reconstruct_scan(
     examined = plan.examined.scan
     solved = examined.at(transformed_positions(examined.positions_px, assumption.matrix), plan.choice.trial.probe)
     first_px = solved.positions_px
-    chosen = {"iterations": SOLUTION, "seed": seed} | assumption.settings | dict(settings or {})
+    chosen = {"seed": seed} | plan.settings | dict(settings or {})
     config = RefinementConfig(**chosen)
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
     held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
         first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
         unseen = np.union1d(held_out, plan.choice.part.judges_of_scan)
-        found = _solved(solved, first_config, unseen, device, on_progress).result()
+        found = _solved(solved, first_config, unseen, device, on_progress, on_image).result()
         # With positions and object almost right, what is still missing shows.
         plan.choice.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
@@ -175,7 +183,7 @@ def reconstruct_scan(
         best = more_modes(plan.choice.part, now, decide, given=settings or {})
         solved = solved.at(found.positions_px, best.probe)
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
-    refinement = _solved(solved, config, held_out, device, on_progress)
+    refinement = _solved(solved, config, held_out, device, on_progress, on_image)
     image = refinement.result()
     told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
     verdict = judge(refinement, plan.examined.photons_per_unit, told, plan.examined.scan.quantum)
@@ -197,9 +205,12 @@ def _solved(
     held_out: NDArray[np.int64],
     device: torch.device | None,
     on_progress: Callable[[Progress], None] | None,
+    on_image: Callable[[Progress, StitchedObject], None] | None,
 ) -> Refinement:
     refinement = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=device)
     for progress in refinement:
         if on_progress is not None:
             on_progress(progress)
+        if on_image is not None and progress.r_factor is not None:
+            on_image(progress, refinement.stitched())
     return refinement

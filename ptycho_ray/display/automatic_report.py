@@ -63,6 +63,7 @@ def automatic_facts(made: Automatic) -> dict[str, Any]:
         "pixel_size_m": made.scan.pixel_size_m,
         "figures": made.verdict.figures(),
         "plan": made.plan.lines,
+        "settings": made.plan.settings,
         "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
     }
     return facts if made.error_bars is None else facts | {"uncertainty": error_bars_facts(made.error_bars)}

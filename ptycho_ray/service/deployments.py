@@ -18,7 +18,7 @@ from ptycho_ray.service.audit import keep_log
 from ptycho_ray.service.database import AWAY
 from ptycho_ray.service.dispatch import WITH_MODEL, WITHOUT_MODEL, ReplicaLost
 from ptycho_ray.service.guard import App
-from ptycho_ray.service.jobs import AUTOMATIC, new_id
+from ptycho_ray.service.jobs import AUTOMATIC, LOOK, new_id
 from ptycho_ray.service.own_ray import listen_as_the_node_does
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
@@ -88,6 +88,12 @@ class Models:
         async with self.turns.turn(job.priority):
             await self._in_pool(run_job, job_id, attempt, None, *shared, pool=self.solver)
 
+    async def look(self, job_id: str, attempt: int) -> None:
+        """One attempt at a job that only looks at its scan; it does not wait for those that solve."""
+        from ptycho_ray.service.work import run_job
+
+        await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory)
+
     async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream."""
         from ptycho_ray.service.live_image import predict
@@ -108,8 +114,9 @@ class ServeReplicas:
     async def run(self, job_id: str, attempt: int, model_key: str) -> None:
         """See ``Replicas``."""
         with _losses():
-            if model_key == AUTOMATIC:
-                await self.handle.options(method_name="run_without_model").remote(job_id, attempt)
+            if model_key in (AUTOMATIC, LOOK):
+                method = "run_without_model" if model_key == AUTOMATIC else "look"
+                await self.handle.options(method_name=method).remote(job_id, attempt)
             else:
                 await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
 

@@ -163,6 +163,7 @@ class Options:
         uncertainty: also determine error bars of its image.
         refinement: settings of the solver that were given.
         network: settings of a network's image that were given: fields of ``ptycho_ray.config.training.OF_AN_IMAGE``.
+        until: without a model, what it ends with: a "look" at the scan, a "plan", or the "image".
     """
 
     stitch: str = "probe"
@@ -177,6 +178,7 @@ class Options:
     uncertainty: bool = False
     refinement: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    until: str = "image"
 
 
 def read_scan(path: Path, settings: ServiceSettings, options: Options | None = None) -> RawData:
@@ -190,6 +192,12 @@ def read_scan(path: Path, settings: ServiceSettings, options: Options | None = N
         max_bytes=settings.max_inflated_bytes,
         reading=Reading(keys_only=True).with_changes(options.reading),
     )
+    check_limits(scan, settings)
+    return scan
+
+
+def check_limits(scan: RawData, settings: ServiceSettings) -> None:
+    """Problem 422 if a scan is larger than the service allows."""
     if len(scan) > settings.max_patterns:
         raise Problem(
             422,
@@ -216,7 +224,6 @@ def read_scan(path: Path, settings: ServiceSettings, options: Options | None = N
             },
         )
     check_canvas(np.ptp(scan.positions_px, axis=0), scan.N, settings)
-    return scan
 
 
 def check_canvas(extent_px: np.ndarray, n: int, settings: ServiceSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ FORMATS = {
 FILES = {"report": (REPORT, "text/html"), "scan": (REFINED_SCAN, "application/x-npz")}
 
 
-def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Solution:
+    """An image, the scan with the probe and the positions that it was solved with, and, of a thick object, its slices
+    [S, H, W]."""
+
+    stitched: StitchedObject
+    scan: RawData
+    slices: NDArray[np.complex64] | None = None
+
+
+def write_result(path: Path, solution: Solution, provenance: dict[str, Any]) -> None:
     """Write image, coverage, probe and geometry; the keys of the image are those of ``ptycho-ray reconstruct``."""
+    stitched, scan = solution.stitched, solution.scan
     arrays: dict[str, Any] = {
         "object": stitched.image,
         "weight": stitched.weight,
@@ -48,6 +60,8 @@ def write_result(path: Path, stitched: StitchedObject, scan: RawData, provenance
     for name in GEOMETRY:
         if (value := getattr(scan, name)) is not None:
             arrays[name] = np.float64(value)
+    if solution.slices is not None:
+        arrays["slices"] = solution.slices
     if scan.electrons:
         arrays["electrons"] = np.True_
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -69,14 +83,16 @@ def result_file(folder: Path, form: str) -> Path:
     return path
 
 
-def pack_image(header: dict[str, Any], image: NDArray[np.complex64]) -> bytes:
+def pack_image(header: dict[str, Any], image: NDArray[Any]) -> bytes:
     """The binary form of an image, for streams and the page: length of the header (4 bytes), header (JSON), pixels.
 
-    All little-endian; pixels are complex64 [rows, columns], row by row.
+    All little-endian; pixels are complex64 [rows, columns], row by row, or float32 of what is real (``dtype`` of the header).
     """
-    text = json.dumps(header | {"shape": list(image.shape)}).encode()
+    dtype = "complex64" if np.iscomplexobj(image) else "float32"
+    text = json.dumps(header | {"shape": list(image.shape), "dtype": dtype}).encode()
     text += b" " * (-len(text) % 4)  # so that a browser can look at the pixels without copying them
-    return struct.pack("<I", len(text)) + text + np.ascontiguousarray(image, "<c8").tobytes()
+    pixels = np.ascontiguousarray(image, np.dtype(dtype).newbyteorder("<"))
+    return struct.pack("<I", len(text)) + text + pixels.tobytes()
 
 
 def _write_product(path: Path, result: Any) -> None:
@@ -106,13 +122,18 @@ def _write_png(path: Path, result: Any) -> None:
     save_figure(plot_object(stitched.image, region=stitched.covered(), pixel_size_m=pixel), path)
 
 
-def _write_raw(path: Path, result: Any) -> None:
-    """The image cropped to what is covered; zero where it is not."""
+def covered_window(result: Any) -> tuple[NDArray[np.bool_], tuple[slice, slice]]:
+    """Which pixels of the ``object`` of a result are covered, bool [H, W], and the smallest window that holds them."""
     covered = StitchedObject(result["object"], result["weight"], (0.0, 0.0)).covered()
     rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return covered, np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _write_raw(path: Path, result: Any) -> None:
+    """The image cropped to what is covered; zero where it is not."""
+    covered, window = covered_window(result)
     image = np.where(covered, result["object"], 0)[window].astype(np.complex64)
-    origin = result["origin_px"] + (rows[0], columns[0])
+    origin = result["origin_px"] + [side.start for side in window]
     pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
     with atomic_path(path) as temporary:
         temporary.write_bytes(pack_image({"origin_px": origin.tolist(), "pixel_size_m": pixel}, image))

@@ -28,6 +28,8 @@ ACTIVE = (QUEUED, RUNNING)
 LEASE_S = 15.0
 #: In the place of the key of a model, if a job has none.
 AUTOMATIC = "automatic@"
+#: The same, of a job that only looks at its scan.
+LOOK = "look@"
 #: A scan that kills every replica that touches it is given up after so many.
 MAX_ATTEMPTS = 4
 #: Jobs from which the cost of another one is estimated.

@@ -16,14 +16,13 @@ from ptycho_ray.service.callers import CallerGone, patience, while_connected
 from ptycho_ray.service.dependencies import Here, Reader, Submitter
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.job_results import FILES, FORMATS, result_file
-from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, QUEUED, RUNNING, Job, new_id
+from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, LOOK, QUEUED, RUNNING, Job, new_id
 from ptycho_ray.service.metering import bytes_in, cost_of, estimate
 from ptycho_ray.service.models import Model
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import SOLVER, Choices, Reconstruction, problems
 from ptycho_ray.service.service import Service
-from ptycho_ray.service.submissions import cancel_recorded, record, take
-from ptycho_ray.service.tokens import Token
+from ptycho_ray.service.submissions import cancel_recorded, own_job, record, take
 from ptycho_ray.service.without_model import check_choices
 
 router = APIRouter(tags=["reconstructions"])
@@ -85,9 +84,9 @@ async def reconstruct(
     folder = settings.job_folder(job_id)
     folder.mkdir(parents=True, mode=0o700)
     try:
-        choices, source, name = await take(request, service, folder / "scan", query, x_file_name)
+        choices, source, name = await take(request, service, caller, folder / "scan", query, x_file_name)
         check_choices(choices, with_model=choices.model is not None)
-        model_key = AUTOMATIC
+        model_key = LOOK if choices.until == "look" else AUTOMATIC
         if choices.model is not None:
             model = await asyncio.to_thread(service.models.choose, choices.model)
             _check_gridsize(service, choices, model)
@@ -151,7 +150,7 @@ async def show(
     request: Request, id: str, service: Here, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=60)] = 0
 ) -> Reconstruction:
     """State, progress and links; with `wait_s` the answer is delayed until the job ends or this time has passed."""
-    job = await _own_job(service, caller, id)
+    job = await own_job(service, caller, id)
     if wait_s:
         job = await service.dispatcher.ended(job.id, wait_s)
     return Reconstruction.of(job, request.scope.get("root_path", ""))
@@ -173,7 +172,7 @@ async def result(
 ) -> Response:
     """The image: NPZ, HDF5 (a Ptychodus product), PNG, or raw pixels (also of the probe) for programs. Of a reconstruction
     without a model also the report (HTML) and the scan with the probe and the positions that were found (NPZ)."""
-    job = await _own_job(service, caller, id)
+    job = await own_job(service, caller, id)
     if job.state == FAILED and job.problem is not None:
         raise Problem.from_document(job.problem)
     if job.state != DONE:
@@ -185,7 +184,7 @@ async def result(
 @router.delete("/v1/reconstructions/{id}", status_code=204, responses=problems(404, 422))
 async def cancel(id: str, service: Here, caller: Submitter) -> Response:
     """Cancel a job, or delete the files of one that has ended."""
-    job = await _own_job(service, caller, id)
+    job = await own_job(service, caller, id)
     if not await service.dispatcher.cancel(job.id):
         await asyncio.to_thread(shutil.rmtree, service.settings.job_folder(job.id), True)
         await asyncio.to_thread(service.jobs.delete, job.id)
@@ -202,14 +201,6 @@ def _check_gridsize(service: Service, choices: Choices, model: Model) -> None:
             f"Model {model.name} works with groups of gridsize {gridsize}.",
             {"field": "gridsize", "found": choices.gridsize, "expected": gridsize, "hint": "Choose another model."},
         )
-
-
-async def _own_job(service: Service, caller: Token, job_id: str) -> Job:
-    """A job of the caller; jobs of others are not found."""
-    job = await asyncio.to_thread(service.jobs.get, job_id)
-    if job.owner != caller.name and not caller.may("admin"):
-        raise Problem(404, "not-found", "There is no such reconstruction (any more).", {"field": "id"})
-    return job
 
 
 async def _answer(service: Service, job: Job, wait_s: float, output: str, base: str) -> Response:

@@ -28,6 +28,8 @@ Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLV
 #: Settings of the image of a network; those of ``OF_AN_IMAGE`` that are not below, where they mean something without one, too.
 NETWORK = tuple(name for name in OF_AN_IMAGE if name not in ("n_subsample", "subsample_seed", "refinement_iterations"))
 Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK))
+#: Where a job stops that is not told to stop earlier.
+IMAGE = "image"
 
 
 def _ways_to_read() -> dict[str, Any]:
@@ -60,6 +62,11 @@ class _Common(BaseModel):
         0, ge=0, le=10000, description="Iterations of refinement of the network's image."
     )
     evaluate: bool = Field(False, description="Compare with the true object, if the scan holds one.")
+    until: Literal["look", "plan", "image"] = Field(
+        "image",
+        description="Without a model, where to stop: 'look' shows what the file holds, with pictures, and solves nothing; "
+        "'plan' decides by trials what is unknown; their facts have what was found.",
+    )
     output: Output = Field("npz", description="Format of an immediate answer.")
     deadline_s: float | None = Field(None, gt=0, le=1e6, description="Time limit.")
     seed: int = Field(0, ge=0, lt=2**31, description="Without a model: seed of the trials and batches.")
@@ -102,9 +109,12 @@ class Choices(Solver, Network, WaysToRead, _Common):
 
 
 class Reference(Choices):
-    """A scan that is not sent: a file the service can read, or a demo. Exactly one of the two."""
+    """A scan that is not sent: a file the service can read, that of an earlier job, or a demo. Exactly one of the three."""
 
     path: str | None = Field(None, max_length=4096, description="Absolute path under a folder the service allows.")
+    job: str | None = Field(
+        None, max_length=64, description="An earlier job of the caller: its scan is used once more."
+    )
     demo: Literal[tuple(DEMOS)] | None = Field(None, description="A simulated scan that suits the model.")  # type: ignore[valid-type]
 
     model_config = ConfigDict(
@@ -190,7 +200,8 @@ class Reconstruction(BaseModel):
     facts: dict[str, Any] | None = Field(
         None,
         description="Patterns, shape, times, errors against the true object. Without a model also the verdict (a sentence, "
-        "whether the image is to be trusted, the figures), the lines of the plan, from when they are known, and the trials.",
+        "whether the image is to be trusted, the figures), the lines of the plan, from when they are known, and the "
+        "trials. Of a look, what `ptycho-ray info` says of the file.",
     )
     problem: ProblemDetails | None = None
     priority: int = Field(0, description="Waiting jobs of a higher one are done first.")
@@ -205,7 +216,7 @@ class Reconstruction(BaseModel):
         """The document of a job; ``base`` is the path that the whole interface lies under."""
         here = f"{base}/v1/reconstructions/{job.id}"
         links = {"self": here}
-        if job.state == DONE:
+        if job.state == DONE and job.options.get("until", IMAGE) == IMAGE:
             forms = FORMATS | (FILES if job.model == AUTOMATIC else {})
             links |= {form: f"{here}/result?output={form}" for form in forms}
         left = job.seconds_left(time.time())

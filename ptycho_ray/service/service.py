@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class Service:
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.jobs, replicas.run, settings, worker, self.metrics.lost.inc)
         self.open_streams = 0
+        #: Pictures that are computed at a time; the processors are needed elsewhere.
+        self.computing = asyncio.Semaphore(2)
 
     def check_space(self) -> None:
         """Whether there is room for new work: Problem 503 while the service is drained, 507 while the disk is nearly full."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from ptycho_ray.service.jobs import Job
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices
 from ptycho_ray.service.service import Service
+from ptycho_ray.service.tokens import Token
 from ptycho_ray.service.work import DEMO
 
 
@@ -38,16 +40,47 @@ async def cancel_recorded(service: Service, recording: asyncio.Task[tuple[Job, b
         await service.dispatcher.cancel(job.id)
 
 
+async def own_job(service: Service, caller: Token, job_id: str) -> Job:
+    """A job of the caller; jobs of others are not found."""
+    job = await asyncio.to_thread(service.jobs.get, job_id)
+    if job.owner != caller.name and not caller.may("admin"):
+        raise Problem(404, "not-found", "There is no such reconstruction (any more).", {"field": "id"})
+    return job
+
+
+async def readable_job(request: Request, service: Service, caller: Token, job_id: str) -> Job:
+    """A job that the caller may look at: one of its own."""
+    return await own_job(service, caller, job_id)
+
+
+async def scan_of_job(service: Service, caller: Token, job_id: str, path: Path) -> tuple[str, str]:
+    """Source and name of the scan of an earlier job; one that was uploaded also becomes ``path``, so that either job may be
+    deleted."""
+    job = await own_job(service, caller, job_id)
+    if job.source.startswith(DEMO):
+        return job.source, job.source_name
+    if not Path(job.source).is_relative_to(service.settings.job_folder(job.id)):
+        found = await asyncio.to_thread(uploads.confined, job.source, service.settings)
+        return str(found), job.source_name
+    try:
+        await asyncio.to_thread(os.link, job.source, path)
+    except FileNotFoundError:
+        raise Problem(410, "gone", "The scan of that job is no longer kept.", {"field": "job"}) from None
+    return str(path), job.source_name
+
+
 async def take(
-    request: Request, service: Service, path: Path, query: Choices, header_name: str
+    request: Request, service: Service, caller: Token, path: Path, query: Choices, header_name: str
 ) -> tuple[Choices, str, str]:
     """Choices, source and its name for people, from a request of any of the three kinds."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     given = query.model_dump(exclude_unset=True, by_alias=True)
     if kind == uploads.JSON_TYPE:
         reference = await uploads.receive_json(request)
-        named = reference.model_dump(exclude={"path", "demo"}, exclude_unset=True, by_alias=True)
+        named = reference.model_dump(exclude={"path", "demo", "job"}, exclude_unset=True, by_alias=True)
         choices = uploads.choices_from(given | named)
+        if reference.job is not None:
+            return choices, *await scan_of_job(service, caller, reference.job, path)
         if reference.demo is not None:
             return choices, DEMO + reference.demo, f"demo scan {reference.demo}"
         found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)

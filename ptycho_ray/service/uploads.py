@@ -62,8 +62,9 @@ async def receive_json(request: Request) -> Reference:
         reference = Reference.model_validate_json(bytes(body))
     except ValidationError as error:
         raise invalid_fields(error.errors(include_url=False)) from None
-    if (reference.path is None) == (reference.demo is None):
-        raise Problem(422, "invalid", "Name either a path or a demo.", {"field": "path", "expected": "one of the two"})
+    if [reference.path, reference.job, reference.demo].count(None) != 2:
+        more = {"field": "path", "expected": "one of the three"}
+        raise Problem(422, "invalid", "Name either a path, an earlier job or a demo.", more)
     return reference
 
 

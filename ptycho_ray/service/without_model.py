@@ -11,9 +11,9 @@ from ptycho_ray import workflow
 from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import automatic_facts, save_automatic, trial_rows
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.engine import Options, device_of
+from ptycho_ray.service.job_results import Solution
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import NETWORK, SOLVER, Choices
 from ptycho_ray.service.settings import ServiceSettings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Choices that only one of the two ways has.
 OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations", *NETWORK)
-OF_NO_MODEL = ("budget_s", "seed", "uncertainty")
+OF_NO_MODEL = ("budget_s", "seed", "uncertainty", "until")
 #: What a caller may make a replica hold or do, where the solver itself has no limit.
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
 
@@ -52,11 +52,19 @@ def check_choices(choices: Choices, with_model: bool) -> None:
         raise Problem(422, "invalid", f"{SOLVER}.{error}", more) from None
 
 
+def plan(scan: RawData, options: Options, monitor: Monitor) -> dict[str, Any]:
+    """What the core's automatic reconstruction would do: the facts for the caller."""
+    found = workflow.plan_reconstruction(
+        scan, seed=options.seed, settings=options.refinement, budget_s=options.budget_s, tell=monitor.tell
+    )
+    return {"plan": found.lines, "settings": found.settings, "trials": trial_rows(found)}
+
+
 def reconstruct(
     scan: RawData, options: Options, settings: ServiceSettings, monitor: Monitor, folder: Path, origin: dict[str, Any]
-) -> tuple[StitchedObject, RawData, dict[str, Any]]:
-    """The core's automatic reconstruction: the image, the scan with the probe and positions that were found, and the facts
-    for the caller. Its files, as those of ``ptycho-ray reconstruct``, are in ``folder``."""
+) -> tuple[Solution, dict[str, Any]]:
+    """The core's automatic reconstruction: what was solved, and the facts for the caller. Its files, as those of
+    ``ptycho-ray reconstruct``, are in ``folder``."""
     made = workflow.reconstruct_scan(
         scan,
         seed=options.seed,
@@ -66,6 +74,9 @@ def reconstruct(
         device=torch.device(device_of(settings)),
         tell=monitor.tell,
         on_progress=monitor.on_solution,
+        on_image=monitor.on_image,
     )
     save_automatic(made, folder, origin["scan"], origin)
-    return made.refinement.stitched, made.refined_scan, automatic_facts(made) | {"trials": trial_rows(made.plan)}
+    slices = made.refinement.slices if len(made.refinement.slices) > 1 else None
+    solution = Solution(made.refinement.stitched, made.refined_scan, slices)
+    return solution, automatic_facts(made) | {"trials": trial_rows(made.plan)}

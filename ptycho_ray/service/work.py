@@ -21,8 +21,10 @@ from ptycho_ray.refinement.solver import Diverged, Progress
 from ptycho_ray.service import without_model
 from ptycho_ray.service.demos import write_demo
 from ptycho_ray.service.engine import LoadedModel, Options, device_of, read_scan, reconstruct
-from ptycho_ray.service.job_results import RESULT, write_result
-from ptycho_ray.service.jobs import Job, JobStore
+from ptycho_ray.service.job_results import RESULT, Solution, write_result
+from ptycho_ray.service.jobs import LOOK, Job, JobStore
+from ptycho_ray.service.layers import write_preview
+from ptycho_ray.service.look import look_at
 from ptycho_ray.service.memory import MemoryBudget, needed_bytes, unpacked
 from ptycho_ray.service.metering import Meter, Spent, bytes_in
 from ptycho_ray.service.problems import Problem, from_error
@@ -41,12 +43,15 @@ class JobSuperseded(Exception):
 class Monitor:
     """Records the progress of an attempt, and tells it whether to continue."""
 
-    def __init__(self, store: JobStore, job: Job, attempt: int, meter: Meter) -> None:
-        self.store, self.job, self.attempt, self.meter = store, job, attempt, meter
+    def __init__(self, store: JobStore, job: Job, attempt: int, folder: Path, meter: Meter) -> None:
+        self.store, self.job, self.attempt, self.folder, self.meter = store, job, attempt, folder, meter
         self.spent = Spent(job.cpu_s, job.gpu_s)  # by attempts that were lost
         self.size: dict[str, int] = {}
         self.last = 0.0
+        self.pixel_size_m: float | None = None
         self.lines: list[str] = []
+        #: Iteration and R-factor of the patterns held out, whenever they have judged the solution.
+        self.judged: list[list[float]] = []
 
     def stage(self, name: str, done: int = 0, total: int = 0, facts: dict[str, Any] | None = None) -> None:
         """Start of a new stage."""
@@ -86,8 +91,17 @@ class Monitor:
 
     def on_solution(self, progress: Progress) -> None:
         """Without a model: an iteration of the solution is done."""
-        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
+        if progress.r_factor is not None:
+            self.judged.append([progress.iteration, progress.r_factor])
+            self.stage(
+                "solving", progress.iteration, progress.iterations, {"plan": self.lines, "held_out": self.judged}
+            )
+        elif time.monotonic() - self.last >= REPORT_INTERVAL_S:
             self.stage("solving", progress.iteration, progress.iterations)
+
+    def on_image(self, progress: Progress, image: StitchedObject) -> None:
+        """Without a model: the image as it is now, for who watches."""
+        write_preview(self.folder, image, self.pixel_size_m, progress.iteration)
 
 
 def run_job(
@@ -105,8 +119,8 @@ def run_job(
     What is wrong with the scan, the options or the disk is recorded as the job's problem; anything else is raised.
     """
     job = store.get(job_id)
-    monitor = Monitor(store, job, attempt, meter or Meter(gpu=device_of(settings) != "cpu"))
     folder = settings.job_folder(job_id)
+    monitor = Monitor(store, job, attempt, folder, meter or Meter(gpu=device_of(settings) != "cpu"))
 
     def cost() -> dict[str, float]:
         return monitor.cost() | {"bytes": bytes_in(folder)}
@@ -150,6 +164,9 @@ def _prepared(
     try:
         waiting = memory.reserved(needed_bytes(path, settings), lambda: monitor.stage("waiting for memory"))
         with waiting, monitor.counting():
+            if job.model == LOOK:
+                monitor.stage("looking")
+                return jsonable(look_at(path, Options(**job.options), settings, folder, job.source_name))
             return _reconstruct(job, path, monitor, loaded, settings)
     finally:
         if path != source:
@@ -164,8 +181,11 @@ def _reconstruct(
     folder = settings.job_folder(job.id)
     monitor.stage("reading")
     scan = read_scan(source, settings, options)
-    read = time.perf_counter()
+    monitor.pixel_size_m = scan.pixel_size_m
     monitor.size = {"patterns": len(scan), "side": scan.N}
+    read = time.perf_counter()
+    if options.until == "plan":
+        return jsonable({"patterns": len(scan), "N": scan.N, **without_model.plan(scan, options, monitor)})
     monitor.stage("reconstructing", 0, len(scan))
     provenance: dict[str, Any] = {
         "program": f"ptycho_ray {__version__}",
@@ -175,10 +195,12 @@ def _reconstruct(
     notes = [note.replace(f"{source}: ", "") for note in scan.notes]
     facts: dict[str, Any] = {"N": scan.N, "has_truth": scan.object_truth is not None, "notes": notes}
     if loaded is None:
-        stitched, solved, found = without_model.reconstruct(scan, options, settings, monitor, folder, provenance)
+        solution, found = without_model.reconstruct(scan, options, settings, monitor, folder, provenance)
+        stitched = solution.stitched
         facts |= found
     else:
-        stitched, solved = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement), scan
+        stitched = reconstruct(scan, loaded, options, monitor.on_batch, monitor.on_refinement)
+        solution = Solution(stitched, scan)
         provenance |= {"model": job.model.rpartition("@")[0], "model_sha256": loaded.sha256}
         facts |= {"patterns": len(scan), "shape": list(stitched.image.shape), "pixel_size_m": scan.pixel_size_m}
         facts["model_sha256"] = loaded.sha256
@@ -187,7 +209,9 @@ def _reconstruct(
         monitor.stage("evaluating", len(scan), len(scan))
         facts["evaluation"] = _evaluation(stitched, scan)
     monitor.stage("writing", len(scan), len(scan))
-    write_result(folder / RESULT, stitched, solved, provenance)
+    write_result(folder / RESULT, solution, provenance)
+    if monitor.judged:
+        facts["held_out"] = monitor.judged
     facts["seconds"] = facts.get("seconds", {}) | {
         "reading": round(read - started, 4),
         "reconstructing": round(reconstructed - read, 4),

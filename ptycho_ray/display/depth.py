@@ -133,12 +133,21 @@ def _window(region: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 def _write_tiff(path: Path, phases: NDArray[np.float32], pixel_size_m: float | None, depth_nm: float | None) -> None:
     metadata: dict[str, Any] = {"axes": "ZYX"}
-    resolution = None
     if depth_nm is not None and pixel_size_m is not None:
-        metadata |= {"spacing": depth_nm, "unit": "nm"}
+        write_tiff(path, phases, metadata | {"spacing": depth_nm}, pixel_size_m)
+    else:
+        write_tiff(path, phases, metadata, None)
+
+
+def write_tiff(path: Path, stack: NDArray[np.float32], metadata: dict[str, Any], pixel_size_m: float | None) -> None:
+    """A stack of images [k, H, W] as 32-bit TIFF that ImageJ opens with its pixel size in nm; ``metadata`` are words of
+    ImageJ."""
+    resolution = None
+    if pixel_size_m is not None:
+        metadata = metadata | {"unit": "nm"}
         resolution = (1e-9 / pixel_size_m, 1e-9 / pixel_size_m)
     with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, phases, imagej=True, resolution=resolution, metadata=metadata)
+        tifffile.imwrite(temporary, stack, imagej=True, resolution=resolution, metadata=metadata)
 
 
 def _write_emd(

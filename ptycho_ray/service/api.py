@@ -13,7 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ptycho_ray import __version__
-from ptycho_ray.service import model_routes, operation_routes, picture_routes, reconstruction_routes, uploads
+from ptycho_ray.service import (
+    model_routes,
+    operation_routes,
+    overview,
+    picture_routes,
+    reconstruction_routes,
+    sharing_routes,
+    uploads,
+)
 from ptycho_ray.service.callers import CallerGone
 from ptycho_ray.service.guard import App, Guard, problem_response
 from ptycho_ray.service.page import add_page
@@ -45,7 +53,7 @@ def make_app(service: Service, numbered: bool = False) -> App:
     app.state.service = service
     _describe_security(app)
     _answer_errors(app)
-    for routes in (reconstruction_routes, picture_routes, model_routes, operation_routes):
+    for routes in (reconstruction_routes, picture_routes, sharing_routes, model_routes, operation_routes, overview):
         app.include_router(routes.router)
     add_streams(app)
     add_page(app)

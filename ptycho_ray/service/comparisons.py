@@ -53,8 +53,6 @@ def _compare(first: Path, second: Path, path: Path) -> None:
         for name, image in (("first", ours), ("second", theirs))
     ]
     for name, (values, unit) in differences.items():
-        layers.append(
-            Layer(name, np.where(mask, values, np.nan).astype(np.float32), "comparison", first_m, unit=unit)
-        )
+        layers.append(Layer(name, np.where(mask, values, np.nan).astype(np.float32), "comparison", first_m, unit=unit))
     facts: dict[str, Any] = {"figures": figures_of(found), "frc": found.frc.to_dict(curve=True)}
     write_layers(path, layers, jsonable(facts))

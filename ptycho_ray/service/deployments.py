@@ -120,6 +120,12 @@ class ServeReplicas:
             else:
                 await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
 
+    async def states(self) -> dict[str, dict[str, int]]:
+        """See ``Replicas``."""
+        name = serve.get_replica_context().app_name
+        parts = (await asyncio.to_thread(serve.status)).applications[name].deployments
+        return {part: {str(state): count for state, count in of.replica_states.items()} for part, of in parts.items()}
+
     async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """See ``Replicas``."""
         with _losses():

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data import RawData
+from ptycho_ray.data.formats.cxi import write_product_cxi
 from ptycho_ray.data.formats.ptychodus_folder import product_of
-from ptycho_ray.data.formats.ptychodus_product import write_product
+from ptycho_ray.data.formats.ptychodus_product import Product, write_product
 from ptycho_ray.data.raw_data import REFINED_SCAN
 from ptycho_ray.display.automatic_report import REPORT
+from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 from ptycho_ray.reconstruction.stitching import StitchedObject
 
@@ -25,6 +27,8 @@ GEOMETRY = ("pixel_size_m", "energy_eV", "detector_distance_m")
 FORMATS = {
     "npz": (RESULT, "application/x-npz"),
     "hdf5": ("result.h5", "application/x-hdf5"),
+    "cxi": ("result.cxi", "application/x-cxi"),
+    "tiff": ("result.tif", "image/tiff"),
     "png": ("result.png", "image/png"),
     "raw": ("result.raw", "application/x-ptycho-ray-image"),
     "probe": ("probe.raw", "application/x-ptycho-ray-image"),
@@ -73,6 +77,7 @@ def result_file(folder: Path, form: str) -> Path:
 
     Raises:
         FileNotFoundError: the job has no such file, or none any more.
+        InputError: the scan does not state what this format needs.
     """
     path = folder / (FORMATS | FILES)[form][0]
     if form in FILES and not path.exists():
@@ -97,21 +102,45 @@ def pack_image(header: dict[str, Any], image: NDArray[Any]) -> bytes:
 
 def _write_product(path: Path, result: Any) -> None:
     """The HDF5 product of Ptychodus: lengths in metres, positions at the middle of patches."""
+    write_product(path, _product(result))
+
+
+def _write_cxi(path: Path, result: Any) -> None:
+    """The same as CXI, whose lengths are in metres."""
+    if "pixel_size_m" not in result:
+        raise InputError(
+            field="pixel_size_m",
+            found="none in the scan",
+            expected="the size of an object pixel: CXI has lengths in metres",
+            hint="Reconstruct it again with pixel_size_m, or take another format",
+        )
+    write_product_cxi(path, _product(result))
+
+
+def _product(result: Any) -> Product:
     remark = f"Reconstructed by ptycho_ray. {result['provenance']}"
     geometry: dict[str, Any] = {name: float(result[name]) if name in result else None for name in GEOMETRY}
-    write_product(
-        path,
-        product_of(
-            result["object"],
-            result["origin_px"].tolist(),
-            result["probe"],
-            result["positions_px"],
-            result["scan_index"],
-            remark,
-            electrons="electrons" in result,
-            **geometry,
-        ),
+    return product_of(
+        result["object"],
+        result["origin_px"].tolist(),
+        result["probe"],
+        result["positions_px"],
+        result["scan_index"],
+        remark,
+        electrons="electrons" in result,
+        **geometry,
     )
+
+
+def _write_tiff(path: Path, result: Any) -> None:
+    """Amplitude and phase (radian) as the two channels of a stack, cropped to what is covered, zero where it is not."""
+    from ptycho_ray.display.depth import write_tiff
+
+    covered, window = covered_window(result)
+    image = np.where(covered, result["object"], 0)[window]
+    stack = np.stack([np.abs(image), np.angle(image)]).astype(np.float32)
+    pixel = float(result["pixel_size_m"]) if "pixel_size_m" in result else None
+    write_tiff(path, stack, {"axes": "CYX", "Labels": ["amplitude", "phase / rad"], "mode": "grayscale"}, pixel)
 
 
 def _write_png(path: Path, result: Any) -> None:
@@ -146,4 +175,11 @@ def _write_probe(path: Path, result: Any) -> None:
         temporary.write_bytes(pack_image(header, result["probe"][0].astype(np.complex64)))
 
 
-_WRITERS = {"hdf5": _write_product, "png": _write_png, "raw": _write_raw, "probe": _write_probe}
+_WRITERS = {
+    "hdf5": _write_product,
+    "cxi": _write_cxi,
+    "tiff": _write_tiff,
+    "png": _write_png,
+    "raw": _write_raw,
+    "probe": _write_probe,
+}

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from ptycho_ray.errors import InputError
 from ptycho_ray.service import schemas
 from ptycho_ray.service.callers import CallerGone, patience, while_connected
 from ptycho_ray.service.dependencies import Here, Reader, Submitter
@@ -19,10 +20,10 @@ from ptycho_ray.service.job_results import FILES, FORMATS, result_file
 from ptycho_ray.service.jobs import AUTOMATIC, DONE, FAILED, LOOK, QUEUED, RUNNING, Job, new_id
 from ptycho_ray.service.metering import bytes_in, cost_of, estimate
 from ptycho_ray.service.models import Model
-from ptycho_ray.service.problems import Problem
+from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.schemas import SOLVER, Choices, Reconstruction, problems
 from ptycho_ray.service.service import Service
-from ptycho_ray.service.submissions import cancel_recorded, own_job, record, take
+from ptycho_ray.service.submissions import cancel_recorded, own_job, readable_job, record, take
 from ptycho_ray.service.without_model import check_choices
 
 router = APIRouter(tags=["reconstructions"])
@@ -150,7 +151,7 @@ async def show(
     request: Request, id: str, service: Here, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=60)] = 0
 ) -> Reconstruction:
     """State, progress and links; with `wait_s` the answer is delayed until the job ends or this time has passed."""
-    job = await own_job(service, caller, id)
+    job = await readable_job(request, service, caller, id)
     if wait_s:
         job = await service.dispatcher.ended(job.id, wait_s)
     return Reconstruction.of(job, request.scope.get("root_path", ""))
@@ -165,14 +166,16 @@ async def show(
     },
 )
 async def result(
+    request: Request,
     id: str,
     service: Here,
     caller: Reader,
-    output: Literal["npz", "hdf5", "png", "raw", "probe", "report", "scan"] = "npz",
+    output: Literal["npz", "hdf5", "cxi", "tiff", "png", "raw", "probe", "report", "scan"] = "npz",
 ) -> Response:
-    """The image: NPZ, HDF5 (a Ptychodus product), PNG, or raw pixels (also of the probe) for programs. Of a reconstruction
+    """The image: NPZ, HDF5 (a Ptychodus product), CXI, TIFF (amplitude and phase, 32 bit), PNG, or raw pixels (also of the
+    probe) for programs. Of a reconstruction
     without a model also the report (HTML) and the scan with the probe and the positions that were found (NPZ)."""
-    job = await own_job(service, caller, id)
+    job = await readable_job(request, service, caller, id)
     if job.state == FAILED and job.problem is not None:
         raise Problem.from_document(job.problem)
     if job.state != DONE:
@@ -226,6 +229,8 @@ async def _file(service: Service, job: Job, output: str) -> Response:
         path = await asyncio.to_thread(result_file, service.settings.job_folder(job.id), output)
     except FileNotFoundError:
         raise Problem(404, "not-found", "The result is no longer kept.", {"field": "id"}) from None
+    except InputError as error:
+        raise from_error(error) from None
     name, media = (FORMATS | FILES)[output]
     headers = {"X-Reconstruction": job.id, "X-Cost": json.dumps(cost_of(job))}
     return FileResponse(path, media_type=media, filename=name, headers=headers)

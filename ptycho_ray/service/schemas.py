@@ -15,7 +15,7 @@ from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.demos import DEMOS
 from ptycho_ray.service.job_results import FILES, FORMATS
-from ptycho_ray.service.jobs import AUTOMATIC, DONE, Job
+from ptycho_ray.service.jobs import AUTOMATIC, DONE, LOOK, Job
 from ptycho_ray.service.metering import cost_of
 from ptycho_ray.service.problems import MEDIA_TYPE
 
@@ -36,7 +36,10 @@ def _ways_to_read() -> dict[str, Any]:
     """The options of reading a file as fields of a model; those that name another file are not offered."""
     hints, helps = get_type_hints(Reading), docstrings_of_fields(Reading)
     return {
-        each.name: (hints[each.name], Field(each.default, description=helps[each.name]))
+        each.name: (
+            hints[each.name],
+            Field(each.default, description=helps[each.name], json_schema_extra={"group": "Reading the file"}),
+        )
         for each in dataclasses.fields(Reading)
         if each.name not in ("companion", "keys_only")
     }
@@ -196,6 +199,7 @@ class Reconstruction(BaseModel):
     created: str
     started: str | None = None
     finished: str | None = None
+    given: dict[str, Any] = Field({}, description="Choices of the request that are not defaults.")
     attempt: int = Field(description="More than 1 if a replica was lost.")
     facts: dict[str, Any] | None = Field(
         None,
@@ -231,6 +235,7 @@ class Reconstruction(BaseModel):
             created=format_time(job.created) or "",
             started=format_time(job.started),
             finished=format_time(job.finished),
+            given=_given(job),
             attempt=job.attempt,
             facts=job.facts,
             priority=job.priority,
@@ -239,6 +244,20 @@ class Reconstruction(BaseModel):
             problem=None if job.problem is None else ProblemDetails(**job.problem),
             links=links,
         )
+
+
+def _given(job: Job) -> dict[str, Any]:
+    """The choices of a job by the names that a request has for them, as far as they are no defaults."""
+    name, _, _ = job.model.rpartition("@")
+    given = {} if job.model in (AUTOMATIC, LOOK) else {"model": name}
+    for option, value in job.options.items():
+        if option == SOLVER:
+            given |= {f"{SOLVER}.{setting}": of for setting, of in value.items()}
+        elif option == "reading":
+            given |= value
+        elif option != "until" and value != _Common.model_fields[option].default:
+            given[option] = value
+    return given
 
 
 class ModelSummary(BaseModel):

@@ -27,6 +27,9 @@ class Replicas(Protocol):
     async def run(self, job_id: str, attempt: int, model_key: str) -> None:
         """One attempt at a job; raises ReplicaLost."""
 
+    async def states(self) -> dict[str, dict[str, int]]:
+        """How many replicas of each part of the service are in which state."""
+
     async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns, see ``live.predict``; raises ReplicaLost."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi import Request
 
-from ptycho_ray.service import uploads
+from ptycho_ray.service import sharing, uploads
 from ptycho_ray.service.jobs import Job
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices
@@ -49,7 +49,11 @@ async def own_job(service: Service, caller: Token, job_id: str) -> Job:
 
 
 async def readable_job(request: Request, service: Service, caller: Token, job_id: str) -> Job:
-    """A job that the caller may look at: one of its own."""
+    """A job that the caller may look at: one of its own, or one whose link was shared (:mod:`sharing`)."""
+    if (key := request.headers.get(sharing.HEADER)) is not None:
+        folder = service.settings.job_folder((await asyncio.to_thread(service.jobs.get, job_id)).id)
+        if await asyncio.to_thread(sharing.opens, folder, key):
+            return await asyncio.to_thread(service.jobs.get, job_id)
     return await own_job(service, caller, job_id)
 
 

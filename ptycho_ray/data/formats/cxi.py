@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ptycho_ray.data.contents import JOULE_PER_EV, PLANCK_TIMES_LIGHT_EV_M, FileContents, square_pixel, whole_numbers
 from ptycho_ray.data.formats.far_field_geometry import completed, half_pixel, pixel_size_of
 from ptycho_ray.data.formats.format import FIELDS, Format
+from ptycho_ray.data.formats.ptychodus_product import Product
 from ptycho_ray.data.formats.ptychopinn import write_patterns
 from ptycho_ray.data.hdf5 import Hdf5Scan, new_hdf5
 from ptycho_ray.errors import InputError
@@ -193,6 +194,41 @@ def write(raw: Scan, path: Path) -> None:
         ours["counts_are_photons"] = raw.counts_are_photons
         if raw.far_field is not None:
             ours["far_field"] = raw.far_field
+
+
+def write_product_cxi(path: Path, product: Product) -> None:
+    """Write a reconstruction as Ptychodus writes its products as CXI, so that :func:`read` reads it: the probe
+    [C, I, N, N] as image 1, the object [L, H, W] as image 2, lengths in metres."""
+    translation = np.zeros((len(product.positions_m), 3))
+    translation[:, [1, 0]] = product.positions_m
+    energy = product.metadata["photon_energy_eV"]
+    with new_hdf5(path) as file:
+        file["cxi_version"] = 160
+        entry = file.create_group("entry_1")
+        entry["title"] = product.metadata["name"]
+        entry["program_name"] = "ptycho_ray"
+        source = file.create_group(SOURCE)
+        if energy:
+            source["energy"] = energy * JOULE_PER_EV
+            source["wavelength"] = PLANCK_TIMES_LIGHT_EV_M / energy
+        distance = product.metadata["detector_object_distance_m"]
+        if distance:
+            file[f"{DETECTOR}/distance"] = distance
+        file["entry_1/sample_1/geometry_1/translation"] = translation
+        for number, image in ((1, product.probe), (2, product.object)):
+            group = entry.create_group(f"image_{number}")
+            group["data"], group["data_space"], group["is_fft_shifted"] = image, "real", 0
+        lengths = {
+            "object_pixel_height_m": product.pixel_m[0],
+            "object_pixel_width_m": product.pixel_m[1],
+            "object_center_y_m": product.centre_m[0],
+            "object_center_x_m": product.centre_m[1],
+        }
+        theirs = entry.create_group("ptychodus")
+        for name, value in lengths.items():
+            theirs[name] = value
+        theirs["probe_position_indexes"] = product.indexes
+        theirs["comments"] = product.metadata["comments"]
 
 
 _LOST = {"nominal positions", "truth patches", "metadata", "electrons", "optics"}

@@ -24,12 +24,14 @@ def docstrings_of_fields(cls: type) -> dict[str, str]:
     return helps
 
 
-def fields_of_settings(cls: type[Any], section: str = "", only: Collection[str] | None = None) -> dict[str, Any]:
+def fields_of_settings(
+    cls: type[Any], section: str = "", only: Collection[str] | None = None, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Every setting of a class (``only`` those of these names) as a field ``section.name``, or ``name`` without a section, for
     ``pydantic.create_model``, with its help and its default.
 
     None of them has to be given, and one that is not given is not set. Where None is a value of the setting, the word "none"
-    stands for it, too: in a query there is no other way to say it.
+    stands for it, too: in a query there is no other way to say it. ``extra`` goes into the JSON schema of each.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     helps = docstrings_of_fields(cls)
@@ -43,7 +45,7 @@ def fields_of_settings(cls: type[Any], section: str = "", only: Collection[str] 
         words = f"{helps[field.name]} Default: {str(field.default).lower()}."
         alias = f"{section}.{field.name}" if section else None
         name = f"{section}__{field.name}" if section else field.name
-        members[name] = (kind, Field(field.default, alias=alias, description=words))
+        members[name] = (kind, Field(field.default, alias=alias, description=words, json_schema_extra=extra))
     return members
 
 

@@ -25,9 +25,12 @@ SOLVER = "refinement"
 #: All but the seed, which is one of everything.
 SETTINGS = tuple(field.name for field in dataclasses.fields(RefinementConfig) if field.name != "seed")
 Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, only=SETTINGS))
+#: Choices that only one of the two ways has.
+_OF_A_MODEL: dict[str, Any] = {"only": "model"}
+_OF_NO_MODEL: dict[str, Any] = {"only": "automatic"}
 #: Settings of the image of a network; those of ``OF_AN_IMAGE`` that are not below, where they mean something without one, too.
 NETWORK = tuple(name for name in OF_AN_IMAGE if name not in ("n_subsample", "subsample_seed", "refinement_iterations"))
-Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK))
+Network: Any = create_model("Network", **fields_of_settings(InferenceConfig, only=NETWORK, extra=_OF_A_MODEL))
 #: Where a job stops that is not told to stop earlier.
 IMAGE = "image"
 
@@ -56,28 +59,55 @@ class _Common(BaseModel):
         description="NAME or NAME@VERSION of a trained model. Without one the scan is reconstructed automatically: what is "
         "unknown about it is decided by its patterns (docs/automatic.md).",
     )
-    gridsize: int | None = Field(None, ge=1, le=8, description="Checked against the model, which fixes it.")
-    stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
-    crop: int = Field(20, ge=2, le=4096, description="Side of the central pieces averaged by stitch='crop'; even.")
+    gridsize: int | None = Field(
+        None, ge=1, le=8, description="Checked against the model, which fixes it.", json_schema_extra=_OF_A_MODEL
+    )
+    stitch: Literal["probe", "crop"] = Field(
+        "probe", description="'probe': patches weighted by the illumination.", json_schema_extra=_OF_A_MODEL
+    )
+    crop: int = Field(
+        20,
+        ge=2,
+        le=4096,
+        description="Side of the central pieces averaged by stitch='crop'; even.",
+        json_schema_extra=_OF_A_MODEL,
+    )
     n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
     subsample_seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of this random selection.")
     refinement_iterations: int = Field(
-        0, ge=0, le=10000, description="Iterations of refinement of the network's image."
+        0,
+        ge=0,
+        le=10000,
+        description="Iterations of refinement of the network's image.",
+        json_schema_extra=_OF_A_MODEL,
     )
     evaluate: bool = Field(False, description="Compare with the true object, if the scan holds one.")
     until: Literal["look", "plan", "image"] = Field(
         "image",
         description="Without a model, where to stop: 'look' shows what the file holds, with pictures, and solves nothing; "
         "'plan' decides by trials what is unknown; their facts have what was found.",
+        json_schema_extra=_OF_NO_MODEL,
     )
     output: Output = Field("npz", description="Format of an immediate answer.")
     deadline_s: float | None = Field(None, gt=0, le=1e6, description="Time limit.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Without a model: seed of the trials and batches.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Without a model: seed of the trials and batches.",
+        json_schema_extra=_OF_NO_MODEL,
+    )
     budget_s: float | None = Field(
-        None, gt=0, le=1e6, description="Without a model: limit on the processor seconds of the trials."
+        None,
+        gt=0,
+        le=1e6,
+        description="Without a model: limit on the processor seconds of the trials.",
+        json_schema_extra=_OF_NO_MODEL,
     )
     uncertainty: bool = Field(
-        False, description="Without a model: also standard deviations of amplitude and phase (docs/uncertainty.md)."
+        False,
+        description="Without a model: also standard deviations of amplitude and phase (docs/uncertainty.md).",
+        json_schema_extra=_OF_NO_MODEL,
     )
 
 
@@ -109,6 +139,12 @@ class Choices(Solver, Network, WaysToRead, _Common):
     def reading(self) -> dict[str, Any]:
         """What was chosen about reading the file."""
         return Reading(**{name: getattr(self, name) for name in WaysToRead.model_fields}).chosen()
+
+
+def choices_of(way: Literal["model", "automatic"]) -> list[str]:
+    """The choices that only this way has."""
+    extras = {name: field.json_schema_extra for name, field in Choices.model_fields.items()}
+    return [name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("only") == way]
 
 
 class Reference(Choices):

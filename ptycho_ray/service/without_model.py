@@ -15,22 +15,19 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.service.engine import Options, device_of
 from ptycho_ray.service.job_results import Solution
 from ptycho_ray.service.problems import Problem
-from ptycho_ray.service.schemas import NETWORK, SOLVER, Choices
+from ptycho_ray.service.schemas import SOLVER, Choices, choices_of
 from ptycho_ray.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from ptycho_ray.service.work import Monitor
 
-#: Choices that only one of the two ways has.
-OF_A_MODEL = ("gridsize", "stitch", "crop", "refinement_iterations", *NETWORK)
-OF_NO_MODEL = ("budget_s", "seed", "uncertainty", "until")
 #: What a caller may make a replica hold or do, where the solver itself has no limit.
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
 
 
 def check_choices(choices: Choices, with_model: bool) -> None:
     """Problem 422 for a choice that would have no effect, or settings of the solver that do not go together."""
-    for name in OF_NO_MODEL if with_model else OF_A_MODEL:
+    for name in choices_of("automatic" if with_model else "model"):
         if (found := getattr(choices, name)) != Choices.model_fields[name].default:
             instead = "no model" if with_model else "a model beside it"
             more = {"field": name, "found": found, "expected": instead}

@@ -18,7 +18,7 @@ export function Chart({ x, lines, xTitle, yTitle, y2Title, range, height = 220, 
       series: [{ label: xTitle }, ...lines.map(({ label: name, dash, axis: scale }, k) =>
         ({ label: name, stroke: palette[k % 3], width: 2, dash, scale: scale ?? "y", points: { show: x.length < 30 } }))],
     }, [x, ...lines.map(({ values }) => values)], place.current);
-    const watch = new ResizeObserver(() => chart.setSize({ width: width(), height }));
+    const watch = new ResizeObserver(() => place.current && chart.setSize({ width: width(), height }));
     watch.observe(place.current);
     return () => { watch.disconnect(); chart.destroy(); };
   }, [x, lines, theme, height]);

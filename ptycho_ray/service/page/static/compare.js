@@ -27,7 +27,7 @@ export function Compare({ words: [first, second] }) {
   return html`<section class="card" aria-labelledby="compare-title"><h1 id="compare-title">Compare</h1>
       <ul class="plain">${jobs.value.map((job, k) => html`<li><a href=${`#/job/${job.id}`}>${names[k]}</a> <span class="quiet">${moment(job.finished)}. ${job.facts.verdict ?? ""}</span></li>`)}</ul>
       <${Both} found=${found.value} names=${names} /></section>
-    <div class="pair"><section class="card"><h2>Figures</h2><p class="quiet">B after factor, phase ramp and shift are fitted to A.</p>
+    <div class="pair flow"><section class="card"><h2>Figures</h2><p class="quiet">B after factor, phase ramp and shift are fitted to A.</p>
       <dl class="facts">${Object.entries(rows).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></section>
       <${Correlation} frc=${frc} title="Fourier ring correlation of A and B" pixel=${found.value.first.pixel_size_m} />
       <${Given} jobs=${jobs.value} /></div>`;

@@ -1,5 +1,5 @@
 // One job at its link, #/job/ID (with /KEY, if it was shared; with /from/ID, settings to begin with): waiting, running, or ended.
-import { html, useCallback, useEffect, useMemo, useState } from "./html.js";
+import { html, useCallback, useEffect, useMemo, useRef, useState } from "./html.js";
 import { ask, jobPath, json, picture, useRepeated } from "./service.js";
 import { Chart } from "./chart.js";
 import { Look } from "./look.js";
@@ -52,6 +52,15 @@ function Failed({ job }) {
 const STAGES = { waiting: "Waiting for its turn", reading: "Reading the scan", looking: "Looking at the scan", deciding: "Deciding by trials what is unknown",
   solving: "Solving", reconstructing: "Reconstructing", refining: "Refining", evaluating: "Comparing with the true object", writing: "Writing" };
 
+// Seconds to the end of the stage, by how fast it went since this page began to watch it.
+function useRemaining({ stage, progress }) {
+  const begun = useRef({});
+  const now = Date.now() / 1000;
+  if (begun.current.stage !== stage || progress < begun.current.progress) begun.current = { stage, progress, at: now };
+  const done = progress - begun.current.progress;
+  return done > 0.02 ? ((now - begun.current.at) / done) * (1 - progress) : null;
+}
+
 function Running({ job, share }) {
   const judged = job.facts?.held_out, [image, setImage] = useState(null), [problem, setProblem] = useState(null);
   useEffect(() => { // whenever those held out have judged it, there is a new image
@@ -62,7 +71,7 @@ function Running({ job, share }) {
   const chart = useMemo(() => judged?.length > 1 && { x: judged.map(([at]) => at), lines: [{ label: "R of unseen patterns", values: judged.map(([, value]) => value) }] }, [judged?.length]);
   const load = useCallback(async () => image, [image]), layers = useMemo(() => [{ name: "image", group: "now" }], []);
   const stop = () => ask(jobPath(job.id), { method: "DELETE" }).catch(setProblem);
-  const counted = job.progress > 0, left = job.eta_s ? `, about ${duration(job.eta_s)} left` : "";
+  const counted = job.progress > 0, seconds_left = useRemaining(job), left = seconds_left ? `, about ${duration(seconds_left)} left` : "";
   return html`<section class="card" aria-labelledby="running-title">
     <div class="row"><h1 id="running-title">${job.source}</h1><span class="push"></span><button type="button" onClick=${stop}>Cancel</button></div>
     <p class="status" role="status">${STAGES[job.stage] ?? job.stage}${counted ? `, ${Math.round(100 * job.progress)} %${left}` : " ..."}</p>

@@ -72,6 +72,6 @@ function Wishes({ job, before }) {
       ${deciding && html`<progress aria-label="Deciding by trials"></progress>`}
       ${plan.state === "failed" && html`<p class="failed" role="alert">${plan.problem.detail}</p>`}
       ${plan.state === "done" && html`<p class="quiet">${plan.facts.trials.length} trials. What was decided stands in the fields below; change what you know better.</p>`}</div>`}
-    ${fields && html`<${Settings} ...${{ fields, given, setGiven, problem }} proposed=${model ? null : plan?.facts?.settings} open=${readable ? "" : READING} />`}
+    ${fields && html`<${Settings} ...${{ fields, given, setGiven, problem }} way=${model ? "model" : "automatic"} proposed=${model ? null : plan?.facts?.settings} open=${readable ? "" : READING} />`}
   </form>`;
 }

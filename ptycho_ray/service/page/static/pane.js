@@ -84,7 +84,7 @@ function scaleBar(context, width, height, plane, at) {
 export function Pane({ plane, canvases, split = 0.5, view, setView, cursor, setCursor, line, setLine, drawing, points, label }) {
   const canvas = useRef(null), held = useRef(null), fingers = useRef(new Map()), [size, setSize] = useState([0, 0]), theme = useTheme();
   useLayoutEffect(() => {
-    const watch = new ResizeObserver(() => setSize([canvas.current.clientWidth, canvas.current.clientHeight]));
+    const watch = new ResizeObserver(([{ contentRect }]) => setSize([contentRect.width, contentRect.height]));
     watch.observe(canvas.current);
     return () => watch.disconnect();
   }, []);

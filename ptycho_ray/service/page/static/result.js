@@ -21,7 +21,7 @@ export function Result({ job, share }) {
       ${facts.uncertainty && html`<p class="verdict">Error bars: ${facts.uncertainty.sentence}</p>`}
       ${layers.error ? html`<p class="failed" role="alert">${layers.error.message}</p>` : shown.length > 0 && html`<${Viewer} layers=${shown} load=${load} label="Image" />`}
     </section>
-    <div class="pair">
+    <div class="pair flow">
       <section class="card"><h2>Files</h2><${Files} job=${job} share=${share} /></section>
       <section class="card"><h2>Next</h2><div class="row"><${Again} job=${job} /><${Share} job=${job} share=${share} /></div>
         <${Beside} job=${job} /></section>
@@ -67,7 +67,7 @@ function Beside({ job }) {
   const others = jobs.filter((each) => each.id !== job.id && each.links.npz), [other, setOther] = useState("");
   return html`<form class="row" onSubmit=${(event) => { event.preventDefault(); location.hash = `#/compare/${job.id}/${other || others[0].id}`; }}>
     <label for="beside">Compare with</label>
-    <select id="beside" class="shrink" disabled=${!others.length} value=${other} onChange=${(event) => setOther(event.target.value)}>
+    <select id="beside" class="shrink" disabled=${!others.length} value=${other || others[0]?.id} onChange=${(event) => setOther(event.target.value)}>
       ${others.length ? others.map((each) => html`<option value=${each.id}>${each.source}, ${each.model}, ${moment(each.finished)}</option>`) : html`<option>no other result yet</option>`}</select>
     <button disabled=${!others.length}>Compare</button></form>`;
 }
@@ -80,7 +80,7 @@ export function Correlation({ facts, frc: given, title, pixel }) {
   if (!frc) return null;
   const fine = frc.frc_half_bit_resolution_px;
   return html`<section class="card"><h2>${name}</h2>
-    <${Chart} ...${chart} range=${[-0.1, 1.05]} xTitle=${pixel ? "spatial frequency / 1/nm" : "spatial frequency / cycles a pixel"} yTitle="correlation" label=${name} />
+    <${Chart} ...${chart} range=${[Math.min(-0.1, ...frc.correlation), 1.05]} xTitle=${pixel ? "spatial frequency / 1/nm" : "spatial frequency / cycles a pixel"} yTitle="correlation" label=${name} />
     ${fine && html`<p class="quiet">Above the half-bit threshold down to half periods of ${pixel ? length(fine * pixel, 3) : `${figure(fine, 3)} px`}.</p>`}</section>`;
 }
 

@@ -24,7 +24,7 @@ function described(name, field) {
   const own = name.replace(SOLVER, ""), unit = UNITS[own.split("_").at(-1)];
   const options = real.flatMap((kind) => kind.enum ?? (kind.const ? [kind.const] : []));
   const solver = name.startsWith(SOLVER);
-  return { name, unit, nullable: real.length < kinds.length, options, kind: options.length ? "choice" : real[0].type,
+  return { name, unit, nullable: real.length < kinds.length, only: field.only, options, kind: options.length ? "choice" : real[0].type,
     group: solver ? PARTS.find(([, pattern]) => pattern.test(own))[0] : field.group ?? "Reconstruction",
     title: (unit ? own.slice(0, own.lastIndexOf("_")) : own).replaceAll("_", " "),
     help: (field.description ?? "").replace(/ Default: [^.]*(\.\d+)?\.$/, ""), default: field.default };
@@ -38,9 +38,9 @@ export function sent(given) {
     [name, value === "yes" ? true : value === "no" ? false : value !== true && value !== false && value.trim?.() !== "" && !Number.isNaN(Number(value)) ? Number(value) : value]));
 }
 
-export function Settings({ fields, given, setGiven, proposed, problem, open }) {
+export function Settings({ fields, way, given, setGiven, proposed, problem, open }) {
   const [words, setWords] = useState(""), wanted = words.toLowerCase().split(" ").filter(Boolean);
-  const found = fields.filter(({ name, help }) => wanted.every((word) => `${name} ${help}`.toLowerCase().includes(word)));
+  const found = fields.filter(({ name, help, only }) => (!only || only === way) && wanted.every((word) => `${name} ${help}`.toLowerCase().includes(word)));
   const groups = [...new Set(["Reconstruction", "Object and method", ...found.map(({ group }) => group)])];
   const changed = Object.keys(given).filter((name) => given[name] !== "").length;
   return html`<section class="settings" aria-labelledby="settings-title">
@@ -51,9 +51,10 @@ export function Settings({ fields, given, setGiven, proposed, problem, open }) {
       ${changed > 0 && html`<button type="button" class="small" onClick=${() => setGiven({})}>Reset all</button>`}</div>
     ${groups.map((group) => {
       const members = found.filter((field) => field.group === group), count = members.filter(({ name }) => (given[name] ?? "") !== "").length;
+      const decided = members.some(({ name }) => proposed && name.startsWith(SOLVER) && name.replace(SOLVER, "") in proposed);
       const bad = members.some(({ name }) => name === problem?.field);
-      return members.length > 0 && html`<details key=${group} open=${wanted.length > 0 || count > 0 || bad || open === group}>
-        <summary>${group} <span class="quiet">${members.length} settings${count ? `, ${count} changed` : ""}</span></summary>
+      return members.length > 0 && html`<details key=${group} open=${wanted.length > 0 || count > 0 || bad || decided || open === group}>
+        <summary>${group} <span class="quiet">${members.length} setting${members.length > 1 ? "s" : ""}${count ? `, ${count} changed` : ""}</span></summary>
         <div class="fields">${members.map((field) => html`<${Setting} key=${field.name} field=${field} value=${given[field.name] ?? ""}
           proposed=${proposed?.[field.name.replace(SOLVER, "")]} decided=${proposed && field.name.startsWith(SOLVER) && field.name.replace(SOLVER, "") in proposed}
           problem=${field.name === problem?.field ? problem.message : ""}

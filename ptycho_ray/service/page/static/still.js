@@ -27,7 +27,7 @@ export function Still({ name, load, choose, chosen }) {
 function Positions({ picture }) {
   const place = useRef(null), theme = useTheme(), [size, setSize] = useState([0, 0]);
   useLayoutEffect(() => {
-    const watch = new ResizeObserver(() => setSize([place.current.clientWidth, place.current.clientHeight]));
+    const watch = new ResizeObserver(([{ contentRect }]) => setSize([contentRect.width, contentRect.height]));
     watch.observe(place.current);
     return () => watch.disconnect();
   }, []);

@@ -33,11 +33,14 @@ ELECTRONS = ROOT.parent / "shared" / "data" / "rotavirus_train.npz"
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, Callable[[Any], None]]]]:
     """By name: the address of a state, and what is done there."""
     folder = tmp_path_factory.mktemp("states")
-    with service_here(folder / "open", allowed_roots=(ELECTRONS.parent,)) as (url, service), Client(url) as client:
-        with service_here(folder / "closed", require_token=True) as (closed, _):
-            yield {"token": (f"{closed}/", lambda page: page.get_by_label("Bearer token").wait_for())} | {
-                name: (f"{url}/#/{place}", do) for name, (place, do) in states(client, url, service).items()
-            }
+    with (
+        service_here(folder / "open", allowed_roots=(ELECTRONS.parent,)) as (url, service),
+        service_here(folder / "closed", require_token=True) as (closed, _),
+        Client(url) as client,
+    ):
+        yield {"token": (f"{closed}/", lambda page: page.get_by_label("Bearer token").wait_for())} | {
+            name: (f"{url}/#/{place}", do) for name, (place, do) in states(client, url, service).items()
+        }
 
 
 def states(client: Client, url: str, service: Service) -> dict[str, tuple[str, Callable[[Any], None]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from ptycho_ray.service.api import make_app
 from ptycho_ray.service.database import connect
+from ptycho_ray.service.page import own_files
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
 from ptycho_ray.service.tokens import TokenStore
@@ -23,6 +24,9 @@ class NoReplicas:
 
     async def predict(self, *_: Any) -> Any:
         raise AssertionError("no stream is opened")
+
+    async def states(self) -> dict[str, dict[str, int]]:
+        return {}
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_a_token_is_asked_for_where_it_is_required(answers: Any, require_token: 
 
 @pytest.mark.parametrize("place", ["/", "/docs"])
 def test_a_page_has_all_it_needs_here(answers: Any, place: str) -> None:
-    """Scripts and styles come from this service, are there, and name only elements that the page has."""
+    """Scripts and styles come from this service, and are there."""
     with answers(True) as http:
         page = http.get(place)
         assert page.status_code == 200
@@ -55,11 +59,25 @@ def test_a_page_has_all_it_needs_here(answers: Any, place: str) -> None:
         for name in needed:
             assert not name.startswith(("http", "//"))
             assert http.get(f"/{name}").status_code == 200, name
-        if place == "/":
-            script = http.get("/static/page.js").text
-            wanted = set(re.findall(r'\belement\("([\w-]+)"\)', script))
-            assert len(wanted) > 10
-            assert wanted <= set(re.findall(r'id="([\w-]+)"', page.text))
+
+
+def test_every_module_of_the_page_is_served_and_none_is_left_over(answers: Any) -> None:
+    with answers(True) as http:
+        wanted, seen = ["app.js"], {"theme.js", "docs.js"}
+        while wanted:
+            name = wanted.pop()
+            module = http.get(f"/static/{name}")
+            assert (module.status_code, module.headers["content-type"].split(";")[0]) == (200, "text/javascript"), name
+            seen.add(name)
+            for other in re.findall(r'(?:import|export)[\s\w{},*$]*?from ?"([^"]+)"', module.text):
+                assert other.startswith("./"), (name, other)
+                place = str(PurePosixPath(name).parent / other)
+                wanted += [] if place in seen else [place]
+        assert {name for name in own_files() if name.endswith(".js")} == seen
+        assert http.get("/static/vendor/remake.sh").status_code == 404
+        assert {table["kind"] for table in http.get("/static/colours.json").json().values()} == {
+            "linear", "diverging", "cyclic",
+        }  # fmt: skip
 
 
 def test_other_sites_and_names_are_refused_without_a_token(answers: Any) -> None:

@@ -2,6 +2,9 @@
 import uPlot from "./vendor/uplot.js";
 import { html, useEffect, useRef } from "./html.js";
 import { useTheme } from "./appearance.js";
+import { figure } from "./units.js";
+
+const shown = (chart, value) => value === null || value === undefined ? "" : figure(value);
 
 export function Chart({ x, lines, xTitle, yTitle, y2Title, range, height = 220, label }) {
   const place = useRef(null), theme = useTheme();
@@ -15,8 +18,8 @@ export function Chart({ x, lines, xTitle, yTitle, y2Title, range, height = 220, 
       scales: { x: { time: false }, y: range ? { range } : {} },
       axes: [{ ...axis, label: xTitle, size: 44, labelSize: 20 }, { ...axis, label: yTitle, size: 56, labelSize: 20 },
              ...(y2Title ? [{ ...axis, label: y2Title, scale: "y2", side: 1, size: 56, labelSize: 20, grid: { show: false } }] : [])],
-      series: [{ label: xTitle }, ...lines.map(({ label: name, dash, axis: scale }, k) =>
-        ({ label: name, stroke: palette[k % 3], width: 2, dash, scale: scale ?? "y", points: { show: x.length < 30 } }))],
+      series: [{ label: xTitle, value: shown }, ...lines.map(({ label: name, dash, axis: scale }, k) =>
+        ({ label: name, stroke: palette[k % 3], width: 2, dash, scale: scale ?? "y", value: shown, points: { show: x.length < 30 } }))],
     }, [x, ...lines.map(({ values }) => values)], place.current);
     const watch = new ResizeObserver(() => place.current && chart.setSize({ width: width(), height }));
     watch.observe(place.current);

@@ -35,10 +35,10 @@ function Wishes({ job, before }) {
   const readable = job.facts.readable, fields = useAnswer(settings, []).value;
   const models = useAnswer(() => json("v1/models"), []).value ?? [];
   const { model: earlier, ...wished } = { ...job.given, ...before?.given };
-  const [given, setGiven] = useState(Object.fromEntries(Object.entries(wished).filter(([name]) => name !== "until").map(([name, value]) => [name, value === true ? "yes" : value === false ? "no" : String(value ?? "none")])));
+  const [given, setGiven] = useState(Object.fromEntries(Object.entries(wished).filter(([name]) => name !== "evaluate").map(([name, value]) => [name, value === true ? "yes" : value === false ? "no" : String(value ?? "none")])));
   const [model, setModel] = useState(earlier ?? ""), [plan, setPlan] = useState(null), [problem, setProblem] = useState(null);
   const newest = [...new Map(models.filter(({ state }) => state === "good").reverse().map((each) => [each.name, each])).values()].reverse();
-  const ask = (more) => submit({ job: job.id }, { ...sent(given), ...(model && { model }), ...more });
+  const ask = (more) => submit({ job: job.id }, { ...more, ...sent(given), ...(model && { model }) });
   const go = (more) => async (event) => {
     event?.preventDefault();
     setProblem(null);

@@ -68,7 +68,7 @@ function dots(context, points, at) {
 
 function scaleBar(context, width, height, plane, at) {
   const pixel = plane.pixel_m ? plane.pixel_m * plane.step[1] : plane.step[1];
-  const { size, text } = barLength((width / at.across) * pixel, Boolean(plane.pixel_m));
+  const { size, text } = barLength(Math.min(width / at.across, plane.columns) * pixel, Boolean(plane.pixel_m));
   const long = (size / pixel) * at.across, left = 12, base = height - 14;
   context.font = "600 13px system-ui, sans-serif";
   const wide = Math.max(long, context.measureText(text).width);
@@ -80,6 +80,9 @@ function scaleBar(context, width, height, plane, at) {
   context.fillText(text, left, base - 7);
   context.fillRect(left, base, long, 3);
 }
+
+// Width over height of the box: that of the picture, within reason.
+const shape = ({ rows, columns, step }) => clamp((columns * step[1]) / (rows * step[0]), 0.6, 2);
 
 export function Pane({ plane, canvases, split = 0.5, view, setView, cursor, setCursor, line, setLine, drawing, points, label }) {
   const canvas = useRef(null), held = useRef(null), fingers = useRef(new Map()), [size, setSize] = useState([0, 0]), theme = useTheme();
@@ -148,7 +151,7 @@ export function Pane({ plane, canvases, split = 0.5, view, setView, cursor, setC
     event.preventDefault();
   };
   const touch = view.zoom > 1 || drawing ? "none" : "pan-y";
-  return html`<canvas ref=${canvas} class="pane" tabindex="0" role="application" aria-label=${label} style=${`touch-action: ${touch}`}
+  return html`<canvas ref=${canvas} class="pane" tabindex="0" role="application" aria-label=${label} style=${`touch-action: ${touch}; aspect-ratio: ${shape(plane)}`}
     onPointerDown=${down} onPointerMove=${move} onPointerUp=${up} onPointerCancel=${up} onKeyDown=${key}
     onDblClick=${(event) => setView(zoomed(view, 2, ...shares(pixelOf(event))))}></canvas>`;
 }

@@ -18,7 +18,7 @@ export function Result({ job, share }) {
   return html`<section class="card" aria-labelledby="result-title">
       <div class="row"><h1 id="result-title">${job.source}</h1><span class="quiet">${job.model}, ${moment(job.finished)}</span></div>
       ${facts.verdict && html`<p class=${facts.trusted === false ? "verdict failed" : "verdict"}>${facts.verdict}</p>`}
-      ${facts.uncertainty && html`<p class="verdict">Error bars: ${facts.uncertainty.sentence}</p>`}
+      ${facts.uncertainty && html`<p class="verdict">${facts.uncertainty.sentence}</p>`}
       ${layers.error ? html`<p class="failed" role="alert">${layers.error.message}</p>` : shown.length > 0 && html`<${Viewer} layers=${shown} load=${load} label="Image" />`}
     </section>
     <div class="pair flow">

@@ -16,10 +16,11 @@ export function Still({ name, load, choose, chosen }) {
   const size = got.value && (name === "positions" ? `${got.value.rows}` : `${got.value.rows} x ${got.value.columns}`);
   const range = plane && plane.kind !== "hue" && plane.kind !== "log" ? `${figure(plane.auto[0], 3)} to ${figure(plane.auto[1], 3)} ${plane.unit}` : "";
   return html`<figure class="still">
-    <figcaption><strong>${name}</strong> <span class="quiet">${size} ${range}</span></figcaption>
+    <figcaption><strong>${name}</strong></figcaption>
     ${got.error ? html`<p class="failed">${got.error.message}</p>` : !got.value || !tables ? html`<div class="pane busy"></div>`
       : name === "positions" ? html`<${Positions} picture=${got.value} />`
       : html`<div inert><${Pane} plane=${plane} canvases=${canvases} view=${WHOLE} setView=${nothing} setCursor=${nothing} setLine=${nothing} label=${name} /></div>`}
+    <p class="quiet">${name === "positions" ? "" : `${size ?? ""} ${range && `, ${range}`}`}</p>
     ${choose && name !== "positions" && html`<button type="button" class="small" aria-pressed=${chosen} aria-label=${`Look closer at ${name}`} onClick=${choose}>Closer</button>`}
   </figure>`;
 }

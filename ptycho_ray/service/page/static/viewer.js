@@ -35,10 +35,10 @@ export function Viewer({ layers, load, first, tools = true, label = "Image" }) {
   const { picture } = got.value, groups = [...new Set(layers.map((layer) => layer.group))];
   return html`<div class="viewer" aria-busy=${got.busy}>
     <div class="row tools" role="group" aria-label=${`${label}: what is shown`}>
-      ${layers.length > 1 && html`<label>Layer <select value=${name} onChange=${(event) => setName(event.target.value)}>
+      ${layers.length > 1 && html`<label>Layer <select aria-label="Layer" value=${name} onChange=${(event) => setName(event.target.value)}>
         ${groups.map((group) => html`<optgroup label=${group}>${layers.filter((layer) => layer.group === group).map((layer) =>
           html`<option value=${layer.name}>${layer.name}</option>`)}</optgroup>`)}</select></label>`}
-      ${picture.complex && html`<label>Show <select value=${shown} onChange=${(event) => setShown(event.target.value)}>
+      ${picture.complex && html`<label>Show <select aria-label="Show" value=${shown} onChange=${(event) => setShown(event.target.value)}>
         ${Object.keys(SHOWN).map((key) => html`<option>${key}</option>`)}</select></label>`}
       ${picture.complex && tools && html`<label><input type="checkbox" checked=${flat} onChange=${(event) => setFlat(event.target.checked)} /> remove ramp</label>
         <label><input type="checkbox" checked=${unwrap} onChange=${(event) => setUnwrap(event.target.checked)} /> unwrap phase</label>`}

@@ -146,6 +146,14 @@ def test_without_a_model_the_scan_is_reconstructed_automatically(http: httpx.Cli
     assert "/jobs/" not in report, "a path of the server"
 
 
+def test_a_look_and_the_image_of_the_same_upload(http: httpx.Client, scan_file: Path) -> None:
+    look = http.post("/v1/reconstructions?until=look&output=json", content=scan_file.read_bytes(), headers=RAW).json()
+    assert (look["state"], look["model"], look["facts"]["readable"]) == ("done", "look", True)
+    job = http.post("/v1/reconstructions", json={"job": look["id"], "model": "tiny", "output": "json"}).json()
+    assert (job["state"], job["given"]) == ("done", {"model": "tiny"})
+    assert sum(http.get("/v1/overview").json()["replicas"]["Models"].values()) == 1
+
+
 def test_the_same_key_is_the_same_job(http: httpx.Client, scan_file: Path) -> None:
     headers = ASYNC | {"Idempotency-Key": "once"}
     first = http.post(WITH_MODEL, content=scan_file.read_bytes(), headers=headers).json()

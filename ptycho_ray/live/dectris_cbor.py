@@ -82,7 +82,7 @@ def _begin(told: dict[str, Any], series: str) -> Event:
 
     rows, columns, frames = number("image_size_y"), number("image_size_x"), number("number_of_images")
     moved = told.get("detector_translation")
-    row, column = number("beam_center_y"), number("beam_center_x")
+    row, column, largest = number("beam_center_y"), number("beam_center_x"), number("saturation_value")
     return Begin(
         series,
         None if frames is None else int(frames),
@@ -91,6 +91,7 @@ def _begin(told: dict[str, Any], series: str) -> Event:
         abs(float(moved[2])) or None if isinstance(moved, list | tuple) and len(moved) == 3 else None,
         number("pixel_size_x"),
         None if row is None or column is None else (row, column),
+        None if largest is None else np.min_scalar_type(int(largest)).name,
     )
 
 
@@ -118,6 +119,7 @@ def encoded(begin: Begin, contents: Iterable[bytes], dtype: str, compression: st
         "number_of_images": begin.frames,
         "pixel_size_x": begin.detector_pixel_m or 0.0,
         "pixel_size_y": begin.detector_pixel_m or 0.0,
+        "saturation_value": int(np.iinfo(dtype).max) - 1 if np.dtype(dtype).kind == "u" else 0,
     }
     yield [library.dumps(start)]
     for number, content in enumerate(contents):

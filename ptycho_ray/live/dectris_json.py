@@ -73,7 +73,7 @@ def _begin(parts: Sequence[bytes], series: str) -> Event:
 
     rows, columns = number("y_pixels_in_detector"), number("x_pixels_in_detector")
     row, column = number("beam_center_y"), number("beam_center_x")
-    images = number("nimages")
+    images, bits = number("nimages"), number("bit_depth_image")
     return Begin(
         series,
         None if images is None else int(images * (number("ntrigger") or 1)),
@@ -82,6 +82,7 @@ def _begin(parts: Sequence[bytes], series: str) -> Event:
         number("detector_distance"),
         number("x_pixel_size"),
         None if row is None or column is None else (row, column),
+        f"uint{bits:.0f}" if bits in (8, 16, 32) else None,
     )
 
 
@@ -101,6 +102,7 @@ def encoded(begin: Begin, contents: Iterable[bytes], dtype: str, compression: st
         "detector_distance": begin.detector_distance_m,
         "x_pixel_size": begin.detector_pixel_m,
         "y_pixel_size": begin.detector_pixel_m,
+        "bit_depth_image": 8 * np.dtype(dtype).itemsize if np.dtype(dtype).kind == "u" else None,
     }
     yield [
         _json(htype="dheader-1.0", series=1, header_detail="basic"),

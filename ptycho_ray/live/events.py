@@ -31,6 +31,7 @@ class Begin:
         shape: rows and columns of a frame.
         energy_eV, detector_distance_m, detector_pixel_m: of the experiment.
         centre_px: row and column of the direct beam on the detector.
+        dtype: type that holds every pixel: ``uint16``.
     """
 
     series: str = ""
@@ -40,6 +41,7 @@ class Begin:
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     centre_px: tuple[float, float] | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def pack(events: Iterable[Event]) -> bytes:
             facts.append({"kind": "Positions", "bytes": len(raw)})
             contents.append(raw)
             continue
-        told = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name != "content"}
+        told = {
+            field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name != "content"
+        }
         facts.append({"kind": type(event).__name__, **told})
         if isinstance(event, Frame):
             facts[-1]["bytes"] = len(event.content)

@@ -151,9 +151,9 @@ def growing_frames(path: Path, names: Names, ending: Ending) -> Iterator[Frames]
             raise InputError(file=path, found=f"unreadable data ({error})", expected="a file in SWMR mode") from error
 
 
-def wire_type(patterns: NDArray, source: str) -> str:
+def wire_type(dtype: np.dtype, source: str) -> str:
     """The type in which patterns of this type are sent to the service."""
-    name = patterns.dtype.name
+    name = dtype.name
     if name in WIRE_TYPES:
         return name
     replaced = {"int8": "int32", "int16": "int32", "float16": "float32", "float64": "float32", "bool": "uint8"}

@@ -110,7 +110,10 @@ class Joiner:
     """
 
     def __init__(
-        self, expected: int | None = None, waiting_bytes: int = WAITING_BYTES, clock: Callable[[], float] = time.monotonic
+        self,
+        expected: int | None = None,
+        waiting_bytes: int = WAITING_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = Tally(expected)
         self.waiting_bytes, self.clock = waiting_bytes, clock

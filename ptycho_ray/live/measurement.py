@@ -92,7 +92,9 @@ class Measurement:
 
         other = self.source.positions
         if other is not None and not is_address(other):
-            found = positions_in(Path(other), self.source.names.positions or "positions", self.source.ending.idle_s or 0)
+            found = positions_in(
+                Path(other), self.source.names.positions or "positions", self.source.ending.idle_s or 0
+            )
             self._joiner.add_positions(found.numbers, found.positions)
             other = None
         self._over[1] = other is None

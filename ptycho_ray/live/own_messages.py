@@ -21,7 +21,20 @@ from numpy.typing import NDArray
 
 from ptycho_ray.live.events import Begin, End, Event, Frame, Positions, Unreadable
 
-TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool")
+TYPES = (
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "bool",
+)
 
 
 class Decoder:

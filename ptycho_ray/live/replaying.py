@@ -41,6 +41,14 @@ LINGER_MS = 10_000
 POSITIONS_AT_ONCE = 100
 
 
+def counts_of(intensity: NDArray[np.float32]) -> NDArray:
+    """Intensities [n, N, N] in the smallest unsigned type that holds them if they are counts, to a thousandth; else float32."""
+    counts = np.rint(intensity)
+    if intensity.min() < 0 or np.abs(counts - intensity).max() > 1e-3 * max(1.0, float(intensity.max()) ** 0.5):
+        return intensity.astype(np.float32)
+    return counts.astype("u2" if counts.max() < 2**16 - 1 else "u4")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Replay:
     """What is sent.
@@ -198,7 +206,9 @@ def _over_zeromq(
         for message in _reordered(messages, what):
             pace.wait()
             try:
-                socket.send_multipart(message, flags=0 if what.rate is None else 1)  # 1: do not wait, as a detector does not
+                socket.send_multipart(
+                    message, flags=0 if what.rate is None else 1
+                )  # 1: do not wait, as a detector does not
                 sent += 1
             except again:
                 dropped += 1

@@ -23,6 +23,7 @@ from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
 MODELS_IN_MEMORY = 3
+STREAMS_IN_MEMORY = 8
 JOBS_AT_ONCE = 16
 
 
@@ -55,6 +56,7 @@ class Models:
         self.models = ModelStore(self.settings)
         self.memory = MemoryBudget.of(self.settings)
         self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
+        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         self.solver = ThreadPoolExecutor(
             1, "automatic"
         )  # one at a time: it uses every core, and its budget is the process's
@@ -79,12 +81,21 @@ class Models:
 
         await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory, pool=self.solver)
 
-    async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
-        """Patches, positions and weight for some patterns of a stream."""
-        from ptycho_ray.service.live_image import predict
+    async def predict(self, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """Patches, positions and weight for some patterns of a stream; without any, only what takes time is prepared."""
+        from ptycho_ray.service.live_image import physics_of_stream, predict
 
-        loaded = await self.loaded(serve.get_multiplexed_model_id())
-        return await self._in_pool(predict, loaded, frames, positions, domain)
+        key = serve.get_multiplexed_model_id()
+        loaded = await self.loaded(key)
+        if not first:
+            return None
+        known = (key, stream_id, first)
+        if known not in self.physics:
+            folder = self.settings.job_folder(stream_id)
+            self.physics[known] = await self._in_pool(physics_of_stream, loaded, folder, first)
+            for oldest in list(self.physics)[:-STREAMS_IN_MEMORY]:
+                del self.physics[oldest]
+        return await self._in_pool(predict, self.physics[known], frames, positions, domain)
 
     async def _in_pool(self, function: Any, *args: Any, pool: ThreadPoolExecutor | None = None) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool or self.pool, function, *args)
@@ -104,11 +115,13 @@ class ServeReplicas:
             else:
                 await self.handle.options(multiplexed_model_id=model_key, method_name="run").remote(job_id, attempt)
 
-    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+    async def predict(
+        self, model_key: str, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str
+    ) -> Any:
         """See ``Replicas``."""
         with _losses():
             remote = self.handle.options(multiplexed_model_id=model_key, method_name="predict").remote
-            return await remote(frames, positions, domain)
+            return await remote(stream_id, first, frames, positions, domain)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,13 @@ messages."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 from ptycho_ray.service.dispatch import ReplicaLost
+from ptycho_ray.service.engine import Options
 from ptycho_ray.service.guard import SUBPROTOCOL
 from ptycho_ray.service.job_results import FORMATS, pack_image
-from ptycho_ray.service.jobs import new_id
+from ptycho_ray.service.jobs import AUTOMATIC, new_id
 from ptycho_ray.service.live_image import LiveImage
+from ptycho_ray.service.models import Checked, Model
 from ptycho_ray.service.problems import Problem, from_error
-from ptycho_ray.service.schemas import Reconstruction, problems
+from ptycho_ray.service.schemas import SOLVER, Reconstruction, problems
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.spool import SETTINGS_FILE, Spool, StreamSettings
 from ptycho_ray.service.tokens import Token
-from ptycho_ray.service.uploads import invalid_fields
+from ptycho_ray.service.uploads import choices_from, invalid_fields
+from ptycho_ray.service.without_model import check_choices
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +45,39 @@ WINDOW_BYTES = 16 * 2**20
 IDLE_S = 900.0
 #: Patterns that wait for the live image; with more it skips some, so that it stays live.
 BACKLOG = 256
-#: Patterns that are predicted together for the live image.
-AT_ONCE = 64
+#: Patterns that are predicted together for the live image: so many as take this time, between these numbers.
+TURN_S = 0.4
+LEAST_AT_ONCE, AT_ONCE = 8, 64
+#: The scales of a scan, and without one of its sender its probe, are measured on so many of its first patterns.
+TELLING = (4, 16, 64, 256)
 #: Pictures on the way to a receiver that has not said that it saw them.
 MOST_UNSEEN = 2
-PAUSE_S = 0.02
+PAUSE_S, LONGEST_PAUSE_S = 0.02, 5.0
 PREVIEW = "preview.raw"
 RECENT_S = 300.0
 
 
+class Probe(BaseModel):
+    """The modes of a probe: complex64, little-endian, in base64."""
+
+    shape: tuple[int, int, int]
+    data: str = Field(max_length=2**24)
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Start(BaseModel):
-    """The first message of a new stream."""
+    """The first message of a new stream.
+
+    ``model`` reconstructs the scan at the end; without one that is done automatically, with ``choices`` as a request has them.
+    ``preview_model`` draws the live image; by default ``model``, or the first that takes patterns of this side.
+    """
 
     type: Literal["start"]
     model: str | None = Field(None, max_length=210)
+    preview_model: str | None = Field(None, max_length=210)
+    choices: dict[str, Any] = Field(default_factory=dict)
+    probe: Probe | None = None
     N: int = Field(ge=8, le=8192)
     dtype: Literal["float32", "uint8", "uint16", "uint32", "int32"] = "float32"
     domain: Literal["amplitude", "intensity"] = "intensity"
@@ -161,8 +184,32 @@ async def _end(socket: WebSocket, problem: Problem) -> None:
         await socket.close(1008 if problem.status < 500 else 1011, problem.detail[:120])
 
 
+def _takes(checked: Checked, side: int) -> bool:
+    """Whether a model takes patterns of this side: its own, or if its network sees the probe all that its layers divide."""
+    if checked.side == side:
+        return True
+    config = (checked.manifest or {}).get("config", {}).get("model", {})
+    return config.get("probe_conditioning", "none") != "none" and side >= 32 and side % 8 == 0
+
+
+def _probe(sent: Probe, side: int) -> np.ndarray:
+    try:
+        probe = np.frombuffer(base64.b64decode(sent.data, validate=True), "<c8").reshape(sent.shape)
+        if probe.shape[1:] != (side, side) or not np.isfinite(probe).all() or not probe.any():
+            raise ValueError("no probe of this side")
+    except ValueError:
+        more = {"field": "probe", "found": list(sent.shape), "expected": f"complex64 [modes, {side}, {side}] in base64"}
+        raise Problem(422, "invalid", "The probe does not fit the patterns.", more) from None
+    return probe.astype(np.complex64)
+
+
+def _telling(count: int) -> int:
+    """How many patterns tell the physics of a scan of which ``count`` have come; it changes seldom, since it takes time."""
+    return max((number for number in TELLING if number <= count), default=count)
+
+
 def _tell_log(preview: asyncio.Task[None]) -> None:
-    if not preview.cancelled() and not isinstance(error := preview.exception(), Problem | InputError | None):
+    if not preview.cancelled() and (error := preview.exception()) is not None:
         log.error("a stream goes on without its live image", exc_info=error)
 
 
@@ -173,6 +220,8 @@ class _Session:
         self.service, self.socket, self.caller = service, socket, caller
         self.interval = 0.5
         self.predicted = self.unseen = 0
+        self.told = False
+        self.pattern_s = TURN_S / LEAST_AT_ONCE  # of the live image, as measured last
         self.news = asyncio.Event()
 
     async def run(self) -> None:
@@ -183,7 +232,7 @@ class _Session:
         preview = asyncio.create_task(self._show(spool))
         preview.add_done_callback(_tell_log)
         try:
-            await self._take(spool, preview)
+            await self._take(spool)
         except WebSocketDisconnect:
             raise
         else:
@@ -208,22 +257,41 @@ class _Session:
         except (json.JSONDecodeError, AttributeError):
             raise Problem(400, "bad-request", "The first message is a JSON object.", {"field": "type"}) from None
         self.service.check_space()
-        model = await asyncio.to_thread(self.service.models.choose, start.model)
-        expected = self.service.models.check(model).side
-        if expected != start.N:
-            raise Problem(
-                422,
-                "invalid",
-                f"Model {model.name} takes patterns of side {expected}.",
-                {"field": "N", "found": start.N, "expected": expected},
-            )
+        side, most = start.N, settings.max_N
+        if side > most:
+            more = {"field": "N", "found": side, "expected": f"at most {most}"}
+            raise Problem(422, "invalid", f"Patterns of a side up to {most} are accepted.", more)
+        choices = choices_from(start.choices | ({} if start.model is None else {"model": start.model}))
+        check_choices(choices, with_model=choices.model is not None)
+        model, preview = await asyncio.to_thread(self._models, choices.model, start.preview_model, side)
+        options = {name: getattr(choices, name) for name in Options.__dataclass_fields__ if name != SOLVER}
         self.interval = start.preview_interval_s
-        details = start.model_dump(exclude={"type", "model", "preview_interval_s"})
-        chosen = StreamSettings(owner=self.caller.name, model=model.key, **details)
+        details = start.model_dump(exclude={"type", "model", "preview_model", "preview_interval_s", "choices", "probe"})
+        chosen = StreamSettings(
+            owner=self.caller.name,
+            model=AUTOMATIC if model is None else model.key,
+            preview_model="" if preview is None else preview.key,
+            options=options | {SOLVER: choices.solver()},
+            **details,
+        )
+        probe = None if start.probe is None else _probe(start.probe, side)
         stream_id = new_id()
-        spool = await asyncio.to_thread(Spool.create, settings.job_folder(stream_id), chosen)
+        spool = await asyncio.to_thread(Spool.create, settings.job_folder(stream_id), chosen, probe)
         await self._greet(stream_id, spool)
         return spool
+
+    def _models(self, named: str | None, preview: str | None, side: int) -> tuple[Model | None, Model | None]:
+        """The model of the whole scan, and that of the live image; Problem 422 for one that takes no patterns of this side."""
+        store = self.service.models
+        chosen = [None if name is None else store.choose(name) for name in (named, preview)]
+        for model in chosen:
+            if model is not None and not _takes(store.check(model), side):
+                expected = store.check(model).side
+                more = {"field": "N", "found": side, "expected": expected}
+                raise Problem(422, "invalid", f"Model {model.name} takes patterns of side {expected}.", more)
+        whole, live = chosen
+        fitting = (model for model in store.usable() if _takes(store.check(model), side))
+        return whole, live or whole or next(fitting, None)
 
     async def _resume(self, resume: Resume) -> Spool | None:
         self.interval = resume.preview_interval_s
@@ -241,15 +309,13 @@ class _Session:
         window = max(1, WINDOW_BYTES // spool.frame_bytes)
         await self.socket.send_json({"type": "ready", "stream_id": stream_id, "next": spool.count, "window": window})
 
-    async def _take(self, spool: Spool, preview: asyncio.Task[None]) -> None:
+    async def _take(self, spool: Spool) -> None:
         """Store patterns until the sender ends the stream."""
         self.news.set()
         while True:
             message = await asyncio.wait_for(self.socket.receive(), IDLE_S)
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
-            if preview.done() and isinstance(error := preview.exception(), Problem | InputError):
-                raise error  # a pattern that is none; any other failure costs the live image only
             if (content := message.get("bytes")) is not None:
                 await self._take_frames(spool, content)
             elif self._is_end(message.get("text") or ""):
@@ -277,6 +343,8 @@ class _Session:
         frames = np.frombuffer(content, dtype, count * n * n, HEADER.size + 16 * count).reshape(-1, n, n)
         if not np.isfinite(positions).all() or np.abs(positions).max() > 1e7:
             raise Problem(422, "invalid", "A position is not a number of pixels.", {"field": "positions"})
+        if dtype.kind == "f" and not np.isfinite(frames).all():
+            raise Problem(422, "invalid", "A pattern is not finite.", {"field": "patterns", "found": f"in {first} ff."})
         await asyncio.to_thread(spool.append, positions, frames)
         self.service.metrics.frames.inc(count)
         self.news.set()
@@ -295,12 +363,19 @@ class _Session:
 
     async def _show(self, spool: Spool) -> None:
         """Predict new patterns and send the image: at most as often as requested, and not before the last one was
-        acknowledged."""
+        acknowledged. A failure is told once and costs some images: the next patterns are tried again."""
+        if not spool.settings.preview_model:
+            return
+        await self._failing(self._prepare(spool))
         image = LiveImage(spool.settings.N, self.service.settings.max_canvas_pixels)
-        loop, next_time, sent = asyncio.get_running_loop(), 0.0, 0
+        loop, next_time, sent, pause = asyncio.get_running_loop(), 0.0, 0, PAUSE_S
         while True:
             if self.predicted < spool.count:
-                await self._predict(spool, image)
+                failed = await self._failing(self._predict(spool, image))
+                pause = min(2 * pause, LONGEST_PAUSE_S) if failed else PAUSE_S
+                if failed:
+                    await asyncio.sleep(pause)
+                    continue
             elif sent == self.predicted:
                 await self.news.wait()
                 self.news.clear()
@@ -323,19 +398,41 @@ class _Session:
                 await asyncio.to_thread(_write_preview, spool.folder, packed)
                 await self.socket.send_bytes(packed)
 
+    async def _failing(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether a part of the live image failed. The sender is told of the first failure, the log of each."""
+        try:
+            await work
+        except (ReplicaLost, WebSocketDisconnect):
+            return True
+        except Exception as error:
+            if not isinstance(error, Problem | InputError):
+                log.exception("a live image failed")
+            if not self.told:
+                self.told = True
+                await self.socket.send_json({"type": "no-preview", "problem": from_error(error).document()})
+            return True
+        return False
+
+    async def _prepare(self, spool: Spool) -> None:
+        nothing = np.zeros((0, 0, 0), np.float32)
+        place, settings = np.zeros((0, 2)), spool.settings
+        await self.service.replicas.predict(
+            settings.preview_model, spool.folder.name, 0, nothing, place, settings.domain
+        )
+
     async def _predict(self, spool: Spool, image: LiveImage) -> None:
         first, last = self.predicted, spool.count
-        stop = last if last - first > BACKLOG else min(last, first + AT_ONCE)
-        numbers = np.unique(np.linspace(first, stop - 1, min(AT_ONCE, stop - first)).astype(np.int64))
+        at_once = int(min(AT_ONCE, max(LEAST_AT_ONCE, TURN_S / self.pattern_s)))
+        stop = last if last - first > max(BACKLOG, 4 * at_once) else min(last, first + at_once)
+        numbers = np.unique(np.linspace(first, stop - 1, min(at_once, stop - first)).astype(np.int64))
         positions, frames = await asyncio.to_thread(spool.read, numbers)
-        try:
-            patches, places, weight = await self.service.replicas.predict(
-                spool.settings.model, frames, positions, spool.settings.domain
-            )
-        except ReplicaLost:
-            await asyncio.sleep(0.5)
-            return
-        await asyncio.to_thread(image.add, patches, places, weight)
+        begun = time.perf_counter()
+        settings, telling = spool.settings, _telling(last)
+        predicted = await self.service.replicas.predict(
+            settings.preview_model, spool.folder.name, telling, frames, positions, settings.domain
+        )
+        await asyncio.to_thread(image.add, *predicted)
+        self.pattern_s = (time.perf_counter() - begun) / len(numbers)
         self.predicted = stop
 
     async def _finish(self, spool: Spool) -> None:
@@ -345,12 +442,12 @@ class _Session:
             raise Problem(
                 422, "invalid", "A scan has at least two patterns.", {"field": "patterns", "found": spool.count}
             )
-        path = await asyncio.to_thread(self._scan, spool)
+        path = await asyncio.to_thread(spool.as_scan)
         job, _ = await asyncio.to_thread(
             lambda: self.service.jobs.create(
                 owner=self.caller.name,
                 model=spool.settings.model,
-                options={},
+                options=spool.settings.options,
                 source=str(path),
                 source_name="stream",
                 deadline_s=settings.max_deadline_s,
@@ -362,13 +459,6 @@ class _Session:
         spool.drop_frames()
         self.service.dispatcher.dispatch(job.id, job.model)
         await self._follow(job.id)
-
-    def _scan(self, spool: Spool) -> Any:
-        from ptycho_ray.bundle import load_bundle
-
-        model = load_bundle(self.service.models.by_key(spool.settings.model).path).model
-        probe = model.probe.detach().numpy() / np.sqrt(model.normalisation.photon_scale)
-        return spool.as_scan(probe.astype(np.complex64))
 
     async def _follow(self, job_id: str) -> None:
         """Send the state of the job until it has ended, then close."""

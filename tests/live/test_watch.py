@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from ptycho_ray.client import Client
-from ptycho_ray.client.frame_sources import Ending, Frames, Names, folder_frames, growing_frames, wire_type, zmq_frames
 from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError, MissingFileError
 from ptycho_ray.files import atomic_path
+from ptycho_ray.live.growing_files import Ending, Frames, Names, folder_frames, growing_frames, wire_type
 
 PIECE = 12
 QUICK = Ending(idle_s=2.0)
@@ -61,13 +61,6 @@ def grow_file(path: Path, scan: Any, *, complete: bool = True) -> None:
         done[()] = int(complete)
         done.flush()
         time.sleep(0.5)
-
-
-def send_messages(socket: Any, scan: Any) -> None:
-    for positions, patterns in pieces(scan):
-        header = {"type": "frames", "shape": patterns.shape, "dtype": "uint16", "positions": positions.tolist()}
-        socket.send_multipart([json.dumps(header).encode(), patterns.tobytes()])
-    socket.send_multipart([b'{"type": "end"}'])
 
 
 def meanwhile(work: Callable[..., None], *arguments: Any) -> threading.Thread:
@@ -118,49 +111,10 @@ def test_a_file_that_stops_growing_or_never_comes(tmp_path: Path, small_scan: An
         list(growing_frames(tmp_path / "scan.h5", Names("data"), QUICK))
 
 
-@pytest.fixture
-def publisher() -> Any:
-    zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        socket.linger = 0
-        port = socket.bind_to_random_port("tcp://127.0.0.1")
-        yield socket, f"tcp://127.0.0.1:{port}"
-
-
-def test_messages(publisher: Any, small_scan: Any) -> None:
-    socket, address = publisher
-    thread = meanwhile(send_messages, socket, small_scan)
-    check(list(zmq_frames(address, Ending(idle_s=20))), small_scan)
-    thread.join()
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [b"junk"],
-        [b'{"type": "frames"}', b""],
-        [b'{"type": "frames", "dtype": "uint16", "shape": [1, 4, 4], "positions": [[0, 0]]}', b"short"],
-        [b'{"type": "frames", "dtype": "O", "shape": [1], "positions": [[0, 0]]}', b"12345678"],
-    ],
-)
-def test_messages_that_are_none(publisher: Any, parts: list[bytes]) -> None:
-    socket, address = publisher
-    thread = meanwhile(socket.send_multipart, parts)  # waits for a receiver
-    with pytest.raises(InputError, match="tcp://"):
-        list(zmq_frames(address, Ending(idle_s=20)))
-    thread.join()
-
-
-def test_an_address_that_is_none() -> None:
-    pytest.importorskip("zmq", reason="pyzmq is not installed")
-    with pytest.raises(InputError, match="tcp://HOST:PORT"):
-        list(zmq_frames("nonsense://x", QUICK))
-
-
 def test_types_on_the_wire() -> None:
-    assert [wire_type(np.zeros(1, kind), "x") for kind in ("u2", "f8", "i8")] == ["uint16", "float32", "int32"]
+    assert [wire_type(np.dtype(kind), "x") for kind in ("u2", "f8", "i8")] == ["uint16", "float32", "int32"]
     with pytest.raises(InputError, match="complex"):
-        wire_type(np.zeros(1, complex), "x")
+        wire_type(np.dtype(complex), "x")
 
 
 def test_every_source_ends_in_the_image_of_the_whole_scan(

@@ -18,6 +18,7 @@ from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import require_file
 from ptycho_ray.live.growing_files import wire_type
+from ptycho_ray.live.object_pixels import object_pixel_m, pixels_per_unit
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Options(Common, WritingOptions, AutomaticOptions):
-    """Send a scan to a reconstruction service while it is being measured, and save the image. Without --model it is reconstructed
-    automatically at the end, as by ptycho-ray reconstruct.
+    """Send a scan to a reconstruction service while it is being measured, and save the image. Without --model it is
+    reconstructed automatically at the end, as by ptycho-ray reconstruct.
 
     SOURCE is a ZeroMQ address (the DECTRIS stream of either version, or ptycho_ray's own messages), a channel of PVAccess
     (pva://NAME), a folder to which files (NPZ, HDF5) are added, or a growing HDF5 file (SWMR). The service's page shows the
@@ -99,37 +100,6 @@ class Options(Common, WritingOptions, AutomaticOptions):
             buffer_bytes=self.buffer_mib * 2**20,
         )
 
-    @property
-    def metres_per_unit(self) -> float | None:
-        """Of the positions; None for pixels."""
-        from ptycho_ray.errors import ConfigurationError
-        from ptycho_ray.physics.units import LENGTHS, PIXELS, factor_of
-
-        unit = self.units or ("px" if self.pixel_size_m is None else "m")
-        if unit in PIXELS:
-            return None
-        if (factor := factor_of(unit, LENGTHS)) is None:
-            raise ConfigurationError(field="units", found=unit, expected="px, m, mm, um, nm, angstrom")
-        return factor
-
-    def object_pixel_m(self, begin: Begin | None, side: int) -> float | None:
-        """Size of an object pixel: as given, or wavelength * distance / (N * detector pixel) of what was announced."""
-        from ptycho_ray.errors import InputError
-        from ptycho_ray.physics.optics import wavelength_m
-
-        if self.pixel_size_m is not None:
-            return self.pixel_size_m
-        if begin is not None and begin.energy_eV and begin.detector_distance_m and begin.detector_pixel_m:
-            return wavelength_m(begin.energy_eV) * begin.detector_distance_m / (side * begin.detector_pixel_m)
-        if self.metres_per_unit is None:
-            return None
-        raise InputError(
-            file=self.source,
-            field="pixel_size_m",
-            found=f"positions in {self.units}, and a source that does not say energy, distance and detector pixel",
-            expected="--pixel-size-m",
-        )
-
     def choices(self, solver: dict[str, Any]) -> dict[str, Any]:
         """What a request would say about the reconstruction at the end."""
         told = {
@@ -187,7 +157,7 @@ class Sending:
         self.begin: Begin | None = None
         self.stream: Stream | None = None
         self.dtype = ""
-        self.object_pixel_m: float | None = None
+        self.per_unit = 1.0  # object pixels in a unit of the positions
         self._open = contextlib.ExitStack()
 
     def all_of_it(self) -> Stream:
@@ -206,7 +176,7 @@ class Sending:
                         found=f"type {piece.patterns.dtype}",
                         expected=f"{self.dtype}, as was announced or came first",
                     )
-                stream.push(piece.positions * self.to_pixels, piece.patterns)
+                stream.push(piece.positions * self.per_unit, piece.patterns)
                 if (expected := self.measurement.tally.expected) is not None:
                     bar(stream.inner.pushed, expected)
             if self.stream is None:
@@ -228,9 +198,10 @@ class Sending:
     def _start(self, side: int, dtype: np.dtype) -> Stream:
         options = self.options
         self.dtype = wire_type(dtype, options.source)
-        self.object_pixel_m = options.object_pixel_m(self.begin, side)
-        self.to_pixels = options.metres_per_unit / self.object_pixel_m if options.metres_per_unit else 1.0
         said = self.begin
+        pixel_m = options.pixel_size_m or object_pixel_m(said, side)
+        unit = options.units or ("px" if options.pixel_size_m is None else "m")
+        self.per_unit = pixels_per_unit(unit, pixel_m, options.source)
         start: dict[str, Any] = {
             "model": options.model,
             "preview_model": options.preview_model,
@@ -238,7 +209,7 @@ class Sending:
             "probe": None if options.probe is None else probe_in(options.probe, side),
             "dtype": self.dtype,
             "domain": options.domain,
-            "pixel_size_m": self.object_pixel_m,
+            "pixel_size_m": pixel_m,
             "energy_eV": None if said is None else said.energy_eV,
             "detector_distance_m": None if said is None else said.detector_distance_m,
         }

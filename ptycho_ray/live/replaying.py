@@ -248,8 +248,8 @@ def _into_a_file(what: Replay, path: Path) -> tuple[int, int, float]:
 
     n, shape, dtype = what.count, what.patterns.shape[1:], what.patterns.dtype
     with h5py.File(path, "w", libver="latest") as file:
-        frames = file.create_dataset("patterns", (0, *shape), dtype, maxshape=(n, *shape), chunks=(1, *shape))
-        positions = file.create_dataset("positions", (0, 2), float, maxshape=(n, 2), chunks=(64, 2))
+        frames = file.create_dataset("patterns", (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
+        positions = file.create_dataset("positions", (0, 2), float, maxshape=(None, 2), chunks=(64, 2))
         complete = file.create_dataset("complete", data=0)
         file.swmr_mode = True
         pace = _Pace(what.rate)

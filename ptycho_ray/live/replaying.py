@@ -108,7 +108,8 @@ class Replay:
 def replay(
     what: Replay, protocol: Protocol, place: str, positions_place: str | None, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Send a scan; how many frames were sent, how many were dropped because nobody took them, and in which time.
+    """Send a scan; how many frames were sent, how many were dropped because nobody took them, when it began (seconds since
+    1970) and how long it took.
 
     Args:
         place: address to bind, name of the channel, or file.
@@ -123,22 +124,29 @@ def replay(
         positions.start()
     try:
         if protocol == "pva":
-            sent, dropped, seconds = _over_pvaccess(what, place)
+            sent, dropped, pace = _over_pvaccess(what, place)
         elif protocol == "hdf5":
-            sent, dropped, seconds = _into_a_file(what, Path(place))
+            sent, dropped, pace = _into_a_file(what, Path(place))
         else:
-            sent, dropped, seconds = _over_zeromq(what, protocol, place, positions is None, tell)
+            sent, dropped, pace = _over_zeromq(what, protocol, place, positions is None, tell)
     finally:
         if positions is not None:
             positions.stop()
-    return {"sent": sent, "dropped": dropped, "seconds": round(seconds, 3), "rate": round(sent / max(seconds, 1e-9), 1)}
+    rate = round(sent / max(pace.seconds, 1e-9), 1)
+    return {"sent": sent, "dropped": dropped, "began": pace.began_at, "seconds": round(pace.seconds, 3), "rate": rate}
 
 
 class _Pace:
     """Lets frames pass at a rate."""
 
     def __init__(self, rate: float | None) -> None:
-        self.rate, self.passed, self.began = rate, 0, time.perf_counter()
+        self.rate, self.passed, self.seconds = rate, 0, 0.0
+        self.began, self.began_at = time.perf_counter(), time.time()
+
+    def end(self) -> _Pace:
+        """All frames have passed."""
+        self.seconds = time.perf_counter() - self.began
+        return self
 
     def wait(self) -> None:
         if self.rate is not None:
@@ -146,10 +154,6 @@ class _Pace:
             if ahead > NAP_S:
                 time.sleep(ahead)
         self.passed += 1
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.began
 
 
 def _offered(address: str, field: str, wait_s: float) -> tuple[Any, Any]:
@@ -184,7 +188,7 @@ def _bound(address: str, wait_s: float) -> tuple[Any, Any]:
 
 def _over_zeromq(
     what: Replay, protocol: Protocol, address: str, with_positions: bool, tell: Callable[[str], None]
-) -> tuple[int, int, float]:
+) -> tuple[int, int, _Pace]:
     begin = what.announced()
     dtype = what.patterns.dtype.newbyteorder("<").str
     compression = "none" if protocol == "zmq" else what.compression
@@ -212,10 +216,10 @@ def _over_zeromq(
                 sent += 1
             except again:
                 dropped += 1
-        seconds = pace.seconds
+        pace.end()
         with contextlib.suppress(again):  # whoever listened may have gone
             socket.send_multipart(next(messages))
-    return sent, dropped, seconds
+    return sent, dropped, pace
 
 
 def _reordered(messages: Iterator[list[bytes]], what: Replay) -> Iterator[list[bytes]]:
@@ -228,7 +232,7 @@ def _reordered(messages: Iterator[list[bytes]], what: Replay) -> Iterator[list[b
         yield from (group[number] for number in itertools.islice(order, kept))
 
 
-def _over_pvaccess(what: Replay, channel: str) -> tuple[int, int, float]:
+def _over_pvaccess(what: Replay, channel: str) -> tuple[int, int, _Pace]:
     from ptycho_ray.live.pvaccess import Channel
 
     with Channel(channel) as shown:
@@ -237,12 +241,12 @@ def _over_pvaccess(what: Replay, channel: str) -> tuple[int, int, float]:
         for number in what.order():
             pace.wait()
             shown.post(number, what.patterns[number % len(what.patterns)])
-        seconds = pace.seconds
+        pace.end()
         time.sleep(STAY_S)
-    return pace.passed, 0, seconds
+    return pace.passed, 0, pace
 
 
-def _into_a_file(what: Replay, path: Path) -> tuple[int, int, float]:
+def _into_a_file(what: Replay, path: Path) -> tuple[int, int, _Pace]:
     """A file in SWMR mode with patterns and positions, and ``complete`` at the end."""
     import h5py
 
@@ -261,7 +265,7 @@ def _into_a_file(what: Replay, path: Path) -> tuple[int, int, float]:
                 dataset.flush()
         complete[()] = 1
         complete.flush()
-    return n, 0, pace.seconds
+    return n, 0, pace.end()
 
 
 class _Positions:

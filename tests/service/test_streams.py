@@ -91,7 +91,7 @@ def image_of(http: TestClient, job: dict[str, Any]) -> np.ndarray:
         return np.asarray(result["object"])
 
 
-@pytest.mark.parametrize("with_probe", [True, False])
+@pytest.mark.parametrize("with_probe", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_stream_ends_in_the_automatic_image_of_the_same_file(
     http: TestClient, small_scan: RawData, tmp_path: Path, with_probe: bool
 ) -> None:

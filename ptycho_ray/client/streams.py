@@ -285,6 +285,13 @@ class Stream:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def _stop(self) -> None:
+        async def settle() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        self._run(settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -102,7 +102,7 @@ class Joiner:
     """Joins frames and positions that come in any order.
 
     Joined frames leave in the order of their numbers. One that is missing holds back those behind it for ``HOLD_S``, or until
-    ``HOLD_FRAMES`` wait; if it comes after that, it leaves at once and is told as late.
+    ``HOLD_FRAMES`` or ``waiting_bytes`` wait; if it comes after that, it leaves at once and is told as late.
 
     Args:
         waiting_bytes: of frames that wait for their positions, at most; the oldest is dropped then.
@@ -179,7 +179,7 @@ class Joiner:
         waiting = sorted(number for number in self._ready if number >= self._next)
         if not waiting:
             self._held = None
-        elif everything or len(waiting) > HOLD_FRAMES:
+        elif everything or len(waiting) > HOLD_FRAMES or self._too_large(waiting):
             leaving += self._jump(waiting)
         elif self._held is None:
             self._held = (self.clock(), waiting[-1])
@@ -190,6 +190,9 @@ class Joiner:
         taken = [self._ready.pop(number) for number in leaving]
         positions, patterns = (np.stack(parts) for parts in zip(*taken, strict=True))
         return Joined(np.array(leaving, dtype=np.int64), positions, patterns)
+
+    def _too_large(self, waiting: list[int]) -> bool:
+        return len(waiting) * self._ready[waiting[0]][1].nbytes > self.waiting_bytes
 
     def _jump(self, waiting: list[int]) -> list[int]:
         """These leave, and what is missing among them is waited for no longer."""

@@ -173,6 +173,8 @@ class Measurement:
                 self._joiner.unreadable(event.reason)
             elif isinstance(event, End):
                 self._over[1] = True
+                if event.reason:
+                    self._joiner.unreadable(f"no further positions: {event.reason}")
 
     def _take_frames(self, events: list[Event]) -> None:
         good = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -78,6 +79,7 @@ def _bytes_of(event: Event) -> int:
 
 def receive(wire: Wire, connection: Connection, most_bytes: int) -> None:
     """The receiving process: from the wire into the buffer, and from the buffer into the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the program that started this one, which then ends it
     buffer, gone = Buffer(most_bytes), threading.Event()
 
     def hand_over() -> None:

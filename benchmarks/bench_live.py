@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import secrets
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+import psutil
 
 N, PATTERNS = 128, 1000
 SETTINGS = {"n_subsample": 256, "seed": 1, "budget_s": 1e-6, "refinement": {"iterations": 10, "position_start": None}}
@@ -113,6 +113,35 @@ class Service:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
+#: What the processes of this benchmark are for, by a word of their command line.
+STAGES = {
+    "spawn_main": "receive",
+    "Interface": "keep (interface)",
+    "Models": "live image (replica)",
+    "haproxy": "proxy",
+    "ptycho_ray replay": "the detector (replay)",
+}
+
+
+def processor_seconds() -> dict[str, float]:
+    """CPU seconds that each stage has used so far, this process and all below it."""
+    found: dict[str, float] = {}
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        try:
+            command, used = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.Error:
+            continue
+        rest = "Ray" if "ray" in command else "other"
+        stage = (
+            "join and send"
+            if process == here
+            else next((name for word, name in STAGES.items() if word in command), rest)
+        )
+        found[stage] = found.get(stage, 0.0) + used.user + used.system
+    return found
+
+
 def replayed(scan: Path, count: int, rate: float, protocol: str, frames: str, places: str) -> subprocess.Popen[str]:
     words = ["replay", str(scan), "--as", protocol, "--rate", str(rate), "--n-frames", str(count), "--arm-s", "5"]
     words += ["--bind", frames, "--positions-bind", places, "--wait-s", "300", "--json"]
@@ -136,6 +165,7 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
         with client.stream(
             N=N, on_preview=lambda preview: pictures.append((time.time(), preview.next)), **start
         ) as stream:
+            used = processor_seconds()
             for piece in measurement.pieces():
                 stream.push(piece.positions, piece.patterns)
             pushed = time.time()
@@ -143,6 +173,7 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
             while (not pictures or pictures[-1][1] < stream.inner.pushed) and time.monotonic() < most:
                 time.sleep(0.02)
             ended = time.time()
+            seconds = {name: value - used.get(name, 0.0) for name, value in processor_seconds().items()}
         finished = time.time()
         assert stream.job is not None
         image = client.result(stream.job["id"]).arrays()["object"]
@@ -162,7 +193,7 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
             "age most s": round(float(ages.max()), 2),
             "last frame to stored s": round(pushed - first - count / rate, 2),
             "end to image s": round(finished - ended, 1),
-            "cpu s of joining and sending": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 1),
+            "CPU ms a frame": {name: round(1e3 * value / count, 3) for name, value in seconds.items() if value > 0},
         }
         return figures, image
 

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("refinement",),
     ("automatic",),
     ("workflow",),
-    ("client", "interactive", "tuning"),
+    ("client", "live", "interactive", "tuning"),
     ("cluster", "interop", "service"),
     ("commands",),
 )
@@ -37,7 +37,7 @@ PLACES = {
     "simulation": 7.7, "calibration": 9.3,
     "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
     "refinement": 6.6, "automatic": 6.0, "workflow": 5.2,
-    "interactive": 2.6, "tuning": 5.6, "client": 9.0, "cluster": 5.6, "interop": 2.6,
+    "interactive": 2.6, "tuning": 5.6, "client": 9.2, "live": 7.6, "cluster": 5.6, "interop": 2.6,
     "service": 7.6, "commands": 5.2,
 }  # fmt: skip
 Graph = dict[str, set[str]]

@@ -33,7 +33,7 @@ ON_THE_CLUSTER = (
     "cluster/test_tune.py",
     "service/test_api.py",
     "client/test_client.py",
-    "client/test_watch.py",
+    "live/test_watch.py",
 )
 #: What takes longest comes first, so that no process is left alone with one of them at the end.
 FIRST = (

@@ -53,7 +53,8 @@ MAY_KNOW = {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "models", "physics", "reconstruction",
         "refinement", "tracking", "training", "workflow",
     },
-    "client": {"data", "errors", "files"},
+    "client": {"errors", "files"},
+    "live": {"data", "errors", "physics"},
     "interop": {"bundle", "config", "data", "errors", "files", "models", "reconstruction", "training", "workflow"},
     "service": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
@@ -65,7 +66,7 @@ MAY_KNOW = {
     },
     "commands": {
         "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
-        "files", "interop", "models",
+        "files", "interop", "live", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },
 }  # fmt: skip

@@ -6,6 +6,7 @@ Both clients share generators that yield requests and pauses, and differ only in
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import random
 import time
@@ -114,6 +115,9 @@ class _Plan:
     def stream(self, n: int, on_preview: Callable[[Preview], None] | None, start: dict[str, Any]) -> AsyncStream:
         """A stream that begins with ``start``."""
         first = {"type": "start", "N": n} | {name: value for name, value in start.items() if value is not None}
+        if "probe" in first:
+            probe = np.ascontiguousarray(first["probe"], dtype="<c8").reshape(-1, n, n)
+            first["probe"] = {"shape": probe.shape, "data": base64.b64encode(probe.tobytes()).decode()}
         return AsyncStream(self.url, self.headers, first, on_preview, self.patience_s)
 
     def get(self, path: str, **params: Any) -> _Steps[Any]:
@@ -364,7 +368,9 @@ class AsyncClient:
 
         Args:
             on_preview: called with every live image.
-            start: model, dtype, domain, counts_are_photons, pixel_size_m, preview_interval_s: fields of the interface.
+            start: model (without one the scan is reconstructed automatically), preview_model, choices (the settings of a
+                request), probe (complex [N, N] or [P, N, N]), dtype, domain, counts_are_photons, pixel_size_m,
+                preview_interval_s: fields of the interface.
         """
         return self._plan.stream(N, on_preview, start)
 

@@ -78,6 +78,8 @@ class AsyncStream:
         self.dtype = np.dtype(start.get("dtype", "float32")).newbyteorder("<")
         self.stream_id: str | None = None
         self.job: dict[str, Any] | None = None
+        #: Why there is no live image, or was none for a time.
+        self.no_preview: dict[str, Any] | None = None
         self.pushed = self.acknowledged = 0
         self.window = 1
         self.connections = 0
@@ -102,6 +104,7 @@ class AsyncStream:
         finally:
             if self._task is not None:
                 self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)  # it closes the connection
 
     async def push(self, positions: ArrayLike, frames: ArrayLike) -> None:
         """Send patterns [n, N, N] at positions [n, 2] (row, column; object pixels)."""
@@ -212,6 +215,8 @@ class AsyncStream:
         kind = document.get("type")
         if kind == "ack":
             self._acknowledge(document["next"])
+        elif kind == "no-preview":
+            self.no_preview = document["problem"]
         elif kind == "done":
             self.job = document["job"]
         elif kind == "problem":
@@ -280,6 +285,13 @@ class Stream:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def _stop(self) -> None:
+        async def settle() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        self._run(settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

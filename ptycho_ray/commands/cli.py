@@ -46,6 +46,7 @@ COMMANDS = {
     "serve": "run the reconstruction service",
     "submit": "send a scan to a service for reconstruction",
     "watch": "send a scan to a service while it is being measured",
+    "replay": "send a scan as its detector would during the measurement",
     "token": "manage access to a service",
     "operate": "drain a service, back up its jobs, settle quotas, write alerts",
 }

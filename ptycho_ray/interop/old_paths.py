@@ -11,7 +11,7 @@ from types import ModuleType
 #: Below ``ptycho_ray``: path of version 0.1 -> path of today.
 OLD_PATHS = {
     "cli": "commands.cli",
-    "client.sources": "client.frame_sources",
+    "client.sources": "live.growing_files",
     "cluster.serve": "service",
     "cluster.serve.deployments": "service.deployments",
     "command_line": "config.command_line",

@@ -27,6 +27,7 @@ from ptycho_ray.service.turns import Turns
 MODELS_IN_MEMORY = 3
 #: How long a replica that reconstructs waits for a database server that is away, before the attempt is lost.
 PATIENCE_S = 300.0
+STREAMS_IN_MEMORY = 8
 
 
 @serve.deployment(
@@ -62,6 +63,7 @@ class Models:
         self.memory = MemoryBudget.of(self.settings)
         self.meter = Meter(gpu=device_of(self.settings) != "cpu")
         self.pool = ThreadPoolExecutor(WITH_MODEL, "job")
+        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         self.solver = ThreadPoolExecutor(1, "automatic")  # it uses every core, and its budget is the process's
         self.turns = Turns()
 
@@ -94,12 +96,21 @@ class Models:
 
         await self._in_pool(run_job, job_id, attempt, None, self.jobs, self.settings, self.memory)
 
-    async def predict(self, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
-        """Patches, positions and weight for some patterns of a stream."""
-        from ptycho_ray.service.live_image import predict
+    async def predict(self, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+        """Patches, positions and weight for some patterns of a stream; without any, only what takes time is prepared."""
+        from ptycho_ray.service.live_image import physics_of_stream, predict
 
-        loaded = await self.loaded(serve.get_multiplexed_model_id())
-        return await self._in_pool(predict, loaded, frames, positions, domain)
+        key = serve.get_multiplexed_model_id()
+        loaded = await self.loaded(key)
+        if not first:
+            return None
+        known = (key, stream_id, first)
+        if known not in self.physics:
+            folder = self.settings.job_folder(stream_id)
+            self.physics[known] = await self._in_pool(physics_of_stream, loaded, folder, first)
+            for oldest in list(self.physics)[:-STREAMS_IN_MEMORY]:
+                del self.physics[oldest]
+        return await self._in_pool(predict, self.physics[known], frames, positions, domain)
 
     async def _in_pool(self, function: Any, *args: Any, pool: ThreadPoolExecutor | None = None) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool or self.pool, function, *args)
@@ -126,11 +137,13 @@ class ServeReplicas:
         parts = (await asyncio.to_thread(serve.status)).applications[name].deployments
         return {part: {str(state): count for state, count in of.replica_states.items()} for part, of in parts.items()}
 
-    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
+    async def predict(
+        self, model_key: str, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str
+    ) -> Any:
         """See ``Replicas``."""
         with _losses():
             remote = self.handle.options(multiplexed_model_id=model_key, method_name="predict").remote
-            return await remote(frames, positions, domain)
+            return await remote(stream_id, first, frames, positions, domain)
 
 
 @contextlib.contextmanager

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho_ray.data import group_indices
+from ptycho_ray import workflow
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.data import RawData, group_indices
 from ptycho_ray.data.patterns import Domain, PatternStack
 from ptycho_ray.reconstruction import inference
 from ptycho_ray.service.engine import LoadedModel
+from ptycho_ray.service.spool import SETTINGS_FILE, StreamSettings, write_spooled
 
 #: Pixels kept free around a live image when it has to grow, so that it need not grow with every pattern.
 MARGIN = 64
@@ -37,13 +44,48 @@ class _Groups:
         return self.photons[members], np.zeros((*members.shape, 2), np.float32)  # no position enters
 
 
+@dataclass(frozen=True)
+class ScanPhysics:
+    """A model in the physics of the scan that is measured.
+
+    Attributes:
+        model: with the probe of the scan if its network sees the probe, else as it was trained.
+        photon_scale: photons per unit of the patterns' intensity.
+        bad_pixels: bool [N, N], True where the detector measured nothing; None if it did everywhere.
+        rows: groups in a batch.
+    """
+
+    model: Any
+    photon_scale: float
+    bad_pixels: NDArray[np.bool_] | None
+    rows: int
+    neighbour_count: int
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, first: RawData) -> ScanPhysics:
+        """What the first patterns of a scan tell, with their probe: that of the sender, or one estimated from them."""
+        config = loaded.bundle.config
+        container = workflow.groups_to_reconstruct(loaded.model, first, config)
+        model = workflow.model_for_groups(loaded.model, container)
+        scale = container.normalisation.photon_scale
+        return cls(model, scale, first.bad_pixels, loaded.rows, config.neighbor_count)
+
+
+def physics_of_stream(loaded: LoadedModel, folder: Path, count: int) -> ScanPhysics:
+    """The physics of a stream by its first ``count`` patterns, read as the whole scan is read at the end."""
+    settings = StreamSettings(**json.loads((folder / SETTINGS_FILE).read_text()))
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = write_spooled(folder, settings, count, Path(place) / "first.h5")
+        return ScanPhysics.of(loaded, workflow.load_data(path, reading=Reading(keys_only=True), in_memory=True))
+
+
 def predict(
-    loaded: LoadedModel, frames: NDArray, positions: NDArray[np.float64], domain: Domain
+    physics: ScanPhysics, frames: NDArray, positions: NDArray[np.float64], domain: Domain
 ) -> tuple[NDArray[np.complex64], NDArray[np.float64], NDArray[np.float32]]:
     """The model's predictions for some patterns.
 
     Args:
-        frames: patterns [n, N, N] in the units of the model's training file.
+        frames: patterns [n, N, N] in the units of the scan.
         positions: [n, 2] (row, column), pixels.
 
     Returns:
@@ -53,20 +95,21 @@ def predict(
     Raises:
         InputError: a pattern holds something that is no intensity.
     """
-    model = loaded.model
-    photons = PatternStack(frames, domain).intensity() * np.float32(model.normalisation.photon_scale)
+    model = physics.model
+    if physics.bad_pixels is not None:
+        frames = np.where(physics.bad_pixels, frames.dtype.type(0), frames)
+    photons = PatternStack(frames, domain).intensity() * np.float32(physics.photon_scale)
     size = model.config.gridsize**2
     members = np.arange(len(frames))[:, None]
     if size > 1:
-        nearest = min(loaded.bundle.config.neighbor_count, len(frames) - 1)
         members = group_indices(
             positions,
             model.config.gridsize,
             math.ceil(len(frames) / size),
-            neighbor_count=nearest,
+            neighbor_count=min(physics.neighbour_count, len(frames) - 1),
             generator=np.random.default_rng(0),
         )
-    predicted = inference.predict(model, _Groups(photons, members), loaded.rows)
+    predicted = inference.predict(model, _Groups(photons, members), physics.rows)
     patches = torch.cat([piece for _, piece in predicted]).cpu().numpy()
     places = (
         positions[members] if patches.shape[1] == members.shape[1] else positions[members].mean(axis=1, keepdims=True)

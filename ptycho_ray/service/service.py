@@ -30,8 +30,11 @@ class Replicas(Protocol):
     async def states(self) -> dict[str, dict[str, int]]:
         """How many replicas of each part of the service are in which state."""
 
-    async def predict(self, model_key: str, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
-        """Patches, positions and weight for some patterns, see ``live.predict``; raises ReplicaLost."""
+    async def predict(
+        self, model_key: str, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str
+    ) -> Any:
+        """Patches, positions and weight for some patterns of a stream (``live_image.predict``), in the physics that its first
+        ``first`` patterns tell; with 0 the model is only loaded. Raises ReplicaLost."""
 
 
 class Service:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,18 @@ from ptycho_ray.files import write_json
 from ptycho_ray.service.problems import Problem
 
 BLOCK = 256
-SETTINGS_FILE = "stream.json"
+SETTINGS_FILE, PROBE_FILE = "stream.json", "probe.npy"
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """The content of the first message of a stream, and its owner."""
+    """The content of the first message of a stream, and its owner.
+
+    Attributes:
+        model: key of the model that reconstructs the scan at the end, or AUTOMATIC.
+        preview_model: key of the model that draws the live image; empty if none can.
+        options: of the job at the end (``engine.Options``).
+    """
 
     owner: str
     model: str
@@ -33,6 +41,8 @@ class StreamSettings:
     energy_eV: float | None
     detector_distance_m: float | None
     electrons: bool = False
+    preview_model: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Spool:
@@ -57,9 +67,11 @@ class Spool:
         self._positions.truncate(self.count * 16)
 
     @classmethod
-    def create(cls, folder: Path, settings: StreamSettings) -> Spool:
-        """Start a stream."""
+    def create(cls, folder: Path, settings: StreamSettings, probe: NDArray[np.complex64] | None = None) -> Spool:
+        """Start a stream; ``probe`` are the modes [P, N, N] of the scan, if the sender knows them."""
         folder.mkdir(parents=True, mode=0o700)
+        if probe is not None:
+            np.save(folder / PROBE_FILE, probe, allow_pickle=False)
         write_json(folder / SETTINGS_FILE, asdict(settings))
         return cls(folder, settings)
 
@@ -82,35 +94,11 @@ class Spool:
 
     def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray]:
         """Positions [k, 2] and frames [k, N, N] of increasing numbers."""
-        n, first, last = self.settings.N, int(numbers[0]), int(numbers[-1])
-        positions = np.fromfile(self.folder / "positions", "<f8", 2 * (last + 1 - first), offset=16 * first)
-        frames = np.empty((len(numbers), n, n), dtype=np.dtype(self.settings.dtype).newbyteorder("<"))
-        with (self.folder / "frames").open("rb") as stream:
-            for frame, number in zip(frames, numbers, strict=True):
-                stream.seek(int(number) * self.frame_bytes)
-                stream.readinto(frame.data.cast("B"))
-        return positions.reshape(-1, 2)[numbers - first], frames
+        return read_spooled(self.folder, self.settings, numbers)
 
-    def as_scan(self, probe: NDArray[np.complex64]) -> Path:
-        """All patterns as an HDF5 scan, as if it had been uploaded; written in pieces."""
-        settings, path = self.settings, self.folder / "scan.h5"
-        named = "diff3d" if settings.domain == "amplitude" else "patterns"
-        with new_hdf5(path) as file:
-            positions = np.fromfile(self.folder / "positions", "<f8", 2 * self.count).reshape(-1, 2)
-            file["ycoords"], file["xcoords"] = positions[:, 0], positions[:, 1]
-            file["probeGuess"] = probe
-            for name in ("counts_are_photons", "pixel_size_m", "energy_eV", "detector_distance_m"):
-                if (value := getattr(settings, name)) is not None:
-                    file.attrs[name] = value
-            if settings.electrons:
-                file.attrs["electrons"] = True
-            shape = (self.count, settings.N, settings.N)
-            dataset = file.create_dataset(named, shape, settings.dtype, chunks=(1, settings.N, settings.N))
-            for start in range(0, self.count, BLOCK):
-                numbers = np.arange(start, min(start + BLOCK, self.count))
-                check_room(file, len(numbers) * self.frame_bytes)
-                dataset[numbers[0] : numbers[-1] + 1] = self.read(numbers)[1]
-        return path
+    def as_scan(self) -> Path:
+        """All patterns as an HDF5 scan, as if it had been uploaded."""
+        return write_spooled(self.folder, self.settings, self.count, self.folder / "scan.h5")
 
     def drop_frames(self) -> None:
         """Delete the patterns, once they are in the scan file."""
@@ -120,3 +108,45 @@ class Spool:
         """Release the stream for another process."""
         self._frames.close()
         self._positions.close()
+
+
+def read_spooled(
+    folder: Path, settings: StreamSettings, numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray]:
+    """Positions [k, 2] and frames [k, N, N] of increasing numbers, while the stream is written or afterwards."""
+    n, first, last = settings.N, int(numbers[0]), int(numbers[-1])
+    dtype = np.dtype(settings.dtype).newbyteorder("<")
+    positions = np.fromfile(folder / "positions", "<f8", 2 * (last + 1 - first), offset=16 * first).reshape(-1, 2)
+    frame_bytes = n * n * dtype.itemsize
+    if last - first + 1 == len(numbers):
+        frames = np.fromfile(folder / "frames", dtype, len(numbers) * n * n, offset=first * frame_bytes)
+        return positions, frames.reshape(-1, n, n)
+    frames = np.empty((len(numbers), n, n), dtype)
+    with (folder / "frames").open("rb") as stream:
+        for frame, number in zip(frames, numbers, strict=True):
+            stream.seek(int(number) * frame_bytes)
+            stream.readinto(frame.data.cast("B"))
+    return positions[numbers - first], frames
+
+
+def write_spooled(folder: Path, settings: StreamSettings, count: int, path: Path) -> Path:
+    """The first ``count`` patterns of a stream as an HDF5 scan with the probe that its sender gave; written in pieces."""
+    named = "diff3d" if settings.domain == "amplitude" else "patterns"
+    frame_bytes = settings.N**2 * np.dtype(settings.dtype).itemsize
+    with new_hdf5(path) as file:
+        positions = np.fromfile(folder / "positions", "<f8", 2 * count).reshape(-1, 2)
+        file["ycoords"], file["xcoords"] = positions[:, 0], positions[:, 1]
+        if (folder / PROBE_FILE).is_file():
+            file["probeGuess"] = np.load(folder / PROBE_FILE, allow_pickle=False)
+        for name in ("counts_are_photons", "pixel_size_m", "energy_eV", "detector_distance_m"):
+            if (value := getattr(settings, name)) is not None:
+                file.attrs[name] = value
+        if settings.electrons:
+            file.attrs["electrons"] = True
+        shape = (count, settings.N, settings.N)
+        dataset = file.create_dataset(named, shape, settings.dtype, chunks=(1, settings.N, settings.N))
+        for start in range(0, count, BLOCK):
+            numbers = np.arange(start, min(start + BLOCK, count))
+            check_room(file, len(numbers) * frame_bytes)
+            dataset[start : start + len(numbers)] = read_spooled(folder, settings, numbers)[1]
+    return path

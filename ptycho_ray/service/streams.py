@@ -10,25 +10,23 @@ import logging
 import struct
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.files import atomic_path
-from ptycho_ray.service.dispatch import ReplicaLost
 from ptycho_ray.service.guard import SUBPROTOCOL
-from ptycho_ray.service.job_results import FORMATS, pack_image
+from ptycho_ray.service.job_results import FORMATS
 from ptycho_ray.service.jobs import new_id
-from ptycho_ray.service.live_image import LiveImage
+from ptycho_ray.service.live_preview import PREVIEW, LivePreview
 from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.schemas import Reconstruction, problems
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.spool import SETTINGS_FILE, Spool, StreamSettings
+from ptycho_ray.service.stream_start import Resume, Start, settings_of
 from ptycho_ray.service.tokens import Token
 from ptycho_ray.service.uploads import invalid_fields
 
@@ -39,43 +37,7 @@ HEADER = struct.Struct("<4sIQ")  # magic, number of patterns, number of the firs
 #: Bytes that a sender may have on the way before it waits for an acknowledgement.
 WINDOW_BYTES = 16 * 2**20
 IDLE_S = 900.0
-#: Patterns that wait for the live image; with more it skips some, so that it stays live.
-BACKLOG = 256
-#: Patterns that are predicted together for the live image.
-AT_ONCE = 64
-#: Pictures on the way to a receiver that has not said that it saw them.
-MOST_UNSEEN = 2
-PAUSE_S = 0.02
-PREVIEW = "preview.raw"
 RECENT_S = 300.0
-
-
-class Start(BaseModel):
-    """The first message of a new stream."""
-
-    type: Literal["start"]
-    model: str | None = Field(None, max_length=210)
-    N: int = Field(ge=8, le=8192)
-    dtype: Literal["float32", "uint8", "uint16", "uint32", "int32"] = "float32"
-    domain: Literal["amplitude", "intensity"] = "intensity"
-    counts_are_photons: bool | None = None
-    pixel_size_m: float | None = Field(None, gt=0)
-    energy_eV: float | None = Field(None, gt=0)
-    detector_distance_m: float | None = Field(None, gt=0)
-    electrons: bool = False
-    preview_interval_s: float = Field(0.5, ge=0.05, le=3600)
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Resume(BaseModel):
-    """The first message after a broken connection."""
-
-    type: Literal["resume"]
-    stream_id: str = Field(pattern="^[0-9a-f]{32}$")
-    preview_interval_s: float = Field(0.5, ge=0.05, le=3600)
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def add_streams(app: FastAPI) -> None:
@@ -139,11 +101,6 @@ def _open_streams(service: Service, caller: Token) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["changed"], reverse=True)
 
 
-def _write_preview(folder: Path, packed: bytes) -> None:
-    with atomic_path(folder / PREVIEW) as temporary:
-        temporary.write_bytes(packed)
-
-
 @contextlib.asynccontextmanager
 async def _place(service: Service) -> AsyncIterator[None]:
     if service.open_streams >= service.settings.max_streams:
@@ -161,36 +118,26 @@ async def _end(socket: WebSocket, problem: Problem) -> None:
         await socket.close(1008 if problem.status < 500 else 1011, problem.detail[:120])
 
 
-def _tell_log(preview: asyncio.Task[None]) -> None:
-    if not preview.cancelled() and not isinstance(error := preview.exception(), Problem | InputError | None):
-        log.error("a stream goes on without its live image", exc_info=error)
-
-
 class _Session:
     """One connection of one stream."""
 
     def __init__(self, service: Service, socket: WebSocket, caller: Token) -> None:
         self.service, self.socket, self.caller = service, socket, caller
         self.interval = 0.5
-        self.predicted = self.unseen = 0
-        self.news = asyncio.Event()
 
     async def run(self) -> None:
         """From the first message to the end of the stream or of the connection."""
         spool = await self._begin()
         if spool is None:
             return
-        preview = asyncio.create_task(self._show(spool))
-        preview.add_done_callback(_tell_log)
+        preview = LivePreview(self.service, self.socket, spool, self.interval)
+        showing = asyncio.create_task(preview.show())
         try:
             await self._take(spool, preview)
-        except WebSocketDisconnect:
-            raise
-        else:
-            preview.cancel()
+            showing.cancel()
             await self._finish(spool)
         finally:
-            preview.cancel()
+            showing.cancel()
             spool.close()
 
     async def _begin(self) -> Spool | None:
@@ -208,20 +155,10 @@ class _Session:
         except (json.JSONDecodeError, AttributeError):
             raise Problem(400, "bad-request", "The first message is a JSON object.", {"field": "type"}) from None
         self.service.check_space()
-        model = await asyncio.to_thread(self.service.models.choose, start.model)
-        expected = self.service.models.check(model).side
-        if expected != start.N:
-            raise Problem(
-                422,
-                "invalid",
-                f"Model {model.name} takes patterns of side {expected}.",
-                {"field": "N", "found": start.N, "expected": expected},
-            )
         self.interval = start.preview_interval_s
-        details = start.model_dump(exclude={"type", "model", "preview_interval_s"})
-        chosen = StreamSettings(owner=self.caller.name, model=model.key, **details)
+        chosen, probe = await asyncio.to_thread(settings_of, start, self.service, self.caller.name)
         stream_id = new_id()
-        spool = await asyncio.to_thread(Spool.create, settings.job_folder(stream_id), chosen)
+        spool = await asyncio.to_thread(Spool.create, settings.job_folder(stream_id), chosen, probe)
         await self._greet(stream_id, spool)
         return spool
 
@@ -241,21 +178,20 @@ class _Session:
         window = max(1, WINDOW_BYTES // spool.frame_bytes)
         await self.socket.send_json({"type": "ready", "stream_id": stream_id, "next": spool.count, "window": window})
 
-    async def _take(self, spool: Spool, preview: asyncio.Task[None]) -> None:
+    async def _take(self, spool: Spool, preview: LivePreview) -> None:
         """Store patterns until the sender ends the stream."""
-        self.news.set()
+        preview.news.set()
         while True:
             message = await asyncio.wait_for(self.socket.receive(), IDLE_S)
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
-            if preview.done() and isinstance(error := preview.exception(), Problem | InputError):
-                raise error  # a pattern that is none; any other failure costs the live image only
             if (content := message.get("bytes")) is not None:
                 await self._take_frames(spool, content)
+                preview.news.set()
             elif self._is_end(message.get("text") or ""):
                 return
             else:
-                self.unseen = 0
+                preview.unseen = 0
 
     async def _take_frames(self, spool: Spool, content: bytes) -> None:
         settings, n = self.service.settings, spool.settings.N
@@ -277,9 +213,10 @@ class _Session:
         frames = np.frombuffer(content, dtype, count * n * n, HEADER.size + 16 * count).reshape(-1, n, n)
         if not np.isfinite(positions).all() or np.abs(positions).max() > 1e7:
             raise Problem(422, "invalid", "A position is not a number of pixels.", {"field": "positions"})
+        if dtype.kind == "f" and not np.isfinite(frames).all():
+            raise Problem(422, "invalid", "A pattern is not finite.", {"field": "patterns", "found": f"in {first} ff."})
         await asyncio.to_thread(spool.append, positions, frames)
         self.service.metrics.frames.inc(count)
-        self.news.set()
         await self.socket.send_json({"type": "ack", "next": spool.count})
 
     def _is_end(self, text: str) -> bool:
@@ -293,51 +230,6 @@ class _Session:
             raise Problem(400, "bad-request", "Unknown message.", more)
         return bool(kind == "end")
 
-    async def _show(self, spool: Spool) -> None:
-        """Predict new patterns and send the image: at most as often as requested, and not before the last one was
-        acknowledged."""
-        image = LiveImage(spool.settings.N, self.service.settings.max_canvas_pixels)
-        loop, next_time, sent = asyncio.get_running_loop(), 0.0, 0
-        while True:
-            if self.predicted < spool.count:
-                await self._predict(spool, image)
-            elif sent == self.predicted:
-                await self.news.wait()
-                self.news.clear()
-                continue
-            else:
-                await asyncio.sleep(PAUSE_S)
-            if loop.time() >= next_time and self.unseen < MOST_UNSEEN and sent < self.predicted:
-                next_time, sent = loop.time() + self.interval, self.predicted
-                self.unseen += 1
-                picture, origin, step = await asyncio.to_thread(image.picture)
-                header = {
-                    "type": "preview",
-                    "patterns": image.patterns,
-                    "next": sent,
-                    "origin_px": origin,
-                    "step": step,
-                    "pixel_size_m": spool.settings.pixel_size_m,
-                }
-                packed = pack_image(header, picture)
-                await asyncio.to_thread(_write_preview, spool.folder, packed)
-                await self.socket.send_bytes(packed)
-
-    async def _predict(self, spool: Spool, image: LiveImage) -> None:
-        first, last = self.predicted, spool.count
-        stop = last if last - first > BACKLOG else min(last, first + AT_ONCE)
-        numbers = np.unique(np.linspace(first, stop - 1, min(AT_ONCE, stop - first)).astype(np.int64))
-        positions, frames = await asyncio.to_thread(spool.read, numbers)
-        try:
-            patches, places, weight = await self.service.replicas.predict(
-                spool.settings.model, frames, positions, spool.settings.domain
-            )
-        except ReplicaLost:
-            await asyncio.sleep(0.5)
-            return
-        await asyncio.to_thread(image.add, patches, places, weight)
-        self.predicted = stop
-
     async def _finish(self, spool: Spool) -> None:
         """Submit the complete scan as a job, and report its progress."""
         settings, job_id = self.service.settings, spool.folder.name
@@ -345,12 +237,12 @@ class _Session:
             raise Problem(
                 422, "invalid", "A scan has at least two patterns.", {"field": "patterns", "found": spool.count}
             )
-        path = await asyncio.to_thread(self._scan, spool)
+        path = await asyncio.to_thread(spool.as_scan)
         job, _ = await asyncio.to_thread(
             lambda: self.service.jobs.create(
                 owner=self.caller.name,
                 model=spool.settings.model,
-                options={},
+                options=spool.settings.options,
                 source=str(path),
                 source_name="stream",
                 deadline_s=settings.max_deadline_s,
@@ -362,13 +254,6 @@ class _Session:
         spool.drop_frames()
         self.service.dispatcher.dispatch(job.id, job.model)
         await self._follow(job.id)
-
-    def _scan(self, spool: Spool) -> Any:
-        from ptycho_ray.bundle import load_bundle
-
-        model = load_bundle(self.service.models.by_key(spool.settings.model).path).model
-        probe = model.probe.detach().numpy() / np.sqrt(model.normalisation.photon_scale)
-        return spool.as_scan(probe.astype(np.complex64))
 
     async def _follow(self, job_id: str) -> None:
         """Send the state of the job until it has ended, then close."""

@@ -189,8 +189,9 @@ def test_a_stream_ends_in_the_same_image_as_the_file(
 ) -> None:
     seen: list[Preview] = []
     with Client(guarded.url, token_of["submit"]) as client:
-        choices: dict[str, Any] = {"domain": "amplitude", "counts_are_photons": small_scan.counts_are_photons}
-        with client.stream(N=32, on_preview=seen.append, preview_interval_s=0.05, **choices) as stream:
+        start: dict[str, Any] = {"domain": "amplitude", "counts_are_photons": small_scan.counts_are_photons}
+        start |= {"model": "tiny", "probe": small_scan.probe}
+        with client.stream(N=32, on_preview=seen.append, preview_interval_s=0.05, **start) as stream:
             push_all(stream, small_scan)
             wait_for(lambda: seen and seen[-1].next == 60, "the preview of the whole scan")
         assert stream.job is not None
@@ -205,7 +206,7 @@ def test_a_stream_ends_in_the_same_image_as_the_file(
 def test_a_broken_connection_is_taken_up_again(guarded: Any, token_of: dict[str, str], small_scan: Any) -> None:
     async def work() -> tuple[int, dict[str, Any]]:
         async with AsyncClient(guarded.url, token_of["submit"]) as client:
-            async with client.stream(N=32, domain="amplitude") as stream:
+            async with client.stream(N=32, model="tiny", domain="amplitude") as stream:
                 amplitude = small_scan.patterns.amplitude()
                 for start in range(0, 60, 6):
                     await stream.push(small_scan.positions_px[start : start + 6], amplitude[start : start + 6])
@@ -227,7 +228,13 @@ def test_a_broken_connection_is_taken_up_again(guarded: Any, token_of: dict[str,
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [({"N": 64}, "side 32"), ({"N": 32, "model": "none"}, "no model"), ({"N": 32, "dtype": "float64"}, "dtype")],
+    [
+        ({"N": 64, "model": "tiny"}, "side 32"),
+        ({"N": 32, "model": "none"}, "no model"),
+        ({"N": 32, "dtype": "float64"}, "dtype"),
+        ({"N": 32, "probe": np.zeros((32, 32))}, "probe"),
+        ({"N": 32, "choices": {"refinement": {"iterations": 0}}}, "iterations"),
+    ],
 )
 def test_a_stream_that_cannot_be(guarded: Any, token_of: dict[str, str], start: dict[str, Any], said: str) -> None:
     with (

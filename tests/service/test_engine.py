@@ -17,7 +17,7 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.service.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
 from ptycho_ray.service.job_results import FORMATS, result_file, write_result
-from ptycho_ray.service.live_image import LiveImage, predict
+from ptycho_ray.service.live_image import LiveImage, ScanPhysics, predict
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.problems import Problem, from_error
 from ptycho_ray.service.settings import ServiceSettings
@@ -246,7 +246,8 @@ def test_a_stream_is_spooled_and_resumed(tmp_path: Path, rng: np.random.Generato
     chosen = StreamSettings("ann", "m@1@x", 32, "uint16", "intensity", True, 1e-8, 3e5, None, electrons=True)
     frames = rng.integers(0, 100, (10, 32, 32), dtype=np.uint16)
     positions = rng.uniform(20, 60, (10, 2))
-    spool = Spool.create(tmp_path / "s", chosen)
+    probe = np.ones((1, 32, 32), np.complex64)
+    spool = Spool.create(tmp_path / "s", chosen, probe)
     spool.append(positions[:6], frames[:6])
     with pytest.raises(Problem, match="open elsewhere"):
         Spool.open(tmp_path / "s", "ann")
@@ -262,7 +263,9 @@ def test_a_stream_is_spooled_and_resumed(tmp_path: Path, rng: np.random.Generato
     read_positions, read_frames = spool.read(some)
     np.testing.assert_array_equal(read_frames, frames[some])
     np.testing.assert_array_equal(read_positions, positions[some])
-    scan = load_data(spool.as_scan(np.ones((1, 32, 32), np.complex64)))
+    scan = load_data(spool.as_scan())
+    assert scan.probe.shape == (1, 32, 32)
+    assert not scan.probe_is_guess
     np.testing.assert_array_equal(scan.patterns.intensity(), frames)
     np.testing.assert_array_equal(scan.positions_px, positions)
     assert scan.pixel_size_m == 1e-8
@@ -271,11 +274,11 @@ def test_a_stream_is_spooled_and_resumed(tmp_path: Path, rng: np.random.Generato
 
 
 def test_the_live_image_grows_to_what_the_whole_reconstruction_shows(loaded: LoadedModel, small_scan: Any) -> None:
-    amplitude = small_scan.patterns.amplitude()
+    amplitude, physics = small_scan.patterns.amplitude(), ScanPhysics.of(loaded, small_scan)
     live = LiveImage(32, 10**6)
     for start in range(0, len(small_scan), 13):
         rows = slice(start, start + 13)
-        live.add(*predict(loaded, amplitude[rows], small_scan.positions_px[rows], "amplitude"))
+        live.add(*predict(physics, amplitude[rows], small_scan.positions_px[rows], "amplitude"))
     assert live.patterns == len(small_scan)
     image, origin, step = live.picture()
     stitched = reconstruct(small_scan, loaded, Options())
@@ -299,7 +302,8 @@ def test_groups_have_a_live_image_too(small_scan: Any, tmp_path: Path, write_mod
     path = write_model(tmp_path / "pairs", small_scan, gridsize=2)
     loaded = LoadedModel.load(path, settings(tmp_path))
     amplitude = small_scan.patterns.amplitude()[:20]
-    patches, places, weight = predict(loaded, amplitude, small_scan.positions_px[:20], "amplitude")
+    physics = ScanPhysics.of(loaded, small_scan)
+    patches, places, weight = predict(physics, amplitude, small_scan.positions_px[:20], "amplitude")
     assert patches.shape == (20, 32, 32)
     assert places.shape == (20, 2)
     assert weight.shape == (32, 32)

@@ -18,7 +18,7 @@ from ptycho_ray.service import start
 from ptycho_ray.service.api import make_app
 from ptycho_ray.service.demos import write_demo
 from ptycho_ray.service.engine import LoadedModel, Options, read_scan, reconstruct
-from ptycho_ray.service.live_image import predict
+from ptycho_ray.service.live_image import ScanPhysics, predict
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
@@ -50,7 +50,9 @@ def test_demos_and_live_images_have_the_side_of_the_probe_that_the_model_holds(t
     loaded = LoadedModel.load(PRETRAINED_FILE, settings)
     scan = read_scan(write_demo("siemens", loaded, tmp_path / "demo.npz"), settings)
     assert (side, scan.N) == (128, 128)
-    patches, _, weight = predict(loaded, scan.patterns.amplitude()[:3], scan.positions_px[:3], "amplitude")
+    patches, _, weight = predict(
+        ScanPhysics.of(loaded, scan), scan.patterns.amplitude()[:3], scan.positions_px[:3], "amplitude"
+    )
     assert patches.shape == (3, side, side)
     assert weight.shape == (side, side)
 
@@ -93,16 +95,22 @@ def test_a_stream_outlives_its_live_image(tmp_path: Path, model_file: Path) -> N
     replicas = NoLiveImage()
     settings = ServiceSettings(data_dir=tmp_path, models={"tiny": model_file}, require_token=False)
     replicas.service = Service(settings, replicas, "here")
-    frames = struct.pack("<4sIQ", b"PTYF", 2, 0) + np.arange(4.0).tobytes() + np.ones((2, 32, 32), "<f4").tobytes()
-    again = struct.pack("<4sIQ", b"PTYF", 2, 2) + frames[16:]
+    frames = struct.pack("<4sIQ", b"PTYF", 4, 0) + np.arange(8.0).tobytes() + np.ones((4, 32, 32), "<f4").tobytes()
+    again = struct.pack("<4sIQ", b"PTYF", 4, 4) + frames[16:]
     http = TestClient(make_app(replicas.service), base_url="http://127.0.0.1")
     with http, http.websocket_connect("ws://127.0.0.1/v1/streams") as stream:
+        told: list[Any] = []
         stream.send_json({"type": "start", "N": 32})
         assert stream.receive_json()["type"] == "ready"
         for number, message in enumerate((frames, again)):
             stream.send_bytes(message)
-            assert stream.receive_json() == {"type": "ack", "next": 2 * number + 2}
+            answers = [stream.receive_json()]
+            if answers[0]["type"] == "no-preview":
+                told += answers
+                answers = [stream.receive_json()]
+            assert answers == [{"type": "ack", "next": 4 * number + 4}]
         stream.send_json({"type": "end"})
-        while (last := stream.receive_json())["type"] == "progress":
-            pass
+        while (last := stream.receive_json())["type"] != "done":
+            told += [last] if last["type"] == "no-preview" else []
+    assert [one["problem"]["status"] for one in told] == [500]
     assert (last["type"], last["job"]["state"]) == ("done", "done")

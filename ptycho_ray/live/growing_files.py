@@ -1,18 +1,17 @@
-"""Sources of patterns during a measurement: a folder to which files are added, a growing HDF5 file, messages over ZeroMQ.
+"""Files that fill during a measurement: a folder to which files are added, and a growing HDF5 file.
 
 Each source yields :class:`Frames` and returns when the scan is complete: after the announced number of patterns, when
-the source says so, or after a time without new patterns.
+the source says so, or after a time without new patterns. The files themselves are the buffer: nothing is dropped.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +28,10 @@ WIRE_TYPES = ("uint8", "uint16", "uint32", "int32", "float32")
 
 @dataclass(frozen=True)
 class Frames:
-    """Patterns [k, N, N] and their positions [k, 2] (row, column), in the unit of the source."""
+    """Patterns [k, rows, columns] and their positions [k, 2] (row, column; unit of the source), None where another source has
+    them."""
 
-    positions: NDArray[np.float64]
+    positions: NDArray[np.float64] | None
     patterns: NDArray
 
 
@@ -39,11 +39,17 @@ class Frames:
 class Names:
     """The names of patterns and positions in a file.
 
-    ``positions`` is one array [k, 2] (row, column) or two of [k] with a comma between, row first.
+    ``positions`` is one array [k, 2] (row, column) or two of [k] with a comma between, row first; None if the files of the
+    patterns have none.
     """
 
     patterns: str = "patterns"
-    positions: str = "positions"
+    positions: str | None = "positions"
+
+    @property
+    def all(self) -> list[str]:
+        """Each array that is read, the patterns first."""
+        return [self.patterns, *(self.positions.split(",") if self.positions else [])]
 
 
 @dataclass(frozen=True)
@@ -145,46 +151,9 @@ def growing_frames(path: Path, names: Names, ending: Ending) -> Iterator[Frames]
             raise InputError(file=path, found=f"unreadable data ({error})", expected="a file in SWMR mode") from error
 
 
-def zmq_frames(address: str, ending: Ending, *, kind: Literal["pull", "subscribe"] = "pull") -> Iterator[Frames]:
-    """Messages of two parts, a JSON header and the bytes of the patterns, little-endian, [k, N, N].
-
-    Header: ``{"type": "frames", "shape": [k, N, N], "dtype": "uint16", "positions": [[row, column], ...]}``, and at the end a
-    message of one part, ``{"type": "end"}``. With ``pull`` no message is lost, and several receivers share them;
-    ``subscribe`` receives a copy of all messages sent after it has connected.
-
-    Raises:
-        InputError: pyzmq is not installed, the address is invalid, or a message is not as above.
-    """
-    try:
-        import zmq
-    except ImportError:
-        raise InputError(
-            field="source", found=f"{address}, but pyzmq is not installed", expected="pip install 'ptycho-ray[live]'"
-        ) from None
-    clock = Clock(ending)
-    with zmq.Context() as context, context.socket(zmq.PULL if kind == "pull" else zmq.SUB) as socket:
-        socket.linger = 0
-        if kind == "subscribe":
-            socket.subscribe(b"")
-        try:
-            socket.connect(address)
-        except zmq.ZMQError as error:
-            raise InputError(field="source", found=f"{address} ({error})", expected="tcp://HOST:PORT") from None
-        while not clock.over:
-            if not socket.poll(int(1000 * POLL_S)):
-                continue
-            parts = socket.recv_multipart()
-            header = _header(parts[0], address)
-            if header["type"] == "end":
-                return
-            frames = _first(_message(header, parts, address), clock.left)
-            clock.took(len(frames.patterns))
-            yield frames
-
-
-def wire_type(patterns: NDArray, source: str) -> str:
+def wire_type(dtype: np.dtype, source: str) -> str:
     """The type in which patterns of this type are sent to the service."""
-    name = patterns.dtype.name
+    name = dtype.name
     if name in WIRE_TYPES:
         return name
     replaced = {"int8": "int32", "int16": "int32", "float16": "float32", "float64": "float32", "bool": "uint8"}
@@ -197,7 +166,7 @@ def wire_type(patterns: NDArray, source: str) -> str:
 
 
 def _read_file(path: Path, names: Names) -> Frames:
-    wanted = (names.patterns, *names.positions.split(","))
+    wanted = names.all
     if zipfile.is_zipfile(path):
         try:
             with np.load(path, allow_pickle=False) as npz:
@@ -214,10 +183,13 @@ def _read_file(path: Path, names: Names) -> Frames:
 def _frames(place: Any, patterns: NDArray, *coordinates: NDArray) -> Frames:
     """Checked patterns and positions; a single pattern [N, N] becomes a stack of one."""
     patterns = patterns[None] if patterns.ndim == 2 else patterns
+    if patterns.ndim != 3:
+        raise InputError(file=place, field="patterns", found=f"shape {patterns.shape}", expected="(k, N, N)")
+    if not coordinates:
+        return Frames(None, patterns)
     positions = np.stack([np.atleast_1d(column) for column in coordinates], axis=-1) if len(coordinates) > 1 else None
     positions = np.atleast_2d(coordinates[0]) if positions is None else positions
-    expected = (len(patterns), 2)
-    if patterns.ndim != 3 or patterns.shape[1] != patterns.shape[2] or positions.shape != expected:
+    if positions.shape != (len(patterns), 2):
         raise InputError(
             file=place,
             field="patterns, positions",
@@ -228,7 +200,9 @@ def _frames(place: Any, patterns: NDArray, *coordinates: NDArray) -> Frames:
 
 
 def _first(frames: Frames, most: int | None) -> Frames:
-    return frames if most is None else Frames(frames.positions[:most], frames.patterns[:most])
+    if most is None:
+        return frames
+    return Frames(None if frames.positions is None else frames.positions[:most], frames.patterns[:most])
 
 
 def _open_growing(path: Path, names: Names, clock: Clock) -> tuple[Any, list[Any]]:
@@ -243,7 +217,7 @@ def _open_growing(path: Path, names: Names, clock: Clock) -> tuple[Any, list[Any
             problem = InputError(file=path, found=str(error), expected="an HDF5 file in SWMR mode")
         else:
             try:
-                return file, [_dataset(path, file, name) for name in (names.patterns, *names.positions.split(","))]
+                return file, [_dataset(path, file, name) for name in names.all]
             except InputError as error:
                 file.close()
                 problem = error
@@ -266,30 +240,3 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
 def _refreshed(dataset: Any) -> Any:
     dataset.refresh()
     return dataset
-
-
-def _header(part: bytes, address: str) -> dict[str, Any]:
-    try:
-        header = json.loads(part)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        header = None
-    if not isinstance(header, dict) or header.get("type") not in ("frames", "end"):
-        raise InputError(
-            file=address, field="header", found=repr(part[:80]), expected='JSON with "type": "frames" or "end"'
-        )
-    return header
-
-
-def _message(header: dict[str, Any], parts: list[bytes], address: str) -> Frames:
-    try:
-        dtype = np.dtype(str(header["dtype"])).newbyteorder("<")
-        patterns = np.frombuffer(parts[1], dtype).reshape([int(side) for side in header["shape"]])
-        positions = np.asarray(header["positions"], dtype=np.float64)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            file=address,
-            field="message",
-            found=f"{error!r}",
-            expected="dtype, shape and positions that fit the bytes of the second part",
-        ) from None
-    return _frames(address, patterns, positions)

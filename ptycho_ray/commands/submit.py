@@ -39,6 +39,8 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """With a model: how patches are combined into one image."""
     refine: int | None = None
     """With a model: refine its image with this many iterations of the solver."""
+    workers: int = 1
+    """Without a model: share the solution among so many workers of the service, if it allows that."""
     n_subsample: int | None = None
     """Use only this many patterns, drawn at random."""
     no_wait: bool = False
@@ -77,7 +79,8 @@ def run(words: Sequence[str]) -> Result:
     choices: dict[str, Any] = {"model": options.model, "stitch": options.stitch, "n_subsample": options.n_subsample}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
     choices |= options.reading.chosen()
-    choices |= {"uncertainty": options.uncertainty or None, SECTION: solver}
+    workers = options.workers if options.workers != 1 else None
+    choices |= {"uncertainty": options.uncertainty or None, "workers": workers, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         job = client.submit(options.scan, **choices)
         if options.no_wait:

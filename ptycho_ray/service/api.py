@@ -149,7 +149,7 @@ def _add_reconstructions(app: FastAPI) -> None:
         folder.mkdir(parents=True, mode=0o700)
         try:
             choices, source, name = await _take(request, service, folder / "scan", query, x_file_name)
-            check_choices(choices, with_model=choices.model is not None)
+            check_choices(choices, settings.job_workers, with_model=choices.model is not None)
             model_key = AUTOMATIC
             if choices.model is not None:
                 model = await asyncio.to_thread(service.models.choose, choices.model)

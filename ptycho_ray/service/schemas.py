@@ -61,6 +61,9 @@ class _Common(BaseModel):
     uncertainty: bool = Field(
         False, description="Without a model: also standard deviations of amplitude and phase (docs/uncertainty.md)."
     )
+    workers: int = Field(
+        1, ge=1, description="Without a model: share the solution among so many workers, if the service allows it."
+    )
 
 
 class Choices(Solver, WaysToRead, _Common):

@@ -16,9 +16,12 @@ from second_device import SECOND, HostWaits, SecondDevice
 
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_ray.data.batches import sent
+from ptycho_ray.reconstruction.images import Image
 from ptycho_ray.reconstruction.inference import predict, reconstruct
 from ptycho_ray.reconstruction.stitching import StitchAccumulator
 from ptycho_ray.refinement.direct import DirectSolver
+from ptycho_ray.refinement.explained_image import explained_diffraction
+from ptycho_ray.refinement.orientation import find_orientation
 from ptycho_ray.refinement.solver import Refinement, RefinementConfig
 from ptycho_ray.training.loop import Trainer, TrainingDiverged
 from ptycho_ray.training.scan_source import ScanSource
@@ -214,3 +217,12 @@ def test_the_direct_solver_looks_once_a_step(second: SecondDevice, scan: Any) ->
     here = DirectSolver(photons, scan.positions_px, probe)
     here.step()
     assert loss == pytest.approx(here.step(), rel=1e-4)
+
+
+def test_an_image_is_judged_and_the_axes_are_found_on_the_device(second: SecondDevice, scan: Any) -> None:
+    whole = Image(scan.object_truth, scan.object_truth != 0, (0.0, 0.0))
+    there, here = explained_diffraction(whole, scan, SECOND), explained_diffraction(whole, scan)
+    assert there == pytest.approx(here, rel=1e-4)
+    few = {"most_patterns": 20, "most_passes": 8}
+    found = find_orientation(scan, np.random.default_rng(0), device=SECOND, **few)
+    assert found.misfits == pytest.approx(find_orientation(scan, np.random.default_rng(0), **few).misfits, rel=1e-3)

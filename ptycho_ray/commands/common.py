@@ -16,6 +16,7 @@ from ptycho_ray.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ptycho_ray.config.sources import Resolved
     from ptycho_ray.data import RawData
@@ -41,6 +42,13 @@ class DeviceOptions:
 
     device: str | None = None
     """Device: auto, cpu, cuda, cuda:1 (the GPU of that number) or mps; by default 'auto', a GPU if there is one."""
+
+    def resolved_device(self) -> torch.device:
+        """That device; ConfigurationError if this machine does not have it."""
+        from ptycho_ray.config import ExecutionConfig
+        from ptycho_ray.training.device import resolve_device
+
+        return resolve_device(ExecutionConfig(accelerator=self.device or "auto"))
 
 
 @dataclass(kw_only=True)

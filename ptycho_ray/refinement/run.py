@@ -143,7 +143,7 @@ class Run:
             waves = kernel.forward(self.state, self.tensor(piece))
             total += kernel.compare(waves, self.state.scale)[0].sum()
         loss = total / (len(rows) * kernel.amplitude.shape[1:].numel())
-        return loss if self.tiles is None else loss.new_tensor(self.tiles.mean([float(loss)], len(rows))[0])
+        return loss if self.tiles is None else self.tiles.mean_there(loss, len(rows))
 
     def illumination(self) -> Tensor:
         """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""

@@ -335,7 +335,7 @@ class Refinement:
     def _iterate(self) -> float:
         """One iteration, whatever becomes of it; the loss per learnt pixel."""
         self.method.auxiliary.begin(self.run)
-        total = self.method.iterate(self.run)
+        total = float(self.method.iterate(self.run))
         self.method.auxiliary.settle(self.run)
         self.after.apply(self.run)
         return total / (len(self.run.rows) * self.run.kernel.amplitude.shape[1:].numel())

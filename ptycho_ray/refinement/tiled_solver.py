@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.evaluation.explained import Figures
@@ -96,7 +97,7 @@ class TiledRefinement(Refinement):
         updates = -(-len(self.run.rows) // self.run.batch_size)
         table = np.zeros(place.size)
         table[place.rank] = -(-updates // probe_every)
-        self._parts_of_iteration = int(max(self.tiles.sum(torch.from_numpy(table).to(self.tiles.device))))
+        self._parts_of_iteration = int(max(self.tiles.sum(sent(torch.from_numpy(table), self.tiles.device))))
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -132,7 +133,8 @@ class TiledRefinement(Refinement):
     # -- an iteration ------------------------------------------------------------------------------------------------
 
     def _iterate(self) -> float:
-        run, tiles, total = self.run, self.tiles, 0.0
+        run, tiles = self.run, self.tiles
+        total = torch.zeros((), dtype=torch.float64, device=tiles.device)
         tiles.weigh(run.illumination())
         self.method.auxiliary.begin(run)
         drawn = run.draw()
@@ -145,11 +147,12 @@ class TiledRefinement(Refinement):
         tiles.combine(run.state.object)
         self.after.apply(run)
         tiles.share_probe(run.state, len(run.rows))
-        return tiles.mean([total / len(run.rows)], len(run.rows))[0] / run.kernel.amplitude.shape[1:].numel()
+        loss = tiles.mean_there(total / len(run.rows), len(run.rows))
+        return float(loss) / run.kernel.amplitude.shape[1:].numel()
 
     def _any(self, rows: NDArray[np.int64]) -> bool:
         """Whether any tile has any: all judge together."""
-        return float(self.tiles.sum(torch.tensor(float(len(rows)), device=self.tiles.device))) > 0
+        return float(self.tiles.sum(torch.full((), float(len(rows)), device=self.tiles.device))) > 0
 
     def _parts(self) -> dict[str, object]:
         return super()._parts() | {"tile": self._own_part()}

@@ -134,7 +134,10 @@ def fourier_ring_correlation(
 
 
 def _window(length: int, window: Window | None) -> FloatArray:
-    from scipy.signal.windows import hann, tukey  # here, for it takes half a second that every start of every worker would wait for
+    from scipy.signal.windows import (
+        hann,
+        tukey,
+    )  # here, for it takes half a second that every start of every worker would wait for
 
     if window is None:
         return np.ones(length)

@@ -153,5 +153,7 @@ class Run:
         corners = sent(corners, self.state.object.device)
         spot = self.state.probe.abs().square().sum(dim=0)
         shape = list(corners.shape)
-        spread = torch.fft.irfft2(torch.fft.rfft2(corners) * torch.fft.rfft2(spot, shape), shape)
-        return spread.clamp_min(0)
+        product = torch.fft.rfft2(corners)
+        del corners  # canvases are what a tile has beside its patterns
+        product *= torch.fft.rfft2(spot, shape)
+        return torch.fft.irfft2(product, shape).clamp_min_(0)

@@ -120,7 +120,7 @@ class Refinement:
         )
         self.history: list[Progress] = []
         self.stopped = ""
-        self._start = self._snapshot()
+        self._start = self._snapshot() if tiles is None else {}  # a tile is never solved again
         self.method = METHODS[self.config.method](self.run)
         self.after = AfterIteration(self.run, support)
         self._proven = self._snapshot() if self.config.method in JUDGE_THEIR_START else None

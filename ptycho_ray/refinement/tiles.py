@@ -126,6 +126,7 @@ class Neighbours:
             light > DARK_SHARE * light.max(), light, 0
         )  # what lies below is the rounding of a transform
         theirs = self._swap(light[None])
+        self._total = self._light = light  # the last ones go before there are others
         total = light.clone()
         for (_, box), other in zip(self.common, theirs, strict=True):
             total[box] += other[0]
@@ -155,7 +156,7 @@ class Neighbours:
                 overlaps[self._pairs.index((self.rank, other))] = product
         turns = self._turns(self.sum(overlaps).cpu().numpy())  # [tiles, S]
         factors = sent(torch.from_numpy(turns), image.device).to(image.dtype)[..., None, None]
-        image.mul_(factors[self.rank]).mul_(self._light)
+        torch.view_as_real(image.mul_(factors[self.rank])).mul_(self._light[..., None])  # as complex it would be copied
         for (other, box), part, share in zip(self.common, theirs, self._shares, strict=True):
             image[(slice(None), *box)] += part * factors[other] * share
 

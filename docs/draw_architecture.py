@@ -28,7 +28,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("automatic",),
     ("workflow",),
     ("client", "live", "interactive", "tuning"),
-    ("cluster", "interop", "service"),
+    ("cluster", "interop"),
+    ("service",),
     ("commands",),
 )
 #: Where on its floor a room is drawn, 0 to 10.

@@ -176,6 +176,7 @@ def reconstruct(
     refinement: Mapping[str, Any] | None = None,
     budget_s: float | None = None,
     uncertainty: bool = False,
+    device: str = "auto",
     config: str | Path | None = None,
     progress: bool = True,
     **settings: Any,
@@ -190,6 +191,7 @@ def reconstruct(
             refine``). With a model its image is refined with them.
         budget_s: without a network, limit on the processor seconds of the trials.
         uncertainty: without a network, also determine error bars: ``amplitude_std`` and ``phase_std`` of ``stitched``.
+        device: where it is computed: auto, cpu, cuda, cuda:1, mps; 'auto' takes a GPU if there is one.
         config: YAML file with settings of the training; ``settings`` take precedence: ``nepochs=5``, ``gridsize=2``,
             ``learning_rate=1e-3`` (those of ``ptycho-ray train``, and its network where none is chosen). ``seed`` alone is the
             seed of the automatic reconstruction.
@@ -200,12 +202,13 @@ def reconstruct(
     """
     from ptycho_ray import workflow
     from ptycho_ray.bundle import Bundle, load_bundle
-    from ptycho_ray.config import TrainingConfig
+    from ptycho_ray.config import ExecutionConfig, TrainingConfig
     from ptycho_ray.config.sources import resolve_config, setting_names
     from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.errors import ConfigurationError
     from ptycho_ray.refinement.config import RefinementConfig
+    from ptycho_ray.training.device import resolve_device
     from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
     raw = scan if isinstance(scan, RawData) else load(scan)
@@ -214,6 +217,7 @@ def reconstruct(
     alone = "uncertainty" if uncertainty else "budget_s" if budget_s is not None else None
     if alone is not None and (model is not None or training):
         raise ConfigurationError(field=alone, found="given with a network", expected="no model and no training")
+    there = resolve_device(ExecutionConfig(accelerator=device))
     if model is not None:
         if settings or config is not None:
             raise ConfigurationError(
@@ -224,6 +228,8 @@ def reconstruct(
         bundle = model.bundle if isinstance(model, Reconstruction) else load_bundle(model)
         if bundle is None:
             raise ConfigurationError(field="model", found="an image without a network", expected="one with a network")
+        for each in bundle.models:
+            each.to(there)
         _, _, results = workflow.reassemble_cdi_image(
             raw, bundle.config, model=bundle.models, refinement=solver, keep_patches=False
         )
@@ -231,7 +237,7 @@ def reconstruct(
     if not training:
         tell = print if progress else lambda line: None
         made = workflow.reconstruct_scan(
-            raw, settings=refinement, budget_s=budget_s, uncertainty=uncertainty, tell=tell, **settings
+            raw, settings=refinement, budget_s=budget_s, uncertainty=uncertainty, device=there, tell=tell, **settings
         )
         return Reconstruction(made.refinement.stitched, made.scan, None, automatic=made)
     if solver is not None:
@@ -239,6 +245,7 @@ def reconstruct(
             field="refinement", found="given with settings of a training", expected="refinement_iterations, or a model"
         )
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
+    settings = ({} if device == "auto" else {"accelerator": device}) | settings
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
     resolved = resolve_config(TrainingConfig, config, typed=typed)
     chosen = fitted_to_scans(resolved, [raw])

@@ -57,7 +57,7 @@ MAY_KNOW = {
     "live": {"data", "errors", "physics"},
     "interop": {"bundle", "config", "data", "errors", "files", "models", "reconstruction", "training", "workflow"},
     "service": {
-        "bundle", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
+        "bundle", "cluster", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
         "simulation", "training", "workflow",
     },
     "cluster": {

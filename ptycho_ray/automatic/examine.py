@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ LOOKED_AT = 64
 DARKEST, BRIGHTEST = 0.05, 20.0
 #: A position this many times the spread of the middle half away from the median is left out.
 FARTHEST = 12.0
+
+#: Makes a scan remember the intensity of each pattern: what alone of an examination reads the whole of it.
+ReadWhole = Callable[[RawData], object]
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,14 @@ class Examined:
     lines: list[str]
 
 
-def examine(scan: RawData) -> Examined:
+def examine(scan: RawData, read_whole: ReadWhole = RawData.pattern_energies) -> Examined:
     """Look at a scan, leave out what is broken, and mask pixels that are."""
     lines = []
     bad = broken_pixels(scan)
     if bad.any():
         scan = with_bad_pixels(scan, bad)
         lines.append(f"{int(bad.sum())} detector pixels are dead or hot, and count nowhere")
+    read_whole(scan)
     rows = broken_frames(scan)
     out = scan.patterns.source.labels[rows]
     if len(out):
@@ -95,5 +100,5 @@ def with_bad_pixels(scan: RawData, bad: NDArray[np.bool_]) -> RawData:
     """The same scan with further bad pixels, which read as zero."""
     made = scan.select(np.arange(len(scan)))
     made.patterns = made.patterns.with_bad_pixels(bad if scan.bad_pixels is None else scan.bad_pixels | bad)
-    made._energies = None
+    made.remember_energies(None)
     return made

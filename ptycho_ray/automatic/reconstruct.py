@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 
 from ptycho_ray.automatic.choose import FIRST_ROUND, SOLUTION, Choice, choose, more_modes
 from ptycho_ray.automatic.electrons import calibrated_probes
-from ptycho_ray.automatic.examine import Examined, examine
+from ptycho_ray.automatic.examine import Examined, ReadWhole, examine
 from ptycho_ray.automatic.guesses import first_probes
 from ptycho_ray.automatic.trials import Part, Trial, drawn, surrounded
-from ptycho_ray.automatic.verdict import Verdict, findings, judge
+from ptycho_ray.automatic.verdict import Judgement, Verdict, findings, judge, judgement
 from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.error_bars import ErrorBars, error_bars_and_halves
@@ -31,6 +32,24 @@ from ptycho_ray.refinement.solver import Refinement
 LEAST_PATTERNS = 8
 #: Patterns that are held out to judge: at least so many, if that is not more than a tenth.
 JUDGES, LEAST_HELD_OUT, MOST_HELD_OUT = 24, 0.02, 0.1
+
+OnProgress = Callable[[Progress], None]
+JudgePart = Callable[[Refinement], Judgement]
+
+
+class Solve(Protocol):
+    """Solves a scan, here or elsewhere, beginning with its probe and a flat object."""
+
+    def __call__(
+        self,
+        scan: RawData,
+        config: RefinementConfig,
+        *,
+        held_out: NDArray[np.int64],
+        judge: JudgePart | None,
+        on_progress: OnProgress | None,
+    ) -> tuple[RefinementResult, list[Judgement]]:
+        """The solution, and what ``judge`` says at the end of the patterns ``held_out`` in each process that has some."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,7 @@ def plan_reconstruction(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     budget_s: float | None = None,
+    read_whole: ReadWhole = RawData.pattern_energies,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Examine a scan and decide by short trials what is unknown about it; the same seed decides the same.
@@ -106,13 +126,14 @@ def plan_reconstruction(
     Args:
         settings: settings of :class:`RefinementConfig` that are given and not decided.
         budget_s: processor seconds after which nothing further is tried (the plan then depends on the machine).
+        read_whole: makes the scan remember the intensity of each pattern.
 
     Raises:
         InputError: there are fewer than ``LEAST_PATTERNS`` patterns.
     """
     began = time.process_time()
     given = dict(settings or {})
-    examined = examine(scan)
+    examined = examine(scan, read_whole)
     for line in examined.lines:
         tell(line)
     if len(examined.scan) < LEAST_PATTERNS:
@@ -137,8 +158,10 @@ def reconstruct_scan(
     budget_s: float | None = None,
     uncertainty: bool = False,
     device: torch.device | None = None,
+    solve: Solve | None = None,
+    read_whole: ReadWhole = RawData.pattern_energies,
     tell: Callable[[str], None] = lambda line: None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
 ) -> Automatic:
     """Reconstruct a scan with nothing but what its file says.
@@ -150,14 +173,23 @@ def reconstruct_scan(
         budget_s: processor seconds after which nothing further is tried.
         uncertainty: also determine error bars of the image, and compare two halves of the data.
         device: where it is computed.
+        solve: solves the scan elsewhere; in this process if None. Trials, which are small, are made here.
+        read_whole: as for :func:`plan_reconstruction`.
         tell: told what is decided, one sentence at a time.
         on_progress: told after every iteration of the solution.
-        on_image: given the image whenever the patterns held out have judged it.
+        on_image: given the image whenever the patterns held out have judged it; not where ``solve`` solves elsewhere.
 
     Raises:
+        ConfigurationError: error bars are asked for of a scan that is solved elsewhere.
         Diverged: the loss grows however small the steps are.
     """
-    plan = plan_reconstruction(scan, seed=seed, settings=settings, budget_s=budget_s, tell=tell)
+    if uncertainty and solve is not None:
+        raise ConfigurationError(
+            field="uncertainty", found="a scan shared by several workers", expected="a scan solved in one process"
+        )
+    here = _Here(device, on_image)
+    solve = solve or here
+    plan = plan_reconstruction(scan, seed=seed, settings=settings, budget_s=budget_s, read_whole=read_whole, tell=tell)
     began = time.process_time()
     assumption = plan.choice.assumption
     examined = plan.examined.scan
@@ -170,7 +202,7 @@ def reconstruct_scan(
     if config.position_start is not None:
         first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
         unseen = np.union1d(held_out, plan.choice.part.judges_of_scan)
-        found = _solved(solved, first_config, unseen, device, on_progress, on_image).result()
+        found, _ = solve(solved, first_config, held_out=unseen, judge=None, on_progress=on_progress)
         # With positions and object almost right, what is still missing shows.
         plan.choice.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
@@ -183,34 +215,44 @@ def reconstruct_scan(
         best = more_modes(plan.choice.part, now, decide, given=settings or {})
         solved = solved.at(found.positions_px, best.probe)
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
-    refinement = _solved(solved, config, held_out, device, on_progress, on_image)
-    image = refinement.result()
+    judge_part = functools.partial(judgement, photons_per_unit=plan.examined.photons_per_unit)
+    image, judged = solve(solved, config, held_out=held_out, judge=judge_part, on_progress=on_progress)
     told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
-    verdict = judge(refinement, plan.examined.photons_per_unit, told, plan.examined.scan.quantum)
+    verdict = judge(judged, told, plan.examined.scan.quantum)
     tell(verdict.sentence)
     made = Automatic(solved, plan, config, image, verdict, held_out, time.process_time() - began)
-    if not uncertainty:
+    if not uncertainty or here.last is None:
         return made
     unit, generator = plan.examined.photons_per_unit, np.random.default_rng((seed, 9))
-    bars = error_bars_and_halves(refinement, solved, unit, generator, tell)
+    bars = error_bars_and_halves(here.last, solved, unit, generator, tell)
     if bars is None:
         return made
     found = replace(made.refinement, stitched=bars.of(made.refinement.stitched))
     return replace(made, refinement=found, error_bars=bars)
 
 
-def _solved(
-    scan: RawData,
-    config: RefinementConfig,
-    held_out: NDArray[np.int64],
-    device: torch.device | None,
-    on_progress: Callable[[Progress], None] | None,
-    on_image: Callable[[Progress, StitchedObject], None] | None,
-) -> Refinement:
-    refinement = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=device)
-    for progress in refinement:
-        if on_progress is not None:
-            on_progress(progress)
-        if on_image is not None and progress.r_factor is not None:
-            on_image(progress, refinement.stitched())
-    return refinement
+class _Here:
+    """Solves in this process, and keeps the last refinement."""
+
+    def __init__(
+        self, device: torch.device | None, on_image: Callable[[Progress, StitchedObject], None] | None
+    ) -> None:
+        self.device, self.on_image = device, on_image
+        self.last: Refinement | None = None
+
+    def __call__(
+        self,
+        scan: RawData,
+        config: RefinementConfig,
+        *,
+        held_out: NDArray[np.int64],
+        judge: JudgePart | None,
+        on_progress: OnProgress | None,
+    ) -> tuple[RefinementResult, list[Judgement]]:
+        self.last = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=self.device)
+        for progress in self.last:
+            if on_progress is not None:
+                on_progress(progress)
+            if self.on_image is not None and progress.r_factor is not None:
+                self.on_image(progress, self.last.stitched())
+        return self.last.result(), [] if judge is None else [judge(self.last)]

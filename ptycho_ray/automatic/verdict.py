@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.physics.optics import probe_diameter_px
 from ptycho_ray.refinement.result import RefinementResult
 from ptycho_ray.refinement.solver import Refinement
+from ptycho_ray.refinement.unseen import PatternFigures
 
 #: An image is not to be trusted if it is not better than a flat object by so many standard errors. It explains little if that
 #: is less than this share of what the flat object leaves beyond the noise; something is missing if it leaves more than so many
@@ -83,20 +85,31 @@ class Verdict:
         return {name: value for name, value in self.__dict__.items() if isinstance(value, int | float)}
 
 
-def judge(
-    refinement: Refinement, photons_per_unit: float | None, findings: tuple[str, ...] = (), quantum: str = "photon"
-) -> Verdict:
-    """The verdict on the present estimate of a refinement, by its held-out patterns; ``quantum`` is what was counted."""
+class Judgement(NamedTuple):
+    """How patterns that took no part in an image are explained by it, and by a flat object."""
+
+    ours: PatternFigures
+    flat: PatternFigures
+
+
+def judgement(refinement: Refinement, photons_per_unit: float | None) -> Judgement:
+    """That of the present estimate of a refinement, by its held-out patterns."""
     state, rows = refinement.run.state, refinement.held_out
     ours = refinement.judge_unseen(rows, photons_per_unit)
     image = state.object.clone()
     state.object.fill_(1)
     flat = refinement.judge_unseen(rows, photons_per_unit, intensities=True)
     state.object.copy_(image)
+    return Judgement(ours, flat)
+
+
+def judge(parts: Sequence[Judgement], findings: tuple[str, ...] = (), quantum: str = "photon") -> Verdict:
+    """The verdict from the judgements of all processes that share a scan; ``quantum`` is what was counted."""
+    ours, flat = (PatternFigures.of_all(figures) for figures in zip(*parts, strict=True))
     known = ours.noise_is_known
     beyond = flat.misfit.sum() - (ours.noise.sum() if known else 0.0)
     return Verdict(
-        patterns=len(rows),
+        patterns=len(ours.misfit),
         r_factor=ours.r_factor,
         r_factor_of_a_flat_object=flat.r_factor,
         r_factor_of_noise=ours.noise_r_factor if known else None,

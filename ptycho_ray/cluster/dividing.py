@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ptycho_ray.cluster.preflight import ANSWER_TIMEOUT_S, Workers
+from ptycho_ray.cluster.on_each_node import ANSWER_TIMEOUT_S, here
+from ptycho_ray.cluster.preflight import Workers
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.reconstruction.stitching import StitchedObject
@@ -24,6 +24,8 @@ from ptycho_ray.refinement.tiled_solver import can_be_tiled, check_tiles
 
 #: Canvases that a worker has in memory: object, derivatives, two moments of each part, what it may go back to, light.
 CANVASES = 10
+#: Share of the memory of a machine, as it was when Ray started there, that workers find free whatever else has started since.
+LITTLE = 0.05
 
 
 def divides(
@@ -45,7 +47,10 @@ def divides(
         return execution.split == "tiles"
     if checkpoint.exists() or complete_sets(checkpoint):
         return not checkpoint.exists()
-    return can_be_tiled(config) and workers.most > 1 and bytes_needed(scan, config) > room_of_a_worker(config, workers)
+    if not can_be_tiled(config) or workers.most == 1:
+        return False
+    needed = bytes_needed(scan, config)
+    return not _is_little(needed, config, workers) and needed > room_of_a_worker(config, workers)
 
 
 def bytes_needed(scan: RawData, config: RefinementConfig) -> int:
@@ -62,14 +67,26 @@ def room_of_a_worker(config: RefinementConfig, workers: Workers) -> float:
         return config.memory_GB * 1e9
     gpu = "GPU" in workers.resources
     free: dict[str, Any] = {}
-    for node in (node for node in ray.nodes() if node["Alive"]):
-        here = [node["Resources"].get(name, 0) / amount for name, amount in workers.resources.items()]
-        most = min(workers.most, math.floor(min(here)))
-        if most:
-            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked = _free.options(scheduling_strategy=where, num_gpus=int(gpu)).remote(gpu)
-            free[asked] = 1 if gpu else most
+    for node, most in _machines(workers):
+        asked = _free.options(scheduling_strategy=here(node["NodeID"]), num_gpus=int(gpu)).remote(gpu)
+        free[asked] = 1 if gpu else most
     return SHARE_OF_FREE * min(ray.get(asked, timeout=ANSWER_TIMEOUT_S) / sharing for asked, sharing in free.items())
+
+
+def _machines(workers: Workers) -> Iterator[tuple[dict[str, Any], int]]:
+    """The machines that can have workers, each with how many of them."""
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        room = [node["Resources"].get(name, 0) / amount for name, amount in workers.resources.items()]
+        if most := min(workers.most, math.floor(min(room))):
+            yield node, most
+
+
+def _is_little(needed: int, config: RefinementConfig, workers: Workers) -> bool:
+    """Whether so many bytes are so little beside what Ray knows of the memory of each machine that none need be asked, which
+    takes some seconds."""
+    if config.memory_GB is not None or "GPU" in workers.resources:
+        return False
+    return all(needed < LITTLE * node["Resources"].get("memory", 0) / most for node, most in _machines(workers))
 
 
 def with_room(config: RefinementConfig, workers: Workers) -> RefinementConfig:

@@ -96,6 +96,7 @@ class DriverRelay(threading.Thread):
                 self._tell_one(kind, content)
         except Exception as error:
             self.error = error
+            self.board.fail.remote(error)  # so that the workers end, too
 
     def _tell_one(self, kind: str, content: Any) -> None:
         if kind == "up":

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import math
-import os
-import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.fs
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.train import ScalingConfig
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ptycho_ray.cluster.on_each_node import ANSWER_TIMEOUT_S, examine, gpu_memory_bytes, here, versions
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError
 from ptycho_ray.training.device import resolve_device
 
-#: Packages whose versions must be the same on all machines, since they decide the numbers or the exchange of data.
-PACKAGES = ("ptycho-ray", "torch", "numpy", "ray")
-ANSWER_TIMEOUT_S = 120.0
 #: How often an elastic run looks whether it can have more workers.
 GROW_INTERVAL_S = 10.0
 
@@ -87,31 +79,6 @@ def worker_resources(execution: ExecutionConfig) -> tuple[dict[str, float], str]
     if wanted in ("gpu", "cuda") or (wanted == "auto" and gpu_memory_bytes() is not None):
         return resources | {"GPU": execution.gpu_share}, "cuda"
     return resources, resolve_device(execution).type if wanted == "mps" else "cpu"
-
-
-def gpu_memory_bytes() -> int | None:
-    """Memory of the smallest GPU of the cluster; None if no machine has one that torch there can use."""
-    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    answers = [
-        _gpu_memory.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in with_gpu
-    ]
-    found = []
-    for answer in answers:
-        with contextlib.suppress(ray.exceptions.RayError):  # check_nodes says what is wrong with a machine
-            found.append(ray.get(answer, timeout=ANSWER_TIMEOUT_S))
-    return min((memory for memory in found if memory is not None), default=None)
-
-
-@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
-def _gpu_memory() -> int | None:
-    """Run on a machine with GPUs, which it asks without reserving any; its process is not used for anything else."""
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    return min(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
 
 
 def free_of(resources: Mapping[str, float]) -> dict[str, tuple[float, float]]:
@@ -188,24 +155,6 @@ def storage(storage_path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return system, path
 
 
-def versions() -> dict[str, str]:
-    """Versions that must agree on all machines."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for package in PACKAGES:
-        try:
-            # without the build: 2.13.0+cpu of a head without a GPU goes with the CUDA build of 2.13.0 of a worker
-            found[package] = importlib.metadata.version(package).split("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _examine(files: Sequence[str]) -> dict[str, Any]:
-    """Run on each machine: its versions, and which files it does not see."""
-    return {"versions": versions(), "missing": [file for file in files if not Path(file).exists()]}
-
-
 def check_nodes(files: Sequence[str] = (), expected: Mapping[str, str] | None = None) -> None:
     """Ask every machine of the cluster for its package versions and whether it sees ``files``.
 
@@ -215,10 +164,7 @@ def check_nodes(files: Sequence[str] = (), expected: Mapping[str, str] | None = 
     """
     expected = versions() if expected is None else expected
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    answers = {
-        node: _examine.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(list(files))
-        for node in nodes
-    }
+    answers = {node: examine.options(scheduling_strategy=here(node)).remote(list(files)) for node in nodes}
     for node, answer in answers.items():
         place = f"node {nodes[node]} ({node[:8]})"
         try:

@@ -1,21 +1,67 @@
-"""The automatic reconstruction of a scan as one of many on a Ray cluster."""
+"""The automatic reconstruction on a Ray cluster: of one scan by several workers, and of one of many by one worker."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ptycho_ray import workflow
+from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.each_alone import NOT_TRUSTED, OK, Line, Say, ScanToDo, Treatment
+from ptycho_ray.cluster.preflight import workers_for
+from ptycho_ray.cluster.refine import forget, solve_on_cluster
+from ptycho_ray.cluster.whole_scan import read_energies
+from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
+from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import save_automatic
 from ptycho_ray.display.progress import in_words
 from ptycho_ray.display.report import provenance
-from ptycho_ray.refinement.solver import Progress
+from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
+
+if TYPE_CHECKING:
+    from ptycho_ray.automatic.reconstruct import Automatic
+
+
+def reconstruct_on_cluster(
+    scan: RawData,
+    execution: ExecutionConfig,
+    *,
+    checkpoint: Path,
+    tell: Callable[[str], None] = lambda line: None,
+    **wishes: Any,
+) -> Automatic:
+    """:func:`ptycho_ray.workflow.reconstruct_scan` with the solution on ``execution.devices`` workers.
+
+    What is unknown is decided in this process, by a part of the scan; the workers read the whole, solve it with shared batches
+    or in tiles (:func:`.cluster.refine.solve_on_cluster`), and judge the patterns that were left out.
+
+    Args:
+        checkpoint: where the state of the solution is kept while it runs, in a folder that every machine reaches.
+        tell: told what is decided, and what is waited for.
+        wishes: further arguments of ``reconstruct_scan``, without ``device``, ``uncertainty``.
+
+    Raises:
+        ConfigurationError: the cluster has no room for the workers, or they cannot share a scan as they are told to.
+        others: those of ``reconstruct_scan`` and ``solve_on_cluster``.
+    """
+    with connected(execution, tell):
+        workers_for(execution, tell)  # before anything is computed
+        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, tell=tell)
+
+        def solve_from_probe(scan: RawData, config: RefinementConfig, **how: Any) -> tuple[RefinementResult, list[Any]]:
+            try:
+                return solve(scan, config, probe=scan.probe, **how)
+            finally:
+                forget(checkpoint)
+
+        return workflow.reconstruct_scan(scan, solve=solve_from_probe, read_whole=read_energies, tell=tell, **wishes)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import ray
 import ray.train
 import torch
+from numpy.typing import NDArray
 from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -29,10 +31,12 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.slab import slab_between
-from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
+from ptycho_ray.refinement.solver import Progress, Refinement, RefinementConfig, RefinementResult, refine
 from ptycho_ray.refinement.tile_files import complete_sets, folder_of_tiles, read_tiles
 from ptycho_ray.refinement.tiled_solver import refine_tile
 from ptycho_ray.training.parallel import DataParallel
+
+T = TypeVar("T")
 
 
 def refine_on_cluster(
@@ -48,7 +52,32 @@ def refine_on_cluster(
     image_every: int = 0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> RefinementResult:
-    """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result.
+    """:func:`ptycho_ray.workflow.refine_cdi_image` on ``execution.devices`` workers, with the same result: see
+    :func:`solve_on_cluster`."""
+    result, _ = solve_on_cluster(
+        scan, config, checkpoint=checkpoint, start=workflow.starting_image(start, scan), resume=resume,
+        execution=execution, on_progress=on_progress, on_image=on_image, image_every=image_every, tell=tell,
+    )  # fmt: skip
+    return result
+
+
+def solve_on_cluster(
+    scan: RawData,
+    config: RefinementConfig | None = None,
+    *,
+    checkpoint: Path,
+    start: StitchedObject | None = None,
+    probe: NDArray[np.complex64] | None = None,
+    held_out: NDArray[np.int64] | None = None,
+    judge: Callable[[Refinement], T] | None = None,
+    resume: bool = True,
+    execution: ExecutionConfig | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_image: Callable[[Progress, StitchedObject], None] | None = None,
+    image_every: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[RefinementResult, list[T]]:
+    """Refine a scan on ``execution.devices`` workers.
 
     ``execution.split`` says how: with 'data' every worker has the whole scan and a share of each batch, with 'tiles' its own
     patterns and part of the object, and the result is the same within its noise; 'auto' takes tiles if a worker has no room for
@@ -56,11 +85,18 @@ def refine_on_cluster(
 
     The first worker keeps the checkpoint, or each of them its tile in a folder beside it; after the loss of a worker, at most
     ``execution.max_failures`` times, all go on from there, with ``execution.min_devices`` also fewer. ``on_progress`` and
-    ``on_image`` are called in this process.
+    ``on_image`` are called in this process, and what they raise ends the run.
 
     Args:
-        checkpoint: as there; every machine must reach its folder, in which Ray keeps what it needs while the run lasts.
+        checkpoint: as for :func:`.workflow.refine_cdi_image`; every machine must reach its folder, in which Ray keeps what it
+            needs while the run lasts.
+        start, probe, held_out: as for :class:`.solver.Refinement`.
+        judge: called at the end on the workers that have held-out patterns: with shared batches the first one, and in tiles
+            each for its own. A function of a module, so that it can be sent there.
         tell: told what happens until the first step.
+
+    Returns:
+        the result, and what ``judge`` has returned.
 
     Raises:
         ConfigurationError: tiles with settings that need the whole scan on every worker.
@@ -74,9 +110,7 @@ def refine_on_cluster(
     checkpoint = checkpoint.absolute()
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if not resume:
-        checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(folder_of_tiles(checkpoint), ignore_errors=True)
-    image = workflow.starting_image(start, scan)
+        forget(checkpoint)
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
     with connected(execution, tell):
         workers = workers_for(execution, tell)
@@ -91,7 +125,7 @@ def refine_on_cluster(
         trainer = TorchTrainer(
             _refine_on_worker,
             train_loop_config={
-                "task": ray.put((scan, config, image)),
+                "task": ray.put((scan, config, {"start": start, "probe": probe, "held_out": held_out}, judge)),
                 "checkpoint": checkpoint,
                 "tiles": tiles,
                 "gpu": use_gpu,
@@ -126,10 +160,18 @@ def refine_on_cluster(
                 ) from error
             raise_failure(board)
     shutil.rmtree(storage / name, ignore_errors=True)
+    with suppress(OSError):  # runs of others are in it
+        storage.rmdir()
+    found, judged = result.return_value
     if tiles:
-        return read_tiles(complete_sets(checkpoint)[0]).result(slab_between(scan, config))
-    found: RefinementResult = result.return_value
-    return found
+        found = read_tiles(complete_sets(checkpoint)[0]).result(slab_between(scan, config))
+    return found, judged
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove the state that a run has kept, in one file or in tiles."""
+    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(folder_of_tiles(checkpoint), ignore_errors=True)
 
 
 class _Follower:
@@ -162,8 +204,12 @@ class _Follower:
             self.on_progress(progress)
 
 
-def _refine_on_worker(settings: dict[str, Any]) -> RefinementResult | None:
-    """What every worker runs; the first one returns the result."""
+class _Unwanted(RuntimeError):
+    """The program that started the run does not want it any more."""
+
+
+def _refine_on_worker(settings: dict[str, Any]) -> tuple[RefinementResult | None, list[Any]] | None:
+    """What every worker runs; the first one returns the result, unless it is in tiles, and what was judged."""
     board = settings["board"]
     if ray.get(board.failure.remote()) is not None:
         return None  # another start cannot mend what the user has to
@@ -176,41 +222,40 @@ def _refine_on_worker(settings: dict[str, Any]) -> RefinementResult | None:
         raise
 
 
-def _refine_share(settings: dict[str, Any]) -> RefinementResult | None:
-    context = ray.train.get_context()
+def _refine_share(settings: dict[str, Any]) -> tuple[RefinementResult | None, list[Any]]:
+    context, board = ray.train.get_context(), settings["board"]
     parallel = DataParallel(context.get_world_rank(), context.get_world_size())
     torch.set_num_threads(settings["threads"])
-    scan, config, start = ray.get(settings["task"])
+    scan, config, begin, judge = ray.get(settings["task"])
+    judged: list[Any] = []
 
     def tell(progress: Progress, image: StitchedObject | None = None) -> None:
         if parallel.rank == 0:
-            settings["board"].post.remote([("refinement", (progress, image))])
+            board.post.remote([("refinement", (progress, image))])
+            if ray.get(board.failure.remote()) is not None:
+                raise _Unwanted
 
     def tell_tile(progress: Progress, image: StitchedObject) -> None:
-        settings["board"].post.remote([("refinement", (progress, image, (parallel.rank, parallel.size)))])
+        board.post.remote([("refinement", (progress, image, (parallel.rank, parallel.size)))])
 
-    if settings["tiles"]:
-        refine_tile(
-            scan,
-            config,
-            parallel=parallel,
-            checkpoint=settings["checkpoint"],
-            start=start,
-            device=torch.device("cuda") if settings["gpu"] else None,
-            on_progress=tell,
-            on_image=tell_tile,
-            image_every=settings["image_every"],
-        )
-        return None
-    result = workflow.refine_cdi_image(
-        scan,
-        config,
-        start=start,
-        device=torch.device("cuda") if settings["gpu"] else None,
-        parallel=parallel,
-        checkpoint=settings["checkpoint"],
-        on_progress=tell,
-        on_image=tell if parallel.rank == 0 else None,
-        image_every=settings["image_every"],
-    )
-    return result if parallel.rank == 0 else None
+    def at_end(refinement: Refinement) -> None:
+        if judge is not None and len(refinement.held_out):
+            judged.append(judge(refinement))
+
+    common = {
+        "device": torch.device("cuda") if settings["gpu"] else None,
+        "parallel": parallel,
+        "checkpoint": settings["checkpoint"],
+        "on_progress": tell,
+        "image_every": settings["image_every"],
+    }
+    if not settings["tiles"]:
+        first = parallel.rank == 0
+        on_image, at_end_of_first = (tell, at_end) if first else (None, None)
+        result = refine(scan, config, **begin, **common, on_image=on_image, at_end=at_end_of_first)
+        return (result, judged) if first else (None, [])
+    refine_tile(scan, config, **begin, **common, on_image=tell_tile, at_end=at_end)
+    parts: list[Any] = [judged] * parallel.size
+    if parallel.size > 1:
+        torch.distributed.all_gather_object(parts, judged)
+    return None, [each for part in parts for each in part]

@@ -6,7 +6,8 @@ import math
 
 import ray
 
-from ptycho_ray.cluster.preflight import gpu_memory_bytes, room_for, worker_resources
+from ptycho_ray.cluster.on_each_node import gpu_memory_bytes
+from ptycho_ray.cluster.preflight import room_for, worker_resources
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError

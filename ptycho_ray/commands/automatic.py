@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray import __version__
-from ptycho_ray.commands.common import ProductOptions, Result, tell
+from ptycho_ray.commands.common import ProductOptions, Result, WorkerOptions, tell
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
+    from ptycho_ray.automatic.reconstruct import Automatic
     from ptycho_ray.commands.reconstruct import Options
 
 #: What asks for no network: the scan, where the image goes, where it is computed, and what is shown of an error.
 _NO_NETWORK = {"test_data_file", "output_dir", "device", "execution.accelerator", "debug"}
 #: The section of the solver's settings: ``--refinement.probe-modes 2``.
 SECTION = "refinement"
+#: Where several workers keep the state of a solution while they solve.
+CHECKPOINT = "solution.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -100,9 +104,22 @@ def reconstruct_automatically(
     only_plan: bool,
     explain: bool,
     product: ProductOptions,
-    execution: Mapping[str, Any],
+    workers: WorkerOptions,
+    accelerator: str,
 ) -> Result:
     """Reconstruct a scan without a network, and write image, scan as refined, report and figures into ``folder``."""
+    cluster = workers.of_cluster()
+    if cluster and only_plan:
+        raise ConfigurationError(
+            field="--workers", found="--plan", expected="one of the two: a plan is made in one process"
+        )
+    if cluster and wishes["uncertainty"]:
+        raise ConfigurationError(
+            field="--uncertainty",
+            found="a scan shared by several workers",
+            expected="a scan solved in one process: without --workers",
+            hint="ptycho-ray refine --workers N --uncertainty has both, with the settings that are given",
+        )
     from ptycho_ray import workflow
     from ptycho_ray.config import ExecutionConfig
     from ptycho_ray.display.automatic_report import save_automatic, trial_rows
@@ -112,15 +129,23 @@ def reconstruct_automatically(
 
     RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
 
-    device = resolve_device(ExecutionConfig(**execution))
+    execution = ExecutionConfig(accelerator=accelerator, **cluster)
+    device = None if cluster else resolve_device(execution)
     scan = workflow.load_data(scan_file, reading=product.reading)
     product.check_geometry(scan)
+    of_plan = {name: value for name, value in wishes.items() if name != "uncertainty"}
     if only_plan:
-        of_plan = {name: value for name, value in wishes.items() if name != "uncertainty"}
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
+    reconstruct: Callable[..., Automatic] = functools.partial(workflow.reconstruct_scan, device=device, **wishes)
+    if cluster:
+        from ptycho_ray.cluster.reconstruct import reconstruct_on_cluster
+
+        reconstruct = functools.partial(
+            reconstruct_on_cluster, execution=execution, checkpoint=folder / CHECKPOINT, **of_plan
+        )
     with contextlib.closing(RefinementProgress()) as progress:
-        made = workflow.reconstruct_scan(scan, tell=tell, on_progress=progress, device=device, **wishes)
+        made = reconstruct(scan, tell=tell, on_progress=progress)
     image, more = made.refinement.stitched, {}
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."

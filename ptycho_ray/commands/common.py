@@ -7,14 +7,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ptycho_ray.config.reading import Reading
+from ptycho_ray.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ptycho_ray.config.sources import Resolved
     from ptycho_ray.data import RawData
@@ -40,6 +42,35 @@ class DeviceOptions:
 
     device: str | None = None
     """Device: auto, cpu, cuda, cuda:1 (the GPU of that number) or mps; by default 'auto', a GPU if there is one."""
+
+    def resolved_device(self) -> torch.device:
+        """That device; ConfigurationError if this machine does not have it."""
+        from ptycho_ray.config import ExecutionConfig
+        from ptycho_ray.training.device import resolve_device
+
+        return resolve_device(ExecutionConfig(accelerator=self.device or "auto"))
+
+
+@dataclass(kw_only=True)
+class WorkerOptions:
+    """Options of commands that can share one scan among several workers."""
+
+    workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
+    """Share the solution among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
+    of 4 when some are lost. The output folder must be one that all machines reach."""
+    split: Literal["auto", "data", "tiles"] = "auto"
+    """How they share it: every batch of a scan that each of them holds (data), or each a tile of the scan with its part of the
+    object (tiles). 'auto' takes tiles if the scan outgrows a worker."""
+    address: str | None = None
+    """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
+
+    def of_cluster(self) -> dict[str, Any]:
+        """The execution settings that they stand for; ConfigurationError for some that need --workers beside them."""
+        if self.workers is None:
+            if self.split != "auto":
+                raise ConfigurationError(field="--split", found=self.split, expected="--workers N beside it")
+            return {}
+        return devices_of(self.workers) | {"address": self.address, "split": self.split}
 
 
 @dataclass(kw_only=True)

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import jsonable, write_json
 
 if TYPE_CHECKING:
+    import torch
+
     from ptycho_ray.data import RawData
     from ptycho_ray.reconstruction.images import Image
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Compare images of the same sample: figures of merit in one table, pictures on common colour scales.
 
     The reference is the true object of --truth, else that of --scan, else the first image. Images of other programs are
@@ -62,6 +64,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.reconstruction.images import Image, label_of
     from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
+    device = options.resolved_device()
     given = options.output_dir != Options.output_dir
     inputs = [*options.inputs(options.scan), options.truth, *paths]
     folder = folder_to_write(options.output_dir, given=given, overwrite=options.overwrite, inputs=inputs)
@@ -79,13 +82,13 @@ def run(words: Sequence[str]) -> Result:
     images: dict[str, Image] = {}
     extra_columns: dict[str, Result] = {}
     for name, path in zip(names, paths, strict=True):
-        images[name], extra_columns[name] = _read(path, scan, middle)
+        images[name], extra_columns[name] = _read(path, scan, middle, device)
         if scan is not None:
             refined = as_refined(whole, path)
             judged = scan if refined is whole else refined
-            extra_columns[name]["r_factor"] = explained_diffraction(images[name], judged)["r_factor"]
+            extra_columns[name]["r_factor"] = explained_diffraction(images[name], judged, device)["r_factor"]
     if options.truth is not None:
-        label, reference = label_of(options.truth), _read(options.truth, None, middle)[0]
+        label, reference = label_of(options.truth), _read(options.truth, None, middle, device)[0]
     elif scan is not None and scan.object_truth is not None:
         truth = scan.object_truth
         label, reference = label_of(Path(scan.source)), Image(truth, truth != 0)
@@ -155,7 +158,7 @@ def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tupl
     return 0.0, 0.0
 
 
-def _read(path: Path, scan: RawData | None, middle: tuple[float, float]) -> tuple[Image, Result]:
+def _read(path: Path, scan: RawData | None, middle: tuple[float, float], device: torch.device) -> tuple[Image, Result]:
     """An image, and the seconds that a trained model took for it."""
     from ptycho_ray.bundle import FILE_NAME
     from ptycho_ray.reconstruction.images import Image, find_image, read_any_image
@@ -170,6 +173,8 @@ def _read(path: Path, scan: RawData | None, middle: tuple[float, float]) -> tupl
     from ptycho_ray.bundle import load_bundle
 
     loaded = load_bundle(bundle)
+    for model in loaded.models:
+        model.to(device)
     began = time.perf_counter()
     _, _, results = workflow.reassemble_cdi_image(scan, loaded.config, model=loaded.models, keep_patches=False)
     seconds = time.perf_counter() - began

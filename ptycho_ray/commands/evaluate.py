@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions):
+class Options(ReadingOptions, DeviceOptions):
     """Measure the quality of an image.
 
     Always: consistency with the diffraction patterns of the scan. If the scan holds the true object: errors of
@@ -45,10 +45,11 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.reconstruction.images import label_of, read_image
     from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
+    device = options.resolved_device()
     image, scan = read_image(options.image), load_data(options.scan, reading=options.reading)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
     pixel = scan.pixel_size_m
-    diffraction = explained_diffraction(image, as_refined(scan, options.image))
+    diffraction = explained_diffraction(image, as_refined(scan, options.image), device)
     result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
     sections = [Section("Consistency with the data", facts=diffraction)]
     if scan.object_truth is not None:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.commands.output import WritingOptions, about_as_large_as, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Determine which of the eight possible orders and signs the scan axes have.
 
     The object is solved for under each of them, with the probe of the file, and judged by held-out patterns. The result
@@ -46,6 +46,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.errors import InputError
     from ptycho_ray.refinement.orientation import find_orientation
 
+    device = options.resolved_device()
     if options.output is not None:
         least = about_as_large_as(options.file)
         file_to_write(
@@ -57,6 +58,7 @@ def run(words: Sequence[str]) -> Result:
         np.random.default_rng(options.seed),
         most_patterns=options.most_patterns,
         most_passes=options.most_passes,
+        device=device,
     )
     best = verdict.best
     if verdict.undecided == "axes":

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
+from ptycho_ray.commands.common import SCAN, DeviceOptions, ReadingOptions, Result
 from ptycho_ray.commands.output import WritingOptions, file_to_write
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
+    import torch
+
     from ptycho_ray.data import RawData
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions):
+class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """Turn raw detector frames into a scan: mask, background, beam centre, window, binning, orientation, rotation.
 
     A figure of each step is written to a folder next to the output; the steps are recorded in the file.
@@ -78,6 +80,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.errors import InputError
     from ptycho_ray.files import sha256_of
 
+    device = options.resolved_device()
     path, how = require_scan(options.input), options.reading
     file_to_write(options.output, overwrite=options.overwrite, inputs=options.inputs(path))
     fields = read_both(path, dataclasses.replace(how, transpose=False, pixel_size_m=None), default_max_bytes())
@@ -119,7 +122,7 @@ def run(words: Sequence[str]) -> Result:
     }
     assert scan.metadata is not None
     record = scan.metadata["prepared"]
-    record["positions"] = _orient_positions(scan, options, pictures)
+    record["positions"] = _orient_positions(scan, options, pictures, device)
     record |= {"sha256": sha256_of(path), "made_by": f"ptycho-ray {__version__}"}
     pictures["7_positions"] = plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m)
     for name, figure in pictures.items():
@@ -145,7 +148,9 @@ def _background(word: str) -> float | None:
         raise InputError(field="background", found=repr(word), expected="none, auto or a number of counts") from None
 
 
-def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any]) -> dict[str, Any]:
+def _orient_positions(
+    scan: RawData, options: Options, pictures: dict[str, Any], device: torch.device
+) -> dict[str, Any]:
     """Determine what was requested, change the positions of ``scan``, and report what was done."""
     import numpy as np
 
@@ -156,7 +161,7 @@ def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any])
     if options.find_orientation:
         from ptycho_ray.display.preparation_figures import plot_orientation
 
-        verdict = find_orientation(scan, np.random.default_rng(options.seed))
+        verdict = find_orientation(scan, np.random.default_rng(options.seed), device=device)
         pictures["5_orientation"] = plot_orientation(verdict)
         record["found_orientation"] = verdict.best.options()
         record["orientation_undecided"] = verdict.undecided or None
@@ -168,7 +173,7 @@ def _orient_positions(scan: RawData, options: Options, pictures: dict[str, Any])
     if options.find_rotation:
         from ptycho_ray.display.preparation_figures import plot_rotation
 
-        rotation = find_rotation(scan, np.random.default_rng(options.seed))
+        rotation = find_rotation(scan, np.random.default_rng(options.seed), device=device)
         pictures["6_rotation"] = plot_rotation(rotation)
         record |= {"found_rotation_deg": rotation.angle_deg, "rotation_decided": rotation.decided}
         record["rotation_margin"] = rotation.margin

@@ -21,12 +21,21 @@ from ptycho_ray.commands.automatic import (
     refuse_without_network,
     section_of,
 )
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ProductOptions, Result, settings_by_source
+from ptycho_ray.commands.common import (
+    FILE,
+    FOLDER,
+    SCAN,
+    DeviceOptions,
+    ProductOptions,
+    Result,
+    WorkerOptions,
+    settings_by_source,
+)
 from ptycho_ray.commands.output import WritingOptions, file_to_write, folder_to_write
 from ptycho_ray.config import InferenceConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.sources import resolve_config
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.files import atomic_path, jsonable, write_json
 from ptycho_ray.refinement.config import RefinementConfig
 
@@ -35,7 +44,7 @@ _GROUPING = ("neighbor_count", "enable_oversampling", "neighbor_pool_size")
 
 
 @dataclass(kw_only=True)
-class Options(ProductOptions, WritingOptions, AutomaticOptions, DeviceOptions):
+class Options(ProductOptions, WritingOptions, AutomaticOptions, WorkerOptions, DeviceOptions):
     """Reconstruct a scan: what is unknown about it is decided by its patterns, then it is solved and judged. Settings of the
     solver that are given (--refinement.*) are kept and not decided. With --model-path, by a trained network: one forward
     pass, then stitching; with --refine, settings of the solver are those of the refinement.
@@ -99,9 +108,18 @@ def run(words: Sequence[str]) -> Result:
             only_plan=options.plan,
             explain=options.explain,
             product=options,
-            execution={"accelerator": given["execution.accelerator"]} if "execution.accelerator" in given else {},
+            workers=options,
+            accelerator=given.get("execution.accelerator", "auto"),
         )
     refuse_without_network(own_options(options), network)
+    if options.of_cluster():
+        raise ConfigurationError(
+            "the image of a network is made in one process, or in shards",
+            field="--workers",
+            found=f"given together with {network}",
+            expected="one of the two",
+            hint="ptycho-ray reconstruct-scans SCAN --model-path MODEL --workers N makes it in shards, on several workers",
+        )
     if options.refine is not None:
         given.setdefault("refinement_iterations", options.refine)
     resolved = resolve_config(InferenceConfig, options.config, typed=given, with_model=False)

@@ -8,11 +8,11 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, devices_of, tell
+from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, WorkerOptions, tell
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -28,7 +28,7 @@ CHECKPOINT = "refinement.safetensors"
 
 
 @dataclass(kw_only=True)
-class Options(ReadingOptions, WritingOptions, DeviceOptions):
+class Options(ReadingOptions, WritingOptions, WorkerOptions, DeviceOptions):
     """Refine an image of a scan with an iterative solver: object, probe, positions and other unknowns.
 
     Example: ptycho-ray refine scan.npz --from flat --probe-modes 2 --position-start 3 --output-dir image
@@ -45,14 +45,6 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
     """YAML file with settings of the refinement."""
     resume: bool = False
     """Resume from the checkpoint in the output folder."""
-    workers: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
-    """Share the refinement among N workers on a Ray cluster; 'auto' takes all there are; 1:4 continues with the remaining ones
-    of 4 when some are lost. The output folder must be one that all machines reach."""
-    split: Literal["auto", "data", "tiles"] = "auto"
-    """How they share it: every batch of a scan that each of them holds (data), or each a tile of the scan with its part of the
-    object (tiles). 'auto' takes tiles if the scan outgrows a worker."""
-    address: str | None = None
-    """That cluster, as host:port or 'auto'; RAY_ADDRESS if not given, and without either one of this machine alone."""
     picture_every: int = 0
     """Write a figure of the image to the output folder every N iterations; 0 for never."""
     half_data: bool = False
@@ -90,8 +82,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
     from ptycho_ray.training.device import resolve_device
 
-    if options.split != "auto" and options.workers is None:
-        raise ConfigurationError(field="--split", found=options.split, expected="--workers N beside it")
+    cluster = options.of_cluster()
     if options.split == "tiles" and options.uncertainty:
         raise ConfigurationError(
             field="--uncertainty", found="a scan in tiles", expected="a scan that fits into one process (--split data)"
@@ -116,7 +107,6 @@ def run(words: Sequence[str]) -> Result:
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
 
-        cluster: dict[str, Any] = devices_of(options.workers) | {"address": options.address, "split": options.split}
         if options.uncertainty:  # replicas of the refinement need the whole scan
             cluster["split"] = "data"
         refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)

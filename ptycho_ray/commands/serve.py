@@ -38,6 +38,9 @@ class Options(Common):
     """Require tokens on this machine, too."""
     max_replicas: int = 1
     """Maximum number of processes that hold models; one is added when the others are busy."""
+    job_workers: int = 1
+    """Most workers among which a job without a model may ask to be shared (submit --workers N), each with a processor or GPU of
+    the cluster."""
     threads: int = 0
     """Processor threads per process; 0 leaves it to torch."""
     accelerator: str = "auto"
@@ -71,6 +74,7 @@ def run(words: Sequence[str]) -> Result:
         allowed_roots=tuple(folder.resolve() for folder in options.allow),
         database_url=options.database_url,
         require_token=options.require_token or options.host not in LOOPBACK,
+        job_workers=options.job_workers,
         threads=options.threads,
         accelerator=options.accelerator,  # type: ignore[arg-type] # checked by the class
         max_body_bytes=options.max_body_mib * MIB,

@@ -187,10 +187,10 @@ def _reconstruct_automatically(
     from ptycho_ray.display.report import provenance
 
     assert options.input is not None
-    if options.plan or options.explain:
-        name = "--plan" if options.plan else "--explain"
+    name = next((name for name in ("plan", "explain", "workers") if getattr(options, name)), None)
+    if name is not None:
         raise ConfigurationError(
-            field=name, found="given together with --input", expected="ptycho-ray reconstruct SCAN"
+            field=f"--{name}", found="given together with --input", expected="ptycho-ray reconstruct SCAN"
         )
     ini = read_ini(options.input / SETTINGS_FILE)
     seed = ini.get("seed", 0) if options.seed is None else options.seed

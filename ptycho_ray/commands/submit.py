@@ -42,6 +42,8 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions):
     """With --stitch crop: side of the central pieces that are used; 20 if not given."""
     refine: int | None = None
     """Short for --refinement-iterations."""
+    workers: int = 1
+    """Without a model: share the solution among so many workers of the service, if it allows that."""
     evaluate: bool = False
     """Compare with the true object, if the scan holds one."""
     deadline_s: float | None = None
@@ -94,7 +96,8 @@ def run(words: Sequence[str]) -> Result:
     choices |= {"evaluate": options.evaluate or None, "deadline_s": options.deadline_s}
     choices |= {"refinement_iterations": options.refine, "seed": options.seed, "budget_s": options.budget}
     choices |= network | options.reading.chosen()
-    choices |= {"uncertainty": options.uncertainty or None, SECTION: solver}
+    workers = options.workers if options.workers != 1 else None
+    choices |= {"uncertainty": options.uncertainty or None, "workers": workers, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         if options.estimate:
             from ptycho_ray.data import load_data

@@ -173,6 +173,15 @@ class Scan:
             self._energies = self.patterns.energies()
         return self._energies
 
+    @property
+    def knows_energies(self) -> bool:
+        """Whether :meth:`pattern_energies` need read nothing."""
+        return self._energies is not None
+
+    def remember_energies(self, energies: NDArray[np.float64] | None) -> None:
+        """Take these [n] for what :meth:`pattern_energies` would find, or forget what it has found."""
+        self._energies = energies
+
     def truth_patches(self, nn_indices: NDArray[np.int64]) -> NDArray[np.complex64] | None:
         """Truth patches [..., N, N] of the patterns ``nn_indices`` [...], from ``Y`` or the truth object, else None."""
         if self.Y is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, erfinv
-from scipy.stats import spearmanr
 
 from ptycho_ray.errors import InputError
 
@@ -62,6 +61,8 @@ def calibration_of(error: NDArray[Any], std: NDArray[Any]) -> Calibration:
         raise InputError(field="std", found=f"{std.size} values", expected=f"{error.size or 'some'}, one an error")
     if not (np.isfinite(error).all() and np.isfinite(std).all() and (std >= 0).all()):
         raise InputError(field="std", found="a negative or non-finite value", expected="finite numbers, 0 or more")
+    from scipy.stats import spearmanr  # takes long to load: frc.py
+
     size = np.abs(error)
     distance = np.divide(size, std, out=np.where(size > 0, np.inf, 0.0), where=std > 0)
     z = np.sqrt(2) * erfinv(LEVELS)

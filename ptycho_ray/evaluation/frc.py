@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal.windows import hann, tukey
 
 from ptycho_ray.errors import InputError
 
@@ -135,6 +134,11 @@ def fourier_ring_correlation(
 
 
 def _window(length: int, window: Window | None) -> FloatArray:
+    from scipy.signal.windows import (
+        hann,
+        tukey,
+    )  # here, for it takes half a second that every start of every worker would wait for
+
     if window is None:
         return np.ones(length)
     if window == "hann":

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal.windows import hann, tukey
 from skimage.registration import phase_cross_correlation
 
 from ptycho_ray.errors import InputError
@@ -148,6 +147,8 @@ class _Shiftable:
     """A piece of the truth that can be read at fractional offsets (band-limited interpolation), and its slope."""
 
     def __init__(self, truth: NDArray[Any], origin: tuple[int, int], shape: tuple[int, int]) -> None:
+        from scipy.signal.windows import tukey  # takes long to load: frc.py
+
         self.inner = (slice(_MARGIN, _MARGIN + shape[0]), slice(_MARGIN, _MARGIN + shape[1]))
         sides = (shape[0] + 2 * _MARGIN, shape[1] + 2 * _MARGIN)
         window = _cut(truth, (origin[0] - _MARGIN, origin[1] - _MARGIN), sides).astype(np.complex128)
@@ -235,6 +236,8 @@ def _coarse_ramp(recon: ComplexArray, truth: NDArray[Any], keep: NDArray[np.bool
 
 
 def _coarse_shift(recon: ComplexArray, truth: NDArray[Any], keep: NDArray[np.bool_]) -> Point:
+    from scipy.signal.windows import hann
+
     rows, columns = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     height, width = keep[box].shape

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.patterns import evenly_spread
@@ -22,7 +23,7 @@ from ptycho_ray.refinement.unseen import PatternFigures
 MOST_PATTERNS = 1024
 
 
-def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
+def explained_diffraction(image: Image, scan: RawData, device: torch.device | None = None) -> dict[str, Any]:
     """How well an image explains the patterns of a scan with the probe and at the positions of the scan; no truth is needed.
 
     The scale between image and data is fitted. These patterns may have taken part in the image, which flatters it.
@@ -49,7 +50,7 @@ def explained_diffraction(image: Image, scan: RawData) -> dict[str, Any]:
 
     def figures(each: StitchedObject, *, intensities: bool) -> PatternFigures:
         config = RefinementConfig(probe_start=None, held_out_fraction=0.0)
-        made = Refinement(judged, config, start=each, probe=scan.probe)
+        made = Refinement(judged, config, start=each, probe=scan.probe, device=device)
         return made.judge_unseen(rows, photons, intensities=intensities)
 
     ours = figures(start, intensities=False)

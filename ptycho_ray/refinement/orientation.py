@@ -100,6 +100,7 @@ def find_orientation(
     *,
     most_patterns: int = MOST_PATTERNS,
     most_passes: int = MOST_PASSES,
+    device: torch.device | None = None,
     report: Callable[[int, Verdict], None] | None = None,
 ) -> Verdict:
     """Solve under all eight orientations until the result is clear or after ``most_passes`` passes. Of a long scan,
@@ -108,13 +109,13 @@ def find_orientation(
     Raises:
         InputError: fewer than 8 patterns.
     """
-    photons, probe, positions, bad = reduced_scan(scan, most_patterns)
+    photons, probe, positions, bad = reduced_scan(scan, most_patterns, device)
     held_out = held_out_patterns(len(positions), HELD_OUT, generator)
     judged = np.flatnonzero(held_out)
     solvers = {
         each: DirectSolver(photons, each.apply(positions), probe, learn=~held_out, bad_pixels=bad) for each in EIGHT
     }
-    symmetry = probe_symmetry(probe.numpy())
+    symmetry = probe_symmetry(probe.cpu().numpy())
     passes = 0
     while True:
         for solver in solvers.values():
@@ -166,7 +167,7 @@ def _around_the_middle(positions: NDArray[np.float64], count: int) -> NDArray[np
 
 
 def reduced_scan(
-    scan: RawData, most_patterns: int
+    scan: RawData, most_patterns: int, device: torch.device | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.bool_] | None]:
     """Photons, probe, positions about their middle and bad pixels of the patterns around the middle of a scan, seen by the
     middle of a large detector; InputError if there are fewer than 8."""
@@ -183,4 +184,5 @@ def reduced_scan(
         probe = cropped_probe(probe, MOST_PIXELS)
         positions = positions * (MOST_PIXELS / scan.N)
     positions = positions - positions.mean(axis=0)
-    return torch.from_numpy(np.ascontiguousarray(photons)), torch.from_numpy(probe), positions, bad
+    there = device or torch.device("cpu")
+    return torch.from_numpy(np.ascontiguousarray(photons)).to(there), torch.from_numpy(probe).to(there), positions, bad

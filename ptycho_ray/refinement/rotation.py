@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ptycho_ray.data.position_maps import position_matrix, transformed_positions
 from ptycho_ray.data.raw_data import RawData
@@ -39,14 +40,19 @@ def turned(positions: np.ndarray, angle_deg: float) -> np.ndarray:
 
 
 def find_rotation(
-    scan: RawData, generator: np.random.Generator, *, largest_deg: float = 8.0, most_patterns: int = MOST_PATTERNS
+    scan: RawData,
+    generator: np.random.Generator,
+    *,
+    largest_deg: float = 8.0,
+    most_patterns: int = MOST_PATTERNS,
+    device: torch.device | None = None,
 ) -> Rotation:
     """Search between ``-largest_deg`` and ``largest_deg``: a grid, then twice as fine around its best angle, and so on.
 
     Raises:
         InputError: fewer than 8 patterns.
     """
-    photons, probe, positions, bad = reduced_scan(scan, most_patterns)
+    photons, probe, positions, bad = reduced_scan(scan, most_patterns, device)
     held_out = held_out_patterns(len(positions), HELD_OUT, generator)
     judged = np.flatnonzero(held_out)
     misfits: dict[float, np.ndarray] = {}

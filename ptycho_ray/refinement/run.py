@@ -143,7 +143,7 @@ class Run:
             waves = kernel.forward(self.state, self.tensor(piece))
             total += kernel.compare(waves, self.state.scale)[0].sum()
         loss = total / (len(rows) * kernel.amplitude.shape[1:].numel())
-        return loss if self.tiles is None else loss.new_tensor(self.tiles.mean([float(loss)], len(rows))[0])
+        return loss if self.tiles is None else self.tiles.mean_there(loss, len(rows))
 
     def illumination(self) -> Tensor:
         """Photons that fell on each pixel of the canvas from all learnt patterns, real [H, W]; sub-pixel parts left out."""
@@ -153,5 +153,7 @@ class Run:
         corners = sent(corners, self.state.object.device)
         spot = self.state.probe.abs().square().sum(dim=0)
         shape = list(corners.shape)
-        spread = torch.fft.irfft2(torch.fft.rfft2(corners) * torch.fft.rfft2(spot, shape), shape)
-        return spread.clamp_min(0)
+        product = torch.fft.rfft2(corners)
+        del corners  # canvases are what a tile has beside its patterns
+        product *= torch.fft.rfft2(spot, shape)
+        return torch.fft.irfft2(product, shape).clamp_min_(0)

@@ -113,6 +113,7 @@ class Refinement:
             generator = np.random.default_rng((self.config.seed, 3))
             held_out = np.flatnonzero(held_out_patterns(n, self.config.held_out_fraction, generator))
         self.held_out = held_out if learn is None else np.setdiff1d(held_out, learn)
+        self._is_judged = self._any(self.held_out)
         rows = np.setdiff1d(np.arange(n), self.held_out) if learn is None else np.asarray(learn)
         self.parallel = parallel or DataParallel()
         self.run, self._photons = build_run(
@@ -120,7 +121,7 @@ class Refinement:
         )
         self.history: list[Progress] = []
         self.stopped = ""
-        self._start = self._snapshot()
+        self._start = self._snapshot() if tiles is None else {}  # a tile is never solved again
         self.method = METHODS[self.config.method](self.run)
         self.after = AfterIteration(self.run, support)
         self._proven = self._snapshot() if self.config.method in JUDGE_THEIR_START else None
@@ -130,7 +131,7 @@ class Refinement:
         self._best_judged, self._since_best = math.inf, 0
         self._best = self._snapshot()  # not the start itself: a checkpoint is read into it
         self._best_iteration = 0
-        if start is not None and len(self.held_out):
+        if start is not None and self._is_judged:
             with torch.no_grad():
                 self._best_judged = self.judge(self.held_out).deviance
 
@@ -147,7 +148,7 @@ class Refinement:
                 loss = self._guarded_iteration()
             r_of, deviance = None, None
             done = self.run.iteration
-            if len(self.held_out) and (done % self.config.check_every == 0 or done == self.config.iterations):
+            if self._is_judged and (done % self.config.check_every == 0 or done == self.config.iterations):
                 with torch.no_grad():
                     judged = self.judge(self.held_out)
                 self._consider_stopping(judged.deviance)
@@ -303,7 +304,7 @@ class Refinement:
     def _parts(self) -> dict[str, object]:
         parts: dict[str, object] = {"state": self.run.state, "method": self.method}
         parts |= {} if self._proven is None else {"proven": self._proven}
-        parts |= {"best": self._best} if len(self.held_out) else {}
+        parts |= {"best": self._best} if self._is_judged else {}
         return parts | ({} if self.after.smooth is None else {"smooth": self.after.smooth})
 
     def _guarded_iteration(self) -> float:
@@ -344,10 +345,14 @@ class Refinement:
     def _iterate(self) -> float:
         """One iteration, whatever becomes of it; the loss per learnt pixel."""
         self.method.auxiliary.begin(self.run)
-        total = self.method.iterate(self.run)
+        total = float(self.method.iterate(self.run))
         self.method.auxiliary.settle(self.run)
         self.after.apply(self.run)
         return total / (len(self.run.rows) * self.run.kernel.amplitude.shape[1:].numel())
+
+    def _any(self, rows: NDArray[np.int64]) -> bool:
+        """Whether there are any patterns ``rows``."""
+        return len(rows) > 0
 
     def _snapshot(self) -> dict[str, Tensor]:
         return checkpoint.snapshot(self.run.state) | {"positions_px": torch.from_numpy(self.run.geometry.positions_px)}
@@ -385,9 +390,12 @@ def refine(
     config: RefinementConfig | None = None,
     *,
     start: StitchedObject | None = None,
+    probe: NDArray[np.complex64] | None = None,
+    held_out: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
     image_every: int = 0,
+    at_end: Callable[[Refinement], None] | None = None,
     parallel: DataParallel | None = None,
     device: torch.device | None = None,
     checkpoint: Path | None = None,
@@ -398,10 +406,11 @@ def refine(
     Args:
         on_progress: called after every iteration.
         on_image: given the present image every ``image_every`` iterations.
+        at_end: given the refinement after the last one.
         checkpoint: written by the first process every ``config.check_every`` iterations and after the last one.
         resume: resume from ``checkpoint`` if it exists.
     """
-    refinement = Refinement(scan, config, start=start, parallel=parallel, device=device)
+    refinement = Refinement(scan, config, start=start, probe=probe, held_out=held_out, parallel=parallel, device=device)
     if checkpoint is not None and resume and checkpoint.exists():
         refinement.resume(checkpoint)
     for progress in refinement:
@@ -412,6 +421,8 @@ def refine(
             on_progress(progress)
         if on_image is not None and image_every and progress.iteration % image_every == 0:
             on_image(progress, refinement.stitched())
+    if at_end is not None:
+        at_end(refinement)
     return refinement.result()
 
 

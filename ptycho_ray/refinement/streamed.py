@@ -167,5 +167,5 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _pieces(rows: NDArray[np.int64], side: int) -> list[NDArray[np.int64]]:
-    """``rows`` in pieces of 4 MiB: of larger ones the allocator keeps what was freed."""
-    return np.array_split(rows, max(1, -(-len(rows) * 4 * side**2 // 2**22)))
+    """``rows`` in pieces of 1 MiB: of larger ones the allocator keeps what was freed."""
+    return np.array_split(rows, max(1, -(-len(rows) * 4 * side**2 // 2**20)))

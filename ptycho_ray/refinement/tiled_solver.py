@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.evaluation.explained import Figures
@@ -66,6 +67,7 @@ class TiledRefinement(Refinement):
         place: the place of this worker.
         numbers: the numbers of the patterns of ``scan`` in the whole scan, int64 [k].
         start: object to begin with, of the whole scan or of this part.
+        probe, held_out: as for :class:`Refinement`, of this tile.
         probe_every: updates between two averages of the probe.
         device: where tensors live.
 
@@ -82,19 +84,21 @@ class TiledRefinement(Refinement):
         place: DataParallel,
         numbers: NDArray[np.int64],
         start: StitchedObject | None = None,
+        probe: NDArray[np.complex64] | None = None,
+        held_out: NDArray[np.int64] | None = None,
         probe_every: int = PROBE_EVERY,
         device: torch.device | None = None,
     ) -> None:
         check_tiles(config or RefinementConfig())
         self.place, self.numbers = place, numbers
         self.tiles = Neighbours(place, device or torch.device("cpu"))
-        super().__init__(scan, config, start=start, device=device, tiles=self.tiles)
+        super().__init__(scan, config, start=start, probe=probe, held_out=held_out, device=device, tiles=self.tiles)
         if self.config.batch_size is None:
             self.run.batch_size = max(4, min(self.run.batch_size, len(self.run.rows) // LEAST_UPDATES))
         updates = -(-len(self.run.rows) // self.run.batch_size)
         table = np.zeros(place.size)
         table[place.rank] = -(-updates // probe_every)
-        self._parts_of_iteration = int(max(self.tiles.sum(torch.from_numpy(table).to(self.tiles.device))))
+        self._parts_of_iteration = int(max(self.tiles.sum(sent(torch.from_numpy(table), self.tiles.device))))
 
     @torch.no_grad()
     def stitched(self) -> StitchedObject:
@@ -103,7 +107,7 @@ class TiledRefinement(Refinement):
 
     def judge(self, rows: NDArray[np.int64]) -> Figures:
         """The same over the patterns ``rows`` of all tiles."""
-        own = super().judge(rows)
+        own = super().judge(rows) if len(rows) else Figures(0.0, 0.0, 0.0)
         return Figures(*self.tiles.mean([own.likelihood, own.deviance, own.r_factor], len(rows)))
 
     def save_tile(self, checkpoint: Path) -> None:
@@ -130,7 +134,8 @@ class TiledRefinement(Refinement):
     # -- an iteration ------------------------------------------------------------------------------------------------
 
     def _iterate(self) -> float:
-        run, tiles, total = self.run, self.tiles, 0.0
+        run, tiles = self.run, self.tiles
+        total = torch.zeros((), dtype=torch.float64, device=tiles.device)
         tiles.weigh(run.illumination())
         self.method.auxiliary.begin(run)
         drawn = run.draw()
@@ -143,7 +148,12 @@ class TiledRefinement(Refinement):
         tiles.combine(run.state.object)
         self.after.apply(run)
         tiles.share_probe(run.state, len(run.rows))
-        return tiles.mean([total / len(run.rows)], len(run.rows))[0] / run.kernel.amplitude.shape[1:].numel()
+        loss = tiles.mean_there(total / len(run.rows), len(run.rows))
+        return float(loss) / run.kernel.amplitude.shape[1:].numel()
+
+    def _any(self, rows: NDArray[np.int64]) -> bool:
+        """Whether any tile has any: all judge together."""
+        return float(self.tiles.sum(torch.full((), float(len(rows)), device=self.tiles.device))) > 0
 
     def _parts(self) -> dict[str, object]:
         return super()._parts() | {"tile": self._own_part()}
@@ -187,12 +197,15 @@ def refine_tile(
     parallel: DataParallel,
     checkpoint: Path,
     start: StitchedObject | None = None,
+    probe: NDArray[np.complex64] | None = None,
+    held_out: NDArray[np.int64] | None = None,
     resume: bool = True,
     probe_every: int = PROBE_EVERY,
     device: torch.device | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
     image_every: int = 0,
+    at_end: Callable[[Refinement], None] | None = None,
 ) -> None:
     """What each of the workers does that refine a scan in tiles; what they find is in their files (:func:`read_tiles`).
 
@@ -200,15 +213,24 @@ def refine_tile(
         scan: the whole scan; frames on disk stay there but for those of this worker.
         parallel: the place of this worker.
         checkpoint: where one process would keep its state; the files of tiles lie in a folder beside it.
-        start: as for :class:`Refinement`.
+        start, probe, held_out: as for :class:`Refinement`, of the whole scan.
         resume: go on from the files of tiles if there are any; else they are removed.
         on_progress: called after every iteration, on every worker.
         on_image: given the image of this tile alone every ``image_every`` iterations.
+        at_end: given the refinement of this tile after the last one.
     """
     numbers = tiles_of(scan.positions_px, parallel.size)[parallel.rank]
     own = scan.select(numbers)
     refinement = TiledRefinement(
-        own, config, place=parallel, numbers=numbers, start=start, probe_every=probe_every, device=device
+        own,
+        config,
+        place=parallel,
+        numbers=numbers,
+        start=start,
+        probe=probe,
+        held_out=None if held_out is None else np.flatnonzero(np.isin(numbers, held_out)),
+        probe_every=probe_every,
+        device=device,
     )
     if resume:
         refinement.resume_tiles(checkpoint)
@@ -220,3 +242,5 @@ def refine_tile(
         if on_image is not None and image_every and progress.iteration % image_every == 0:
             on_image(progress, refinement.stitched())
     refinement.save_tile(checkpoint)
+    if at_end is not None:
+        at_end(refinement)

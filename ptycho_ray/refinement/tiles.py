@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import lsqr
 from torch import Tensor
 
+from ptycho_ray.data.batches import sent
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.smooth import LIT_SHARE
@@ -71,9 +72,9 @@ class Neighbours:
     def meet(self, geometry: Geometry) -> None:
         """Learn where the other tiles lie."""
         own = [*geometry.origin_px, geometry.height, geometry.width]
-        table = torch.zeros(self.size, 4, dtype=torch.float64, device=geometry.device)
+        table = torch.zeros(self.size, 4, dtype=torch.float64)
         table[self.rank] = torch.tensor(own, dtype=torch.float64)
-        boxes = self.sum(table).cpu().numpy().astype(np.int64)
+        boxes = self.sum(sent(table, geometry.device)).cpu().numpy().astype(np.int64)
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         row, column = (int(away) for away in low[self.rank] - low.min(axis=0))
         height, width = (int(side) for side in high.max(axis=0) - low.min(axis=0))
@@ -103,12 +104,18 @@ class Neighbours:
 
     def mean(self, values: Sequence[float], weight: float) -> list[float]:
         """Weighted means over all tiles."""
-        sums = self.sum(torch.tensor([*values, 1.0], dtype=torch.float64, device=self.device) * weight)
-        return [float(value) for value in sums[:-1] / sums[-1]]
+        own = sent(torch.tensor(values, dtype=torch.float64), self.device)
+        found: list[float] = self.mean_there(own, weight).tolist()
+        return found
+
+    def mean_there(self, value: Tensor, weight: float) -> Tensor:
+        """The same of numbers that lie on the device, float64, and stay there."""
+        sums = self.sum(torch.cat([value.reshape(-1), value.new_ones(1)]) * weight)
+        return (sums[:-1] / sums[-1]).view(value.shape)
 
     def first(self, values: Sequence[float]) -> list[float]:
         """The numbers of the first tile."""
-        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        own = sent(torch.tensor(values, dtype=torch.float64), self.device)
         return [float(value) for value in self.sum(own if self.rank == 0 else torch.zeros_like(own))]
 
     # -- the object --------------------------------------------------------------------------------------------------
@@ -119,6 +126,7 @@ class Neighbours:
             light > DARK_SHARE * light.max(), light, 0
         )  # what lies below is the rounding of a transform
         theirs = self._swap(light[None])
+        self._total = self._light = light  # the last ones go before there are others
         total = light.clone()
         for (_, box), other in zip(self.common, theirs, strict=True):
             total[box] += other[0]
@@ -147,8 +155,8 @@ class Neighbours:
                 product = (image[(slice(None), *box)].conj() * part * both).sum(dim=(-2, -1))
                 overlaps[self._pairs.index((self.rank, other))] = product
         turns = self._turns(self.sum(overlaps).cpu().numpy())  # [tiles, S]
-        factors = torch.as_tensor(turns, device=image.device).to(image.dtype)[..., None, None]
-        image.mul_(factors[self.rank]).mul_(self._light)
+        factors = sent(torch.from_numpy(turns), image.device).to(image.dtype)[..., None, None]
+        torch.view_as_real(image.mul_(factors[self.rank])).mul_(self._light[..., None])  # as complex it would be copied
         for (other, box), part, share in zip(self.common, theirs, self._shares, strict=True):
             image[(slice(None), *box)] += part * factors[other] * share
 

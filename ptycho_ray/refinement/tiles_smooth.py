@@ -46,9 +46,12 @@ class SmoothOverTiles:
         change -= (
             change * weight
         ).sum() / weight.sum()  # what a tile turned as a whole, it turned to agree with the others
-        further = over_relaxed(self._gather(change * weight), self._gain, probe_diameter_px / self._cell)
-        further = self._spread(further)
-        image.mul_(torch.polar(torch.ones_like(further), further))
+        change *= weight
+        del weight  # and change below: canvases are what a tile has beside its patterns
+        cells = over_relaxed(self._gather(change), self._gain, probe_diameter_px / self._cell)
+        del change
+        further = self._spread(cells)
+        image.mul_(torch.polar(further.new_ones(()).expand_as(further), further))
         self.last.copy_(image)
 
     def _gather(self, field: Tensor) -> Tensor:
@@ -65,5 +68,5 @@ class SmoothOverTiles:
             low = place.floor().long()
             high = (low + 1).clamp_max(cells.shape[dim] - 1)
             part = (place - low).unsqueeze(1 - dim)
-            cells = cells.index_select(dim, low).lerp(cells.index_select(dim, high), part)
+            cells = cells.index_select(dim, low).lerp_(cells.index_select(dim, high), part)
         return cells

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,15 @@ class PatternFigures:
     difference: NDArray[np.float64]
     noise_difference: NDArray[np.float64]
     amplitude: NDArray[np.float64]
+
+    @classmethod
+    def of_all(cls, parts: Sequence[PatternFigures]) -> PatternFigures:
+        """Those of several parts of a scan, one after the other."""
+        sums = ("misfit", "noise", "difference", "noise_difference", "amplitude")
+        return cls(
+            all(part.noise_is_known for part in parts),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in sums},
+        )
 
     @property
     def r_factor(self) -> float:

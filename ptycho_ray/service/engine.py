@@ -161,6 +161,7 @@ class Options:
         seed: of the trials and batches of a reconstruction without a model.
         budget_s: limit on the processor seconds of these trials.
         uncertainty: also determine error bars of its image.
+        workers: among how many the solution without a model is shared.
         refinement: settings of the solver that were given.
         network: settings of a network's image that were given: fields of ``ptycho_ray.config.training.OF_AN_IMAGE``.
         until: without a model, what it ends with: a "look" at the scan, a "plan", or the "image".
@@ -176,6 +177,7 @@ class Options:
     seed: int = 0
     budget_s: float | None = None
     uncertainty: bool = False
+    workers: int = 1
     refinement: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     until: str = "image"

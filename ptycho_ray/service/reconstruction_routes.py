@@ -86,7 +86,7 @@ async def reconstruct(
     folder.mkdir(parents=True, mode=0o700)
     try:
         choices, source, name = await take(request, service, caller, folder / "scan", query, x_file_name)
-        check_choices(choices, with_model=choices.model is not None)
+        check_choices(choices, service.settings.job_workers, with_model=choices.model is not None)
         model_key = LOOK if choices.until == "look" else AUTOMATIC
         if choices.model is not None:
             model = await asyncio.to_thread(service.models.choose, choices.model)

@@ -109,6 +109,12 @@ class _Common(BaseModel):
         description="Without a model: also standard deviations of amplitude and phase (docs/uncertainty.md).",
         json_schema_extra=_OF_NO_MODEL,
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Share the solution among so many workers, if the service allows it.",
+        json_schema_extra=_OF_NO_MODEL,
+    )
 
 
 class Choices(Solver, Network, WaysToRead, _Common):

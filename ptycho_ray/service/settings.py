@@ -66,6 +66,9 @@ class ServiceSettings:
     """Replicas of the models, at most: jobs beyond those that they work on wait, those of the highest priority first."""
     accelerator: Literal["cpu", "cuda", "auto"] = "auto"
     """Device of the models."""
+    job_workers: PositiveInt = 1
+    """Workers of the service's Ray cluster that one job without a model may ask for. The cluster needs a processor (or GPU) for
+    each of them beside those of the replicas, and all its machines need data_dir."""
     threads: NonNegativeInt = 0
     """Processor threads per replica of the models; 0 leaves it to torch."""
     batch_patterns: NonNegativeInt = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ptycho_ray import workflow
+from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import automatic_facts, save_automatic, trial_rows
 from ptycho_ray.errors import ConfigurationError
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
 
 
-def check_choices(choices: Choices, with_model: bool) -> None:
-    """Problem 422 for a choice that would have no effect, or settings of the solver that do not go together."""
+def check_choices(choices: Choices, most_workers: int = 1, *, with_model: bool) -> None:
+    """Problem 422 for a choice that has no effect, more workers than there may be, or settings that do not go together."""
     for name in choices_of("automatic" if with_model else "model"):
         if (found := getattr(choices, name)) != Choices.model_fields[name].default:
             instead = "no model" if with_model else "a model beside it"
             more = {"field": name, "found": found, "expected": instead}
             raise Problem(422, "invalid", f"{name} has no effect {'with' if with_model else 'without'} a model.", more)
+    if choices.workers > most_workers:
+        more = {"field": "workers", "found": choices.workers, "expected": f"at most {most_workers}"}
+        more["hint"] = "The setting job_workers of a service that has a cluster allows more"
+        raise Problem(422, "invalid", "The service does not share a scan among so many workers.", more)
+    if choices.workers > 1 and choices.uncertainty:
+        more = {"field": "uncertainty", "found": f"{choices.workers} workers", "expected": "one"}
+        raise Problem(422, "invalid", "Error bars need the whole scan in one process.", more)
     solver = choices.solver()
     if solver and with_model and not choices.refinement_iterations:
         field = f"{SOLVER}.{next(iter(solver))}"
@@ -62,17 +70,17 @@ def reconstruct(
 ) -> tuple[Solution, dict[str, Any]]:
     """The core's automatic reconstruction: what was solved, and the facts for the caller. Its files, as those of
     ``ptycho-ray reconstruct``, are in ``folder``."""
-    made = workflow.reconstruct_scan(
-        scan,
-        seed=options.seed,
-        settings=options.refinement,
-        budget_s=options.budget_s,
-        uncertainty=options.uncertainty,
-        device=torch.device(device_of(settings)),
-        tell=monitor.tell,
-        on_progress=monitor.on_solution,
-        on_image=monitor.on_image,
-    )
+    wishes: dict[str, Any] = {"seed": options.seed, "settings": options.refinement, "budget_s": options.budget_s}
+    wishes |= {"tell": monitor.tell, "on_progress": monitor.on_solution}
+    if options.workers > 1:
+        from ptycho_ray.cluster.reconstruct import reconstruct_on_cluster
+
+        execution = ExecutionConfig(devices=options.workers, accelerator=settings.accelerator)
+        made = reconstruct_on_cluster(scan, execution, checkpoint=folder / "solution.safetensors", **wishes)
+    else:
+        device = torch.device(device_of(settings))
+        wishes |= {"uncertainty": options.uncertainty, "device": device, "on_image": monitor.on_image}
+        made = workflow.reconstruct_scan(scan, **wishes)
     save_automatic(made, folder, origin["scan"], origin)
     slices = made.refinement.slices if len(made.refinement.slices) > 1 else None
     solution = Solution(made.refinement.stitched, made.refined_scan, slices)

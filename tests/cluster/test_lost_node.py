@@ -12,11 +12,13 @@ from ray_fixtures import local_ray
 
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.refinement.solver import RefinementConfig, refine
+from ptycho_ray.refinement.tile_files import complete_sets
 from ptycho_ray.workflow import train_cdi_model
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
 
 from ptycho_ray.cluster.each_alone import ScanToDo, Treatment, treat_each  # noqa: E402
 from ptycho_ray.cluster.object_store import room_for_scans  # noqa: E402
@@ -77,6 +79,53 @@ def test_a_refinement_outlives_the_loss_of_a_node(cluster, small_scan, tmp_path)
     lit = alone.stitched.covered()
     np.testing.assert_allclose(found["result"].stitched.image[lit], alone.stitched.image[lit], atol=1e-4)
     assert [progress.iteration for progress in found["result"].history] == list(range(1, 121))
+
+
+def test_tiles_outlive_the_loss_of_a_node_and_the_one_that_is_left_takes_them_all(cluster, small_scan, tmp_path):
+    machines, nodes = cluster
+    config = RefinementConfig(iterations=120, check_every=5, position_start=5)
+    found, state, seen = {}, tmp_path / "state.safetensors", []
+
+    def run() -> None:
+        execution = ExecutionConfig(devices=2, min_devices=1, accelerator="cpu", split="tiles")
+        found["result"] = refine_on_cluster(
+            small_scan, config, checkpoint=state, execution=execution, on_progress=seen.append
+        )
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_for(lambda: complete_sets(state), "a set of tiles")
+    machines.remove_node(nodes[1], allow_graceful=False)
+    thread.join(2 * PATIENCE_S)
+    assert not thread.is_alive()
+    assert [progress.iteration for progress in found["result"].history] == list(range(1, 121))
+    again = [progress.iteration for progress in seen]
+    assert len(again) - len(set(again)) <= config.check_every, "what was done since the last set is done again"
+    assert [file.stem for file in complete_sets(state)[0]] == ["tile_0000_of_0001"]
+    alone = refine(small_scan, config)
+    assert found["result"].history[-1].loss < 1.1 * alone.history[-1].loss
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_job_waits_for_the_machine_that_is_taken(small_scan, tmp_path):
+    taken = placement_group([{"CPU": 1}])
+    ray.get(taken.ready())
+    told, found = [], {}
+
+    def run() -> None:
+        execution, config = ExecutionConfig(devices=2, accelerator="cpu"), RefinementConfig(iterations=1)
+        found["result"] = refine_on_cluster(
+            small_scan, config, checkpoint=tmp_path / "state", execution=execution, tell=told.append
+        )
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_for(lambda: "waiting for 2 CPUs; 1 of 2 CPU free" in told, "it says what it waits for")
+    remove_placement_group(taken)
+    thread.join(2 * PATIENCE_S)
+    assert len(found["result"].history) == 1
+    lines = [line for line in told if not line.startswith("still")]
+    assert lines[-2:] == ["starting 2 workers", "2 workers up, preparing the first step"]
 
 
 def test_limits_and_places_on_two_machines(cluster, tmp_path):

@@ -19,12 +19,18 @@ from ptycho_ray.training.device import resolve_device
         ["reconstruct", "SCAN", "--model-path", "pretrained"],
         ["refine", "SCAN"],
         ["train", "SCAN", "--N", "32"],
+        ["evaluate", "IMAGE", "SCAN"],
+        ["compare", "IMAGE", "--scan", "SCAN"],
+        ["orient", "SCAN"],
+        ["prepare", "SCAN", "OTHER", "--find-orientation"],
     ],
 )
 def test_a_device_that_is_not_there_is_refused_in_a_sentence(scan_file, tmp_path, capsys, monkeypatch, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = [str(scan_file) if word == "SCAN" else word for word in words]
-    assert main([*words, "--device", "cuda:1", "--output-dir", str(tmp_path / "out")]) == 2
+    named = {"SCAN": scan_file, "IMAGE": tmp_path, "OTHER": tmp_path / "other.h5"}
+    words = [str(named.get(word, word)) for word in words]
+    where = [] if words[0] in ("orient", "prepare") else ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, "--device", "cuda:1", *where]) == 2
     assert "does not have this device; found 'cuda:1'; expected auto" in capsys.readouterr().err
 
 

@@ -109,6 +109,15 @@ def test_tiles_have_one_probe_and_the_positions_of_all(wide_scan, tmp_path):
     assert state.background is not None
 
 
+def test_patterns_held_out_in_one_tile_only_judge_for_all(wide_scan, tmp_path):
+    held_out = tiles_of(wide_scan.positions_px, 2)[1][5:11]
+    how = {"held_out": held_out, "probe": wide_scan.probe}
+    state = in_tiles(tmp_path, 2, wide_scan, RefinementConfig(iterations=2, check_every=1), **how)
+    for step in state.result().history:
+        assert step.r_factor is not None
+        assert 0 < step.r_factor < 1
+
+
 def read_tiles_probe(file: Path) -> np.ndarray:
     from safetensors.numpy import load_file
 

@@ -13,8 +13,10 @@ from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.service.database import connect
 from ptycho_ray.service.jobs import AUTOMATIC, JobStore
+from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices, Reconstruction, Reference
 from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.without_model import check_choices
 from ptycho_ray.service.work import run_job
 
 
@@ -117,3 +119,28 @@ def test_settings_in_json_are_an_object_or_dotted_names() -> None:
         '{"demo": "lines", "refinement.probe_modes": 2, "refinement.probe_start": null}'
     )
     assert nested.solver() == dotted.solver() == {"probe_modes": 2, "probe_start": None}
+
+
+def test_workers_are_refused_where_there_are_none_and_share_the_solution_where_there_are(
+    store: Watched, settings: ServiceSettings, scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from ptycho_ray.cluster import reconstruct
+
+    with pytest.raises(Problem, match="so many workers") as refused:
+        check_choices(Choices(workers=4), settings.job_workers, with_model=False)
+    assert refused.value.document()["hint"].startswith("The setting job_workers")
+    with pytest.raises(Problem, match="no effect with a model"):
+        check_choices(Choices(workers=4, model="lines"), 4, with_model=True)
+    with pytest.raises(Problem, match="one process"):
+        check_choices(Choices(workers=2, uncertainty=True), 4, with_model=False)
+    asked = {}
+
+    def on_cluster(scan: Any, execution: Any, **wishes: Any) -> Any:
+        asked.update(wishes, devices=execution.devices)
+        raise InputError("enough")
+
+    monkeypatch.setattr(reconstruct, "reconstruct_on_cluster", on_cluster)
+    job = run(store, settings, scan_file, seed=3, workers=4)
+    assert (asked["devices"], asked["seed"]) == (4, 3)
+    assert asked["checkpoint"].parent == settings.job_folder(job.id)

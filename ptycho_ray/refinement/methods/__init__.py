@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from torch import Tensor
+
 from ptycho_ray.refinement.auxiliary_unknowns import AuxiliaryUnknowns
 from ptycho_ray.refinement.methods.difference_map import DifferenceMap
 from ptycho_ray.refinement.methods.gradient import Accelerated, Adam
@@ -17,7 +19,7 @@ class Method(Protocol):
 
     auxiliary: AuxiliaryUnknowns
 
-    def iterate(self, run: Run) -> float: ...
+    def iterate(self, run: Run) -> Tensor | float: ...
 
 
 #: Methods whose iteration returns the loss of the point that it starts from: a bad one is the fault of the step before.

@@ -96,8 +96,8 @@ class Adam:
         self.object = Moments(run.state.object)
         self.probe = Moments(run.state.probe_spectrum)
 
-    def iterate(self, run: Run) -> float:
-        """One pass over the patterns; the sum of their losses."""
+    def iterate(self, run: Run) -> Tensor:
+        """One pass over the patterns; the sum of their losses, on the device."""
         config, state, share = run.config, run.state, run.schedule()
         object_step = config.adam_object_step * share
         probe = state.probe
@@ -117,7 +117,7 @@ class Adam:
                 torch.fft.fft2(probe, norm="ortho", out=state.probe_spectrum)
             background = found.background if run.moves(config.background_start) else None
             self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, share, len(rows))
-        return float(total)
+        return total
 
 
 class Accelerated:

@@ -29,12 +29,12 @@ class Iterative:
         self.light = torch.zeros_like(state.object[0].real)
         self.loss = torch.zeros_like(state.scale[:1])
 
-    def iterate(self, run: Run) -> float:
-        """One pass over the patterns; the sum of their losses."""
+    def iterate(self, run: Run) -> Tensor:
+        """One pass over the patterns; the sum of their losses, on the device."""
         total = torch.zeros_like(self.loss)
         for rows in run.batches():
             total += self.step(run, rows, run.schedule())
-        return float(total)
+        return total.sum()
 
     def step(self, run: Run, rows: NDArray[np.int64], share: float) -> Tensor:
         """Update from one batch; its loss [1]."""
@@ -98,11 +98,11 @@ class LeastSquares:
         self.step_light = torch.zeros_like(self.light)
         self.loss = torch.zeros_like(run.state.scale[:1])
 
-    def iterate(self, run: Run) -> float:
+    def iterate(self, run: Run) -> Tensor:
         total = torch.zeros_like(self.loss)
         for rows in run.batches():
             total += self.step(run, rows, run.schedule())
-        return float(total)
+        return total.sum()
 
     def step(self, run: Run, rows: NDArray[np.int64], share: float) -> Tensor:
         """Update from one batch; its loss [1]."""

@@ -197,6 +197,8 @@ def by_another_account(t: Target) -> list[tuple[str, str, str]]:
         ("replace a result", as_nobody(lambda: (t.data / "jobs" / job / "result.npz").write_bytes(b"")), "Perm"),
         ("read Ray's token from the environment of a process",
          as_nobody(Path(f"/proc/{t.process.pid}/environ").read_bytes), "PermissionError"),
+        ("have it drained, by the file that says so", as_nobody((t.data / "draining").touch), "PermissionError"),
+        ("read a back-up of the job database", as_nobody(backup_of(t).read_bytes), "PermissionError"),
         ("end its HAProxy", as_nobody(lambda: os.kill(t.haproxy(), signal.SIGTERM)), "PermissionError"),
         ("submit a job to each port of Ray over HTTP", each(as_nobody(lambda p=p: job_of_ray(p)) for p in t.ports()),
          r"(4\d\d|405|501|no HTTP|refused|, )+"),
@@ -210,6 +212,15 @@ def by_another_account(t: Target) -> list[tuple[str, str, str]]:
         as_nobody(lambda port=port: call_grpc(port, "/ray.serve.ASGIService/HandleRequest", bad))
     rows.append(("send code as a pickle to each port", "it ran" if mark.exists() else "it never ran", "it never ran"))
     return rows
+
+
+def backup_of(t: Target) -> Path:
+    """A back-up in a folder that everybody can read."""
+    from ptycho_ray.service.backup import back_up
+
+    path = t.folder / "jobs.backup"
+    back_up(f"sqlite:///{t.data / 'jobs.sqlite'}", path)
+    return path
 
 
 def each(outcomes: Any) -> str:
@@ -248,6 +259,21 @@ def from_the_network(t: Target) -> list[tuple[str, str, str]]:
     ]
 
 
+def second_job(t: Target, delete: bool = False) -> str:
+    name = "deleter" if delete else "greedy"
+    from ptycho_ray.service.database import connect
+    from ptycho_ray.service.tokens import TokenStore
+
+    store = TokenStore(connect(f"sqlite:///{t.data / 'jobs.sqlite'}"))
+    t.tokens[name] = store.add(name, "submit")[1]
+    t.ask("PUT", f"/v1/quotas/{name}", "root", json={"jobs_a_day": 1})
+    asked = f"{MODEL}&output=json"
+    first = t.ask("POST", asked, name, content=t.scan, headers=RAW).json()["id"]
+    if delete:
+        t.ask("DELETE", f"{POST}/{first}", name)
+    return told(t.ask("POST", asked, name, content=t.scan, headers=RAW))
+
+
 def by_strangers(t: Target) -> list[tuple[str, str, str]]:
     alice, other = t.tokens["alice"], {"Origin": "http://evil.example"}
     hello = "GET /v1/streams HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -278,6 +304,11 @@ def by_strangers(t: Target) -> list[tuple[str, str, str]]:
         ("the list of tokens, as a submitter", told(t.ask("GET", "/v1/tokens")), "403"),
         ("a new admin token, as a submitter",
          told(t.ask("POST", "/v1/tokens", json={"name": "x", "role": "admin"})), "403"),
+        ("a quota of one's own choice, as a submitter",
+         told(t.ask("PUT", "/v1/quotas/mallory", json={"priority": 100})), "403"),
+        ("what somebody else uses", told(t.ask("GET", "/v1/usage?name=alice")), "403"),
+        ("a second job where one a day is allowed", second_job(t), "429"),
+        ("the same after deleting the first", second_job(t, delete=True), "429"),
         ("the job of somebody else", told(t.ask("GET", job)), "404"),
         ("the image of somebody else", told(t.ask("GET", f"{job}/result")), "404"),
         ("cancelling the job of somebody else", told(t.ask("DELETE", job)), "404"),

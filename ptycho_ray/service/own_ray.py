@@ -22,6 +22,8 @@ from ptycho_ray.service.problems import MEDIA_TYPE, Problem
 
 #: Of a temporary folder: the path of a socket may have 107 letters, and Ray Serve adds the name of the node.
 MOST_LETTERS = 16
+#: Neither of those that systems give away (from 32768 on), nor of those that Ray gives to its workers and replicas.
+FREE_PORTS = range(20_000, 30_000)
 #: Ray Serve ends a proxy that is not ready after 5 s or does not answer for 10 s, and the start fails with it. A busy machine
 #: takes longer. That a proxy has died is found out after three checks.
 PATIENCE = {
@@ -158,6 +160,9 @@ def _answer(problem: Problem) -> bytes:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that the system gives to nobody who asks for any port, until it is bound, which may be a minute from now."""
+    while True:
+        port = FREE_PORTS[secrets.randbelow(len(FREE_PORTS))]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -151,7 +151,7 @@ class AsyncStream:
         while self.job is None:
             try:
                 # Deflating counts costs more processor time than the rest of the way to the disk.
-                options = {"additional_headers": self.headers, "max_size": 2**26, "compression": None}
+                options: dict[str, Any] = {"additional_headers": self.headers, "max_size": 2**26, "compression": None}
                 async with connect(self.url, **options) as socket:
                     self.connections, self.socket = self.connections + 1, socket
                     await self._talk(socket)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -115,11 +116,9 @@ class Service:
 
 #: What the processes of this benchmark are for, by a word of their command line.
 STAGES = {
-    "spawn_main": "receive",
     "Interface": "keep (interface)",
     "Models": "live image (replica)",
     "haproxy": "proxy",
-    "ptycho_ray replay": "the detector (replay)",
 }
 
 
@@ -140,6 +139,12 @@ def processor_seconds() -> dict[str, float]:
         )
         found[stage] = found.get(stage, 0.0) + used.user + used.system
     return found
+
+
+def of_children() -> float:
+    """CPU seconds of the processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def replayed(scan: Path, count: int, rate: float, protocol: str, frames: str, places: str) -> subprocess.Popen[str]:
@@ -165,7 +170,7 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
         with client.stream(
             N=N, on_preview=lambda preview: pictures.append((time.time(), preview.next)), **start
         ) as stream:
-            used = processor_seconds()
+            used, of_ended = processor_seconds(), of_children()
             for piece in measurement.pieces():
                 stream.push(piece.positions, piece.patterns)
             pushed = time.time()
@@ -174,10 +179,13 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
                 time.sleep(0.02)
             ended = time.time()
             seconds = {name: value - used.get(name, 0.0) for name, value in processor_seconds().items()}
+            seconds["receive"] = of_children() - of_ended
         finished = time.time()
         assert stream.job is not None
         image = client.result(stream.job["id"]).arrays()["object"]
+        of_ended = of_children()
         sent = json.loads(replay.communicate()[0])
+        seconds["the detector (replay)"] = of_children() - of_ended
         first = sent["began"]
         ages = ages_of(pictures, first, rate, count)
         figures = {

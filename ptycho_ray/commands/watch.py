@@ -131,10 +131,6 @@ def run(words: Sequence[str]) -> Result:
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
         sending = Sending(options, client, solver)
         stream = sending.all_of_it()
-        for line in sending.measurement.tally.lines():
-            tell(line)
-        if sending.measurement.ended:
-            tell(f"the source did not end the scan: {sending.measurement.ended}")
         job = stream.job
         assert job is not None
         image = client.result(job["id"], form).save(options.output)
@@ -178,12 +174,16 @@ class Sending:
                     )
                 stream.push(piece.positions * self.per_unit, piece.patterns)
                 if (expected := self.measurement.tally.expected) is not None:
-                    bar(stream.inner.pushed, expected)
-            if self.stream is None:
+                    bar(min(stream.inner.pushed, expected), expected)
+            for line in self.measurement.tally.lines():
+                tell(line)
+            if self.measurement.ended:
+                tell(f"the source did not end the scan: {self.measurement.ended}")
+            if self.stream is None or not self.stream.inner.pushed:
                 raise InputError(
                     file=options.source,
                     field="source",
-                    found=" ".join(["nothing", *self.measurement.tally.lines()]),
+                    found="nothing",
                     expected=f"patterns with positions in {options.idle_s:g} s",
                 )
         return self.stream

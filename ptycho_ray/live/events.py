@@ -132,8 +132,9 @@ def unpack(message: bytes) -> Iterator[Event]:
             positions = np.frombuffer(content, "<f8", offset=8 * count).reshape(count, 2)
             yield Positions(np.frombuffer(content, "<i8", count), positions)
             continue
-        fact = {name: tuple(value) if isinstance(value, list) else value for name, value in fact.items()}
-        yield _KINDS[kind](**fact, **({"content": content} if kind == "Frame" else {}))
+        if kind == "Frame":
+            fact["content"] = content
+        yield _KINDS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in fact.items()})
 
 
 def ranges(numbers: Sequence[int] | NDArray[np.int64]) -> str:

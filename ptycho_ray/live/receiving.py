@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,8 @@ from ptycho_ray.live.wires import Wire, listen
 
 #: Bytes that are handed over at a time.
 AT_ONCE_BYTES = 4 * 2**20
+#: Frames are gathered for so long before they are handed over: the next stage then inflates some at a time.
+GATHER_S = 0.03
 #: What an event takes in the buffer beside its content.
 EVENT_BYTES = 256
 BUFFER_BYTES = 512 * 2**20
@@ -48,6 +51,11 @@ class Buffer:
             self._waiting.append(event)
             self._bytes += size
             self._changed.notify()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits; it need not be true any more when this returns."""
+        return not self._waiting
 
     def close(self) -> None:
         """Nothing follows."""
@@ -86,6 +94,8 @@ def receive(wire: Wire, connection: Connection, most_bytes: int) -> None:
         try:
             while events := buffer.take():
                 connection.send_bytes(pack(events))
+                if buffer.is_empty:
+                    time.sleep(GATHER_S)
         except OSError:  # the program that started this process has ended
             gone.set()
 

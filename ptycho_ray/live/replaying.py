@@ -201,6 +201,7 @@ def _over_zeromq(
         messages = encoder.encoded(begin, contents, dtype, compression)
     context, socket = _bound(address, what.wait_s)
     sent, dropped, again = 0, 0, zeromq(address).Again
+    patience = 0 if what.rate is None else zeromq(address).NOBLOCK  # a detector does not wait
     with context, socket:
         if protocol != "zmq":
             socket.send_multipart(next(messages))
@@ -210,9 +211,7 @@ def _over_zeromq(
         for message in _reordered(messages, what):
             pace.wait()
             try:
-                socket.send_multipart(
-                    message, flags=0 if what.rate is None else 1
-                )  # 1: do not wait, as a detector does not
+                socket.send_multipart(message, flags=patience)
                 sent += 1
             except again:
                 dropped += 1

@@ -31,7 +31,9 @@ from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import Workers, check_nodes, scaling_of, storage, workers_for
 from ptycho_ray.cluster.start_watch import StartWatch
+from ptycho_ray.cluster.whole_scan import read_energies
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data import PtychoDataContainer, RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.transfer import groups_to_reconstruct
@@ -50,6 +52,8 @@ FINISHED = "finished.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 #: How long workers wait for each other. A worker that died is noticed at once; this is for one that hangs.
 PEER_TIMEOUT_S = 600
+#: Of scans larger than this the workers read the intensities of all patterns, before anything else is done.
+LARGE_BYTES = 2**30
 
 
 def train_on_cluster(
@@ -92,11 +96,16 @@ def train_on_cluster(
             train_data, test_data, config,
             execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume, tell=tell,
         )  # fmt: skip
-    scans = scans_to_train(train_data, config, initial)
-    test = None
-    if test_data is not None:
-        test = groups_to_reconstruct(scans[0].model, test_data, config)
-    with connected(execution, tell):
+    with ExitStack() as stack:
+        if large := [scan for scan in _scans_of(train_data) if scan.patterns.nbytes > LARGE_BYTES]:
+            stack.enter_context(connected(execution, tell))
+            for scan in large:
+                read_energies(scan)  # by which patterns are normalised
+        scans = scans_to_train(train_data, config, initial)
+        test = None
+        if test_data is not None:
+            test = groups_to_reconstruct(scans[0].model, test_data, config)
+        stack.enter_context(connected(execution, tell))
         workers = workers_for(execution, tell)
         place = _storage_path(config, execution)
         system, folder = storage(place)
@@ -110,6 +119,12 @@ def train_on_cluster(
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
     results = training_results(scans, result["history"], result["warnings"])
     return finish_training(results, test, config, execution, keep_patches=keep_patches)
+
+
+def _scans_of(data: Scan | Sequence[Scan]) -> list[RawData]:
+    """The scans of what is trained on, without what has been made of them."""
+    each = data if isinstance(data, Sequence) else [data]
+    return [one.raw if isinstance(one, PtychoDataContainer) else one for one in each]
 
 
 def unfinished(config: TrainingConfig, execution: ExecutionConfig, run_name: str = "train") -> bool:

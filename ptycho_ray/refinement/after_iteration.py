@@ -104,9 +104,9 @@ def _hold_centre(run: Run, centre_px: Tensor) -> None:
 def _carry_on_smooth_phase(run: Run, smooth: SmoothAcceleration | SmoothOverTiles) -> None:
     """Unless the loss on a sample of patterns rises, as it may where the start is good and the phase not smooth."""
     state, some = run.state, run.rows[evenly_spread(len(run.rows), JUDGES)]
-    before, loss = state.object.clone(), run.loss_there(some)
+    loss = run.loss_there(some)
     diameter = effective_diameter_px(state.probe).clamp_min(state.probe.shape[-1] / 4)
-    smooth.apply(state.object, run.illumination(), diameter)
+    smooth.apply(state.object, run.illumination, diameter)
     worse = run.loss_there(some) > RISE * loss
-    for image in (state.object, smooth.last):
-        image.copy_(torch.where(worse, before, image))
+    torch.where(worse, smooth.last, state.object, out=state.object)
+    smooth.last.copy_(state.object)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-12
+#: Numbers in a strip of a canvas.
+STRIP = 2**17
 
 
 class Moments:
@@ -27,9 +29,17 @@ class Moments:
         mean, square = self.mean[where], self.square[where]
         mean.lerp_(gradient, 1 - FIRST)
         square.mul_(self.second).addcmul_(gradient, gradient, value=1 - self.second)
-        root = square.sqrt().add_(TINY)
         size = rate * (1 - self.second**self.steps) ** 0.5 / (1 - FIRST**self.steps)
-        if isinstance(size, Tensor):
-            value[where].add_((mean * -size).div_(root))
-        else:
-            value[where].addcdiv_(mean, root, value=-size)
+        for moving, m, s in zip(strips(value[where]), strips(mean), strips(square), strict=True):
+            root = s.sqrt().add_(TINY)
+            if isinstance(size, Tensor):
+                moving.add_((m * -size).div_(root))
+            else:
+                moving.addcdiv_(m, root, value=-size)
+
+
+def strips(canvas: Tensor) -> tuple[Tensor, ...]:
+    """A canvas [S, H, ...] on a processor in strips of rows, so that nothing of its size is made beside it; others whole."""
+    if canvas.device.type != "cpu" or canvas.dim() < 3:
+        return (canvas,)
+    return canvas.chunk(max(1, canvas.numel() // STRIP), dim=1)

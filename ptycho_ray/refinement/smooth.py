@@ -8,6 +8,8 @@ missing curvature factor, ``k0**2 / k**2``, up to a limit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,13 +32,14 @@ class SmoothAcceleration:
         self._gain = gain
         self.last = image.clone()
 
-    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: Tensor) -> None:
-        """Over-relax the change since the last call, in place."""
-        weight = (illumination / (LIT_SHARE * illumination.max())).clamp_max(1)
+    def apply(self, image: Tensor, illumination: Callable[[], Tensor], probe_diameter_px: Tensor) -> None:
+        """Over-relax the change of ``image`` since ``last``, in place; ``last`` is then the image before."""
+        light = illumination()
+        weight = (light / (LIT_SHARE * light.max())).clamp_max(1)
         change = torch.angle(image * self.last.conj()).mean(dim=0) * weight
         further = over_relaxed(change, self._gain, probe_diameter_px)
-        image.mul_(torch.polar(torch.ones_like(further), further))
         self.last.copy_(image)
+        image.mul_(torch.polar(torch.ones_like(further), further))
 
 
 def over_relaxed(change: Tensor, gain: float, probe_diameter_px: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def amplitude_of(
     device: torch.device,
 ) -> Tensor:
     """Square roots of the photons of the patterns ``rows``, real [b, N, N], in the detector order of ``propagator``."""
-    counts = torch.from_numpy(patterns.intensity(rows)).to(device=device, dtype=dtype)
+    counts = sent(torch.from_numpy(patterns.intensity(rows)), device).to(dtype)
     return propagator.arrange(counts.mul_(photons).sqrt_()).contiguous()
 
 

@@ -144,7 +144,7 @@ class Neighbours:
         brightest = torch.zeros(self.size, dtype=self._total.dtype, device=self._total.device)
         brightest[self.rank] = self._total.max()
         level = LIT_SHARE * self.sum(brightest).max()
-        return (self._total / level).clamp_max(1) * self._light
+        return (self._total / level).clamp_max_(1).mul_(self._light)
 
     def combine(self, image: Tensor) -> None:
         """Make the object [S, H, W] common where tiles overlap, in place: the mean by light, after phases are made common."""

@@ -8,9 +8,12 @@ Legend: S slices, [H, W] canvas of a tile, [h, w] cells of the whole scan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ptycho_ray.refinement.moments import strips
 from ptycho_ray.refinement.smooth import over_relaxed
 from ptycho_ray.refinement.tiles import Neighbours
 
@@ -39,10 +42,12 @@ class SmoothOverTiles:
         self._cells = [-(-length // self._cell) for length in tiles.whole]
         self.last = image.clone()
 
-    def apply(self, image: Tensor, illumination: Tensor, probe_diameter_px: Tensor) -> None:
-        """Over-relax the change since the last call, in place; ``illumination`` is not asked for: that of all tiles counts."""
+    def apply(self, image: Tensor, illumination: Callable[[], Tensor], probe_diameter_px: Tensor) -> None:
+        """Over-relax the change of ``image`` since ``last``, in place; ``last`` is then the image before. The ``illumination``
+        of this tile is not asked for: that of all counts."""
+        both = zip(strips(image), strips(self.last), strict=True)
+        change = torch.cat([torch.angle(now * before.conj()).mean(dim=0) for now, before in both])
         weight = self._tiles.lit_weight()
-        change = torch.angle(image * self.last.conj()).mean(dim=0)
         change -= (
             change * weight
         ).sum() / weight.sum()  # what a tile turned as a whole, it turned to agree with the others
@@ -51,8 +56,8 @@ class SmoothOverTiles:
         cells = over_relaxed(self._gather(change), self._gain, probe_diameter_px / self._cell)
         del change
         further = self._spread(cells)
-        image.mul_(torch.polar(further.new_ones(()).expand_as(further), further))
         self.last.copy_(image)
+        image.mul_(torch.polar(further.new_ones(()).expand_as(further), further))
 
     def _gather(self, field: Tensor) -> Tensor:
         """Means of [H, W] over cells, [h, w], of all tiles together."""

@@ -18,6 +18,7 @@ from helpers import ROOT, make_tiny_config, wait_for
 from ray_fixtures import CPUS, RUN, pids_of_workers, processes_of
 
 from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.data import load_data
 from ptycho_ray.errors import ConfigurationError, InputError, MissingFileError, TrainingInterrupted
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, reassemble_cdi_image, train_cdi_model
@@ -25,9 +26,11 @@ from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, re
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.cluster import preflight  # noqa: E402
+from ptycho_ray.cluster import train as cluster_train  # noqa: E402
 from ptycho_ray.cluster.connect import _ensure_token, connected  # noqa: E402
 from ptycho_ray.cluster.image import image_on_worker, reassemble_on_cluster  # noqa: E402
 from ptycho_ray.cluster.train import STATE, TrainingLost, train_on_cluster  # noqa: E402
+from ptycho_ray.cluster.whole_scan import read_energies  # noqa: E402
 
 #: Relative difference of the figures of a run that was disturbed, or had several workers, from those of the core alone:
 #: more workers add up the same gradients in another order.
@@ -335,3 +338,13 @@ def test_the_image_is_made_by_a_worker_where_this_machine_has_no_gpu(
 def make_model_of(scan, config):
     container = create_ptycho_data_container(scan, config)
     return PhysicsInformedModel(config.model, container.normalisation, physical_probe(container))
+
+
+@pytest.mark.slow
+def test_all_workers_read_the_intensities_of_a_large_scan(one_ray, small_scan, config, tmp_path, monkeypatch):
+    small_scan.to_file(tmp_path / "scan.h5")
+    scan, read = load_data(tmp_path / "scan.h5"), []
+    monkeypatch.setattr(cluster_train, "LARGE_BYTES", 0)
+    monkeypatch.setattr(cluster_train, "read_energies", lambda one: read.append(one) or read_energies(one))
+    train_on_cluster(scan, None, replace(config, nepochs=1), execution=ExecutionConfig(accelerator="cpu"))
+    assert read == [scan]

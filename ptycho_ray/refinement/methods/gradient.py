@@ -109,7 +109,7 @@ class Adam:
             found.of(run, rows, self.auxiliary, share)
             total += found.loss
             if run.object_moves:
-                gradient = torch.view_as_real(found.object[found.box].conj().resolve_conj())
+                gradient = torch.view_as_real(found.object[found.box].conj_physical_())
                 self.object.step(image, gradient, object_step, found.box)
             if run.probe_moves:
                 gradient = torch.fft.ifft2(found.probe.conj(), norm="ortho")

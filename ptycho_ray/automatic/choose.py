@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_ray.automatic.electrons import defocus_by_trials
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
-from ptycho_ray.automatic.scan_map import linear_map
+from ptycho_ray.automatic.scan_map import scan_map
 from ptycho_ray.automatic.thickness import sliced
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
@@ -176,15 +176,14 @@ def _at_length(
 
 
 def _mapped(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """``best`` with the scale and the angle of the scan that :func:`.scan_map.linear_map` finds."""
+    """``best`` with the step, the angle and the drift of the scan that :func:`.scan_map.scan_map` finds."""
     if not part.affords(_solution(best.assumption), something_is_wrong=True):
         return best
-    found = linear_map(part, large, best)
-    if found is None:
+    found = scan_map(part, large, best)
+    if found.trial is None:
         return best
-    mapped, gain = found
-    decide(f"{mapped.assumption.name}: {gain}")
-    return replace(best, assumption=replace(best.assumption, matrix=mapped.assumption.matrix))
+    decide(f"{found.trial.assumption.name}: {found.gain}")
+    return replace(best, assumption=replace(best.assumption, matrix=found.trial.assumption.matrix))
 
 
 def _something_is_missing(trial: Trial) -> bool:

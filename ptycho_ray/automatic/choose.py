@@ -136,6 +136,9 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     first = best.assumption
     held = replace(first, name="probe held", settings=first.settings | {"probe_start": None})
     alternatives = [held] if first.optics is None else []  # the probe of a lens is nearly right: long trials ask
+    if first.optics is not None and first.settings.get("probe_start", 0) is None:
+        settings = {name: value for name, value in first.settings.items() if name != "probe_start"}
+        alternatives.append(replace(first, name="probe refined", settings=settings))
     for factor in (0.8, 1.25) if first.optics is None else ():
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))

@@ -17,6 +17,7 @@ from ptycho_ray.calibration.parallax import DECIDES
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.refinement.config import FEW_PHOTONS
 
 #: The defocus is tried at these shares more and less.
 STEP = 0.15
@@ -30,6 +31,8 @@ def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str],
         return first
     if probe_is_of_optics(scan):
         first = [replace(each, optics=scan.optics) for each in first]
+        if _few_electrons(part):
+            first = [replace(each, settings={"probe_start": None} | each.settings) for each in first]
     candidates, matrices = list(first), [first[0].matrix]
     try:
         found = calibrate_scan(scan)
@@ -52,6 +55,14 @@ def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str],
             matrices.append(found.matrix)
     by_trials = lens_by_trials(part, first[0], matrices, tell)
     return candidates if by_trials is None else [*candidates, by_trials]
+
+
+def _few_electrons(part: Part) -> bool:
+    """Whether a detector pixel has less than one on average: a probe that is refined then fits their noise, and no lens is told
+    from another (docs/experiments.md)."""
+    if part.photons_per_unit is None:
+        return False
+    return float(part.whole.pattern_energies().mean()) * part.photons_per_unit < FEW_PHOTONS * part.whole.N**2
 
 
 def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]) -> Assumption:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ptycho_ray.automatic.electrons import defocus_by_trials
 from ptycho_ray.automatic.guesses import rescaled_probe, turned_in_time
-from ptycho_ray.automatic.scan_map import linear_map
+from ptycho_ray.automatic.scan_map import scan_map
 from ptycho_ray.automatic.thickness import sliced
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
 from ptycho_ray.refinement.orientation import EIGHT
@@ -136,6 +136,9 @@ def _probe(part: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
     first = best.assumption
     held = replace(first, name="probe held", settings=first.settings | {"probe_start": None})
     alternatives = [held] if first.optics is None else []  # the probe of a lens is nearly right: long trials ask
+    if first.optics is not None and first.settings.get("probe_start", 0) is None:
+        settings = {name: value for name, value in first.settings.items() if name != "probe_start"}
+        alternatives.append(replace(first, name="probe refined", settings=settings))
     for factor in (0.8, 1.25) if first.optics is None else ():
         probe = rescaled_probe(first.probe, factor)
         alternatives.append(replace(first, name=f"probe {factor:g} times as wide", probe=probe))
@@ -176,15 +179,14 @@ def _at_length(
 
 
 def _mapped(part: Part, large: Part, best: Trial, decide: Callable[[str], None]) -> Trial:
-    """``best`` with the scale and the angle of the scan that :func:`.scan_map.linear_map` finds."""
+    """``best`` with the step, the angle and the drift of the scan that :func:`.scan_map.scan_map` finds."""
     if not part.affords(_solution(best.assumption), something_is_wrong=True):
         return best
-    found = linear_map(part, large, best)
-    if found is None:
+    found = scan_map(part, large, best)
+    if found.trial is None:
         return best
-    mapped, gain = found
-    decide(f"{mapped.assumption.name}: {gain}")
-    return replace(best, assumption=replace(best.assumption, matrix=mapped.assumption.matrix))
+    decide(f"{found.trial.assumption.name}: {found.gain}")
+    return replace(best, assumption=replace(best.assumption, matrix=found.trial.assumption.matrix))
 
 
 def _something_is_missing(trial: Trial) -> bool:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from ptycho_ray.automatic.lens import lens_by_trials, probe_is_of_optics, with_optics
 from ptycho_ray.automatic.parabola import vertex_of_judges
-from ptycho_ray.automatic.scan_map import linear_map
+from ptycho_ray.automatic.scan_map import ScanMap, scan_map
 from ptycho_ray.automatic.trials import Assumption, Part, Trial
-from ptycho_ray.calibration.microscope import Calibration, calibrate_scan
+from ptycho_ray.calibration.microscope import Calibration, Finding, calibrate_scan
+from ptycho_ray.calibration.parallax import DECIDES
 from ptycho_ray.data.inspection import photons_per_unit
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.refinement.config import FEW_PHOTONS
 
 #: The defocus is tried at these shares more and less.
 STEP = 0.15
@@ -28,6 +31,8 @@ def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str],
         return first
     if probe_is_of_optics(scan):
         first = [replace(each, optics=scan.optics) for each in first]
+        if _few_electrons(part):
+            first = [replace(each, settings={"probe_start": None} | each.settings) for each in first]
     candidates, matrices = list(first), [first[0].matrix]
     try:
         found = calibrate_scan(scan)
@@ -50,6 +55,14 @@ def calibrated_probes(part: Part, first: list[Assumption], tell: Callable[[str],
             matrices.append(found.matrix)
     by_trials = lens_by_trials(part, first[0], matrices, tell)
     return candidates if by_trials is None else [*candidates, by_trials]
+
+
+def _few_electrons(part: Part) -> bool:
+    """Whether a detector pixel has less than one on average: a probe that is refined then fits their noise, and no lens is told
+    from another (docs/experiments.md)."""
+    if part.photons_per_unit is None:
+        return False
+    return float(part.whole.pattern_energies().mean()) * part.photons_per_unit < FEW_PHOTONS * part.whole.N**2
 
 
 def assumption_of(scan: RawData, found: Calibration, settings: dict[str, object]) -> Assumption:
@@ -88,9 +101,14 @@ def defocus_by_trials(part: Part, best: Trial, tell: Callable[[str], None]) -> T
 
 def calibrated_by_trials(
     scan: RawData, found: Calibration, seed: int, tell: Callable[[str], None]
-) -> list[dict[str, str]]:
+) -> tuple[Calibration, list[dict[str, str]]]:
     """What solutions of a part of a scan say about a calibration: against the scan as its file has it, with other defocus, and
-    with the scan larger, smaller and turned. One row for each question, with the gain and its standard errors."""
+    with the scan larger, smaller, turned, stretched and sheared.
+
+    Returns:
+        the calibration with the step of the scan and its drift, and one row for each question about the lens, with the gain and
+        its standard errors.
+    """
     part = Part(scan, seed, photons_per_unit=photons_per_unit(scan))
     rows: list[dict[str, str]] = []
 
@@ -105,10 +123,39 @@ def calibrated_by_trials(
         best = defocus_by_trials(part, trial, lambda line: None)
         for other in part.trials[2:]:
             row(other.assumption.name, f"against the value above {other.gain_over(trial)}")
-    mapped = linear_map(part, part.larger(), best)
-    row(
-        *("scan larger, smaller, or turned", "explains no more")
-        if mapped is None
-        else (mapped[0].assumption.name, mapped[1])
+    mapped = scan_map(part, part.larger(), best, thoroughly=True)
+    row(*("scan as it is", "no other explains clearly more") if mapped.trial is None else
+        (mapped.trial.assumption.name, mapped.gain))  # fmt: skip
+    return replace(found, findings=tuple(_with_map(found, mapped))), rows
+
+
+def _with_map(found: Calibration, mapped: ScanMap) -> Iterator[Finding]:
+    """The findings with the step that solutions tell, and behind them the drift."""
+    yield from (each for each in found.findings if each.name != "step")
+    step = found["step"].in_file
+    assert step is not None
+    units = {"scale": ("step", step, "angstrom"), "turn": ("turn", math.degrees(1), "deg"),
+             "stretch": ("stretch", 200.0, "%"), "shear": ("shear", math.degrees(2), "deg")}  # fmt: skip
+    for direction, (name, factor, unit) in units.items():
+        value, error = mapped.values[direction]
+        in_file = step if name == "step" else 0.0
+        found_here = step * math.exp(value) if name == "step" else factor * value
+        yield _of_map(name, found_here, factor * error, unit, in_file)
+
+
+#: What a finding about the map of the scan says.
+MEANING = {
+    "step": "by solutions with a larger and a smaller step",
+    "turn": "beyond the rotation above, by solutions",
+    "stretch": "rows longer than columns, by solutions: a slow drift along the slow axis does it",
+    "shear": "of the angle between the axes, by solutions: a slow drift along the fast axis does it",
+}
+
+
+def _of_map(name: str, value: float, error: float, unit: str, in_file: float) -> Finding:
+    if not np.isfinite(error):
+        return Finding(name, None, None, unit, in_file, "undecided", "solutions on both sides explain no less")
+    same = abs(value - in_file) < DECIDES * error
+    return Finding(
+        name, value, error, unit, in_file, "as in the file" if same else "differs from the file", MEANING[name]
     )
-    return rows

@@ -1,42 +1,75 @@
-"""Scale and angle of a scan, decided by its patterns.
+"""Step, angle and drift of a scan, decided by its patterns.
 
 A refinement does not find them: the object follows positions that are too far apart, and shows it only where it is thick. So
-longer trials are made with the scan a little larger, smaller, and turned to either side.
+longer trials are made with the scan a little larger, smaller, turned to either side, and, of an electron microscope, stretched
+and sheared: what a slow drift does to a raster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import expm
 
 from ptycho_ray.automatic.parabola import lowest, misfit, vertex
 from ptycho_ray.automatic.trials import Assumption, Gain, Part, Trial
-from ptycho_ray.data.position_maps import position_matrix
 
-#: Step of the scale of the scan, and of its angle in radians; so many of them at the most.
-STEP, MOST_STEPS = 0.03, 3
+#: What a step along each direction does to positions (row, column), as the logarithm of a matrix.
+DIRECTIONS = {
+    "scale": np.eye(2),
+    "turn": np.array([[0.0, -1.0], [1.0, 0.0]]),
+    "stretch": np.diag([1.0, -1.0]),
+    "shear": np.array([[0.0, 1.0], [1.0, 0.0]]),
+}
+#: The directions of a scan of photons, whose stages have encoders.
+WITHOUT_DRIFT = 2
+#: Step along each direction (an angle in radians); so many of them at the most, and the share of one in the second round.
+STEP, MOST_STEPS, SECOND_ROUND = 0.03, 3, 0.5
 #: Share of the misfit beyond noise that a step must gain to be followed.
 PROMISING = 0.06
+#: By how much the lowest point of such trials differs by the chance of the solver.
+CHANCE = 0.002
+
+
+@dataclass(frozen=True)
+class ScanMap:
+    """The linear map of the positions that explains most.
+
+    Attributes:
+        values: of each direction that was asked thoroughly, the logarithm by which the scan changes and its standard error;
+            the error is nan where the patterns do not tell it.
+        trial: the trial with that map; None if the scan is right as it is.
+        gain: of that trial.
+    """
+
+    values: dict[str, tuple[float, float]]
+    trial: Trial | None = None
+    gain: Gain | None = None
 
 
 class Mapped:
-    """Long trials on a part under one assumption, with the scan scaled and turned; none is made twice."""
+    """Long trials on a part under one assumption, with the scan changed; none is made twice."""
 
     def __init__(self, part: Part, assumption: Assumption) -> None:
         self.part, self.assumption = part, assumption
         self._made: dict[tuple[float, ...], Trial] = {}
 
     def at(self, steps: NDArray[np.float64]) -> Trial:
-        """The trial with the scan larger and turned by so many steps."""
+        """The trial with the scan changed by so many steps along each direction."""
         key = tuple(np.round(steps, 6).tolist())
         if key not in self._made:
-            scale, angle = STEP * steps
-            matrix = position_matrix(1 + scale, angle) @ self.assumption.matrix
-            name = f"scan {100 * scale:+.1f} % in size, turned by {np.degrees(angle):+.1f} degrees"
-            self._made[key] = self.part.run_long(replace(self.assumption, name=name, matrix=matrix))
+            parts = STEP * steps
+            matrix = expm(sum(part * each for part, each in zip(parts, DIRECTIONS.values(), strict=True)))
+            name = f"scan {100 * parts[0]:+.1f} % in size, turned by {np.degrees(parts[1]):+.1f} degrees"
+            if parts[2:].any():
+                sheared = np.degrees(2 * parts[3])
+                name += f", rows {200 * parts[2]:+.1f} % longer than columns, sheared by {sheared:+.1f} degrees"
+            self._made[key] = self.part.run_long(
+                replace(self.assumption, name=name, matrix=matrix @ self.assumption.matrix)
+            )
         return self._made[key]
 
     def along(self, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> Callable[[float], Trial]:
@@ -44,26 +77,34 @@ class Mapped:
         return lambda place: self.at(steps + place * direction)
 
 
-def linear_map(part: Part, large: Part, best: Trial) -> tuple[Trial, Gain] | None:
-    """The trial with the map by which the scan explains more, and its gain; None if the scan is right as it is.
+def scan_map(part: Part, large: Part, best: Trial, *, thoroughly: bool = False) -> ScanMap:
+    """The linear map by which the scan explains more.
 
-    Whether there is one to be found is asked on the small part with the brightest mode alone.
+    Args:
+        thoroughly: ask every direction by trials on the large part; otherwise those alone that promise something, asked on the
+            small part with the brightest mode.
     """
     whole = replace(best.assumption, probe=best.probe)
     settings = whole.settings | ({"probe_modes": 1} if whole.settings.get("probe_modes") else {})
     simple = Mapped(part, replace(whole, probe=best.probe[:1], settings=settings))
-    thorough, none = Mapped(large, whole), np.zeros(2)
-    steps = none
-    for direction in np.eye(2):
-        if _promises(simple, steps, direction):
-            found = lowest(thorough.along(steps, direction), MOST_STEPS)
-            steps = steps + (found.place * direction if found.between else none)
+    thorough, none = Mapped(large, whole), np.zeros(len(DIRECTIONS))
+    steps, errors = none, {}
+    asked = list(zip(DIRECTIONS, np.eye(len(DIRECTIONS)), strict=True))
+    asked = asked if part.whole.electrons else asked[:WITHOUT_DRIFT]
+    for share in (1.0, SECOND_ROUND):  # what one direction changed, the others see in the second round
+        for name, axis in asked:
+            if not (thoroughly or name in errors or (share == 1 and _promises(simple, steps, axis))):
+                continue
+            found = lowest(thorough.along(steps, share * axis), MOST_STEPS)
+            steps = steps + (found.place * share * axis if found.between else none)
+            errors[name] = float(np.hypot(STEP * share * found.error, CHANCE)) if found.between else np.nan
+    values = {name: (float(STEP * steps[axis.argmax()]), errors[name]) for name, axis in asked if name in errors}
     if not steps.any():
-        return None
+        return ScanMap(values)
     first, last = thorough.at(none), thorough.at(steps)
     if not last.beats(first):
-        return None
-    return last, last.gain_over(first)
+        return ScanMap(values)
+    return ScanMap(values, last, last.gain_over(first))
 
 
 def _promises(trials: Mapped, steps: NDArray[np.float64], direction: NDArray[np.float64]) -> bool:

@@ -40,8 +40,8 @@ class Options(ReadingOptions, WritingOptions):
     output_dir: Annotated[Path | None, FOLDER] = None
     """Also write the values to calibration.json in this folder."""
     trials: bool = False
-    """Also solve a part of the scan with several values of the defocus, and with the scan larger, smaller, and turned (a minute
-    or more)."""
+    """Also solve a part of the scan with several values of the defocus, and with the scan larger, smaller, turned, stretched
+    and sheared: that tells its step and its drift (a minute or more)."""
     seed: int = 0
     """Seed of these trials."""
 
@@ -58,11 +58,14 @@ def run(words: Sequence[str]) -> Result:
         file_to_write(path, overwrite=options.overwrite, field="output_dir")
     scan = load_data(options.file, reading=options.reading)
     found = calibrate_scan(scan)
+    trials: list[dict[str, str]] = []
+    if options.trials:
+        found, trials = calibrated_by_trials(scan, found, options.seed, tell)
     result: Result = {
         "file": options.file,
         "calibration": [dataclasses.asdict(finding) for finding in found.findings],
         "matrix": found.matrix,
-        "trials": calibrated_by_trials(scan, found, options.seed, tell) if options.trials else [],
+        "trials": trials,
     }
     reading = as_read(options.reading, found)
     result["reading"] = reading.chosen()
@@ -79,6 +82,8 @@ def as_read(reading: Reading, found: Calibration) -> Reading:
     exchanged."""
     import numpy as np
 
+    from ptycho_ray.data.placing import read_step
+
     changes: dict[str, Any] = {}
     matrix = found.matrix
     if found["mirrored"].answer == "differs from the file":
@@ -89,6 +94,11 @@ def as_read(reading: Reading, found: Calibration) -> Reading:
         changes["rotation"] = round((reading.rotation + turn + 180) % 360 - 180, 2)
     if found["defocus"].answer in ("differs from the file", "not in the file"):
         changes["defocus_nm"] = float(f"{found['defocus'].found:.4g}")
+    step = found["step"]
+    if step.answer == "differs from the file" and step.found is not None and step.in_file and reading.step:
+        lengths, pixels = read_step(reading.step)
+        factor = step.found / step.in_file
+        changes["step"] = "x".join(f"{length * factor:.4g}{'px' if pixels else 'm'}" for length in lengths)
     exchanged, known = "transpose" in changes, found.optics.aberrations
     if found["C12"].answer == "differs from the file" or (exchanged and known):
         changes["aberrations"] = _aberrations(known, exchanged)

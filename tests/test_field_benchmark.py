@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT
 
 from benchmarks.field import contracts, natural, page, results
 from benchmarks.field.__main__ import DATA, PAGE, main
 from benchmarks.field.cases import Case, believing, exposed, inside, raster
 from benchmarks.field.figures import figures_of
+from benchmarks.field.known_objects import Curve
 from benchmarks.field.methods import constant
 from benchmarks.field.published import PUBLISHED
 from ptycho_ray.bundle import FILE_NAME
@@ -60,6 +62,17 @@ def test_the_wrong_probes_are_ten_with_the_photons_of_the_true_one() -> None:
     energies = [np.sum(np.abs(believing(case.scan, probe).probe) ** 2) for probe in probes.values()]
     np.testing.assert_allclose(energies, np.sum(np.abs(case.scan.probe) ** 2), rtol=1e-5)
     np.testing.assert_allclose(probes["base"], case.scan.probe[0])
+
+
+def test_a_curve_is_learnt_from_pixels_and_projects_onto_itself() -> None:
+    rng = np.random.default_rng(0)
+    amplitude = rng.uniform(0.5, 4.0, 20000)
+    on_it = amplitude * np.exp(1j * np.tanh(amplitude - 2))
+    curve = Curve(on_it)
+    some = torch.from_numpy(on_it[:200]).to(torch.complex64)
+    torch.testing.assert_close(curve.project(some), some, atol=0.02, rtol=0)
+    beside = some * torch.exp(torch.tensor(0.3j))
+    assert float((curve.project(beside) - some).abs().mean()) < 0.7 * float((beside - some).abs().mean())
 
 
 @pytest.mark.skipif(not (DATA / contracts.LINES128).is_file(), reason="the scans of shared/data are not here")

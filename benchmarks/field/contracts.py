@@ -38,22 +38,19 @@ def lines128(data: Path, seed: int) -> Iterator[Case]:
     yield Case("test", scan, truth, ((59, 329, 59, 329),), tile_px=10, steps=100, training=training)
 
 
-def lines128_training(data: Path, seed: int) -> list[RawData]:
-    """The two training images of the paper's contract, 8978 patterns."""
+def lines128_training(data: Path, seed: int, images: int = 2, step_px: int = 4) -> list[RawData]:
+    """The training images of the paper's contract: of both, step 4 px, 8978 patterns."""
     with np.load(data / LINES128, allow_pickle=False) as scene:
-        objects, positions = scene["objects_train"], scene["positions_train"].astype(float)
+        objects, positions = scene["objects_train"][:images], scene["positions_train"].astype(float)
         probe = scene["probe"] * np.sqrt(scene["counts_scale_train"])
+    positions = positions[(positions % step_px == 0).all(axis=1)]
     rng = np.random.default_rng((seed, 2))
     return [simulate_scan(truth, probe, positions, rng=rng, sub_pixel="integer") for truth in objects]
 
 
 def lines128_overview(data: Path, seed: int) -> RawData:
-    """The first training image, every second row and column of its positions: 1156 patterns, without its truth."""
-    scan = lines128_training(data, seed)[0]
-    rows = np.flatnonzero((scan.positions_px % 8 == 0).all(axis=1))
-    some = scan.patterns.take(rows)
-    x, y = scan.xcoords[rows], scan.ycoords[rows]
-    return RawData(x, y, None, None, some, scan.probe, domain="intensity", counts_are_photons=True)
+    """Enough of the training set for methods that look at it as one scan: its first image, step 12 px, 484 patterns."""
+    return lines128_training(data, seed, images=1, step_px=12)[0]
 
 
 def lines64(data: Path, seed: int) -> Iterator[Case]:

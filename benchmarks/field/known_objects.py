@@ -1,7 +1,8 @@
 """What is known of an object besides its pattern, as a projection of transmissions for the single-pattern solver.
 
-The lines of the reference have one unknown a pixel and not two: their phase is zero, or a function of their amplitude. A network
-can learn that from its training patterns; here it is learnt from them, solved with their overlap, and given to the solver.
+The lines of the reference have one unknown a pixel and not two: their phase is zero, or a function of their amplitude. A
+network can learn that from its training patterns; here it is learnt from them, solved with their overlap, and given to the
+single-pattern solver.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.solver import Refinement
 
 Project = Callable[[Tensor], Tensor]
+#: Iterations of the solver for the training scan.
+ITERATIONS = 15
 #: Points of a curve, and the steps towards its nearest point.
-POINTS, NEWTON_STEPS = 256, 2
+POINTS, NEWTON_STEPS = 256, 1
 
 
 def real(case: Case, seed: int) -> Project:
@@ -32,7 +35,8 @@ def learnt_curve(case: Case, seed: int) -> Project:
     """The phase is a function of the amplitude: that of the training scan, solved with its overlap, without its truth."""
     assert case.training is not None
     scan = case.training()
-    refinement = Refinement(scan, RefinementConfig(probe_start=None, held_out_fraction=0.0, seed=seed))
+    config = RefinementConfig(iterations=ITERATIONS, probe_start=None, held_out_fraction=0.0, seed=seed)
+    refinement = Refinement(scan, config)
     for _ in refinement:
         pass
     solved = refinement.stitched()

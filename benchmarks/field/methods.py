@@ -67,25 +67,29 @@ def constant(case: Case, seed: int) -> StitchedObject:
     return StitchedObject(image, np.ones(case.truth.shape, dtype=np.float32), (0.0, 0.0))
 
 
-def pattern_alone(case: Case, seed: int, knowledge: Knowledge | None = None) -> StitchedObject:
+def pattern_alone(
+    case: Case, seed: int, knowledge: Knowledge | None = None, steps: int | None = None
+) -> StitchedObject:
     """Every pattern by the known-probe solver of single patterns, stitched with one phase."""
-    model, container = _alone(case, seed, knowledge)
+    model, container = _alone(case, seed, knowledge, steps or case.steps)
     return reconstruct(model, container, 16)
 
 
-def tiles_alone(case: Case, seed: int, knowledge: Knowledge | None = None) -> StitchedObject:
+def tiles_alone(case: Case, seed: int, knowledge: Knowledge | None = None, steps: int | None = None) -> StitchedObject:
     """The same patches by the reference's stitch: the central tile of each, side by side, phases as they come."""
     assert case.tile_px is not None
-    model, container = _alone(case, seed, knowledge)
+    model, container = _alone(case, seed, knowledge, steps or case.steps)
     accumulator = StitchAccumulator(container.raw.positions_px, case.tile_px)
     for rows, patches in predict(model, container, 16):
         accumulator.add(centre_crop(patches[:, 0], case.tile_px), container.raw.positions_px[rows])
     return accumulator.result()
 
 
-def _alone(case: Case, seed: int, knowledge: Knowledge | None) -> tuple[PhysicsInformedModel, PtychoDataContainer]:
+def _alone(
+    case: Case, seed: int, knowledge: Knowledge | None, steps: int
+) -> tuple[PhysicsInformedModel, PtychoDataContainer]:
     settings = ModelConfig(
-        N=case.scan.N, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=case.steps
+        N=case.scan.N, architecture="unet", fno_width=8, probe_conditioning="retrieval", retrieval_steps=steps
     )
     container = create_ptycho_data_container(case.scan, TrainingConfig(model=settings, n_groups=len(case.scan)))
     model = PatternAlone(settings, container.normalisation, physical_probe(container))
@@ -151,10 +155,12 @@ METHODS: dict[str, Method] = {
     "pattern_alone": Method(pattern_alone, "each pattern by itself; phases and means from the overlap", MODELS),
     "tiles_alone": Method(tiles_alone, "each pattern by itself", ("lines128", "single_shot")),
     "tiles_and_curve": Method(
-        functools.partial(tiles_alone, knowledge=learnt_curve), "each pattern by itself; " + CURVE, ("lines128",)
+        functools.partial(tiles_alone, knowledge=learnt_curve, steps=40),
+        "each pattern by itself; " + CURVE,
+        ("lines128",),
     ),
     "pattern_and_curve": Method(
-        functools.partial(pattern_alone, knowledge=learnt_curve),
+        functools.partial(pattern_alone, knowledge=learnt_curve, steps=40),
         "each pattern by itself; phases and means from the overlap; " + CURVE,
         ("lines128",),
     ),

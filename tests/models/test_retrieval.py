@@ -50,6 +50,17 @@ def test_a_pattern_without_noise_and_its_probe_tell_the_object(modes: int) -> No
     assert errors[2] < 0.01
 
 
+def test_what_is_known_of_an_object_is_kept_and_tells_the_rest() -> None:
+    """Under a probe as wide as its window a complex object has twice as many unknowns as its pattern has pixels."""
+    probe = torch.from_numpy(make_probe("zernike", 32, np.random.default_rng(1), diameter_px=30.0, photons=1e8))
+    truth = smooth_objects(3).abs().to(torch.complex64)
+    photons = diffraction_intensity(truth[:, None] * probe)
+    free = single_shot_retrieval(photons, probe, 0.75, 60)[0]
+    real = single_shot_retrieval(photons, probe, 0.75, 60, lambda patches: patches.real.to(patches.dtype))[0]
+    assert not real.imag.any()
+    assert error(real, truth, probe) < 0.5 * error(free, truth, probe)
+
+
 def test_where_no_light_is_the_object_keeps_its_level() -> None:
     probe, truth = aberrated_probe(), smooth_objects(1)
     near_light = torch.nn.functional.max_pool2d(probe.abs(), 9, stride=1, padding=4)[0]  # within 4 pixels

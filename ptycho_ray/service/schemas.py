@@ -263,8 +263,10 @@ class Reconstruction(BaseModel):
         here = f"{base}/v1/reconstructions/{job.id}"
         links = {"self": here}
         if job.state == DONE and job.options.get("until", IMAGE) == IMAGE:
-            forms = FORMATS | (FILES if job.model == AUTOMATIC else {})
-            links |= {form: f"{here}/result?output={form}" for form in forms}
+            forms = set(FORMATS) | (set(FILES) if job.model == AUTOMATIC else set())
+            if (job.facts or {}).get("pixel_size_m") is None:
+                forms.discard("cxi")  # its lengths are in metres
+            links |= {form: f"{here}/result?output={form}" for form in FORMATS | FILES if form in forms}
         left = job.seconds_left(time.time())
         return cls(
             id=job.id,

@@ -150,7 +150,7 @@ def test_a_look_and_the_image_of_the_same_upload(http: httpx.Client, scan_file: 
     look = http.post("/v1/reconstructions?until=look&output=json", content=scan_file.read_bytes(), headers=RAW).json()
     assert (look["state"], look["model"], look["facts"]["readable"]) == ("done", "look", True)
     job = http.post("/v1/reconstructions", json={"job": look["id"], "model": "tiny", "output": "json"}).json()
-    assert (job["state"], job["given"]) == ("done", {"model": "tiny"})
+    assert (job["state"], job["given"]) == ("done", {"model": "tiny@1"})
     assert sum(http.get("/v1/overview").json()["replicas"]["Models"].values()) == 1
 
 

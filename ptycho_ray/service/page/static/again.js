@@ -8,7 +8,9 @@ export function Again({ words: [id] }) {
   useEffect(() => {
     (async () => {
       const [{ given }, fields] = await Promise.all([json(jobPath(id)), settings()]);
-      const reading = fields.filter(({ name, group }) => group === READING && name in given).map(({ name }) => [name, given[name]]);
+      const reading = fields
+        .filter(({ name, group }) => group === READING && name in given)
+        .map(({ name }) => [name, given[name]]);
       const look = await submit({ job: id }, { until: "look", ...Object.fromEntries(reading) });
       location.replace(`#/job/${look.id}/from/${id}`);
     })().catch(setError);

@@ -12,7 +12,10 @@ export function useTheme() {
     const look = () => setNow(theme());
     system.addEventListener("change", look);
     changed.addEventListener("theme", look);
-    return () => { system.removeEventListener("change", look); changed.removeEventListener("theme", look); };
+    return () => {
+      system.removeEventListener("change", look);
+      changed.removeEventListener("theme", look);
+    };
   }, []);
   return now;
 }
@@ -28,7 +31,7 @@ export function ThemeSwitch() {
     setChosen(value);
     changed.dispatchEvent(new Event("theme"));
   };
-  return html`<label class="quiet-label">Appearance
+  return html`<label class="quiet-label"><span class="word">Appearance</span>
     <select value=${chosen} onChange=${choose}>
       <option value="">as the system</option><option value="light">light</option><option value="dark">dark</option>
     </select></label>`;

@@ -5,16 +5,23 @@ import { figure } from "./units.js";
 import { useTheme } from "./appearance.js";
 
 export function Contrast({ plane, tables, look, setLook, name }) {
-  const { map, range } = look, hue = plane.kind === "hue";
+  const { map, range } = look,
+    hue = plane.kind === "hue";
   const counts = useMemo(() => histogram(plane), [plane]);
-  const place = useRef(null), theme = useTheme();
-  const [least, most] = plane.extent, step = (most - least) / 500;
+  const place = useRef(null),
+    theme = useTheme();
+  const [least, most] = plane.extent,
+    step = (most - least) / 500;
   useLayoutEffect(() => {
-    const canvas = place.current, context = canvas.getContext("2d"), { width, height } = canvas;
-    const style = getComputedStyle(document.documentElement), top = Math.log1p(Math.max(...counts));
+    const canvas = place.current,
+      context = canvas.getContext("2d"),
+      { width, height } = canvas;
+    const style = getComputedStyle(document.documentElement),
+      top = Math.log1p(Math.max(...counts));
     context.clearRect(0, 0, width, height);
     counts.forEach((count, k) => {
-      const value = least + ((k + 0.5) / counts.length) * (most - least), tall = (Math.log1p(count) / top) * (height - 8);
+      const value = least + ((k + 0.5) / counts.length) * (most - least),
+        tall = (Math.log1p(count) / top) * (height - 8);
       context.fillStyle = style.getPropertyValue(value >= range[0] && value <= range[1] ? "--first" : "--line");
       context.fillRect((k / counts.length) * width, height - 8 - tall, width / counts.length - 0.5, tall);
     });
@@ -31,22 +38,37 @@ export function Contrast({ plane, tables, look, setLook, name }) {
     setLook({ map, range: next, own: true });
   };
   const pick = (event) => {
-    const kind = tables[event.target.value].kind, around = Math.max(...plane.auto.map(Math.abs));
-    const fitting = look.own ? range : kind === "cyclic" && plane.unit === "rad" ? [-Math.PI, Math.PI]
-      : kind === "diverging" ? [-around, around] : plane.auto;
+    const kind = tables[event.target.value].kind,
+      around = Math.max(...plane.auto.map(Math.abs));
+    const fitting = look.own
+      ? range
+      : kind === "cyclic" && plane.unit === "rad"
+        ? [-Math.PI, Math.PI]
+        : kind === "diverging"
+          ? [-around, around]
+          : plane.auto;
     setLook({ ...look, map: event.target.value, range: fitting });
   };
   const kinds = [...new Set(Object.values(tables).map((table) => table.kind))];
   return html`<div class="contrast">
     <canvas ref=${place} width="384" height="44" aria-hidden="true"></canvas>
-    ${[0, 1].map((end) => html`<input type="range" min=${least} max=${most} step=${step} value=${range[end]}
+    ${[0, 1].map(
+      (end) => html`<input type="range" min=${least} max=${most} step=${step} value=${range[end]}
       aria-label=${`${name}: ${end ? "upper" : "lower"} end of the colours`} aria-valuetext=${`${figure(range[end], 3)} ${plane.unit}`}
-      onInput=${(event) => chosen(end, +event.target.value)} />`)}
+      onInput=${(event) => chosen(end, +event.target.value)} />`,
+    )}
     <div class="row tight">
-      ${!hue && html`<label class="quiet-label">Colours
-        <select value=${map} aria-label=${`${name}: colours`} onChange=${pick}>${kinds.map((kind) => html`<optgroup label=${kind}>
-          ${Object.keys(tables).filter((key) => tables[key].kind === kind).map((key) => html`<option value=${key}>${key}</option>`)}
-        </optgroup>`)}</select></label>`}
+      ${
+        !hue &&
+        html`<label class="quiet-label">Colours
+        <select value=${map} aria-label=${`${name}: colours`} onChange=${pick}>${kinds.map(
+          (kind) => html`<optgroup label=${kind}>
+          ${Object.keys(tables)
+            .filter((key) => tables[key].kind === kind)
+            .map((key) => html`<option value=${key}>${key}</option>`)}
+        </optgroup>`,
+        )}</select></label>`
+      }
       <button type="button" class="small" aria-label=${`${name}: contrast of 99 % of the pixels`}
         onClick=${() => setLook({ ...look, range: plane.auto, own: false })}>Auto</button>
       <output class="numbers">${figure(range[0], 3)} to ${figure(range[1], 3)} ${plane.unit}</output>

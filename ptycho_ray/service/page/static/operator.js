@@ -3,21 +3,40 @@ import { html, useState } from "./html.js";
 import { json, useRepeated } from "./service.js";
 import { duration, figure, moment } from "./units.js";
 
-const Table = ({ caption, heads, rows, none }) => html`<section class="card"><h2>${caption}</h2>${rows.length ? html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
-  <table class="wide"><thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`
-  : html`<p class="quiet">${none}</p>`}</section>`;
+const Table = ({ caption, heads, rows, none }) =>
+  html`<section class="card"><h2>${caption}</h2>${
+    rows.length
+      ? html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
+  <table class=${`wide ${heads.length > 4 ? "many" : ""}`}><thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`
+      : html`<p class="quiet">${none}</p>`
+  }</section>`;
 
 export function Operator() {
-  const [now, setNow] = useState(null), [problem, setProblem] = useState(null);
-  useRepeated(async (wanted) => {
-    try {
-      const found = await json("v1/overview");
-      if (wanted()) { setNow(found); setProblem(null); }
-    } catch (error) { if (wanted()) setProblem(error); return error.status === 403; }
-  }, 2000, []);
-  if (!now) return html`<section class="card"><h1>Operator</h1>${problem ? html`<p class="failed" role="alert">${problem.message}</p>` : html`<p role="status">Asking ...</p>`}</section>`;
-  const tiles = { ...Object.fromEntries(Object.entries(now.counts).map(([state, count]) => [state, count])), "open streams": now.open_streams,
-    "free disk": `${figure(now.free_bytes / 2 ** 30, 3)} GiB` };
+  const [now, setNow] = useState(null),
+    [problem, setProblem] = useState(null);
+  useRepeated(
+    async (wanted) => {
+      try {
+        const found = await json("v1/overview");
+        if (wanted()) {
+          setNow(found);
+          setProblem(null);
+        }
+      } catch (error) {
+        if (wanted()) setProblem(error);
+        return error.status === 403;
+      }
+    },
+    2000,
+    [],
+  );
+  if (!now)
+    return html`<section class="card"><h1>Operator</h1>${problem ? html`<p class="failed" role="alert">${problem.message}</p>` : html`<p role="status">Asking ...</p>`}</section>`;
+  const tiles = {
+    ...Object.fromEntries(Object.entries(now.counts).map(([state, count]) => [state, count])),
+    "open streams": now.open_streams,
+    "free disk": `${figure(now.free_bytes / 2 ** 30, 3)} GiB`,
+  };
   return html`<section class="card"><div class="row"><h1>Operator</h1><span class="quiet">ptycho_ray ${now.version}, every two seconds</span></div>
       ${problem && html`<p class="warning" role="alert">${problem.message}</p>`}
       <dl class="tiles">${Object.entries(tiles).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></section>

@@ -14,13 +14,21 @@ export const setToken = (text) => sessionStorage.setItem("token", text);
 
 export async function ask(path, { share, ...options } = {}) {
   const token = sessionStorage.getItem("token");
-  const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }), ...(share && { "X-Share-Key": share }) };
+  const headers = {
+    ...options.headers,
+    ...(token && { Authorization: `Bearer ${token}` }),
+    ...(share && { "X-Share-Key": share }),
+  };
   const answer = await fetch(path, { ...options, headers });
   if (answer.ok) return answer;
   if (answer.status === 401) refused.dispatchEvent(new Event("token"));
   const text = await answer.text();
   let document = { detail: `The service answered ${answer.status}.` };
-  try { document = JSON.parse(text); } catch { /* a proxy's own words */ }
+  try {
+    document = JSON.parse(text);
+  } catch {
+    /* a proxy's own words */
+  }
   throw new Problem(answer.status, document);
 }
 
@@ -33,7 +41,10 @@ export const jobPath = (id) => `v1/reconstructions/${id}`;
 
 // A scan (a File, or what names one: {demo}, {path}, {job}) becomes a job; choices are settings by name.
 export function submit(scan, choices = {}) {
-  const headers = { Prefer: "respond-async", "Idempotency-Key": Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-") };
+  const headers = {
+    Prefer: "respond-async",
+    "Idempotency-Key": Array.from(crypto.getRandomValues(new Uint32Array(4))).join("-"),
+  };
   if (scan instanceof File) {
     headers["Content-Type"] = "application/octet-stream";
     headers["X-File-Name"] = scan.name.replace(/[^\x20-\x7e]/g, "_");
@@ -49,7 +60,14 @@ export async function picture(path, options) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const [rows, columns] = header.shape;
-  return { step_px: [1, 1], ...header, rows, columns, complex: header.dtype === "complex64", data: new Float32Array(buffer, 4 + length) };
+  return {
+    step_px: [1, 1],
+    ...header,
+    rows,
+    columns,
+    complex: header.dtype === "complex64",
+    data: new Float32Array(buffer, 4 + length),
+  };
 }
 
 export async function save(path, name, options) {
@@ -67,10 +85,15 @@ export function useAnswer(request, inputs) {
   useEffect(() => {
     let wanted = true;
     setState((before) => ({ ...before, busy: true, error: undefined }));
-    Promise.resolve().then(request).then(
-      (value) => wanted && setState({ value, busy: false }),
-      (error) => wanted && setState({ error, busy: false }));
-    return () => { wanted = false; };
+    Promise.resolve()
+      .then(request)
+      .then(
+        (value) => wanted && setState({ value, busy: false }),
+        (error) => wanted && setState({ error, busy: false }),
+      );
+    return () => {
+      wanted = false;
+    };
   }, inputs);
   return state;
 }
@@ -78,12 +101,16 @@ export function useAnswer(request, inputs) {
 // Called again and again, the next time so long after it has ended, until it returns true or the component goes.
 export function useRepeated(action, pause_ms, inputs) {
   useEffect(() => {
-    let timer, wanted = true;
+    let timer,
+      wanted = true;
     const turn = async () => {
       const over = await action(() => wanted);
       if (wanted && !over) timer = setTimeout(turn, pause_ms);
     };
     turn();
-    return () => { wanted = false; clearTimeout(timer); };
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
   }, inputs);
 }

@@ -3,23 +3,36 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { json, submit, useAnswer } from "./service.js";
 
 export function Upload() {
-  const [status, setStatus] = useState({ text: "" }), [over, setOver] = useState(false), file = useRef(null), path = useRef(null);
+  const [status, setStatus] = useState({ text: "" }),
+    [over, setOver] = useState(false),
+    file = useRef(null),
+    path = useRef(null);
   const demos = useAnswer(() => json("v1/demos"), []).value ?? {};
   const look = async (scan, name) => {
     setStatus({ text: `Sending ${name} ...`, busy: true });
     try {
       const job = await submit(scan, { until: "look" });
       location.hash = `#/job/${job.id}`;
-    } catch (error) { setStatus({ text: error.message, failed: true }); }
+    } catch (error) {
+      setStatus({ text: error.message, failed: true });
+    }
   };
-  useEffect(() => { // wherever on the page it is dropped
-    const drag = (event) => { event.preventDefault(); setOver(event.type === "dragover"); };
+  useEffect(() => {
+    // wherever on the page it is dropped
+    const drag = (event) => {
+      event.preventDefault();
+      setOver(event.type === "dragover");
+    };
     const drop = (event) => {
       drag(event);
       const dropped = event.dataTransfer.files[0];
       if (dropped) look(dropped, dropped.name);
     };
-    const listeners = [["dragover", drag], ["dragleave", drag], ["drop", drop]];
+    const listeners = [
+      ["dragover", drag],
+      ["dragleave", drag],
+      ["drop", drop],
+    ];
     listeners.forEach(([kind, what]) => addEventListener(kind, what));
     return () => listeners.forEach(([kind, what]) => removeEventListener(kind, what));
   }, []);
@@ -35,14 +48,19 @@ export function Upload() {
     </div>
     <p class=${status.failed ? "failed" : "status"} role=${status.failed ? "alert" : "status"}>${status.text}</p>
     <div class="ways">
-      <form onSubmit=${(event) => { event.preventDefault(); look({ path: path.current.value }, path.current.value); }}>
+      <form onSubmit=${(event) => {
+        event.preventDefault();
+        look({ path: path.current.value }, path.current.value);
+      }}>
         <h2>A file of the service</h2>
         <label for="path">Absolute path, in a folder that the service may read</label>
         <div class="row tight"><input id="path" ref=${path} class="wide" placeholder="/data/2026/scan_0042.h5" required /><button>Look</button></div>
       </form>
       <div><h2>A demo</h2>
-        <ul class="plain demos">${Object.entries(demos).map(([name, text]) => html`<li>
-          <button type="button" disabled=${status.busy} onClick=${() => look({ demo: name }, text)}>${text}</button></li>`)}</ul></div>
+        <ul class="plain demos">${Object.entries(demos).map(
+          ([name, text]) => html`<li>
+          <button type="button" disabled=${status.busy} onClick=${() => look({ demo: name }, text)}>${text}</button></li>`,
+        )}</ul></div>
     </div>
   </section>`;
 }

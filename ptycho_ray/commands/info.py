@@ -74,16 +74,12 @@ def run(words: Sequence[str]) -> Result:
         image = read_image(found)
         shape = list(image.pixels.shape)
         return {"file": found, "kind": "reconstructed image", "shape": shape, "origin_px": image.origin_px}
-    return _scan(path, options)
+    from ptycho_ray.data.account import account_of_file
 
-
-def _scan(path: Path, options: Options) -> Result:
-    from ptycho_ray.data.scan_facts import scan_facts
-
-    facts, scan = scan_facts(path, options.reading, gridsize=options.gridsize)
-    if options.pictures is None or scan is None:
-        return facts
-    return facts | {"first_look": _pictures(scan, options.pictures)}
+    account, scan = account_of_file(path, options.reading, options.gridsize)
+    if options.pictures is not None and scan is not None:
+        account["first_look"] = _pictures(scan, options.pictures)
+    return account
 
 
 def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def scan_lines(result: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of a whole scan (:func:`ptycho_ray.data.scan_facts.scan_facts`) by name, in the order to show them."""
+    """The facts of a whole scan (:func:`ptycho_ray.data.account.account_of_file`) by name, in the order to show them."""
     geometry, pixel = result["geometry"], result["pixel_size_m"]
     step, (rows, columns) = result["nearest_position_px"], result["scanned_field_px"]
     low, high = result["dose"]["smallest_and_largest"]

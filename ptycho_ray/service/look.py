@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData
+from ptycho_ray.data.account import account_of_file
 from ptycho_ray.data.first_look import first_look
-from ptycho_ray.data.scan_facts import scan_facts
 from ptycho_ray.data.scan_words import problem_lines, scan_lines
 from ptycho_ray.reconstruction.weak_phase import image_of_thin_sample
 from ptycho_ray.service.engine import Options, check_limits
@@ -25,7 +25,7 @@ def look_at(path: Path, options: Options, settings: ServiceSettings, folder: Pat
     A file that cannot be read as it is has that as its verdict; Problem for one that is larger than the service allows.
     """
     reading = Reading(keys_only=True).with_changes(options.reading)
-    facts, scan = scan_facts(path, reading, max_bytes=settings.max_inflated_bytes)
+    facts, scan = account_of_file(path, reading, max_bytes=settings.max_inflated_bytes)
     facts["readable"] = scan is not None
     if scan is not None:
         check_limits(scan, settings)

@@ -1,4 +1,4 @@
-"""What a file holds, whatever is wrong with it: the facts of ``ptycho-ray info`` and of the service's first look."""
+"""What a file holds, and what a scan is like, in the words of ``ptycho-ray info``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import FileContents, default_max_bytes, with_patterns
@@ -24,19 +23,15 @@ from ptycho_ray.data.overlap import overlap_metrics
 from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError, to_type
 
-Facts = dict[str, Any]
+Account = dict[str, Any]
 
 
-def scan_facts(
-    path: Path, reading: Reading, *, gridsize: int = 1, max_bytes: int | None = None
-) -> tuple[Facts, RawData | None]:
-    """What a file holds, and the scan if it holds a whole one; what cannot be read is the verdict, not an error.
-
-    Args:
-        gridsize: also the overlap within groups of gridsize x gridsize patterns.
-        max_bytes: arrays that would take more memory are not read, as in ``load_data``.
-    """
-    head: Facts = {"file": require_scan(path)}
+def account_of_file(
+    path: Path, reading: Reading, gridsize: int = 1, max_bytes: int | None = None
+) -> tuple[Account, RawData | None]:
+    """What a file holds, whatever is wrong with it: what cannot be read is the verdict, no error. Also the scan, if the file
+    is a whole one. Arrays that would take more than ``max_bytes`` are not read, as in ``load_data``."""
+    head: Account = {"file": require_scan(path)}
     limit, fields = default_max_bytes() if max_bytes is None else max_bytes, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes of the scan say the same
@@ -45,26 +40,26 @@ def scan_facts(
             form = format_named(fields.format)
             head["format"] = f"{form.name} ({form.title})"
             if fields.frames is None or fields.positions is None or _uncropped(fields):
-                return {
-                    "verdict": _verdict_of_part(path, fields, reading),
-                    **head,
-                    "kind": "part of a scan",
-                    **_parts(path, fields, reading),
-                }, None
+                part = {"kind": "part of a scan", **_parts(path, fields, reading)}
+                return {"verdict": _verdict_of_part(path, fields, reading), **head, **part}, None
             scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
-            facts = describe_scan(scan)
-            diameter = float(facts["probe_diameter_px"])
-            found = [*suspected_problems(scan, diameter), *electron_problems(scan)]
-            problems = [asdict(problem) for problem in found]
+            account = account_of_scan(scan, gridsize)
         except InputError as error:
             error = error.with_options(path, reading.words())
             notes = {} if fields is None else {"notes": _notes(path, fields.notes)}
-            return {
-                "verdict": f"not readable as it is: {error}",
-                **head,
-                **notes,
-                **_contents(path, limit, reading.shape),
-            }, None
+            verdict = f"not readable as it is: {error}"
+            return {"verdict": verdict, **head, **notes, **_contents(path, limit, reading.shape)}, None
+    account["notes"] = _notes(path, scan.notes) or "none"
+    return {"verdict": account.pop("verdict"), **head, **account}, scan
+
+
+def account_of_scan(scan: RawData, gridsize: int = 1) -> Account:
+    """What a scan is like: a verdict, suspected problems, geometry, overlap (also within groups of gridsize x gridsize
+    patterns), dose, and of electrons the microscope."""
+    facts = describe_scan(scan)
+    diameter = float(facts["probe_diameter_px"])
+    found = [*suspected_problems(scan, diameter), *electron_problems(scan)]
+    problems = [asdict(problem) for problem in found]
     overlap = overlap_metrics(scan.positions_px, diameter, gridsize=gridsize) if diameter > 0 else {}
     energies = scan.pattern_energies()
     unit = f"{scan.quantum}s" if scan.counts_are_photons else "units_of_the_file"
@@ -77,9 +72,8 @@ def scan_facts(
     }
     return {
         "verdict": _verdict(scan, facts, problems),
-        **head,
         "kind": "scan",
-        "notes": _notes(path, scan.notes) or "none",
+        "notes": list(scan.notes) or "none",
         "suspected_problems": problems or "none",
         **facts,
         "probe_is_guess": scan.probe_is_guess,
@@ -92,7 +86,7 @@ def scan_facts(
         },
         **({"microscope": electron_facts(scan)} if scan.electrons else {}),
         "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
-    }, scan
+    }
 
 
 def _notes(path: Path, notes: list[str]) -> list[str]:
@@ -126,7 +120,7 @@ def _verdict_of_part(path: Path, fields: FileContents, reading: Reading) -> str:
     return f"{what}; missing: {'; '.join(missing)}. {parts['next']}" if missing else what
 
 
-def _contents(path: Path, limit: int, shape: str | None) -> Facts:
+def _contents(path: Path, limit: int, shape: str | None) -> Account:
     """What a file looks like and its arrays, as far as it can be opened at all."""
     try:
         with opened(path, limit, shape) as content:
@@ -143,13 +137,13 @@ def _contents(path: Path, limit: int, shape: str | None) -> Facts:
         return {}
 
 
-def _dose(positions: NDArray[np.float64], total: float, diameter: float) -> float | None:
+def _dose(positions: Any, total: float, diameter: float) -> float | None:
     """All that was detected, spread over the scanned field and a margin of half a probe."""
     area = float(np.prod(np.ptp(positions, axis=0) + diameter))
     return total / area if area > 0 else None
 
 
-def _parts(path: Path, fields: FileContents, reading: Reading) -> Facts:
+def _parts(path: Path, fields: FileContents, reading: Reading) -> dict[str, Any]:
     """Contents of one of several files, or of a detector that is not cropped yet, and the command that takes it further."""
     frames, positions = fields.frames, fields.positions
     given = reading.words()

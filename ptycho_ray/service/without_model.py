@@ -84,4 +84,7 @@ def reconstruct(
     save_automatic(made, folder, origin["scan"], origin)
     slices = made.refinement.slices if len(made.refinement.slices) > 1 else None
     solution = Solution(made.refinement.stitched, made.refined_scan, slices)
-    return solution, automatic_facts(made) | {"trials": trial_rows(made.plan)}
+    facts = automatic_facts(made) | {"trials": trial_rows(made.plan)}
+    if made.error_bars is not None and made.error_bars.halves is not None:
+        facts["uncertainty"]["half_data"] = made.error_bars.halves.to_dict(curve=True)
+    return solution, facts

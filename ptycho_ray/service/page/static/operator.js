@@ -7,7 +7,7 @@ const Table = ({ caption, heads, rows, none }) =>
   html`<section class="card"><h2>${caption}</h2>${
     rows.length
       ? html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
-  <table class=${`wide ${heads.length > 4 ? "many" : ""}`}><thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`
+  <table class=${`wide ${heads.length > 3 ? "many" : ""}`}><thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`
       : html`<p class="quiet">${none}</p>`
   }</section>`;
 

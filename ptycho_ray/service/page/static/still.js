@@ -40,7 +40,7 @@ export function Still({ name, load, choose, chosen }) {
             ? html`<${Positions} picture=${got.value} />`
             : html`<div inert><${Pane} plane=${plane} canvases=${canvases} view=${WHOLE} setView=${nothing} setCursor=${nothing} setLine=${nothing} label=${name} /></div>`
     }
-    <p class="quiet">${name === "positions" ? "" : `${size ?? ""} ${range && `, ${range}`}`}</p>
+    <p class="quiet">${name === "positions" ? "" : [size, range].filter(Boolean).join(", ")}</p>
     ${choose && name !== "positions" && html`<button type="button" class="small" aria-pressed=${chosen} aria-label=${`Look closer at ${name}`} onClick=${choose}>Closer</button>`}
   </figure>`;
 }

@@ -80,9 +80,8 @@ class Monitor:
             self.stage("reconstructing", done, total)
 
     def on_refinement(self, progress: Progress) -> None:
-        """An iteration of the refinement is done."""
-        if time.monotonic() - self.last >= REPORT_INTERVAL_S:
-            self.stage("refining", progress.iteration, progress.iterations)
+        """An iteration of the refinement of a model's image is done."""
+        self._on_iteration("refining", progress)
 
     def tell(self, line: str) -> None:
         """Without a model: something was found or decided."""
@@ -91,13 +90,15 @@ class Monitor:
 
     def on_solution(self, progress: Progress) -> None:
         """Without a model: an iteration of the solution is done."""
+        self._on_iteration("solving", progress)
+
+    def _on_iteration(self, stage: str, progress: Progress) -> None:
         if progress.r_factor is not None:
             self.judged.append([progress.iteration, progress.r_factor])
-            self.stage(
-                "solving", progress.iteration, progress.iterations, {"plan": self.lines, "held_out": self.judged}
-            )
+            facts = {"plan": self.lines, "held_out": self.judged}
+            self.stage(stage, progress.iteration, progress.iterations, facts)
         elif time.monotonic() - self.last >= REPORT_INTERVAL_S:
-            self.stage("solving", progress.iteration, progress.iterations)
+            self.stage(stage, progress.iteration, progress.iterations)
 
     def on_image(self, progress: Progress, image: StitchedObject) -> None:
         """Without a model: the image as it is now, for who watches."""

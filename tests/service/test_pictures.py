@@ -18,6 +18,9 @@ from service_here import service_here
 from ptycho_ray.commands import info
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.loading import read_both
+from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.service.job_results import RESULT, Solution, write_result
+from ptycho_ray.service.layers import Layer, layer_names, layer_of
 from ptycho_ray.service.page import STATIC, own_files
 
 
@@ -132,6 +135,35 @@ def test_the_object_without_ramp_and_without_jumps(http: httpx.Client, results: 
     np.testing.assert_allclose(np.exp(1j * phase[seen]), plain[seen] / np.abs(plain[seen]), atol=1e-4)
     assert np.isnan(phase[~seen]).all()
     assert abs(flat[seen].sum()) >= 0.999 * abs(plain[seen].sum())  # as flat as it can be
+
+
+def test_slices_modes_and_error_bars_are_layers(tmp_path: Path, small_scan: Any) -> None:
+    rng = np.random.default_rng(0)
+    slices = np.exp(1j * rng.normal(size=(3, 40, 50))).astype(np.complex64)
+    weight = np.ones((40, 50), np.float32)
+    weight[:5] = 0
+    deviation = rng.random((40, 50)).astype(np.float32)
+    stitched = StitchedObject(slices.prod(axis=0), weight, (2.0, 3.0), deviation, deviation / 2)
+    write_result(tmp_path / RESULT, Solution(stitched, small_scan, slices), {})
+    names = [layer["name"] for layer in layer_names(tmp_path)]
+    assert names == [
+        "object", "probe mode 1", "slice 1", "slice 2", "slice 3", "amplitude deviation", "phase deviation",
+        "illumination", "positions",
+    ]  # fmt: skip
+    found = {name: layer_of(tmp_path, name) for name in names}
+    np.testing.assert_array_equal(found["slice 2"].values, slices[1][5:])
+    np.testing.assert_array_equal(found["phase deviation"].values, deviation[5:] / 2)
+    assert (found["phase deviation"].unit, list(found["object"].origin_px)) == ("rad", [7.0, 3.0])
+    for wrong in ("slice 0", "slice 4", "probe mode 2", "slice", "facts"):
+        with pytest.raises(KeyError):
+            layer_of(tmp_path, wrong)
+
+
+def test_a_large_picture_is_thinned_and_says_so() -> None:
+    layer = Layer("wide", np.arange(24.0).reshape(2, 12), "scan", 1e-8)
+    header, values = unpacked(layer.packed(most=5))
+    assert (header["step_px"], values.shape) == ([3.0, 3.0], (1, 4))
+    np.testing.assert_array_equal(values, [[0, 3, 6, 9]])
 
 
 def test_two_results_are_compared_after_alignment(http: httpx.Client, results: list[dict[str, Any]]) -> None:

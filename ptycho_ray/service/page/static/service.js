@@ -61,7 +61,7 @@ export async function picture(path, options) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const [rows, columns] = header.shape;
   return {
-    step_px: [1, 1],
+    step_px: [header.step ?? 1, header.step ?? 1],
     ...header,
     rows,
     columns,

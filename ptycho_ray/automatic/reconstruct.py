@@ -23,6 +23,7 @@ from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.error_bars import ErrorBars, error_bars_and_halves
+from ptycho_ray.refinement.prior_choice import PriorChoice, choose_prior
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
 
@@ -160,9 +161,9 @@ def reconstruct_scan(
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
     held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
-        first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
+        first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None, prior="none")
         unseen = np.union1d(held_out, plan.choice.part.judges_of_scan)
-        found = _solved(solved, first_config, unseen, device, on_progress).result()
+        found = _solved(solved, first_config, unseen, device, on_progress)[0].result()
         # With positions and object almost right, what is still missing shows.
         plan.choice.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
@@ -175,8 +176,11 @@ def reconstruct_scan(
         best = more_modes(plan.choice.part, now, decide, given=settings or {})
         solved = solved.at(found.positions_px, best.probe)
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
-    refinement = _solved(solved, config, held_out, device, on_progress)
-    image = refinement.result()
+    refinement, chosen_prior = _solved(solved, config, held_out, device, on_progress)
+    image = replace(refinement.result(), prior=chosen_prior)
+    if chosen_prior is not None:
+        config = chosen_prior.settings(config)
+        tell(chosen_prior.sentence)
     told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
     verdict = judge(refinement, plan.examined.photons_per_unit, told, plan.examined.scan.quantum)
     tell(verdict.sentence)
@@ -197,9 +201,17 @@ def _solved(
     held_out: NDArray[np.int64],
     device: torch.device | None,
     on_progress: Callable[[Progress], None] | None,
-) -> Refinement:
-    refinement = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=device)
-    for progress in refinement:
-        if on_progress is not None:
-            on_progress(progress)
-    return refinement
+) -> tuple[Refinement, PriorChoice | None]:
+    def begin(settings: RefinementConfig) -> Refinement:
+        return Refinement(scan, settings, probe=scan.probe, held_out=held_out, device=device)
+
+    def finish(refinement: Refinement) -> None:
+        for progress in refinement:
+            if on_progress is not None:
+                on_progress(progress)
+
+    if config.prior != "none":
+        return choose_prior(config, begin, finish)
+    refinement = begin(config)
+    finish(refinement)
+    return refinement, None

@@ -37,7 +37,7 @@ IN_TILES = ("adam", "epie", "rpie", "lsqml")
 
 def can_be_tiled(config: RefinementConfig) -> bool:
     """Whether a worker needs no more than its tile."""
-    return config.method in IN_TILES and config.position_model == "free"
+    return config.method in IN_TILES and config.position_model == "free" and config.prior == "none"
 
 
 def check_tiles(config: RefinementConfig) -> None:
@@ -45,6 +45,7 @@ def check_tiles(config: RefinementConfig) -> None:
     for field, found, allowed, expected in (
         ("method", config.method, IN_TILES, f"one of {', '.join(IN_TILES)}"),
         ("position_model", config.position_model, ("free",), "free"),
+        ("prior", config.prior, ("none",), "none"),
     ):
         if found not in allowed:
             raise ConfigurationError(

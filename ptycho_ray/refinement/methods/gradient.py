@@ -12,7 +12,7 @@ from torch import Tensor
 from ptycho_ray.refinement.auxiliary_unknowns import AuxiliaryUnknowns
 from ptycho_ray.refinement.kernel import ByProbe
 from ptycho_ray.refinement.moments import Moments
-from ptycho_ray.refinement.priors import Smoothness
+from ptycho_ray.refinement.priors import priors_of
 from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
@@ -33,8 +33,12 @@ class Derivatives:
         self.background = None if state.background is None else torch.zeros_like(state.background)
         self.loss = torch.zeros((), dtype=state.scale.dtype, device=state.scale.device)
         self.box: tuple[slice, ...] = ()
-        smooth = run.config.smoothing_length_px or run.config.depth_smoothing_slices
-        self.prior = Smoothness(run) if smooth else None
+        self.priors = priors_of(run)
+
+    def begin(self, run: Run) -> None:
+        """At the start of an iteration."""
+        for prior in self.priors:
+            prior.begin(run)
 
     def of(
         self,
@@ -81,10 +85,9 @@ class Derivatives:
             sums = [inside, self.probe, self.eigen, self.loss.view(1)]
             run.add_up(sums + [each for each in (self.background, light) if each is not None])
             self.object[self.box] = inside
-        if self.prior is not None and run.object_moves:
-            image = state.object[self.box]
-            share = len(rows) / len(run.rows) * (state.object.numel() / image.numel())
-            self.prior.add_derivative(self.object[self.box], image, share)
+        for prior in self.priors if run.object_moves else ():
+            share = len(rows) / len(run.rows) * (state.object.numel() / state.object[self.box].numel())
+            prior.add_derivative(self.object, state.object, self.box, share)
 
 
 class Adam:
@@ -103,6 +106,7 @@ class Adam:
         probe = state.probe
         probe_step = (config.probe_step or 0.05) * share * probe.abs().max().double()
         total = torch.zeros_like(self.derivatives.loss)
+        self.derivatives.begin(run)
         image = torch.view_as_real(state.object)
         for rows in run.batches():
             found = self.derivatives
@@ -147,19 +151,26 @@ class Accelerated:
         """One step; the loss of the point that it starts from."""
         config, state = run.config, run.state
         found = self.derivatives
+        found.begin(run)
         found.of(run, run.rows, self.auxiliary, run.schedule(), None if self._lit else self._light)
         self._lit = self._light_rests
         loss = float(found.loss)
-        self.momentum = 1.0 if loss > self.previous else self.momentum
+        if not found.priors:
+            self.momentum = 1.0 if loss > self.previous else self.momentum
         self.previous = loss
         momentum = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
         further = (self.momentum - 1) / momentum
         self.momentum = momentum
         if run.object_moves:
             light = self._light.clamp_min(DARK_SHARE * self._light.max().double())
-            light = light if found.prior is None else light + found.prior.curvature
+            light = light + sum(prior.curvature for prior in found.priors)
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
-            self.object = _nesterov(state.object, self.object, found.object.conj() * (step / light), further)
+            last, self.object = self.object, _nesterov(
+                state.object, self.object, found.object.conj() * (step / light), further
+            )
+            if found.priors:  # the loss that counts is not known, but whether it falls along the last step is
+                uphill = torch.linalg.vecdot(found.object.conj().flatten(), (self.object - last).flatten()).real
+                self.momentum = 1.0 if float(uphill) > 0 else self.momentum
         if run.probe_moves:
             passed = (state.object.abs().square().amax() * state.scale[run.tensor(run.rows)].square().sum()).double()
             stride = torch.full_like(passed, (config.probe_step or 1.0) * run.backoff) / passed

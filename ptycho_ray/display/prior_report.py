@@ -28,8 +28,8 @@ def save_prior(
 ) -> tuple[dict[str, Path], list[Section]]:
     """Write ``prior.npz`` into ``folder``; the file by name and a section for the report. Nothing where no prior was asked for.
 
-    ``moved``: by how many standard deviations the prior moved each pixel, float32 [H, W] on the canvas of the image, zeros if it
-    was not taken; ``without``: the image of the patterns alone.
+    ``moved``: by how many standard deviations the prior moved each pixel, float32 [H, W] on the canvas of the image, zeros
+    if it was not taken; ``without``: the image of the patterns alone.
     """
     choice = found.prior
     if choice is None:
@@ -48,8 +48,8 @@ def save_prior(
     }
     unit = "photon noise of a well-lit pixel" if bars is None else "error bars"
     text = (
-        f"{choice.sentence}. The map shows by how many standard deviations ({unit}) the image with the prior differs from that of "
-        f"the patterns alone: where it is above {FROM_PRIOR:g}, the image comes from the prior."
+        f"{choice.sentence}. The map shows by how many standard deviations ({unit}) the image with the prior differs from "
+        f"that of the patterns alone: where it is above {FROM_PRIOR:g}, the image comes from the prior."
     )
     picture = _plot(moved, image.weight > 0, pixel_size_m)
     return {"prior_map": folder / MAP}, [Section("Prior", text, facts=facts, pictures=[("", picture)])]
@@ -61,5 +61,7 @@ def _plot(moved: NDArray[np.float32], region: NDArray[np.bool_], pixel_size_m: f
     plain_image_axis(axis)
     shown = axis.imshow(crop_to_region(moved, region), cmap="magma", vmin=0, vmax=MOST, interpolation="nearest")
     scale_bar(axis, moved.shape[1], pixel_size_m)
-    figure.colorbar(shown, ax=axis, shrink=0.9, pad=0.02, extend="max", label="moved by the prior / standard deviations")
+    figure.colorbar(
+        shown, ax=axis, shrink=0.9, pad=0.02, extend="max", label="moved by the prior / standard deviations"
+    )
     return figure

@@ -59,7 +59,9 @@ class Denoiser(nn.Module):
         """
         height, width = image.shape[-2:]
         skip = (1 + noise.square()).reciprocal()
-        seen = torch.stack([image.real * skip.sqrt(), image.imag * skip.sqrt(), noise.clamp_min(LEAST_NOISE).log() / 4], 1)
+        seen = torch.stack(
+            [image.real * skip.sqrt(), image.imag * skip.sqrt(), noise.clamp_min(LEAST_NOISE).log() / 4], 1
+        )
         padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
         seen = functional.pixel_unshuffle(functional.pad(seen, padding, mode="replicate"), 2)
         high = self.down(self.first(seen))
@@ -68,15 +70,16 @@ class Denoiser(nn.Module):
         return skip * image + noise * skip.sqrt() * torch.complex(parts[:, 0], parts[:, 1])
 
 
-def save_prior(path: Path, network: Denoiser) -> None:
-    """Write the weights of a prior, atomically."""
+def save_prior(path: Path, network: Denoiser) -> Path:
+    """Write the weights of a prior, atomically; where."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"width": str(network.width)})
+        save_file(state, temporary)
+    return path
 
 
 def prior_path(place: str | Path) -> Path:
-    """The file that ``place`` means: itself, that in a folder of ``pretrain --prior``, or, for 'pretrained', the shipped one."""
+    """The file that ``place`` means: itself, that in a folder of ``pretrain --prior``, or the shipped one."""
     path = Path(place)
     if path == Path(PRETRAINED) and not path.exists():
         return PRETRAINED_PRIOR

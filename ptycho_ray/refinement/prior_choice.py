@@ -1,8 +1,8 @@
 """How much the learned prior may say: solutions with and without it, judged by what took no part.
 
 Where the patterns determine the image, a prior only costs: so no prior is among the choices, and it is taken unless a strength
-explains unseen counts better by more than chance. Unseen are some detector pixels of all patterns: a pattern that is left out of
-a sparse scan would leave a hole in the image, and be judged by it.
+explains unseen counts better by more than chance. Unseen are some detector pixels of all patterns: a pattern that is left
+out of a sparse scan would leave a hole in the image, and be judged by it.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ class PriorChoice:
     def moved(
         self, image: StitchedObject, deviations: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     ) -> NDArray[np.float32]:
-        """By how many standard deviations the prior has moved each pixel, float32 [H, W]. Where that is far above one, the image
-        comes from the prior.
+        """By how many standard deviations the prior has moved each pixel, float32 [H, W]. Where that is far above one, the
+        image comes from the prior.
 
         Args:
             image: the one with the prior.
-            deviations: of its amplitude and phase at each pixel; if None, the photon noise of a well-lit pixel counts everywhere.
+            deviations: of its amplitude and phase at each pixel; if None, the photon noise of a well-lit pixel counts
+                everywhere.
         """
         found = fit_ambiguities(self.without.image, image.image, mask=image.covered(), register=False)
         there = crop_truth(image.image, found.shift_px, image.image.shape)

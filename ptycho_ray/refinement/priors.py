@@ -1,14 +1,16 @@
 """What is expected of an object before any pattern is seen, as a part of the loss: that it is smooth, or looks like others.
 
-**Smooth**: what takes the noise from an image of few electrons. The sum over all pixels of ``photons / 2 * (length * |difference of neighbours|)**2`` joins the loss. Where the patterns tell
-about a pixel what its photons tell, that lets the spatial frequency f through by ``1 / (1 + (2 pi f length)**2)``: what is
-finer than the length is damped. The same along the depth, where patterns tell little: slices that differ, differ because the
-patterns say so.
+**Smooth**: what takes the noise from an image of few electrons. The sum over all pixels of
+``photons / 2 * (length * |difference of neighbours|)**2`` joins the loss. Where the patterns tell about a pixel what its
+photons tell, that lets the spatial frequency f through by ``1 / (1 + (2 pi f length)**2)``: what is finer than the length
+is damped. The same along the depth, where patterns tell little: slices that differ, differ because the patterns say so.
 
-**Learned**: a denoiser knows what objects look like. Every few iterations it is shown the present image; the sum over all pixels of
-``strength * photons / 2 * |image - denoised|**2`` joins the loss until the next time (half-quadratic splitting, the plug-and-play
-prior of Venkatakrishnan et al., GlobalSIP 2013). The noise that it is told is that of the photons which fell on each pixel: so
-it fills what was hardly lit, and at a high dose it changes nothing that was.
+**Learned**: a denoiser knows what objects look like. Every few iterations it is shown the present image, and what it takes
+for noise joins the derivative, ``strength * photons / 2 * (image - denoised)`` (regularisation by denoising: Romano, Elad,
+Milanfar, SIAM J. Imaging Sci. 10, 2017). A pull towards the denoised image instead, as of half-quadratic splitting, would
+hold back what is smooth, which converges slowest; and a denoiser knows least of it, so what is smooth is left to the
+patterns. The noise that it is told is that of the photons which fell on each pixel: at a high dose it changes nothing that
+was lit.
 """
 
 from __future__ import annotations
@@ -114,8 +116,8 @@ class Learned:
         self._weight = 0.5 * (run.config.prior_strength or 0.0) * photons
         self._lit = light > LIT * light.max()
         self._noise_part = torch.zeros_like(run.state.object)
-        squared = sum(torch.fft.fftfreq(n, device=light.device).square().view(shape) for n, shape in zip(light.shape, ((-1, 1), (1, -1)), strict=True))
-        self._smooth = torch.exp(-2 * (math.pi * SMOOTH_PX) ** 2 * squared)
+        rows, columns = (torch.fft.fftfreq(length, device=light.device) for length in light.shape)
+        self._smooth = torch.exp(-2 * (math.pi * SMOOTH_PX) ** 2 * (rows[:, None].square() + columns.square()))
 
     @property
     def curvature(self) -> float:

@@ -430,8 +430,8 @@ def half_data_agreement(
     """Fourier ring correlation of two refinements, each of half of the patterns, where both are well lit.
 
     Probe and positions are those of ``result`` and fixed, so that both halves share the same coordinates: the agreement
-    measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``. A learned prior takes
-    no part: it would agree with itself.
+    measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``. A learned
+    prior takes no part: it would agree with itself.
 
     Raises:
         Diverged: half of the patterns do not determine the object.

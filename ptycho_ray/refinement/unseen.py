@@ -86,7 +86,8 @@ def judge_unseen(
     Args:
         positions, intensities: fit those of each pattern to half of its pixels first. The estimate itself is not changed.
         photons_per_unit: photons per unit of the run's intensity; only the noise depends on it. None if not known.
-        pixels: judge these, which took no part, real [N, N] in the order of the propagator, and not the half that is not fitted.
+        pixels: judge these, which took no part, real [N, N] in the order of the propagator, and not the half that is not
+            fitted.
     """
     kernel, state, geometry = run.kernel, run.state, run.geometry
     side = kernel.amplitude.shape[-1]

@@ -270,7 +270,9 @@ def noisy_image(
     truth = amplitude * np.exp(1j * (span * phase + rng.uniform(0, 2 * np.pi)))
     truth /= np.sqrt(np.mean(amplitude**2))
     strength = np.exp(rng.uniform(*np.log(NOISE)))
-    light = np.ones((side, side)) if rng.random() < EVEN else _part(pools.light[rng.integers(len(pools.light))], side, rng)
+    light = (
+        np.ones((side, side)) if rng.random() < EVEN else _part(pools.light[rng.integers(len(pools.light))], side, rng)
+    )
     noise = np.minimum(strength / np.sqrt(light), MOST_NOISE).astype(np.float32)
     grain = rng.standard_normal((2, side, side))
     if rng.random() < GRAINY:

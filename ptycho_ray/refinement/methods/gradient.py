@@ -165,8 +165,9 @@ class Accelerated:
             light = self._light.clamp_min(DARK_SHARE * self._light.max().double())
             light = light + sum(prior.curvature for prior in found.priors)
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
-            last, self.object = self.object, _nesterov(
-                state.object, self.object, found.object.conj() * (step / light), further
+            last, self.object = (
+                self.object,
+                _nesterov(state.object, self.object, found.object.conj() * (step / light), further),
             )
             if found.priors:  # the loss that counts is not known, but whether it falls along the last step is
                 uphill = torch.linalg.vecdot(found.object.conj().flatten(), (self.object - last).flatten()).real

@@ -121,8 +121,8 @@ class RefinementConfig:
     """adam, accelerated: what objects look like, as a denoiser has learnt it, where the patterns do not tell: 'pretrained' (the
     one shipped with the package), the file or folder of 'ptycho-ray pretrain --prior', or 'none' (docs/prior.md)."""
     prior_strength: NonNegativeFloat | None = None
-    """How much the prior counts beside the photons of a well-lit pixel. If not given, it is chosen by detector pixels that take no
-    part; no prior is among the choices."""
+    """How much the prior counts beside the photons of a well-lit pixel. If not given, it is chosen by detector pixels that
+    take no part; no prior is among the choices."""
     phase_object: Fraction = 0.0
     """Fraction by which every iteration moves the logarithm of the amplitude towards zero; with 1 the object is a pure
     phase."""

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptycho_ray.evaluation.explained import Explained
 from ptycho_ray.evaluation.registration import crop_truth, fit_ambiguities
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.priors import lit_photons
+from ptycho_ray.refinement.priors import LIT, lit_photons
 from ptycho_ray.refinement.run import Run
-from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
+from ptycho_ray.refinement.unseen import AT_ONCE
 
 if TYPE_CHECKING:
     from ptycho_ray.refinement.solver import Refinement
@@ -83,35 +84,33 @@ class PriorChoice:
 
 
 def choose_prior(
-    config: RefinementConfig, begin: Callable[[RefinementConfig], Refinement], finish: Callable[[Refinement], None]
+    config: RefinementConfig,
+    begin: Callable[[RefinementConfig], Refinement],
+    finish: Callable[[Refinement], None],
 ) -> tuple[Refinement, PriorChoice]:
-    """Solve without the prior of ``config`` and with each strength, or the one that is given, and take the best.
+    """Solve without the prior of ``config``, go on from there with each strength, or the one that is given, and take the best.
+
+    From there, since with a prior what is smooth converges more slowly.
 
     Args:
         begin: a refinement with some settings, at its start.
         finish: iterates it to the end.
     """
-    plain = dataclasses.replace(config, prior="none")
-    strengths = STRENGTHS if config.prior_strength is None else (config.prior_strength,)
-    best = without = begin(plain)
+    without = begin(dataclasses.replace(config, prior="none"))
     hidden = _hide(without.run, np.random.default_rng((config.seed, 11)))
     finish(without)
-    best_figures = _judged(without.run, hidden)
-    r_factors = {0.0: best_figures.r_factor}
-    chosen = 0.0
-    for strength in strengths:
-        tried = begin(dataclasses.replace(config, prior_strength=strength))
-        tried.run.kernel.good = without.run.kernel.good
+    lowest, r_factor = _judged(without, hidden)
+    best, chosen, r_factors = without, 0.0, {0.0: r_factor}
+    for strength in STRENGTHS if config.prior_strength is None else (config.prior_strength,):
+        further = dataclasses.replace(config, prior_strength=strength, seed=config.seed + 1)
+        tried = without.again(without.run.kernel.amplitude, further)
         finish(tried)
-        figures = _judged(tried.run, hidden)
-        r_factors[strength] = figures.r_factor
-        if config.prior_strength is not None or figures.significance_over(best_figures) > SIGNIFICANCE:
-            best, best_figures, chosen = tried, figures, strength
-    run = without.run
-    light = run.illumination()
-    level = float(run.state.object[0][light > 0.3 * light.max()].abs().square().mean().sqrt())
-    noise = 1 / (lit_photons(light) ** 0.5 * level)
-    return best, PriorChoice(chosen, r_factors, without.stitched(), noise)
+        deviance, r_factors[strength] = _judged(tried, hidden)
+        if config.prior_strength is not None or _significance(deviance, lowest) > SIGNIFICANCE:
+            best, lowest, chosen = tried, deviance, strength
+    light, image = without.run.illumination(), without.run.state.object[0]
+    level = float(image[light > LIT * light.max()].abs().square().mean().sqrt())
+    return best, PriorChoice(chosen, r_factors, without.stitched(), lit_photons(light) ** -0.5 / level)
 
 
 def _hide(run: Run, generator: np.random.Generator) -> torch.Tensor:
@@ -123,5 +122,24 @@ def _hide(run: Run, generator: np.random.Generator) -> torch.Tensor:
     return good * drawn
 
 
-def _judged(run: Run, hidden: torch.Tensor) -> PatternFigures:
-    return judge_unseen(run, run.rows, pixels=hidden)
+@torch.no_grad()
+def _judged(refinement: Refinement, hidden: torch.Tensor) -> tuple[NDArray[np.float64], float]:
+    """Of the hidden pixels: Poisson deviance of each pattern, float64 [n], and R-factor of all."""
+    run, parts = refinement.run, []
+    for piece in np.array_split(run.rows, max(1, -(-len(run.rows) // AT_ONCE))):
+        rows = run.tensor(piece)
+        counts = run.kernel.amplitude.index_select(0, rows).square() * hidden
+        seen = Explained(run.kernel.forward(run.state, rows).intensity, counts, hidden)
+        parts.append(
+            torch.stack(
+                [seen.deviance(), seen.r_factor() * counts.sqrt().sum(dim=(-2, -1)), counts.sqrt().sum(dim=(-2, -1))]
+            )
+        )
+    deviance, difference, amplitude = torch.cat(parts, dim=1).double().cpu().numpy()
+    return deviance, float(difference.sum() / amplitude.sum())
+
+
+def _significance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """By how many standard errors the deviances of the same patterns are smaller, as
+    :meth:`.PatternFigures.significance_over`.""" logarithms = np.log(theirs / ours) error = logarithms.std(ddof=1) /
+    np.sqrt(len(logarithms)) return float(logarithms.mean() / max(error, 1e-12))

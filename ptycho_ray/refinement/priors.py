@@ -28,14 +28,14 @@ from ptycho_ray.refinement.run import Run
 LIT = 0.3
 #: Iterations for which a denoised image serves.
 SERVES = 2
-#: The noise that the denoiser is told, in units of that of the photons, at the first iteration; it falls to one, as a cosine.
-FIRST_NOISE = 8.0
+#: Share of the photon noise that the denoiser is told: the prior has taken a part of it already.
+NOISE_TOLD = 0.7
 #: Most noise that it is told, in units of the mean amplitude.
 MOST_NOISE = 1.5
 #: Lines that are denoised at once, of a canvas of this width, and lines around them that count.
 PIXELS, MARGIN = 2**20, 32
 #: What is smooth over so many pixels (the standard deviation of a Gaussian) is left to the patterns.
-SMOOTH_PX = 4.0
+SMOOTH_PX = 2.0
 #: By so much is the image turned from one time to the next: the denoiser has no preferred phase then.
 TURN = math.pi * (3 - math.sqrt(5))
 
@@ -112,7 +112,7 @@ class Learned:
         light = run.illumination()
         photons = lit_photons(light)
         self._network = network.to(light.device)
-        self._noise = (2 * light.clamp_min(1e-6 * photons)).rsqrt()
+        self._noise = NOISE_TOLD * (2 * light.clamp_min(1e-6 * photons)).rsqrt()
         self._weight = 0.5 * (run.config.prior_strength or 0.0) * photons
         self._lit = light > LIT * light.max()
         self._noise_part = torch.zeros_like(run.state.object)
@@ -128,11 +128,9 @@ class Learned:
         """Denoise the present image, if it is time."""
         if run.iteration % SERVES:
             return
-        passed = 0.5 * (1 + math.cos(math.pi * min(run.iteration / run.config.iterations, 1.0)))
-        noise = self._noise * FIRST_NOISE**passed
         turn = torch.polar(torch.ones(()), torch.tensor(TURN * (run.iteration // SERVES))).to(run.state.object)
         image = run.state.object[0] * turn
-        found = (image - denoised(self._network, image, noise, self._lit)) * turn.conj()
+        found = (image - denoised(self._network, image, self._noise, self._lit)) * turn.conj()
         self._noise_part[0] = found - torch.fft.ifft2(torch.fft.fft2(found) * self._smooth)
 
     def add_derivative(self, by_object: Tensor, image: Tensor, box: tuple[slice, ...], share: float) -> None:

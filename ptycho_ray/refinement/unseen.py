@@ -73,28 +73,20 @@ class PatternFigures:
 
 @torch.no_grad()
 def judge_unseen(
-    run: Run,
-    rows: NDArray[np.int64],
-    *,
-    positions: bool = False,
-    intensities: bool = False,
-    photons_per_unit: float | None = None,
-    pixels: Tensor | None = None,
+    run: Run, rows: NDArray[np.int64], *, positions: bool, intensities: bool, photons_per_unit: float | None = None
 ) -> PatternFigures:
     """Judge the present estimate by the patterns ``rows`` [k].
 
     Args:
         positions, intensities: fit those of each pattern to half of its pixels first. The estimate itself is not changed.
         photons_per_unit: photons per unit of the run's intensity; only the noise depends on it. None if not known.
-        pixels: judge these, which took no part, real [N, N] in the order of the propagator, and not the half that is not
-            fitted.
     """
     kernel, state, geometry = run.kernel, run.state, run.geometry
     side = kernel.amplitude.shape[-1]
     index = torch.arange(side, device=kernel.amplitude.device)
     black = ((index[:, None] + index) % 2 == 0).to(kernel.amplitude.dtype)
     good = torch.ones_like(black) if kernel.good is None else kernel.good
-    fitted, judged = good * black, good * (1 - black) if pixels is None else pixels
+    fitted, judged = good * black, good * (1 - black)
     per_unit = photons_per_unit or 1.0
     sums: list[tuple[Tensor, ...]] = []
     fraction, scale = geometry.fraction.clone(), state.scale.clone()

@@ -1,12 +1,12 @@
 """The learned prior in the solver, with a truth to compare: sparse scans, and lines64 over the dose.
 
-    python benchmarks/learned_prior.py DATA_FOLDER sparse|dose [SEEDS [PRIOR]]
+    python benchmarks/learned_prior.py DATA_FOLDER sparse|PHOTONS [SEEDS [PRIOR]]
 
 ``sparse``: object and probe of sim64_1e6.npz (pictures that the shipped prior has not seen), 1e6 photons a pattern in the
 beam, a grid with a jitter of 1.5 px and a stated linear overlap (1 - step / diameter of the circle that holds 90 % of the
-photons), probe known, flat start, method 'accelerated', 300 iterations. NRMSE as in refinement_metric.py inside the ``roi``
+photons), probe known, flat start, method 'accelerated', 200 iterations. NRMSE as in refinement_metric.py inside the ``roi``
 of the file; FRC is the frequency (cycles a pixel; 0.5 is the highest) at which the ring correlation with the truth first
-falls below a half. ``dose``: lines64 with the true probe, 40 iterations of the default method; figures as in
+falls below a half. PHOTONS (1e4): lines64 with the true probe, 40 iterations of the default method; figures as in
 docs/quality.md. The first row of each scan is the solver alone with all detector pixels; with the prior, one in twenty is
 unseen and judges its strength. Seeds draw positions, noise and batches.
 """
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,6 @@ from ptycho_ray.simulation.probes import with_photons
 from ptycho_ray.simulation.scan_patterns import make_scan
 from ptycho_ray.simulation.simulate import simulate_scan
 
-OVERLAPS, DOSES = (0.62, 0.4, 0.2), (1e4, 1e5, 1e6, 1e7, 1e9)
 JITTER_PX = 1.5
 
 
@@ -76,15 +76,15 @@ def dose_figures(image: StitchedObject, scan: RawData) -> dict[str, float]:
     return {name: figures[name] for name in ("amplitude_mae", "amplitude_ssim", "phase_mae", "phase_ssim")}
 
 
-def rows(name: str, scan: RawData, config: RefinementConfig, prior: str, figures: Any) -> None:
-    """One line without, and one with the prior."""
-    for asked in ("none", prior):
-        began = time.process_time()
-        found = refine(scan, replace(config, prior=asked))
-        seconds = time.process_time() - began
-        strength = "" if found.prior is None else f"{found.prior.strength:g}"
-        cells = " | ".join(f"{value:.4f}" for value in figures(found.stitched).values())
-        print(f"| {name} | {Path(asked).name} | {strength} | {cells} | {seconds:.1f} |", flush=True)
+def row(
+    name: str, scan: RawData, config: RefinementConfig, figures: Callable[[StitchedObject], dict[str, float]]
+) -> None:
+    began = time.process_time()
+    found = refine(scan, config)
+    seconds = time.process_time() - began
+    strength = "none" if config.prior == "none" else f"chosen {found.prior.strength:g}" if found.prior else ""
+    cells = " | ".join(f"{value:.4f}" for value in figures(found.stitched).values())
+    print(f"| {name} | {len(scan)} | {config.seed} | {strength} | {cells} | {seconds:.1f} |", flush=True)
 
 
 def main() -> int:
@@ -95,29 +95,22 @@ def main() -> int:
     data, which = Path(sys.argv[1]), sys.argv[2]
     seeds = range(int(sys.argv[3]) if len(sys.argv) > 3 else 3)
     prior = sys.argv[4] if len(sys.argv) > 4 else "pretrained"
-    config = RefinementConfig(probe_start=None, held_out_fraction=0.0)
     for seed in seeds:
-        if which == "dose":
-            for dose in DOSES:
-                scan = lines64(data, dose, seed)
-                rows(
-                    f"{dose:.0e}, seed {seed}",
+        config = RefinementConfig(probe_start=None, held_out_fraction=0.0, seed=seed)
+        if which == "sparse":
+            config = replace(config, method="accelerated", iterations=200)
+            for overlap, asked in ((0.62, "none"), (0.2, "none"), (0.2, prior)):
+                scan, roi = sparse_scan(data, overlap, seed)
+                row(
+                    f"overlap {overlap:.0%}",
                     scan,
-                    replace(config, seed=seed),
-                    prior,
-                    lambda image, scan=scan: dose_figures(image, scan),
+                    replace(config, prior=asked),
+                    partial(sparse_figures, scan=scan, roi=roi),
                 )
             continue
-        for overlap in OVERLAPS:
-            scan, roi = sparse_scan(data, overlap, seed)
-            settings = replace(config, seed=seed, method="accelerated", iterations=300)
-            rows(
-                f"overlap {overlap:.2f}, {len(scan)} patterns, seed {seed}",
-                scan,
-                settings,
-                prior,
-                lambda image, scan=scan, roi=roi: sparse_figures(image, scan, roi),
-            )
+        for asked in ("none", prior):
+            scan = lines64(data, float(which), seed)
+            row(f"lines64, {which} photons", scan, replace(config, prior=asked), partial(dose_figures, scan=scan))
     return 0
 
 

@@ -140,6 +140,7 @@ def _judged(refinement: Refinement, hidden: torch.Tensor) -> tuple[NDArray[np.fl
 
 
 def _significance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """By how many standard errors the deviances of the same patterns are smaller, as
-    :meth:`.PatternFigures.significance_over`.""" logarithms = np.log(theirs / ours) error = logarithms.std(ddof=1) /
-    np.sqrt(len(logarithms)) return float(logarithms.mean() / max(error, 1e-12))
+    """By how many standard errors the deviances of the same patterns are smaller (their logarithms, on the mean)."""
+    logarithms = np.log(theirs / ours)
+    error = logarithms.std(ddof=1) / np.sqrt(len(logarithms))
+    return float(logarithms.mean() / max(error, 1e-12))

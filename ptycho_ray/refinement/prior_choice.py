@@ -102,8 +102,7 @@ def choose_prior(
     lowest, r_factor = _judged(without, hidden)
     best, chosen, r_factors = without, 0.0, {0.0: r_factor}
     for strength in STRENGTHS if config.prior_strength is None else (config.prior_strength,):
-        further = dataclasses.replace(config, prior_strength=strength, seed=config.seed + 1)
-        tried = without.again(without.run.kernel.amplitude, further)
+        tried = without.again(without.run.kernel.amplitude, dataclasses.replace(config, prior_strength=strength))
         finish(tried)
         deviance, r_factors[strength] = _judged(tried, hidden)
         if config.prior_strength is not None or _significance(deviance, lowest) > SIGNIFICANCE:
@@ -125,18 +124,15 @@ def _hide(run: Run, generator: np.random.Generator) -> torch.Tensor:
 @torch.no_grad()
 def _judged(refinement: Refinement, hidden: torch.Tensor) -> tuple[NDArray[np.float64], float]:
     """Of the hidden pixels: Poisson deviance of each pattern, float64 [n], and R-factor of all."""
-    run, parts = refinement.run, []
+    run, deviances, difference, amplitude = refinement.run, [], 0.0, 0.0
     for piece in np.array_split(run.rows, max(1, -(-len(run.rows) // AT_ONCE))):
         rows = run.tensor(piece)
         counts = run.kernel.amplitude.index_select(0, rows).square() * hidden
         seen = Explained(run.kernel.forward(run.state, rows).intensity, counts, hidden)
-        parts.append(
-            torch.stack(
-                [seen.deviance(), seen.r_factor() * counts.sqrt().sum(dim=(-2, -1)), counts.sqrt().sum(dim=(-2, -1))]
-            )
-        )
-    deviance, difference, amplitude = torch.cat(parts, dim=1).double().cpu().numpy()
-    return deviance, float(difference.sum() / amplitude.sum())
+        deviances.append(seen.deviance().double().cpu())
+        difference += float((seen.seen.sqrt() - counts.sqrt()).abs().sum())
+        amplitude += float(counts.sqrt().sum())
+    return torch.cat(deviances).numpy(), difference / amplitude
 
 
 def _significance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:

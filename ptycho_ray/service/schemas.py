@@ -20,9 +20,7 @@ from ptycho_ray.service.problems import MEDIA_TYPE
 Output = Literal["npz", "hdf5", "png", "raw", "json"]
 #: Settings of the solver are ``refinement.NAME`` in a query or form; in JSON also members of an object of this name.
 SOLVER = "refinement"
-Solver: Any = create_model(
-    "Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed", "prior", "prior_strength"))
-)
+Solver: Any = create_model("Solver", **fields_of_settings(RefinementConfig, SOLVER, without=("seed",)))
 
 
 def _ways_to_read() -> dict[str, Any]:

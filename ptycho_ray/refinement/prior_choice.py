@@ -1,6 +1,6 @@
 """How much the learned prior may say: solutions with and without it, judged by what took no part.
 
-Where the patterns determine the image, a prior only costs: so no prior is among the choices, and it is taken unless a strength
+Where the patterns determine the image, a prior only costs: so no prior is among the choices, and a strength is taken only if it
 explains unseen counts better by more than chance. Unseen are some detector pixels of all patterns: a pattern that is left
 out of a sparse scan would leave a hole in the image, and be judged by it.
 """
@@ -20,7 +20,7 @@ from ptycho_ray.evaluation.explained import Explained
 from ptycho_ray.evaluation.registration import crop_truth, fit_ambiguities
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
-from ptycho_ray.refinement.priors import LIT, lit_photons
+from ptycho_ray.refinement.priors import lit_photons
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.unseen import AT_ONCE
 
@@ -107,9 +107,8 @@ def choose_prior(
         deviance, r_factors[strength] = _judged(tried, hidden)
         if config.prior_strength is not None or _significance(deviance, lowest) > SIGNIFICANCE:
             best, lowest, chosen = tried, deviance, strength
-    light, image = without.run.illumination(), without.run.state.object[0]
-    level = float(image[light > LIT * light.max()].abs().square().mean().sqrt())
-    return best, PriorChoice(chosen, r_factors, without.stitched(), lit_photons(light) ** -0.5 / level)
+    noise = lit_photons(without.run.illumination()) ** -0.5
+    return best, PriorChoice(chosen, r_factors, without.stitched(), noise)
 
 
 def _hide(run: Run, generator: np.random.Generator) -> torch.Tensor:

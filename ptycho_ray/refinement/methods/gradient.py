@@ -12,7 +12,7 @@ from torch import Tensor
 from ptycho_ray.refinement.auxiliary_unknowns import AuxiliaryUnknowns
 from ptycho_ray.refinement.kernel import ByProbe
 from ptycho_ray.refinement.moments import Moments
-from ptycho_ray.refinement.priors import priors_of
+from ptycho_ray.refinement.priors import Learned, priors_of
 from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
@@ -155,7 +155,8 @@ class Accelerated:
         found.of(run, run.rows, self.auxiliary, run.schedule(), None if self._lit else self._light)
         self._lit = self._light_rests
         loss = float(found.loss)
-        if not found.priors:
+        learned = any(isinstance(prior, Learned) for prior in found.priors)
+        if not learned:
             self.momentum = 1.0 if loss > self.previous else self.momentum
         self.previous = loss
         momentum = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
@@ -169,7 +170,7 @@ class Accelerated:
                 self.object,
                 _nesterov(state.object, self.object, found.object.conj() * (step / light), further),
             )
-            if found.priors:  # the loss that counts is not known, but whether it falls along the last step is
+            if learned:  # its loss is not known, but whether loss and prior fall along the last step is
                 uphill = torch.linalg.vecdot(found.object.conj().flatten(), (self.object - last).flatten()).real
                 self.momentum = 1.0 if float(uphill) > 0 else self.momentum
         if run.probe_moves:

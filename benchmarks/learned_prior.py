@@ -99,7 +99,7 @@ def main() -> int:
         config = RefinementConfig(probe_start=None, held_out_fraction=0.0, seed=seed)
         if which == "sparse":
             config = replace(config, method="accelerated", iterations=200)
-            for overlap, asked in ((0.62, "none"), (0.2, "none"), (0.2, prior)):
+            for overlap, asked in ((0.2, "none"), (0.2, prior), (0.62, "none")):
                 scan, roi = sparse_scan(data, overlap, seed)
                 row(
                     f"overlap {overlap:.0%}",

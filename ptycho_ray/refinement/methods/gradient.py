@@ -17,6 +17,8 @@ from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
 DARK_SHARE = 1e-2
+#: accelerated: the part of the last step that is taken again, at most, with a learned prior: what it adds is no gradient,
+and grows #: with more. MOST_WITH_LEARNED = 0.9
 
 
 class Derivatives:
@@ -161,6 +163,7 @@ class Accelerated:
         self.previous = loss
         momentum = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
         further = (self.momentum - 1) / momentum
+        further = min(further, MOST_WITH_LEARNED) if learned else further
         self.momentum = momentum
         if run.object_moves:
             light = self._light.clamp_min(DARK_SHARE * self._light.max().double())

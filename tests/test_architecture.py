@@ -40,7 +40,9 @@ MAY_KNOW = {
     "training": {
         "bundle", "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "simulation",
     },
-    "refinement": {"config", "data", "errors", "evaluation", "files", "physics", "reconstruction", "training"},
+    "refinement": {
+        "config", "data", "errors", "evaluation", "files", "models", "physics", "reconstruction", "training",
+    },
     "automatic": {"calibration", "data", "errors", "physics", "reconstruction", "refinement"},
     "workflow": {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",

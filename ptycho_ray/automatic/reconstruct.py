@@ -25,6 +25,7 @@ from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.error_bars import ErrorBars, error_bars_and_halves
+from ptycho_ray.refinement.prior_choice import choose_prior
 from ptycho_ray.refinement.result import Progress, RefinementResult
 from ptycho_ray.refinement.solver import Refinement
 
@@ -200,7 +201,7 @@ def reconstruct_scan(
     judges = max(2, round(min(max(JUDGES / len(solved), LEAST_HELD_OUT), MOST_HELD_OUT) * len(solved)))
     held_out = drawn(surrounded(solved.positions_px), judges, np.random.default_rng((seed, 3)))
     if config.position_start is not None:
-        first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None)
+        first_config = dataclasses.replace(config, iterations=FIRST_ROUND, centre_start=None, prior="none")
         unseen = np.union1d(held_out, plan.choice.part.judges_of_scan)
         found, _ = solve(solved, first_config, held_out=unseen, judge=None, on_progress=on_progress)
         # With positions and object almost right, what is still missing shows.
@@ -217,6 +218,9 @@ def reconstruct_scan(
         config = RefinementConfig(**chosen | best.assumption.settings | dict(settings or {}))
     judge_part = functools.partial(judgement, photons_per_unit=plan.examined.photons_per_unit)
     image, judged = solve(solved, config, held_out=held_out, judge=judge_part, on_progress=on_progress)
+    if image.prior is not None:
+        config = image.prior.settings(config)
+        tell(image.prior.sentence)
     told = tuple(findings(examined, image, assumption.matrix, first_px, len(scan)))
     verdict = judge(judged, told, plan.examined.scan.quantum)
     tell(verdict.sentence)
@@ -249,10 +253,20 @@ class _Here:
         judge: JudgePart | None,
         on_progress: OnProgress | None,
     ) -> tuple[RefinementResult, list[Judgement]]:
-        self.last = Refinement(scan, config, probe=scan.probe, held_out=held_out, device=self.device)
-        for progress in self.last:
-            if on_progress is not None:
-                on_progress(progress)
-            if self.on_image is not None and progress.r_factor is not None:
-                self.on_image(progress, self.last.stitched())
-        return self.last.result(), [] if judge is None else [judge(self.last)]
+        def begin(settings: RefinementConfig) -> Refinement:
+            return Refinement(scan, settings, probe=scan.probe, held_out=held_out, device=self.device)
+
+        def finish(refinement: Refinement) -> None:
+            for progress in refinement:
+                if on_progress is not None:
+                    on_progress(progress)
+                if self.on_image is not None and progress.r_factor is not None:
+                    self.on_image(progress, refinement.stitched())
+
+        choice = None
+        if config.prior == "none":
+            self.last = begin(config)
+            finish(self.last)
+        else:
+            self.last, choice = choose_prior(config, begin, finish)
+        return replace(self.last.result(), prior=choice), [] if judge is None else [judge(self.last)]

@@ -34,7 +34,9 @@ NEIGHBOURS, WIDEST_GAP = 8, 0.8
 #: Iterations of a trial; of a long one, on so many patterns and with so many of them an update.
 ITERATIONS, LONG, LONG_PATTERNS, LONG_BATCH = 12, 24, 240, 16
 #: What trials set themselves, whatever is given for the solution.
-OF_TRIALS = ("iterations", "seed", "check_every", "held_out_fraction", "patience", "centre_start", "batch_size")
+OF_TRIALS = (
+    "iterations", "seed", "check_every", "held_out_fraction", "patience", "centre_start", "batch_size", "prior",
+)  # fmt: skip
 #: Trials may cost so many times the solution, and more if their best leaves something unexplained; in any case so much work
 #: (iterations * modes * slices * patterns * pixels, a few seconds).
 SHARE_OF_SOLUTION, SHARE_IF_WRONG, LEAST_WORK = 1.5, 2.5, 1.5e8

@@ -76,6 +76,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.data.raw_data import write_refined
     from ptycho_ray.display.depth import save_depth
     from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe, save_figure
+    from ptycho_ray.display.prior_report import save_prior
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
@@ -132,7 +133,9 @@ def run(words: Sequence[str]) -> Result:
         from ptycho_ray.refinement.error_bars import error_bars_and_halves
         from ptycho_ray.refinement.solver import Refinement
 
-        finished = Refinement(scan, config, start=start, device=device)
+        finished = Refinement(
+            scan, config if found.prior is None else found.prior.settings(config), start=start, device=device
+        )
         finished.resume(folder / CHECKPOINT)
         unit, generator = photons_per_unit(scan), np.random.default_rng((config.seed, 7))
         bars = error_bars_and_halves(finished, scan, unit, generator, tell, start=start)
@@ -158,7 +161,8 @@ def run(words: Sequence[str]) -> Result:
     if bars is not None:
         result["uncertainty"] = error_bars_facts(bars)
     of_slices, depth = save_depth(found, folder, scan.pixel_size_m)
-    result |= of_slices
+    files, prior = save_prior(found, folder, scan.pixel_size_m, bars)
+    result |= of_slices | files
     picture = plot_object(found.stitched.image, region=found.stitched.covered(), pixel_size_m=scan.pixel_size_m)
     probe = plot_probe(found.probe, pixel_size_m=scan.pixel_size_m)
     write_report(
@@ -167,6 +171,7 @@ def run(words: Sequence[str]) -> Result:
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)]),
             *depth,
+            *prior,
             refinement_section(found, halves if bars is None else None),
             *([] if bars is None else [error_bars_section(bars, scan.pixel_size_m)]),
             Section(

@@ -31,17 +31,19 @@ def save_automatic(
         The facts of :func:`automatic_facts` with the paths of the files; ``result.json`` has also trials and provenance.
     """
     from ptycho_ray.display.depth import save_depth
+    from ptycho_ray.display.prior_report import save_prior
 
     made.refinement.stitched.save(folder / IMAGE)
     refined = write_refined(made.refined_scan, folder)
     origin = {**origin, "settings": dataclasses.asdict(made.config)}
     files = {"image": folder / IMAGE, "refined_scan": refined, "report": folder / REPORT}
     of_slices, depth = save_depth(made.refinement, folder, made.scan.pixel_size_m)
-    files |= of_slices
+    of_prior, prior = save_prior(made.refinement, folder, made.scan.pixel_size_m, made.error_bars)
+    files |= of_slices | of_prior
     result = files | automatic_facts(made) | dict(more or {})
     trials = trial_rows(made.plan)
     write_report(files["report"], title=f"Reconstruction of {source}", sections=[
-        *_sections(made, trials, depth), Section("Provenance", facts=origin, folded=True)
+        *_sections(made, trials, [*depth, *prior]), Section("Provenance", facts=origin, folded=True)
     ])  # fmt: skip
     write_json(folder / RESULT, jsonable({**result, "trials": trials, "provenance": origin}))
     return result
@@ -89,7 +91,7 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _sections(made: Automatic, trials: list[dict[str, Any]], depth: list[Section]) -> list[Section]:
+def _sections(made: Automatic, trials: list[dict[str, Any]], special: list[Section]) -> list[Section]:
     from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe
     from ptycho_ray.display.uncertainty_report import error_bars_section
 
@@ -106,7 +108,7 @@ def _sections(made: Automatic, trials: list[dict[str, Any]], depth: list[Section
         look = [Section("First look", pictures=[(words, plot_first_look(made.scan, first_look(made.scan)))])]
     return [
         Section("Image", text=made.verdict.sentence, pictures=[("Amplitude and phase.", picture)]),
-        *depth,
+        *special,
         *bars,
         Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
         *look,

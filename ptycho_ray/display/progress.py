@@ -135,6 +135,7 @@ class RefinementProgress:
         """Remove the bar from the terminal."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
 
 def _bar(total: int, unit: str, done: int, force: bool) -> tqdm:

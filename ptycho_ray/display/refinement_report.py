@@ -30,6 +30,8 @@ def refinement_facts(result: RefinementResult) -> dict[str, Any]:
     }
     if result.slab is not None:
         facts["slab"] = dataclasses.asdict(result.slab)
+    if result.prior is not None:
+        facts["prior"] = {"strength": result.prior.strength, "unseen_r_factors": result.prior.r_factors}
     if judged:
         facts |= {"held_out_r_factor": judged[-1].r_factor, "held_out_deviance": judged[-1].deviance}
     return facts

@@ -119,6 +119,12 @@ class RefinementConfig:
     damped where patterns tell little of them. 'reconstruct' chooses it by patterns that take no part."""
     depth_smoothing_slices: NonNegativeFloat = 0.0
     """The same along the beam, in slices: patterns tell little of the depth."""
+    prior: str = "none"
+    """adam, accelerated: what objects look like, as a denoiser has learnt it, where the patterns do not tell: 'pretrained' (the
+    one shipped with the package), the file or folder of 'ptycho-ray pretrain --prior', or 'none' (docs/prior.md)."""
+    prior_strength: NonNegativeFloat | None = None
+    """How much the prior counts beside the photons of a well-lit pixel. If not given, it is chosen by detector pixels that
+    take no part; no prior is among the choices."""
     phase_object: Fraction = 0.0
     """Fraction by which every iteration moves the logarithm of the amplitude towards zero; with 1 the object is a pure
     phase."""
@@ -156,6 +162,12 @@ class RefinementConfig:
                 found=f"a smooth object with {self.method}",
                 expected="adam or accelerated, which follow the gradient of loss and prior",
                 hint="phase_smoothing and total_variation go with every method",
+            )
+        if self.prior != "none" and (self.slices > 1 or self.method not in ("adam", "accelerated")):
+            raise ConfigurationError(
+                field="prior",
+                found=f"{self.prior} with {self.method} and {self.slices} slices",
+                expected="adam or accelerated, and one slice",
             )
         if self.slices > 1 and self.position_method == "cross_correlation":
             raise ConfigurationError(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.reconstruction.stitching import StitchedObject
+from ptycho_ray.refinement.prior_choice import PriorChoice
 from ptycho_ray.refinement.slab import Slab
 
 
@@ -53,6 +54,7 @@ class RefinementResult:
         slab: what lies between the slices of a thick object; None for a thin one.
         history: one Progress an iteration.
         stopped: why it ended.
+        prior: what the learned prior did; None if there was none to choose.
     """
 
     stitched: StitchedObject
@@ -64,3 +66,4 @@ class RefinementResult:
     slab: Slab | None = None
     history: list[Progress] = field(default_factory=list)
     stopped: str = "all iterations done"
+    prior: PriorChoice | None = None

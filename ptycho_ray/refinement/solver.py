@@ -37,6 +37,7 @@ from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.lean import lean_error_px
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
+from ptycho_ray.refinement.prior_choice import choose_prior
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
@@ -408,19 +409,35 @@ def refine(
         on_image: given the present image every ``image_every`` iterations.
         at_end: given the refinement after the last one.
         checkpoint: written by the first process every ``config.check_every`` iterations and after the last one.
-        resume: resume from ``checkpoint`` if it exists.
+        resume: resume from ``checkpoint`` if it exists. With a prior the checkpoint is that of the chosen solution, written at
+            the end; the choice begins anew.
     """
-    refinement = Refinement(scan, config, start=start, probe=probe, held_out=held_out, parallel=parallel, device=device)
+
+    def begin(settings: RefinementConfig | None) -> Refinement:
+        how: dict[str, Any] = {"held_out": held_out, "parallel": parallel, "device": device}
+        return Refinement(scan, settings, start=start, probe=probe, **how)
+
+    def finish(refinement: Refinement, checkpoint: Path | None = None) -> None:
+        for progress in refinement:
+            due = progress.iteration % refinement.config.check_every == 0 or progress.iteration == progress.iterations
+            if checkpoint is not None and due and refinement.parallel.rank == 0:
+                refinement.save(checkpoint)
+            if on_progress is not None:
+                on_progress(progress)
+            if on_image is not None and image_every and progress.iteration % image_every == 0:
+                on_image(progress, refinement.stitched())
+
+    if config is not None and config.prior != "none":
+        refinement, choice = choose_prior(config, begin, finish)
+        if checkpoint is not None and refinement.parallel.rank == 0:
+            refinement.save(checkpoint)
+        if at_end is not None:
+            at_end(refinement)
+        return dataclasses.replace(refinement.result(), prior=choice)
+    refinement = begin(config)
     if checkpoint is not None and resume and checkpoint.exists():
         refinement.resume(checkpoint)
-    for progress in refinement:
-        due = progress.iteration % refinement.config.check_every == 0 or progress.iteration == progress.iterations
-        if checkpoint is not None and due and refinement.parallel.rank == 0:
-            refinement.save(checkpoint)
-        if on_progress is not None:
-            on_progress(progress)
-        if on_image is not None and image_every and progress.iteration % image_every == 0:
-            on_image(progress, refinement.stitched())
+    finish(refinement, checkpoint)
     if at_end is not None:
         at_end(refinement)
     return refinement.result()
@@ -437,13 +454,16 @@ def half_data_agreement(
     """Fourier ring correlation of two refinements, each of half of the patterns, where both are well lit.
 
     Probe and positions are those of ``result`` and fixed, so that both halves share the same coordinates: the agreement
-    measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``.
+    measures the uncertainty of the object given them. Halves are drawn at random; each starts from ``start``. A learned
+    prior takes no part: it would agree with itself.
 
     Raises:
         Diverged: half of the patterns do not determine the object.
     """
     rows = np.random.default_rng((config.seed, 4)).permutation(len(scan))
-    fixed = dataclasses.replace(config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0)
+    fixed = dataclasses.replace(
+        config, probe_start=None, position_start=None, probe_modes=None, held_out_fraction=0.0, prior="none"
+    )
     if result.slab is not None and result.slab.tilt_mrad is not None:
         row, column = result.slab.tilt_mrad
         fixed = dataclasses.replace(fixed, tilt_row_mrad=row, tilt_column_mrad=column, tilt_start=None)

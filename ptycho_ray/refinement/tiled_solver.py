@@ -38,7 +38,8 @@ IN_TILES = ("adam", "epie", "rpie", "lsqml")
 
 def can_be_tiled(config: RefinementConfig) -> bool:
     """Whether a worker needs no more than its tile."""
-    return config.method in IN_TILES and config.position_model == "free" and config.tilt_start is None
+    free = config.position_model == "free" and config.tilt_start is None and config.prior == "none"
+    return config.method in IN_TILES and free
 
 
 def check_tiles(config: RefinementConfig) -> None:
@@ -47,6 +48,7 @@ def check_tiles(config: RefinementConfig) -> None:
         ("method", config.method, IN_TILES, f"one of {', '.join(IN_TILES)}"),
         ("position_model", config.position_model, ("free",), "free"),
         ("tilt_start", config.tilt_start, (None,), "a tilt that is known (--tilt-row-mrad, --tilt-column-mrad)"),
+        ("prior", config.prior, ("none",), "none"),
     ):
         if found not in allowed:
             raise ConfigurationError(

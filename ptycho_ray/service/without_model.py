@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ptycho_ray import workflow
-from ptycho_ray.config import ExecutionConfig
+from ptycho_ray.config import PRETRAINED, ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import automatic_facts, save_automatic, trial_rows
 from ptycho_ray.errors import ConfigurationError
@@ -49,6 +49,9 @@ def check_choices(choices: Choices, most_workers: int = 1, *, with_model: bool) 
         if (solver.get(name) or 0) > most:
             more = {"field": f"{SOLVER}.{name}", "found": solver[name], "expected": f"at most {most}"}
             raise Problem(422, "invalid", f"{SOLVER}.{name} is above the limit of the service.", more)
+    if solver.get("prior", "none") not in ("none", PRETRAINED):  # a file would be one of the service
+        more = {"field": f"{SOLVER}.prior", "found": solver["prior"], "expected": f"{PRETRAINED} or none"}
+        raise Problem(422, "invalid", "The service has the prior that comes with the program.", more)
     try:
         RefinementConfig(**solver)
     except ConfigurationError as error:

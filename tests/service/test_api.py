@@ -187,6 +187,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.probe_modes": 65}, RAW, 422, "refinement.probe_modes"),
         (b"x", {"refinement.slices": 2}, RAW, 422, "refinement.slice_distance_px2"),
+        (b"x", {"refinement.prior": "/etc/passwd"}, RAW, 422, "refinement.prior"),
         (b"x", {"refinement.probe_mode": 2}, RAW, 422, "refinement.probe_mode"),
         (b"x", {"refinement_iterations": -3}, RAW, 422, "refinement_iterations"),
         (b"x", {"stitch": "glue"}, RAW, 422, "stitch"),

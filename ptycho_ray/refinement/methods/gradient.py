@@ -12,11 +12,13 @@ from torch import Tensor
 from ptycho_ray.refinement.auxiliary_unknowns import AuxiliaryUnknowns
 from ptycho_ray.refinement.kernel import ByProbe
 from ptycho_ray.refinement.moments import Moments
-from ptycho_ray.refinement.priors import Smoothness
+from ptycho_ray.refinement.priors import Learned, priors_of
 from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
 DARK_SHARE = 1e-2
+#: accelerated: the most of the last step that is taken again with a learned prior: what it adds is no gradient.
+MOST_WITH_LEARNED = 0.9
 
 
 class Derivatives:
@@ -33,8 +35,12 @@ class Derivatives:
         self.background = None if state.background is None else torch.zeros_like(state.background)
         self.loss = torch.zeros((), dtype=state.scale.dtype, device=state.scale.device)
         self.box: tuple[slice, ...] = ()
-        smooth = run.config.smoothing_length_px or run.config.depth_smoothing_slices
-        self.prior = Smoothness(run) if smooth else None
+        self.priors = priors_of(run)
+
+    def begin(self, run: Run) -> None:
+        """At the start of an iteration."""
+        for prior in self.priors:
+            prior.begin(run)
 
     def of(
         self,
@@ -81,10 +87,9 @@ class Derivatives:
             sums = [inside, self.probe, self.eigen, self.loss.view(1)]
             run.add_up(sums + [each for each in (self.background, light) if each is not None])
             self.object[self.box] = inside
-        if self.prior is not None and run.object_moves:
-            image = state.object[self.box]
-            share = len(rows) / len(run.rows) * (state.object.numel() / image.numel())
-            self.prior.add_derivative(self.object[self.box], image, share)
+        for prior in self.priors if run.object_moves else ():
+            share = len(rows) / len(run.rows) * (state.object.numel() / state.object[self.box].numel())
+            prior.add_derivative(self.object, state.object, self.box, share)
 
 
 class Adam:
@@ -96,20 +101,21 @@ class Adam:
         self.object = Moments(run.state.object)
         self.probe = Moments(run.state.probe_spectrum)
 
-    def iterate(self, run: Run) -> Tensor:
-        """One pass over the patterns; the sum of their losses, on the device."""
+    def iterate(self, run: Run) -> float:
+        """One pass over the patterns; the sum of their losses."""
         config, state, share = run.config, run.state, run.schedule()
         object_step = config.adam_object_step * share
         probe = state.probe
         probe_step = (config.probe_step or 0.05) * share * probe.abs().max().double()
         total = torch.zeros_like(self.derivatives.loss)
+        self.derivatives.begin(run)
         image = torch.view_as_real(state.object)
         for rows in run.batches():
             found = self.derivatives
             found.of(run, rows, self.auxiliary, share)
             total += found.loss
             if run.object_moves:
-                gradient = torch.view_as_real(found.object[found.box].conj_physical_())
+                gradient = torch.view_as_real(found.object[found.box].conj().resolve_conj())
                 self.object.step(image, gradient, object_step, found.box)
             if run.probe_moves:
                 gradient = torch.fft.ifft2(found.probe.conj(), norm="ortho")
@@ -117,7 +123,7 @@ class Adam:
                 torch.fft.fft2(probe, norm="ortho", out=state.probe_spectrum)
             background = found.background if run.moves(config.background_start) else None
             self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, share, len(rows))
-        return total
+        return float(total)
 
 
 class Accelerated:
@@ -147,19 +153,29 @@ class Accelerated:
         """One step; the loss of the point that it starts from."""
         config, state = run.config, run.state
         found = self.derivatives
+        found.begin(run)
         found.of(run, run.rows, self.auxiliary, run.schedule(), None if self._lit else self._light)
         self._lit = self._light_rests
         loss = float(found.loss)
-        self.momentum = 1.0 if loss > self.previous else self.momentum
+        learned = any(isinstance(prior, Learned) for prior in found.priors)
+        if not learned:
+            self.momentum = 1.0 if loss > self.previous else self.momentum
         self.previous = loss
         momentum = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
         further = (self.momentum - 1) / momentum
+        further = min(further, MOST_WITH_LEARNED) if learned else further
         self.momentum = momentum
         if run.object_moves:
             light = self._light.clamp_min(DARK_SHARE * self._light.max().double())
-            light = light if found.prior is None else light + found.prior.curvature
+            light = light + sum(prior.curvature for prior in found.priors)
             step = (config.object_step or 1.0) * run.backoff / len(state.object)
-            self.object = _nesterov(state.object, self.object, found.object.conj() * (step / light), further)
+            last, self.object = (
+                self.object,
+                _nesterov(state.object, self.object, found.object.conj() * (step / light), further),
+            )
+            if learned:  # its loss is not known, but whether loss and prior fall along the last step is
+                uphill = torch.linalg.vecdot(found.object.conj().flatten(), (self.object - last).flatten()).real
+                self.momentum = 1.0 if float(uphill) > 0 else self.momentum
         if run.probe_moves:
             passed = (state.object.abs().square().amax() * state.scale[run.tensor(run.rows)].square().sum()).double()
             stride = torch.full_like(passed, (config.probe_step or 1.0) * run.backoff) / passed

@@ -17,8 +17,8 @@ from ptycho_ray.refinement.run import Run
 
 #: accelerated: a pixel with less than this share of the best illumination moves as if it had that much.
 DARK_SHARE = 1e-2
-#: accelerated: the part of the last step that is taken again, at most, with a learned prior: what it adds is no gradient,
-and grows #: with more. MOST_WITH_LEARNED = 0.9
+#: accelerated: the most of the last step that is taken again with a learned prior: what it adds is no gradient.
+MOST_WITH_LEARNED = 0.9
 
 
 class Derivatives:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal.windows import tukey
 from scipy.spatial import ConvexHull, QhullError
 
 from ptycho_ray.data.bright_field import Disc, disc_of_patterns
@@ -174,6 +173,8 @@ def _half_plane(sides: NDArray[np.float64], highest: float) -> NDArray[np.float6
 def _window(place: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weight of patterns at places [n, 2] of a rectangle of side 1."""
     grid = np.linspace(0, 1, 513)
+    from scipy.signal.windows import tukey
+
     curve = tukey(513, TAPER)
     made: NDArray[np.float64] = np.interp(place[:, 0], grid, curve) * np.interp(place[:, 1], grid, curve)
     return made

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from ptycho_ray.display.figures import PHASE_COLOURS, empty_figure, plain_image_axis, save_figure, scale_bar
@@ -132,6 +131,8 @@ def _window(region: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _write_tiff(path: Path, phases: NDArray[np.float32], pixel_size_m: float | None, depth_nm: float | None) -> None:
+    import tifffile
+
     metadata: dict[str, Any] = {"axes": "ZYX"}
     resolution = None
     if depth_nm is not None and pixel_size_m is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, erfinv
-from scipy.stats import spearmanr
 
 from ptycho_ray.errors import InputError
 
@@ -68,6 +67,8 @@ def calibration_of(error: NDArray[Any], std: NDArray[Any]) -> Calibration:
     observed = np.searchsorted(np.sort(distance), z, side="right") / distance.size
     thin = slice(None, None, -(-size.size // MOST_RANKED))
     varies = np.ptp(size[thin]) > 0 and np.ptp(std[thin]) > 0
+    from scipy.stats import spearmanr  # half a second, which few commands need
+
     return Calibration(
         z=z,
         expected=erf(z / np.sqrt(2)),

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal.windows import hann, tukey
 
 from ptycho_ray.errors import InputError
 
@@ -137,6 +136,8 @@ def fourier_ring_correlation(
 def _window(length: int, window: Window | None) -> FloatArray:
     if window is None:
         return np.ones(length)
+    from scipy.signal.windows import hann, tukey  # loads scipy.stats, half a second
+
     if window == "hann":
         return hann(length, sym=True)
     if window == "tukey":

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal.windows import hann, tukey
 from skimage.registration import phase_cross_correlation
 
 from ptycho_ray.errors import InputError
@@ -152,6 +151,8 @@ class _Shiftable:
         sides = (shape[0] + 2 * _MARGIN, shape[1] + 2 * _MARGIN)
         window = _cut(truth, (origin[0] - _MARGIN, origin[1] - _MARGIN), sides).astype(np.complex128)
         # Half of the margin is tapered; the other half keeps its values, so that small offsets see real pixels.
+        from scipy.signal.windows import tukey
+
         row, column = (tukey(side, alpha=_MARGIN / side) for side in sides)
         mean = window.mean()
         self.spectrum = np.fft.fft2((window - mean) * row[:, None] * column[None, :])
@@ -238,6 +239,8 @@ def _coarse_shift(recon: ComplexArray, truth: NDArray[Any], keep: NDArray[np.boo
     rows, columns = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     height, width = keep[box].shape
+    from scipy.signal.windows import hann
+
     weight = keep[box] * hann(height)[:, None] * hann(width)[None, :]
     images = [(image[box] - image[keep].mean()) * weight for image in (truth, recon)]
     if any(np.abs(image).max() < 1e-9 * np.abs(truth).max() for image in images):

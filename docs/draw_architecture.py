@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ptycho_ray"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files",),
-    ("config", "physics"),
+    ("config", "examples", "physics"),
     ("data",),
     ("models", "evaluation", "simulation", "calibration"),
     ("display",),
@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 #: Where on its floor a room is drawn, 0 to 10.
 PLACES = {
-    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "data": 5.2, "models": 2.2, "evaluation": 6.0,
+    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "examples": 9.4, "data": 5.2, "models": 2.2, "evaluation": 6.0,
     "simulation": 7.7, "calibration": 9.3,
     "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
     "refinement": 6.6, "automatic": 6.0, "workflow": 5.2,

@@ -27,6 +27,7 @@ MAY_KNOW = {
     "errors": set(),
     "files": {"errors"},
     "physics": {"errors"},
+    "examples": {"errors"},
     "config": {"errors", "files"},
     "data": {"config", "errors", "files", "physics"},
     "simulation": {"config", "data", "errors", "files", "physics"},
@@ -65,7 +66,7 @@ MAY_KNOW = {
     },
     "commands": {
         "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
-        "files", "interop", "models",
+        "examples", "files", "interop", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },
 }  # fmt: skip

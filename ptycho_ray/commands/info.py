@@ -242,7 +242,7 @@ def as_text(result: Result) -> list[str]:
 
     if result.get("kind") != "scan":
         lists = {name: value for name, value in result.items() if name != "verdict" and value not in (None, [], "none")}
-        return [*_wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
+        return [*wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
     geometry, pixel = result["geometry"], result["pixel_size_m"]
     step, (rows, columns) = result["nearest_position_px"], result["scanned_field_px"]
     low, high = result["dose"]["smallest_and_largest"]
@@ -271,14 +271,14 @@ def as_text(result: Result) -> list[str]:
     }
     if "microscope" in result:
         facts |= microscope_lines(result)
-    lines = _wrapped(result["verdict"], "")
+    lines = wrapped(result["verdict"], "")
     for name, text in facts.items():
-        lines += [] if text is None else _wrapped(text, f"{name:14}")
+        lines += [] if text is None else wrapped(text, f"{name:14}")
     for title, items in (("notes", result["notes"]), ("suspected", _problems(result))):
         if items != "none":
             lines += [title]
             for item in items[:MOST_LINES]:
-                lines += _wrapped(item, "  - ")
+                lines += wrapped(item, "  - ")
             lines += [f"  ... {len(items) - MOST_LINES} more (--json)"] if len(items) > MOST_LINES else []
     return lines
 
@@ -338,7 +338,7 @@ def _problems(result: Result) -> Any:
     return found if found == "none" else [f"{each['problem']}: {each['what_to_do']}" for each in found]
 
 
-def _wrapped(text: str, first: str) -> list[str]:
+def wrapped(text: str, first: str) -> list[str]:
     return textwrap.wrap(
         text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False
     ) or [first]

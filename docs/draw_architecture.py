@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("automatic",),
     ("workflow",),
     ("client", "interactive", "tuning"),
-    ("cluster", "interop", "service"),
+    ("api", "cluster", "interop", "service"),
     ("commands",),
 )
 #: Where on its floor a room is drawn, 0 to 10.
@@ -38,7 +38,7 @@ PLACES = {
     "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
     "refinement": 6.6, "automatic": 6.0, "workflow": 5.2,
     "interactive": 2.6, "tuning": 5.6, "client": 9.0, "cluster": 5.6, "interop": 2.6,
-    "service": 7.6, "commands": 5.2,
+    "service": 7.6, "api": 1.0, "commands": 5.2,
 }  # fmt: skip
 Graph = dict[str, set[str]]
 

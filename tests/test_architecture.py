@@ -47,8 +47,12 @@ MAY_KNOW = {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
     "interactive": {
-        "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "refinement", "training",
+        "bundle", "config", "data", "display", "errors", "evaluation", "models", "reconstruction", "refinement", "training",
         "workflow",
+    },
+    "api": {
+        "bundle", "calibration", "config", "data", "display", "errors", "evaluation", "interactive", "models",
+        "reconstruction", "refinement", "simulation", "tracking", "training", "workflow",
     },
     "tuning": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "models", "physics", "reconstruction",
@@ -65,7 +69,7 @@ MAY_KNOW = {
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {
-        "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
+        "api", "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
         "examples", "files", "interop", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,16 +97,3 @@ def tell(line: str) -> None:
 def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:
     """Where each setting came from, without those that have their default."""
     return {name: source for name, source in resolved.provenance.items() if source != "default"}
-
-
-def summary_of_history(history: Mapping[str, list[float]]) -> Result:
-    """First, last and best loss of a training run, and how far the positions have moved if they were learnt."""
-    loss = history.get("val_loss") or history["loss"]
-    moved = {name: values[-1] for name, values in history.items() if name.startswith("position_shift_rms_px")}
-    return {
-        **moved,
-        "epochs": len(history["loss"]),
-        "first_loss": history["loss"][0],
-        "last_loss": history["loss"][-1],
-        "best_validation_loss" if "val_loss" in history else "best_loss": min(loss),
-    }

@@ -37,27 +37,22 @@ class Options(ReadingOptions):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray evaluate").options
+    from ptycho_ray.api.judging import judge
     from ptycho_ray.data import load_data
     from ptycho_ray.display.figures import plot_frc, plot_objects, save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.display.uncertainty_report import calibration_sections
-    from ptycho_ray.evaluation import evaluate_reconstruction
     from ptycho_ray.reconstruction.images import label_of, read_image
-    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
     image, scan = read_image(options.image), load_data(options.scan, reading=options.reading)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
     pixel = scan.pixel_size_m
-    diffraction = explained_diffraction(image, as_refined(scan, options.image))
-    result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
-    sections = [Section("Consistency with the data", facts=diffraction)]
-    if scan.object_truth is not None:
+    figures, found = judge(options.image, scan, exact=options.exact)
+    result: Result = {"image": options.image, "scan": options.scan, **figures}
+    sections = [Section("Consistency with the data", facts=figures["diffraction"])]
+    if found is not None:
         import numpy as np
 
-        found = evaluate_reconstruction(
-            image.pixels, scan.object_truth, origin_px=image.origin_px, region=image.region, register=not options.exact
-        )
-        result["truth"] = found.to_dict()
         pair = {
             "truth": np.where(found.mask, found.truth, np.nan),
             label_of(options.image): np.where(found.mask, found.aligned, np.nan),

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.config.reading import Reading
-from ptycho_ray.errors import InputError, to_type
+from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.config import ModelConfig
     from ptycho_ray.data import RawData
-    from ptycho_ray.data.contents import FileContents
 
 
 #: Share of what is detected that lies in the bright-field disc of a sample thin enough for a linear reconstruction.
@@ -61,99 +55,16 @@ def run(words: Sequence[str]) -> Result:
         )
     if options.file is None:
         return _architectures(options.N, options.gridsize)
-    from ptycho_ray.bundle import is_shipped, read_manifest
-    from ptycho_ray.reconstruction.images import find_image, read_image
-    from ptycho_ray.tracking import is_mlflow_uri
+    from ptycho_ray.api.scans import account_of_result
 
-    path = options.file
-    if is_shipped(path) or is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
-        from ptycho_ray.config import ModelConfig
+    if (result := account_of_result(options.file)) is not None:
+        return result
+    from ptycho_ray.data.account import account_of_file
 
-        manifest = read_manifest(path)
-        history = summary_of_history(manifest["history"]) if manifest["history"] else None
-        kept = {name: manifest[name] for name in ("created_by", "created_at", "config", "normalisation", "provenance")}
-        cost = _cost(ModelConfig(**manifest["config"]["model"]))
-        members = 1 + len(manifest.get("ensemble", ()))
-        return {
-            "file": path, "kind": "trained model", "network": cost, "members": members, **kept, "training": history
-        }  # fmt: skip
-    if (found := find_image(path)) is not None:
-        image = read_image(found)
-        shape = list(image.pixels.shape)
-        return {"file": found, "kind": "reconstructed image", "shape": shape, "origin_px": image.origin_px}
-    return _scan(path, options)
-
-
-def _scan(path: Path, options: Options) -> Result:
-    """What a file holds, whatever is wrong with it: what cannot be read is the verdict, not an error."""
-    from ptycho_ray.data.contents import default_max_bytes
-    from ptycho_ray.data.electron_facts import electron_facts, electron_problems
-    from ptycho_ray.data.formats import format_named
-    from ptycho_ray.data.inspection import describe_scan, suspected_problems
-    from ptycho_ray.data.loading import read_both
-    from ptycho_ray.data.opening import require_scan
-    from ptycho_ray.data.overlap import overlap_metrics
-    from ptycho_ray.data.raw_data import scan_from_fields
-
-    head: Result = {"file": require_scan(path)}
-    reading, limit, fields = options.reading, default_max_bytes(), None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the notes of the scan say the same
-        try:
-            fields = read_both(path, reading, limit)
-            form = format_named(fields.format)
-            head["format"] = f"{form.name} ({form.title})"
-            if fields.frames is None or fields.positions is None or _uncropped(fields):
-                return {
-                    "verdict": _verdict_of_part(path, fields, reading),
-                    **head,
-                    "kind": "part of a scan",
-                    **_parts(path, fields, reading),
-                }
-            scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
-            facts = describe_scan(scan)
-            diameter = float(facts["probe_diameter_px"])
-            found = [*suspected_problems(scan, diameter), *electron_problems(scan)]
-            problems = [asdict(problem) for problem in found]
-        except InputError as error:
-            error = error.with_options(path, reading.words())
-            notes = {} if fields is None else {"notes": _notes(path, fields.notes)}
-            return {
-                "verdict": f"not readable as it is: {error}",
-                **head,
-                **notes,
-                **_contents(path, limit, reading.shape),
-            }
-    overlap = overlap_metrics(scan.positions_px, diameter, gridsize=options.gridsize) if diameter > 0 else {}
-    energies = scan.pattern_energies()
-    unit = f"{scan.quantum}s" if scan.counts_are_photons else "units_of_the_file"
-    look = None if options.pictures is None else _pictures(scan, options.pictures)
-    geometry = {
-        "energy_eV": scan.energy_eV,
-        "detector_distance_m": scan.detector_distance_m,
-        "detector_pixel_m": scan.detector_pixel_m,
-        "object_pixel_m": scan.pixel_size_m,
-        "far_field": scan.far_field,
-    }
-    return {
-        "verdict": _verdict(scan, facts, problems),
-        **head,
-        "kind": "scan",
-        "notes": _notes(path, scan.notes) or "none",
-        "suspected_problems": problems or "none",
-        **facts,
-        "probe_is_guess": scan.probe_is_guess,
-        "geometry": geometry,
-        "overlap": {name: value for name, value in overlap.items() if name.startswith("overlap") or "prob" in name},
-        "dose": {
-            f"{unit}_a_pattern": float(energies.mean()),
-            "smallest_and_largest": [float(energies.min()), float(energies.max())],
-            f"{unit}_an_object_pixel": _dose(scan.positions_px, float(energies.sum()), diameter),
-        },
-        **({"microscope": electron_facts(scan)} if scan.electrons else {}),
-        **({} if look is None else {"first_look": look}),
-        "provenance": None if scan.metadata is None else scan.metadata.get("prepared"),
-    }
+    account, scan = account_of_file(options.file, options.reading, options.gridsize)
+    if options.pictures is not None and scan is not None:
+        account["first_look"] = _pictures(scan, options.pictures)
+    return account
 
 
 def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
@@ -181,58 +92,6 @@ def _pictures(scan: RawData, folder: Path) -> dict[str, Any]:
         "centre_of_mass_px": float(np.sqrt(np.mean(look.virtual.centre_px**2))),
         "curl_over_divergence": look.curl_share,
     }
-
-
-def _notes(path: Path, notes: list[str]) -> list[str]:
-    return [note.replace(f"{path}: ", "") for note in notes]
-
-
-def _verdict(scan: RawData, facts: dict[str, Any], problems: list[dict[str, str]]) -> str:
-    step = facts["nearest_position_px"]
-    if step > max(facts["probe_diameter_px"], scan.N / 2) and scan.far_field is not False:
-        return (
-            f"geometry that cannot be right: neighbouring positions lie {step:.3g} px apart in a window of {scan.N} px, so "
-            "that patterns do not overlap: the unit of the positions (--units) or the object pixel (--pixel-size-m) is wrong, "
-            f"or the detector was in the near field. {to_type(scan.source, '--units um')}"
-        )
-    said = f"{len(problems)} suspected problem{'s' if len(problems) > 1 else ''}" if problems else "nothing odd"
-    if scan.notes:
-        said += f", {len(scan.notes)} note{'s' if len(scan.notes) > 1 else ''} on how it was read"
-    return f"a scan of {len(scan)} patterns of {scan.N} x {scan.N} pixels; {said}"
-
-
-def _uncropped(fields: FileContents) -> bool:
-    """Whether frames still have to be cropped; those of electrons are, about their bright-field disc."""
-    return fields.frames is not None and fields.frames.shape[1] != fields.frames.shape[2] and not fields.electrons
-
-
-def _verdict_of_part(path: Path, fields: FileContents, reading: Reading) -> str:
-    parts = _parts(path, fields, reading)
-    missing = parts["missing"]
-    whole = fields.frames is None or fields.positions is None
-    what = "part of a scan" if whole else "a scan of a detector that is not cropped yet"
-    return f"{what}; missing: {'; '.join(missing)}. {parts['next']}" if missing else what
-
-
-def _contents(path: Path, limit: int, shape: str | None) -> Result:
-    """What a file looks like and its arrays, as far as it can be opened at all."""
-    from ptycho_ray.data.formats import find_format
-    from ptycho_ray.data.likeness import arrays_of, looks_like
-    from ptycho_ray.data.opening import opened
-
-    try:
-        with opened(path, limit, shape) as content:
-            arrays = sorted(arrays_of(content), key=lambda array: -math.prod(array.shape))
-            try:
-                form = find_format(content)
-                known = {"format": f"{form.name} ({form.title})"} if not form.name.startswith("ptychopinn") else {}
-            except InputError:
-                known = {}
-            return (known or {"looks_like": looks_like(content)}) | {
-                "largest_arrays": [{"name": a.name, "shape": list(a.shape)} for a in arrays[:12] if a.shape],
-            }
-    except InputError:
-        return {}
 
 
 def as_text(result: Result) -> list[str]:
@@ -356,64 +215,12 @@ def _both(pixels: float, size: float | None) -> str:
     return f"{pixels:.4g} px" if size is None else f"{length_text(pixels * size)} ({pixels:.4g} px)"
 
 
-def _dose(positions: Any, total: float, diameter: float) -> float | None:
-    """All that was detected, spread over the scanned field and a margin of half a probe."""
-    import numpy as np
-
-    area = float(np.prod(np.ptp(positions, axis=0) + diameter))
-    return total / area if area > 0 else None
-
-
-def _parts(path: Path, fields: FileContents, reading: Reading) -> dict[str, Any]:
-    """Contents of one of several files, or of a detector that is not cropped yet, and the command that takes it further."""
-    from ptycho_ray.data.contents import with_patterns
-
-    frames, positions = fields.frames, fields.positions
-    given = reading.words()
-    missing, words = [], [shlex.join(given)] if given else []
-    if frames is None:
-        missing.append("patterns, in another file")
-    elif _uncropped(fields):
-        missing.append("square patterns, cropped around the beam")
-    if positions is None and fields.raster is not None:
-        missing.append("the step of the raster, a length or object pixels (--step 2.5px)")
-        words.append("--step 0.5nm")
-    elif positions is None and frames is not None:
-        side = math.isqrt(frames.shape[0])
-        raster = f"{side}x{side}" if side * side == frames.shape[0] else "ROWSxCOLUMNS"
-        missing.append("positions, of a raster or in a file (--positions FILE)")
-        words.append(f"--raster {raster} --step 0.5nm")
-    further = with_patterns(path) if frames is None else to_type(path, *words)
-    if _uncropped(fields):
-        further = to_type(path, "scan.h5", *words, program="prepare")
-    return {
-        "frames": None if frames is None else list(frames.shape),
-        "positions": None if positions is None else len(positions),
-        "probe": None if fields.probe is None else list(fields.probe.shape),
-        "object": None if fields.object_truth is None else list(fields.object_truth.shape),
-        "energy_eV": fields.energy_eV,
-        "detector_distance_m": fields.detector_distance_m,
-        "detector_pixel_m": fields.detector_pixel_m,
-        "object_pixel_m": fields.pixel_size_m,
-        "electrons": fields.electrons,
-        "raster": fields.raster,
-        "beam_centre_px": fields.beam_centre_px,
-        "missing": missing,
-        "next": further,
-        "notes": _notes(path, fields.notes),
-    }
-
-
 def _architectures(n: int, gridsize: int) -> Result:
+    from ptycho_ray.api.scans import cost_of
     from ptycho_ray.config import ModelConfig
+    from ptycho_ray.config.extensions import names
     from ptycho_ray.models.registry import ARCHITECTURES
 
-    configs = [ModelConfig(N=n, gridsize=gridsize, architecture=name) for name in ARCHITECTURES]  # type: ignore[arg-type]
-    return {"N": n, "gridsize": gridsize, "architectures": [_cost(config) for config in configs]}
-
-
-def _cost(config: ModelConfig) -> Result:
-    """Parameters, and operations for one group of patterns."""
-    from ptycho_ray.models.cost import network_cost
-
-    return {"architecture": config.architecture, **asdict(network_cost(config))}
+    known = [*ARCHITECTURES, *names("network")]
+    configs = [ModelConfig(N=n, gridsize=gridsize, architecture=name) for name in known]
+    return {"N": n, "gridsize": gridsize, "architectures": [cost_of(config) for config in configs]}

@@ -19,7 +19,6 @@ from ptycho_ray.commands.common import (
     ReadingOptions,
     Result,
     settings_by_source,
-    summary_of_history,
 )
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.commands.scan_list import scans_in
@@ -96,6 +95,7 @@ def run(words: Sequence[str]) -> Result:
     resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, output_dir=folder))
     way = way_of_training(options, resolved)
     from ptycho_ray import workflow
+    from ptycho_ray.api.scans import summary_of_history
     from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.training_report import TrainedScan, write_training_report

@@ -13,6 +13,7 @@ import tyro
 
 from ptycho_ray.commands.common import FILE, Common, Result
 from ptycho_ray.commands.output import WritingOptions, file_to_write
+from ptycho_ray.config import extensions
 from ptycho_ray.config.command_line import parse
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ def _frames(options: Options) -> Iterator[Frames]:
     from ptycho_ray.client.frame_sources import Ending, Names, folder_frames, growing_frames, zmq_frames
 
     ending, names = Ending(options.n_patterns, options.idle_s), Names(options.patterns, options.positions)
+    scheme = options.source.partition("://")[0]
+    if scheme in extensions.names("source"):
+        return iter(extensions.find("source", scheme)(options.source, ending))
     if "://" in options.source:
         return zmq_frames(options.source, ending, kind="subscribe" if options.subscribe else "pull")
     path = Path(options.source)

@@ -18,8 +18,9 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from ptycho_ray.config.execution import ExecutionConfig
+from ptycho_ray.config.extensions import names as extension_names
 from ptycho_ray.config.help_page import groups_of, metavar, write_help
-from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.model import OUR_NETWORKS, ModelConfig
 from ptycho_ray.config.schema import docstrings_of_fields
 from ptycho_ray.config.sources import setting_names
 from ptycho_ray.config.training import TrainingConfig
@@ -153,6 +154,8 @@ def _draft(cls: type[Any], without: Collection[str]) -> type[Any]:
             continue
         kind: Any = hints[field.name]
         default = field.default
+        if field.name == "architecture":
+            kind = typing.Literal[(*OUR_NETWORKS, *extension_names("network"))]  # type: ignore[misc]
         if default is dataclasses.MISSING:  # may come from another source
             kind, default = kind | None, None
         kind = Annotated[

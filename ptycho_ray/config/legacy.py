@@ -60,6 +60,8 @@ OUR_FIELDS = frozenset(
         "validation_fraction",
         "gaussian_amplitude_weight",
         "gaussian_intensity_weight",
+        "likelihood",
+        "likelihood_weight",
         "readout_noise_photons",
         "tv_kind",
         "consistency_weight",

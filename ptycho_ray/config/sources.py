@@ -63,11 +63,13 @@ def resolve_config(
     with_model: bool = True,
     host: Mapping[str, Any] | None = None,
     host_name: str = "",
+    typed_name: str = "command line",
 ) -> Resolved[C]:
     """Merge all sources into one checked configuration.
 
-    ``environment`` defaults to the process's own. ``typed`` holds the values that were given explicitly, by setting
-    name. ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML
+    ``environment`` defaults to the process's own. ``typed`` holds the values that were given explicitly (on the
+    ``typed_name``), by setting name.
+    ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML
     file, weaker than the rest. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings
     are unknown here and ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown
     setting (with the nearest known one), for one that is given twice in the same source, and for a value out of range,
@@ -77,7 +79,7 @@ def resolve_config(
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}
     given |= _named(host or {}, known, host_name)
     given |= _from_environment(os.environ if environment is None else environment, known)
-    given |= _named(typed or {}, known, "command line")
+    given |= _named(typed or {}, known, typed_name)
     values = {name: item.value for name, item in given.items()}
     model = _construct(ModelConfig, "model.", values, given)
     config = _construct(config_class, "", {**values, "model": model}, given)

@@ -243,7 +243,7 @@ def test_help_shows_little_and_help_all_everything(capsys: pytest.CaptureFixture
         assert left.value.code == 0
         text = capsys.readouterr().out
         assert "--gridsize INT" in text
-        assert "groups of gridsize x gridsize" in text
+        assert "receives patterns in groups" in text
         assert ("--plateau-threshold" in text) is fully
 
 

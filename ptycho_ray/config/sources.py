@@ -20,6 +20,7 @@ import yaml
 
 from ptycho_ray.config.execution import ExecutionConfig
 from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.porting import SECTIONS, ported
 from ptycho_ray.config.training import InferenceConfig, TrainingConfig
 from ptycho_ray.config.types import unknown_setting
 from ptycho_ray.errors import ConfigurationError
@@ -97,6 +98,7 @@ def setup_configuration(
     """
     items = vars(args) if isinstance(args, argparse.Namespace) else args
     typed = {name: value for name, value in items.items() if value is not None and name not in _OTHER_FLAGS}
+    typed = ported(typed, "argument", setting_names(TrainingConfig))
     return resolve_config(TrainingConfig, yaml_path, typed=typed).config
 
 
@@ -144,9 +146,11 @@ def _from_yaml(path: str | Path, known: list[str]) -> dict[str, Given]:
             if not isinstance(value, Mapping):
                 raise ConfigurationError(file=path, field=name, found=repr(value), expected="a mapping of settings")
             flat |= {f"{name}.{key}": item for key, item in value.items()}
+        elif name in SECTIONS and isinstance(value, Mapping):
+            flat |= {str(key): item for key, item in value.items()}
         else:
             flat[str(name)] = value
-    return _named(flat, known, str(path))
+    return _named(ported(flat, str(path), known), known, str(path))
 
 
 def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Given]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -12,6 +13,7 @@ from ptycho_ray.config.execution import ClipAlgorithm, Schedule
 from ptycho_ray.config.extensions import one_of
 from ptycho_ray.config.loss_schedule import DIFFRACTION_TERMS, parse_schedules, schedule_refusal
 from ptycho_ray.config.model import ModelConfig, model_from_mapping
+from ptycho_ray.config.porting import NO_MEANING
 from ptycho_ray.config.types import (
     FiniteFloat,
     Fraction,
@@ -41,6 +43,8 @@ PRETRAINED = "pretrained"
 @settings
 class TrainingConfig:
     """Training: data, losses, optimiser, schedule."""
+
+    WITHOUT_MEANING: ClassVar[Mapping[str, str]] = NO_MEANING
 
     model: Annotated[ModelConfig, BeforeValidator(model_from_mapping)]
     """The network."""

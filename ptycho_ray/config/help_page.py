@@ -170,7 +170,7 @@ def groups_of(
     the name of their class."""
     hints = typing.get_type_hints(options_class)
     mine = entries_of(options_class)
-    groups = [Group("options", mine, [entry for entry in mine if entry.name not in RARELY])]
+    groups = [Group("options", mine, [entry for entry in mine if entry.positional or entry.name not in RARELY])]
     for field in dataclasses.fields(options_class):
         if dataclasses.is_dataclass(hints[field.name]):
             entries = entries_of(hints[field.name])

@@ -30,7 +30,7 @@ OTHER_NAMES = {theirs: ours for ours, theirs in KEY_MAPPINGS.items()} | {
 SECTIONS = ("sampling", "training", "data")
 _GLOBAL = "it belongs to PtychoPINN's simulation on a grid"
 NO_MEANING = {
-    "stitch_crop_size": "patches are stitched whole, weighted by the illumination; reassemble_cdi_image(stitch='crop', M=20) crops",
+    "stitch_crop_size": "patches are stitched whole, weighted by the illumination; reassemble_cdi_image(stitch='crop', M=20)",
     "debug": "nothing is printed more or less by it; --debug of a command shows tracebacks",
     "quiet": "standard error has the progress",
     "verbose": "standard error has the progress",

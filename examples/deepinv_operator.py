@@ -2,8 +2,8 @@
 
     python examples/deepinv_operator.py      # a total-variation reconstruction of the simulated scan of the package
 
-deepinv (pip install deepinv) counts images as real channels: an object is [B, 2, S, S], real and imaginary part; what is measured is
-amplitudes [B, n, N, N].
+deepinv (pip install deepinv) has images as real channels: an object is [B, 2, S, S], real and imaginary part; what is measured
+is amplitudes [B, n, N, N].
 """
 
 from __future__ import annotations

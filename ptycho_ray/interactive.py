@@ -328,7 +328,8 @@ def train(
     chosen = fitted_to_scans(resolved, scans)
     quicker = first_look(chosen.nepochs, sum(len(each) * each.N**2 for each in scans), notebook=True)
     callbacks = [TrainingProgress(chosen.nepochs, first_look=quicker)] if progress else []
-    first, how = scans[0], {"execution": resolved.execution, "keep_patches": False}
+    first = scans[0]
+    how: dict[str, Any] = {"execution": resolved.execution, "keep_patches": False}
     results = workflow.train_cdi_model(
         scans if further else first, None if further else first, chosen, callbacks=callbacks, **how
     )

@@ -83,7 +83,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.data.raw_data import write_refined
     from ptycho_ray.display.depth import save_depth
-    from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe, save_figure
+    from ptycho_ray.display.figures import plot_object, plot_positions, save_figure
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
@@ -170,7 +170,7 @@ def run(words: Sequence[str]) -> Result:
     of_slices, depth = save_depth(found, folder, scan.pixel_size_m)
     result |= of_slices
     picture = plot_object(found.stitched.image, region=found.stitched.covered(), pixel_size_m=scan.pixel_size_m)
-    probe = plot_probe(found.probe, pixel_size_m=scan.pixel_size_m)
+    probe = plot_object(found.probe[0])
     write_report(
         result["report"],
         title=f"Refinement of {options.scan}",
@@ -182,7 +182,7 @@ def run(words: Sequence[str]) -> Result:
             Section(
                 "Probe and positions",
                 pictures=[
-                    ("The modes of the probe.", probe),
+                    ("The brightest probe mode.", probe),
                     ("Positions.", plot_positions(found.positions_px, pixel_size_m=scan.pixel_size_m)),
                 ],
             ),

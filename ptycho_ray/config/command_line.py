@@ -155,7 +155,7 @@ def _draft(cls: type[Any], without: Collection[str]) -> type[Any]:
         kind: Any = hints[field.name]
         default = field.default
         if field.name == "architecture":
-            kind = typing.Literal[(*OUR_NETWORKS, *extension_names("network"))]  # type: ignore[misc]
+            kind = typing.Literal[(*OUR_NETWORKS, *extension_names("network"))]
         if default is dataclasses.MISSING:  # may come from another source
             kind, default = kind | None, None
         kind = Annotated[

@@ -89,7 +89,7 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _sections(made: Automatic, trials: list[dict[str, Any]], depth: list[Section]) -> list[Section]:
-    from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe
+    from ptycho_ray.display.figures import plot_object, plot_positions
     from ptycho_ray.display.uncertainty_report import error_bars_section
 
     image, found, pixel = made.refinement.stitched, made.refinement, made.scan.pixel_size_m
@@ -104,9 +104,6 @@ def _sections(made: Automatic, trials: list[dict[str, Any]], depth: list[Section
         Section("Trials", rows=trials, folded=True),
         Section(
             "Probe and positions",
-            pictures=[
-                ("The modes of the probe.", plot_probe(found.probe, pixel_size_m=pixel)),
-                ("Positions.", positions),
-            ],
+            pictures=[("The brightest probe mode.", plot_object(found.probe[0])), ("Positions.", positions)],
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,26 @@ def summary_of_history(history: Any) -> dict[str, Any]:
 
 
 def orient(
-    scan: RawData | str | Path, *, most_patterns: int = 160, most_passes: int = 48, seed: int = 0
+    scan: RawData | str | Path,
+    *,
+    most_patterns: int = 160,
+    most_passes: int = 48,
+    seed: int = 0,
+    on_pass: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Which of the eight possible orders and signs the scan axes have, as ``ptycho-ray orient --json`` says it.
 
     ``options`` are those of :func:`ptycho_ray.load_data` that give the scan this orientation; empty if ``undecided``.
+    ``on_pass`` is told how many passes over the patterns are done, of at most how many.
     """
     from ptycho_ray.refinement.orientation import find_orientation
 
     verdict = find_orientation(
-        as_scan(scan), np.random.default_rng(seed), most_patterns=most_patterns, most_passes=most_passes
+        as_scan(scan),
+        np.random.default_rng(seed),
+        most_patterns=most_patterns,
+        most_passes=most_passes,
+        report=None if on_pass is None else lambda passes, _: on_pass(passes, most_passes),
     )
     best = verdict.best
     if verdict.undecided == "axes":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray orient").options
     from ptycho_ray.api.scans import orient
     from ptycho_ray.data import load_data
+    from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
 
     if options.output is not None:
@@ -50,10 +52,15 @@ def run(words: Sequence[str]) -> Result:
             options.output, overwrite=options.overwrite, inputs=options.inputs(options.file), least_bytes=least
         )
     scan = load_data(options.file, reading=options.reading)
-    result: Result = {
-        "file": options.file,
-        **orient(scan, most_patterns=options.most_patterns, most_passes=options.most_passes, seed=options.seed),
-    }
+    with contextlib.closing(BatchProgress("trying eight orientations", "pass")) as progress:
+        found = orient(
+            scan,
+            most_patterns=options.most_patterns,
+            most_passes=options.most_passes,
+            seed=options.seed,
+            on_pass=progress,
+        )
+    result: Result = {"file": options.file, **found}
     if options.output is not None:
         if result["undecided"]:
             raise InputError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.config.reading import Reading
+from ptycho_ray.files import require_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,9 @@ class ReadingOptions(Common):
 
     def inputs(self, *scans: Path | None) -> list[Path]:
         """All files that reading these scans takes, over which nothing may be written."""
+        for scan in scans:
+            if scan is not None and not scan.exists():  # said at once, before a numerical library is loaded
+                require_file(scan)
         from ptycho_ray.data.inputs import files_of
 
         return [file for scan in scans if scan is not None for file in files_of(scan, self.reading)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -48,7 +48,7 @@ def run(words: Sequence[str]) -> Result:
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
     pixel = scan.pixel_size_m
     figures, found = judge(options.image, scan, exact=options.exact)
-    result: Result = {"image": options.image, "scan": options.scan, **figures}
+    result: Result = {"image": options.image, "scan": options.scan, "pixel_size_m": pixel, **figures}
     sections = [Section("Consistency with the data", facts=figures["diffraction"])]
     if found is not None:
         import numpy as np
@@ -95,3 +95,33 @@ def run(words: Sequence[str]) -> Result:
     )
     write_json(folder / "evaluation.json", jsonable(result))
     return result
+
+
+def as_text(result: Mapping[str, Any]) -> Iterator[str]:
+    """For people: what the image explains, and its errors with their units; --json and the report have every figure."""
+    found = result["diffraction"]
+    if "times_noise" in found:
+        noise = found["times_noise"]
+        said = "as far as the noise allows" if noise < WELL else "in part" if noise < BADLY else "badly"
+        yield f"the patterns are explained {said}: {noise:.2f} times the photon noise on {found['patterns']} patterns"
+    floor = f", of noise alone {found['r_factor_of_noise']:.4f}" if "r_factor_of_noise" in found else ""
+    yield f"R-factor     {found['r_factor']:.4f} (of a flat object {found['r_factor_of_a_flat_object']:.4f}{floor})"
+    truth = result.get("truth")
+    if truth is None:
+        yield "truth        none in the scan: --truth of 'ptycho-ray compare' takes another image as reference"
+    else:
+        for kind, unit in (("amplitude", ""), ("phase", " rad")):
+            of = truth[kind]
+            yield f"{kind:12} mean error {of['mae']:.4f}{unit}, SSIM {of['ssim']:.3f}, PSNR {of['psnr']:.1f} dB"
+        half = truth["frc"]["frc50_resolution_px"]
+        size = result["pixel_size_m"]
+        if half is not None:
+            length = f"{half:.3g} px" if size is None else f"{half * size * 1e9:.3g} nm"
+            yield f"resolution   {length} half period, where the ring correlation with the truth falls to 1/2"
+    if "uncertainty" in result or "calibration" in result:
+        yield "error bars   judged in the report"
+    yield f"report       {result['report']}"
+
+
+#: Multiples of the photon noise up to which an image explains its patterns, and from which it does not.
+WELL, BADLY = 1.5, 3.0

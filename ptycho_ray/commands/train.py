@@ -170,7 +170,12 @@ def run(words: Sequence[str]) -> Result:
 def training_files(config: TrainingConfig) -> list[Path]:
     """The scans to train on; a folder stands for all scans in it."""
     if config.train_data_file is None:
-        raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
+        raise ConfigurationError(
+            field="train_data_file",
+            found="nothing",
+            expected="the scan to train on",
+            hint="Type: ptycho-ray train SCAN, or train_data_file in the --config file",
+        )
     files: list[Path] = []
     for place in (config.train_data_file, *config.further_train_data_files):
         files += scans_in(place, "train_data_file") if place.is_dir() else [place]

@@ -21,6 +21,7 @@ from ptycho_ray.config.execution import ExecutionConfig
 from ptycho_ray.config.extensions import names as extension_names
 from ptycho_ray.config.help_page import groups_of, metavar, write_help
 from ptycho_ray.config.model import OUR_NETWORKS, ModelConfig
+from ptycho_ray.config.porting import OTHER_NAMES
 from ptycho_ray.config.schema import docstrings_of_fields
 from ptycho_ray.config.sources import setting_names
 from ptycho_ray.config.training import TrainingConfig
@@ -99,6 +100,8 @@ def parse(
     command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
     with_flags = [("", options_class), *((prefixes.get(name, ""), cls) for name, cls in drafts.items())]
     words = _one_word_flags(list(argv), with_flags)
+    if config_class is not None:
+        _refuse_other_names(words, prog, setting_names(config_class))
     options: Any = tyro.cli(command, args=words, prog=prog)
 
     named = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
@@ -117,6 +120,16 @@ def parse(
             if field.name in known and getattr(options, field.name) != field.default:
                 settings[field.name] = getattr(options, field.name)
     return Typed(options, settings)
+
+
+def _refuse_other_names(words: Sequence[str], prog: str, known: Collection[str]) -> None:
+    """Leave by SystemExit for an option by which PtychoPINN calls a setting of ours."""
+    for word in words:
+        ours = OTHER_NAMES.get(word[2:].partition("=")[0].replace("-", "_")) if word.startswith("--") else None
+        if ours in known:
+            right = ours.replace("_", "-")
+            print(f"{prog}: there is no option {word.partition('=')[0]}; did you mean --{right}?", file=sys.stderr)
+            raise SystemExit(2)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -165,11 +165,15 @@ SUFFIXES = {
 
 def format_to_write(path: Path, form: str | None = None) -> Format:
     """The format that ``write_scan`` would write. InputError if it can only be read."""
-    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
-    if chosen.write is None:
-        able = ", ".join(each.name for each in all_formats() if each.write is not None)
-        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
-    return chosen
+    chosen = form or SUFFIXES.get(path.suffix.lower(), "ptychopinn")
+    writable = {each.name: each for each in all_formats() if each.write is not None}
+    if chosen in writable:
+        return writable[chosen]
+    if chosen in (each.name for each in all_formats()):
+        raise InputError(
+            field="format", found=f"{chosen}, which is only read", expected=f"one of {', '.join(writable)}"
+        )
+    raise unknown("format", chosen, tuple(writable))
 
 
 def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:

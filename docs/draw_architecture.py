@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ptycho_ray"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files",),
-    ("config", "physics"),
+    ("config", "examples", "physics"),
     ("data",),
     ("models", "evaluation", "simulation", "calibration"),
     ("display",),
@@ -28,18 +28,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("automatic",),
     ("workflow",),
     ("client", "live", "interactive", "tuning"),
-    ("cluster", "interop"),
+    ("api", "cluster", "interop"),
     ("service",),
     ("commands",),
 )
 #: Where on its floor a room is drawn, 0 to 10.
 PLACES = {
-    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "data": 5.2, "models": 2.2, "evaluation": 6.0,
+    "errors": 5.0, "files": 3.2, "config": 3.2, "physics": 7.4, "examples": 9.4, "data": 5.2, "models": 2.2, "evaluation": 6.0,
     "simulation": 7.7, "calibration": 9.3,
     "display": 4.2, "tracking": 2.6, "bundle": 1.8, "reconstruction": 5.0, "training": 3.4,
     "refinement": 6.6, "automatic": 6.0, "workflow": 5.2,
     "interactive": 2.6, "tuning": 5.6, "client": 9.2, "live": 7.6, "cluster": 5.6, "interop": 2.6,
-    "service": 7.6, "commands": 5.2,
+    "service": 7.6, "api": 1.0, "commands": 5.2,
 }  # fmt: skip
 Graph = dict[str, set[str]]
 

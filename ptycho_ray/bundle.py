@@ -13,23 +13,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ptycho_ray import __version__
 from ptycho_ray.config import PRETRAINED, ModelConfig, TrainingConfig
-from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.errors import BundleError, ConfigurationError, InputError, MissingFileError
 from ptycho_ray.files import atomic_path, jsonable
-from ptycho_ray.models.physics_informed import PhysicsInformedModel
-from ptycho_ray.models.registry import for_side
-from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.tracking.fetch import fetched_bundle
 from ptycho_ray.tracking.stores import is_mlflow_uri
+
+if TYPE_CHECKING:  # what a file is, is said without torch
+    from torch import Tensor
+
+    from ptycho_ray.models.physics_informed import PhysicsInformedModel
 
 FILE_NAME = "wts.h5.zip"
 #: The model that comes with the program; docs/networks.md says how it was made.
@@ -75,6 +71,8 @@ class Bundle:
 
     def takes(self, side: int) -> bool:
         """Whether it takes patterns of this side in pixels."""
+        from ptycho_ray.models.registry import for_side
+
         own = self.model.probe.shape[-1]
         try:
             return side == own or side == for_side(replace(self.config.model, N=own), side).N
@@ -111,6 +109,9 @@ def bundle_path(place: str | Path) -> Path:
 
 def save_bundle(place: str | Path, bundle: Bundle) -> Path:
     """Write a bundle to a file, or as ``wts.h5.zip`` into a folder (any name that does not end in .zip); atomically."""
+    import torch
+    from safetensors.torch import save
+
     place = Path(place)
     path = place if place.suffix == ".zip" else place / FILE_NAME
     members: dict[str, bytes] = {}
@@ -184,6 +185,12 @@ def _read_model(
     archive: zipfile.ZipFile, names: Mapping[str, Any], manifest: Mapping[str, Any], config: ModelConfig, path: Path
 ) -> PhysicsInformedModel:
     """One model, or one member of an ensemble; ``names`` are its weights, probe and normalisation."""
+    import torch
+
+    from ptycho_ray.data.normalisation import Normalisation
+    from ptycho_ray.models.physics_informed import PhysicsInformedModel
+    from ptycho_ray.models.scan_positions import ScanPositions
+
     weights = _read_tensors(archive, names["weights"], manifest, path)
     probe = _read_tensors(archive, names["probe"], manifest, path)["probe"]
     try:
@@ -255,6 +262,9 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(archive: zipfile.ZipFile, name: str, manifest: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     listed = manifest["members"].get(name)
     if listed is None or name not in archive.namelist():
         raise BundleError(file=path, field=name, found="no such member", expected="the member that the manifest lists")

@@ -5,12 +5,16 @@
     image = pr.reconstruct(scan, nepochs=5)           # trains a network on the scan's diffraction, then reconstructs it
     other = pr.reconstruct("other.npz", model=image)  # one pass of the trained network
 
-Each function calls the workflow and nothing else. In Jupyter, scans, probes and images are displayed as figures.
+Each function calls the workflow and nothing else; ``api/`` has the others. In Jupyter, scans, probes and images are
+displayed as figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +22,55 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.config.reading import Reading
+from ptycho_ray.config.types import unknown_setting
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.display.notebook import card, scan_html
+from ptycho_ray.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ptycho_ray.automatic.reconstruct import Automatic
     from ptycho_ray.bundle import Bundle
+    from ptycho_ray.config import ModelConfig
     from ptycho_ray.reconstruction.stitching import StitchedObject
+    from ptycho_ray.refinement.result import RefinementResult
 
 
 def load(path: str | Path, **options: Any) -> RawData:
-    """Read a scan of any format; ``options`` are those of :func:`ptycho_ray.load_data`."""
+    """Read a scan of any format; ``options`` are those of :func:`ptycho_ray.load_data` (``units="um"``, ``n_subsample=500``)
+    and have the names of the commands' options.
+
+    Raises:
+        InputError: the file or an option cannot be used, with the nearest option for one that does not exist.
+    """
+    known = [*list(inspect.signature(load_data).parameters)[:-1], *(each.name for each in dataclasses.fields(Reading))]
+    for name in options:
+        if name not in known:
+            raise unknown_setting(name, known)
+    if not isinstance(path, str | os.PathLike):
+        raise _no_scan(path, "path", "the name of a file")
     return load_data(path, **options)
+
+
+def as_scan(scan: RawData | str | Path) -> RawData:
+    """A scan as it is, or read from its file."""
+    if isinstance(scan, RawData):
+        return scan
+    if not isinstance(scan, str | os.PathLike):
+        raise _no_scan(scan, "scan", "a scan or the name of its file")
+    return load(scan)
+
+
+def _no_scan(found: object, field: str, expected: str) -> ConfigurationError:
+    array = isinstance(found, np.ndarray)
+    return ConfigurationError(
+        field=field,
+        found=f"an array of {found.dtype} {found.shape}" if array else f"{type(found).__name__} {found!r:.40}",  # type: ignore[attr-defined]
+        expected=expected,
+        hint="Arrays make a scan by ptycho_ray.RawData(x, y, x, y, amplitudes, probe)" if array else None,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +108,7 @@ class Reconstruction:
         bundle: the trained network; None if none was used.
         history: one list per metric, with one value per epoch; empty if nothing was trained.
         automatic: without a network, how it was decided and solved, and the verdict.
+        refinement: of :func:`ptycho_ray.refine`, all that was solved for.
     """
 
     stitched: StitchedObject
@@ -74,6 +116,12 @@ class Reconstruction:
     bundle: Bundle | None
     history: Mapping[str, list[float]] = field(default_factory=dict)
     automatic: Automatic | None = None
+    refinement: RefinementResult | None = None
+
+    @property
+    def refined_scan(self) -> RawData:
+        """The scan with the probe and the positions that belong to the image."""
+        return self.scan if self.automatic is None else self.automatic.refined_scan
 
     @property
     def image(self) -> NDArray[np.complex64]:
@@ -121,7 +169,6 @@ class Reconstruction:
             ConfigurationError: no network was used.
         """
         from ptycho_ray.bundle import save_bundle
-        from ptycho_ray.errors import ConfigurationError
 
         if self.bundle is None:
             raise ConfigurationError(
@@ -201,17 +248,12 @@ def reconstruct(
         InputError, ConfigurationError: the scan or a setting cannot be used.
     """
     from ptycho_ray import workflow
-    from ptycho_ray.bundle import Bundle, load_bundle
-    from ptycho_ray.config import ExecutionConfig, TrainingConfig
-    from ptycho_ray.config.sources import resolve_config, setting_names
-    from ptycho_ray.display.progress import TrainingProgress, first_look
-    from ptycho_ray.display.report import provenance
-    from ptycho_ray.errors import ConfigurationError
+    from ptycho_ray.bundle import load_bundle
+    from ptycho_ray.config import ExecutionConfig
     from ptycho_ray.refinement.config import RefinementConfig
     from ptycho_ray.training.device import resolve_device
-    from ptycho_ray.training.settings_of_scans import fitted_to_scans
 
-    raw = scan if isinstance(scan, RawData) else load(scan)
+    raw = as_scan(scan)
     solver = RefinementConfig(**refinement) if refinement else None
     training = config is not None or bool(set(settings) - {"seed"})
     alone = "uncertainty" if uncertainty else "budget_s" if budget_s is not None else None
@@ -244,21 +286,68 @@ def reconstruct(
         raise ConfigurationError(
             field="refinement", found="given with settings of a training", expected="refinement_iterations, or a model"
         )
+    return train(raw, config=config, device=device, progress=progress, **settings)
+
+
+def train(
+    scan: RawData | str | Path,
+    *further: RawData | str | Path,
+    network: nn.Module | Callable[[ModelConfig], nn.Module] | None = None,
+    config: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    **settings: Any,
+) -> Reconstruction:
+    """Train a network on the diffraction of a scan, or of several, and reconstruct the first with it, as ``ptycho-ray train``.
+
+    Args:
+        further: more scans that share the network; each keeps its own probe and scales.
+        network: one of your own in place of ``architecture``: a module, or a function from the settings to one
+            (:func:`ptycho_ray.register_network`, under its name).
+        config, device, settings, progress: as for :func:`reconstruct`.
+
+    Returns:
+        The image of the first scan and, as ``bundle``, the network, which :func:`reconstruct` takes as ``model``.
+
+    Raises:
+        ConfigurationError: a setting does not exist, with the nearest one, or is out of range.
+    """
+    from ptycho_ray import workflow
+    from ptycho_ray.bundle import Bundle
+    from ptycho_ray.config import TrainingConfig
+    from ptycho_ray.config.sources import resolve_config, setting_names
+    from ptycho_ray.display.progress import TrainingProgress, first_look
+    from ptycho_ray.display.report import provenance
+    from ptycho_ray.training.settings_of_scans import fitted_to_scans
+
+    if network is not None:
+        from ptycho_ray.models.registry import register_network
+
+        if "architecture" in settings:
+            raise ConfigurationError(
+                field="network", found="given together with architecture", expected="one of the two"
+            )
+        settings["architecture"] = getattr(network, "__name__", type(network).__name__)
+        register_network(settings["architecture"], network)
+    scans = [as_scan(each) for each in (scan, *further)]
     executions = {name for name in setting_names(TrainingConfig) if name.startswith("execution.")}
     settings = ({} if device == "auto" else {"accelerator": device}) | settings
     typed = {f"execution.{name}" if f"execution.{name}" in executions else name: settings[name] for name in settings}
-    resolved = resolve_config(TrainingConfig, config, typed=typed)
-    chosen = fitted_to_scans(resolved, [raw])
-    quicker = first_look(chosen.nepochs, len(raw) * raw.N**2, notebook=True)
+    resolved = resolve_config(TrainingConfig, config, typed=typed, typed_name="argument")
+    chosen = fitted_to_scans(resolved, scans)
+    quicker = first_look(chosen.nepochs, sum(len(each) * each.N**2 for each in scans), notebook=True)
     callbacks = [TrainingProgress(chosen.nepochs, first_look=quicker)] if progress else []
-    _, _, results = workflow.run_cdi_example(
-        raw, raw, chosen, do_stitching=True, execution=resolved.execution, callbacks=callbacks, keep_patches=False
+    first = scans[0]
+    how: dict[str, Any] = {"execution": resolved.execution, "keep_patches": False}
+    results = workflow.train_cdi_model(
+        scans if further else first, None if further else first, chosen, callbacks=callbacks, **how
     )
-    files = [Path(raw.source)] if raw.source and Path(raw.source).is_file() else []
+    members = results.get("ensemble", [results["model_instance"]])
+    _, _, image = workflow.reassemble_cdi_image(first, chosen, model=members, **how)
+    files = [Path(each.source) for each in scans if each.source and Path(each.source).is_file()]
     origin = provenance(seed=chosen.seed, data_files=files)
-    others = tuple(results.get("ensemble", ())[1:])
-    bundle = Bundle(results["model_instance"], chosen, origin, results["history"], others)
-    return Reconstruction(results["stitched"], raw, bundle, results["history"])
+    bundle = Bundle(results["model_instance"], chosen, origin, results["history"], tuple(members[1:]))
+    return Reconstruction(image["stitched"], first, bundle, results["history"])
 
 
 # Jupyter asks the class itself how to show a scan; pictures are above the data in the order of rooms.

@@ -219,7 +219,7 @@ def reassemble_cdi_image(
     if model.positions is not None:
         container = model.positions.correct(container)
     direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale
-    results: Results = {"global_offsets": container.global_offsets}
+    results: Results = {"global_offsets": container.global_offsets, "pixel_size_m": container.raw.pixel_size_m}
     if keep_patches or stitch == "crop":
         merged = predict_all(model, container, batch_size)["reconstructed_obj"]
         results["obj_tensor_full"] = merged

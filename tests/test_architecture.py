@@ -27,6 +27,7 @@ MAY_KNOW = {
     "errors": set(),
     "files": {"errors"},
     "physics": {"errors"},
+    "examples": {"errors"},
     "config": {"errors", "files"},
     "data": {"config", "errors", "files", "physics"},
     "simulation": {"config", "data", "errors", "files", "physics"},
@@ -48,15 +49,19 @@ MAY_KNOW = {
         "automatic", "bundle", "config", "data", "display", "errors", "models", "reconstruction", "refinement", "training",
     },
     "interactive": {
-        "bundle", "config", "data", "display", "errors", "evaluation", "reconstruction", "refinement", "training",
+        "bundle", "config", "data", "display", "errors", "evaluation", "models", "reconstruction", "refinement", "training",
         "workflow",
+    },
+    "api": {
+        "bundle", "calibration", "config", "data", "display", "errors", "evaluation", "interactive", "models",
+        "reconstruction", "refinement", "simulation", "tracking", "training", "workflow",
     },
     "tuning": {
         "bundle", "config", "data", "display", "errors", "evaluation", "files", "models", "physics", "reconstruction",
         "refinement", "tracking", "training", "workflow",
     },
     "client": {"errors", "files"},
-    "live": {"data", "errors", "physics"},
+    "live": {"config", "data", "errors", "physics"},
     "interop": {"bundle", "config", "data", "errors", "files", "models", "reconstruction", "training", "workflow"},
     "service": {
         "bundle", "cluster", "config", "data", "display", "errors", "evaluation", "files", "reconstruction", "refinement",
@@ -67,8 +72,8 @@ MAY_KNOW = {
         "tracking", "training", "tuning", "workflow",
     },
     "commands": {
-        "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
-        "files", "interop", "live", "models",
+        "api", "automatic", "bundle", "calibration", "client", "cluster", "config", "data", "display", "errors", "evaluation",
+        "examples", "files", "interop", "live", "models",
         "reconstruction", "refinement", "service", "simulation", "tracking", "training", "tuning", "workflow",
     },
 }  # fmt: skip

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from ptycho_ray.calibration.deflection import turn_matrix
 from ptycho_ray.calibration.scan_spectra import ScanSpectra
@@ -239,6 +238,8 @@ def climb(order: FirstOrder, start: Lens) -> Lens:
 
     def lost(u: NDArray[np.float64]) -> float:
         return -float(order.explained(start.moved(scales * u)).sum()) / size
+
+    from scipy.optimize import minimize
 
     found = minimize(lost, np.zeros(4), method="BFGS", options={"gtol": 1e-3, "eps": 1e-2, "maxiter": 30})
     return start.moved(scales * found.x)

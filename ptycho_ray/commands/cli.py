@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import io
 import json
 import os
 import sys
@@ -26,6 +27,8 @@ from ptycho_ray.files import jsonable, short_text
 #: Width to which sentences are wrapped, and of the longest text that stands in a list with commas.
 LINE, A_WORD = 118, 40
 COMMANDS = {
+    "demo": "reconstruct the two scans that come with the package: a first look",
+    "doctor": "check the installation: versions, device, memory, disk, ports, and a small reconstruction",
     "simulate": "simulate a scan of a known object",
     "train": "train a network on a scan; no images of the sample are needed",
     "pretrain": "train a general network on simulated scans",
@@ -49,6 +52,7 @@ COMMANDS = {
     "replay": "send a scan as its detector would during the measurement",
     "token": "manage access to a service",
     "operate": "drain a service, back up its jobs, settle quotas, write alerts",
+    "completion": "print what makes a shell complete commands and options",
 }
 
 #: Former names of commands, which still work.
@@ -59,12 +63,9 @@ OK, FAILED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 _EPILOG = """commands:
 {commands}
 
-'ptycho-ray COMMAND --help' explains a command. A first run, about three minutes:
-  ptycho-ray simulate scan.npz --object test_image --object-size 192 --n-patterns 600
-  ptycho-ray train scan.npz --n-filters-scale 1 --nepochs 20 --output-dir model
-  ptycho-ray reconstruct scan.npz --model-path model --output-dir image
-  ptycho-ray evaluate image scan.npz
-
+'ptycho-ray COMMAND --help' explains a command. A first look: ptycho-ray demo. With a scan of your own:
+  ptycho-ray info scan.h5
+  ptycho-ray reconstruct scan.h5 --output-dir image
 Each command takes --json for one machine-readable object on standard output. Exit codes: 0 done, 1 failed,
 2 wrong usage or unusable input, 3 an image that is not to be trusted, 130 interrupted.
 """
@@ -73,6 +74,9 @@ Each command takes --json for one machine-readable object on standard output. Ex
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with ``argv`` (that of the process by default) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a letter shows a question mark
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(
         prog="ptycho-ray",
         usage="ptycho-ray COMMAND ...",

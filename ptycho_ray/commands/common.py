@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,7 @@ import tyro
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.files import require_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,9 @@ class ReadingOptions(Common):
 
     def inputs(self, *scans: Path | None) -> list[Path]:
         """All files that reading these scans takes, over which nothing may be written."""
+        for scan in scans:
+            if scan is not None and not scan.exists():  # said at once, before a numerical library is loaded
+                require_file(scan)
         from ptycho_ray.data.inputs import files_of
 
         return [file for scan in scans if scan is not None for file in files_of(scan, self.reading)]
@@ -128,16 +132,3 @@ def tell(line: str) -> None:
 def settings_by_source(resolved: Resolved[Any]) -> dict[str, str]:
     """Where each setting came from, without those that have their default."""
     return {name: source for name, source in resolved.provenance.items() if source != "default"}
-
-
-def summary_of_history(history: Mapping[str, list[float]]) -> Result:
-    """First, last and best loss of a training run, and how far the positions have moved if they were learnt."""
-    loss = history.get("val_loss") or history["loss"]
-    moved = {name: values[-1] for name, values in history.items() if name.startswith("position_shift_rms_px")}
-    return {
-        **moved,
-        "epochs": len(history["loss"]),
-        "first_loss": history["loss"][0],
-        "last_loss": history["loss"][-1],
-        "best_validation_loss" if "val_loss" in history else "best_loss": min(loss),
-    }

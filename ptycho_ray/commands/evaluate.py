@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -37,28 +37,23 @@ class Options(ReadingOptions, DeviceOptions):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray evaluate").options
+    from ptycho_ray.api.judging import judge
     from ptycho_ray.data import load_data
     from ptycho_ray.display.figures import plot_frc, plot_objects, save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.display.uncertainty_report import calibration_sections
-    from ptycho_ray.evaluation import evaluate_reconstruction
     from ptycho_ray.reconstruction.images import label_of, read_image
-    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
 
     device = options.resolved_device()
     image, scan = read_image(options.image), load_data(options.scan, reading=options.reading)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
     pixel = scan.pixel_size_m
-    diffraction = explained_diffraction(image, as_refined(scan, options.image), device)
-    result: Result = {"image": options.image, "scan": options.scan, "diffraction": diffraction}
-    sections = [Section("Consistency with the data", facts=diffraction)]
-    if scan.object_truth is not None:
+    figures, found = judge(options.image, scan, exact=options.exact, device=device)
+    result: Result = {"image": options.image, "scan": options.scan, "pixel_size_m": pixel, **figures}
+    sections = [Section("Consistency with the data", facts=figures["diffraction"])]
+    if found is not None:
         import numpy as np
 
-        found = evaluate_reconstruction(
-            image.pixels, scan.object_truth, origin_px=image.origin_px, region=image.region, register=not options.exact
-        )
-        result["truth"] = found.to_dict()
         pair = {
             "truth": np.where(found.mask, found.truth, np.nan),
             label_of(options.image): np.where(found.mask, found.aligned, np.nan),
@@ -101,3 +96,33 @@ def run(words: Sequence[str]) -> Result:
     )
     write_json(folder / "evaluation.json", jsonable(result))
     return result
+
+
+def as_text(result: Mapping[str, Any]) -> Iterator[str]:
+    """For people: what the image explains, and its errors with their units; --json and the report have every figure."""
+    found = result["diffraction"]
+    if "times_noise" in found:
+        noise = found["times_noise"]
+        said = "as far as the noise allows" if noise < WELL else "in part" if noise < BADLY else "badly"
+        yield f"the patterns are explained {said}: {noise:.2f} times the photon noise on {found['patterns']} patterns"
+    floor = f", of noise alone {found['r_factor_of_noise']:.4f}" if "r_factor_of_noise" in found else ""
+    yield f"R-factor     {found['r_factor']:.4f} (of a flat object {found['r_factor_of_a_flat_object']:.4f}{floor})"
+    truth = result.get("truth")
+    if truth is None:
+        yield "truth        none in the scan: --truth of 'ptycho-ray compare' takes another image as reference"
+    else:
+        for kind, unit in (("amplitude", ""), ("phase", " rad")):
+            of = truth[kind]
+            yield f"{kind:12} mean error {of['mae']:.4f}{unit}, SSIM {of['ssim']:.3f}, PSNR {of['psnr']:.1f} dB"
+        half = truth["frc"]["frc50_resolution_px"]
+        size = result["pixel_size_m"]
+        if half is not None:
+            length = f"{half:.3g} px" if size is None else f"{half * size * 1e9:.3g} nm"
+            yield f"resolution   {length} half period, where the ring correlation with the truth falls to 1/2"
+    if "uncertainty" in result or "calibration" in result:
+        yield "error bars   judged in the report"
+    yield f"report       {result['report']}"
+
+
+#: Multiples of the photon noise up to which an image explains its patterns, and from which it does not.
+WELL, BADLY = 1.5, 3.0

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result, summary_of_history
+from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from ptycho_ray.config import ModelConfig
     from ptycho_ray.data import RawData
 
 
@@ -54,29 +53,13 @@ def run(words: Sequence[str]) -> Result:
         )
     if options.file is None:
         return _architectures(options.N, options.gridsize)
-    from ptycho_ray.bundle import is_shipped, read_manifest
-    from ptycho_ray.reconstruction.images import find_image, read_image
-    from ptycho_ray.tracking import is_mlflow_uri
+    from ptycho_ray.api.scans import account_of_result
 
-    path = options.file
-    if is_shipped(path) or is_mlflow_uri(path) or (path / "wts.h5.zip").is_file() or path.suffix == ".zip":
-        from ptycho_ray.config import ModelConfig
-
-        manifest = read_manifest(path)
-        history = summary_of_history(manifest["history"]) if manifest["history"] else None
-        kept = {name: manifest[name] for name in ("created_by", "created_at", "config", "normalisation", "provenance")}
-        cost = _cost(ModelConfig(**manifest["config"]["model"]))
-        members = 1 + len(manifest.get("ensemble", ()))
-        return {
-            "file": path, "kind": "trained model", "network": cost, "members": members, **kept, "training": history
-        }  # fmt: skip
-    if (found := find_image(path)) is not None:
-        image = read_image(found)
-        shape = list(image.pixels.shape)
-        return {"file": found, "kind": "reconstructed image", "shape": shape, "origin_px": image.origin_px}
+    if (result := account_of_result(options.file)) is not None:
+        return result
     from ptycho_ray.data.account import account_of_file
 
-    account, scan = account_of_file(path, options.reading, options.gridsize)
+    account, scan = account_of_file(options.file, options.reading, options.gridsize)
     if options.pictures is not None and scan is not None:
         account["first_look"] = _pictures(scan, options.pictures)
     return account
@@ -104,35 +87,31 @@ def as_text(result: Result) -> list[str]:
 
     if result.get("kind") != "scan":
         lists = {name: value for name, value in result.items() if name != "verdict" and value not in (None, [], "none")}
-        return [*_wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
-    lines = _wrapped(result["verdict"], "")
+        return [*wrapped(result["verdict"], ""), *entries(lists)] if "verdict" in result else entries(result)
+    lines = wrapped(result["verdict"], "")
     for name, text in scan_lines(result).items():
-        lines += _wrapped(text, f"{name:14}")
+        lines += wrapped(text, f"{name:14}")
     for title, items in (("notes", result["notes"]), ("suspected", problem_lines(result))):
         if items != "none":
             lines += [title]
             for item in items[:MOST_LINES]:
-                lines += _wrapped(item, "  - ")
+                lines += wrapped(item, "  - ")
             lines += [f"  ... {len(items) - MOST_LINES} more (--json)"] if len(items) > MOST_LINES else []
     return lines
 
 
-def _wrapped(text: str, first: str) -> list[str]:
+def wrapped(text: str, first: str) -> list[str]:
     return textwrap.wrap(
         text, 118, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False
     ) or [first]
 
 
 def _architectures(n: int, gridsize: int) -> Result:
+    from ptycho_ray.api.scans import cost_of
     from ptycho_ray.config import ModelConfig
+    from ptycho_ray.config.extensions import names
     from ptycho_ray.models.registry import ARCHITECTURES
 
-    configs = [ModelConfig(N=n, gridsize=gridsize, architecture=name) for name in ARCHITECTURES]  # type: ignore[arg-type]
-    return {"N": n, "gridsize": gridsize, "architectures": [_cost(config) for config in configs]}
-
-
-def _cost(config: ModelConfig) -> Result:
-    """Parameters, and operations for one group of patterns."""
-    from ptycho_ray.models.cost import network_cost
-
-    return {"architecture": config.architecture, **asdict(network_cost(config))}
+    known = [*ARCHITECTURES, *names("network")]
+    configs = [ModelConfig(N=n, gridsize=gridsize, architecture=name) for name in known]
+    return {"N": n, "gridsize": gridsize, "architectures": [cost_of(config) for config in configs]}

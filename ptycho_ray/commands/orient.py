@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,10 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
 
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray orient").options
-    import numpy as np
-
+    from ptycho_ray.api.scans import orient
     from ptycho_ray.data import load_data
+    from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError
-    from ptycho_ray.refinement.orientation import find_orientation
 
     device = options.resolved_device()
     if options.output is not None:
@@ -53,49 +53,29 @@ def run(words: Sequence[str]) -> Result:
             options.output, overwrite=options.overwrite, inputs=options.inputs(options.file), least_bytes=least
         )
     scan = load_data(options.file, reading=options.reading)
-    verdict = find_orientation(
-        scan,
-        np.random.default_rng(options.seed),
-        most_patterns=options.most_patterns,
-        most_passes=options.most_passes,
-        device=device,
-    )
-    best = verdict.best
-    if verdict.undecided == "axes":
-        answer = "undecided"
-    elif verdict.undecided:
-        answer = f"undecided between '{best.options()}' and '{best.turned().options()}' (rotated by 180 degrees)"
-    else:
-        answer = best.options()
-    ranked = sorted(verdict.misfits.items(), key=lambda item: item[1])
-    result: Result = {
-        "file": options.file,
-        "orientation": answer,
-        "undecided": verdict.undecided or None,
-        "margin_over_other_axes": verdict.margin,
-        "margin_over_turned_by_180_degrees": verdict.turned_margin,
-        "standard_errors": [verdict.significance, verdict.turned_significance],
-        "probe_is_its_own_mirror_image": verdict.probe_symmetry,
-        "passes": verdict.passes,
-        "misfit_on_held_out_patterns": [
-            {"orientation": orientation.options(), "r_factor": misfit} for orientation, misfit in ranked
-        ],
-    }
+    with contextlib.closing(BatchProgress("trying eight orientations", "pass")) as progress:
+        found = orient(
+            scan,
+            most_patterns=options.most_patterns,
+            most_passes=options.most_passes,
+            seed=options.seed,
+            device=device,
+            on_pass=progress,
+        )
+    result: Result = {"file": options.file, **found}
     if options.output is not None:
-        if verdict.undecided:
+        if result["undecided"]:
             raise InputError(
                 file=options.file,
                 field="orientation",
-                found=answer,
+                found=result["orientation"],
                 expected="a decision before the scan is written",
                 hint="choose one with ptycho-ray convert and its options, or give a better probe (--companion)",
             )
         again = load_data(
             options.file,
             reading=options.reading,
-            flip_x=best.flip_x,
-            flip_y=best.flip_y,
-            swap_xy=best.swap_xy,
+            **result["options"],
         )
         again.to_file(options.output)
         result["written"] = options.output

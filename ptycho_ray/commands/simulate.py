@@ -62,6 +62,7 @@ def run(words: Sequence[str]) -> Result:
 def _electrons(words: Sequence[str]) -> Result:
     from ptycho_ray.data.electron_facts import electron_facts
     from ptycho_ray.data.inspection import describe_scan
+    from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.simulation.electrons import ElectronSpec, simulate_electrons, write_as_measured
 
     typed = parse(
@@ -76,7 +77,7 @@ def _electrons(words: Sequence[str]) -> Result:
     truth = output.with_name(f"{output.stem}_truth.npz")
     for path in (output, truth):
         file_to_write(path, overwrite=typed.options.overwrite)
-    simulated = simulate_electrons(ElectronSpec(**typed.settings))
+    simulated = simulate_electrons(ElectronSpec(**typed.settings), BatchProgress("simulating", "arrangement of atoms"))
     if typed.options.as_measured:
         write_as_measured(simulated, output)
     else:

@@ -18,7 +18,7 @@ import numpy as np
 from ptycho_ray import __version__
 from ptycho_ray.bundle import FILE_NAME, PTYCHODUS_FILE_NAME
 from ptycho_ray.commands.automatic import asks_for_network, own_options, refinement_settings, refuse_without_network
-from ptycho_ray.commands.common import Result, settings_by_source, summary_of_history
+from ptycho_ray.commands.common import Result, settings_by_source
 from ptycho_ray.commands.output import RESULTS, folder_to_write, keep_inputs
 from ptycho_ray.commands.training import settings_of, way_of_training
 from ptycho_ray.config import ExecutionConfig, InferenceConfig, TrainingConfig
@@ -96,6 +96,8 @@ def train_folder(options: train.Options, typed: Mapping[str, Any]) -> Result:
             workflow.save_outputs(amplitude, phase, results, output)
             record.bundle, record.files = model, [output / "reconstruction.npz"]
         history = results["history"]
+        from ptycho_ray.api.scans import summary_of_history
+
         result: Result = {"model": model, "training": summary_of_history(history)}
         if product is not None:
             remark = f"ptycho_ray {__version__}: network trained on this scan, {len(history['loss'])} epochs."

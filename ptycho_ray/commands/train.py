@@ -19,7 +19,6 @@ from ptycho_ray.commands.common import (
     ReadingOptions,
     Result,
     settings_by_source,
-    summary_of_history,
 )
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.commands.scan_list import scans_in
@@ -96,6 +95,7 @@ def run(words: Sequence[str]) -> Result:
     resolved = dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, output_dir=folder))
     way = way_of_training(options, resolved)
     from ptycho_ray import workflow
+    from ptycho_ray.api.scans import summary_of_history
     from ptycho_ray.display.progress import TrainingProgress, first_look
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.training_report import TrainedScan, write_training_report
@@ -170,7 +170,12 @@ def run(words: Sequence[str]) -> Result:
 def training_files(config: TrainingConfig) -> list[Path]:
     """The scans to train on; a folder stands for all scans in it."""
     if config.train_data_file is None:
-        raise ConfigurationError(field="train_data_file", found="nothing", expected="the scan to train on")
+        raise ConfigurationError(
+            field="train_data_file",
+            found="nothing",
+            expected="the scan to train on",
+            hint="Type: ptycho-ray train SCAN, or train_data_file in the --config file",
+        )
     files: list[Path] = []
     for place in (config.train_data_file, *config.further_train_data_files):
         files += scans_in(place, "train_data_file") if place.is_dir() else [place]

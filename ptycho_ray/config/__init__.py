@@ -7,7 +7,13 @@ The objects are immutable: ``dataclasses.replace(config, nepochs=10)`` makes a c
 """
 
 from ptycho_ray.config.execution import ExecutionConfig
-from ptycho_ray.config.legacy import dataclass_to_legacy_dict, update_legacy_dict
+from ptycho_ray.config.legacy import (
+    dataclass_to_legacy_dict,
+    update_legacy_dict,
+    validate_inference_config,
+    validate_model_config,
+    validate_training_config,
+)
 from ptycho_ray.config.model import Architecture, ModelConfig
 from ptycho_ray.config.training import PRETRAINED, InferenceConfig, TrainingConfig, term_weights
 
@@ -25,4 +31,7 @@ __all__ = [
     "dataclass_to_legacy_dict",
     "term_weights",
     "update_legacy_dict",
+    "validate_inference_config",
+    "validate_model_config",
+    "validate_training_config",
 ]

@@ -1,14 +1,13 @@
 """The command line of a settings class, generated from its fields by tyro.
 
 This module returns only what was typed; ``ptycho_ray.config.sources`` merges it with the YAML file, the environment and
-the defaults. The help of an option is the docstring below its field.
+the defaults. The help of an option is the docstring below its field (``help_page.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import sys
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -19,23 +18,36 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from ptycho_ray.config.execution import ExecutionConfig
-from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.extensions import names as extension_names
+from ptycho_ray.config.help_page import groups_of, metavar, write_help
+from ptycho_ray.config.model import OUR_NETWORKS, ModelConfig
+from ptycho_ray.config.porting import OTHER_NAMES
 from ptycho_ray.config.schema import docstrings_of_fields
 from ptycho_ray.config.sources import setting_names
 from ptycho_ray.config.training import TrainingConfig
 
 T = TypeVar("T")
 
-# The settings that --help shows; --help-all shows every one.
-MOST_USED = frozenset(
-    [
-        *("N", "gridsize", "n_filters_scale", "architecture"),
-        *("output_dir", "seed", "n_groups", "n_subsample", "neighbor_count", "nphotons", "validation_fraction"),
-        *("batch_size", "nepochs", "nll_weight", "mae_weight", "probe_trainable"),
-        *("accelerator", "precision", "learning_rate", "early_stop_patience", "inference_batch_size"),
-        *("refinement.method", "refinement.iterations", "refinement.probe_modes", "refinement.position_start"),
-    ]
-)
+#: The settings that --help shows, by the name of their class; --help-all shows every one.
+MOST_USED: dict[str, tuple[str, ...]] = {
+    "ModelConfig": ("architecture", "gridsize", "n_filters_scale"),
+    "TrainingConfig": (*("output_dir", "seed", "nepochs", "batch_size", "n_groups", "nphotons", "probe_trainable"),),
+    "InferenceConfig": ("model_path", "output_dir", "n_groups", "n_subsample"),
+    "PretrainingConfig": ("output_dir", "seed", "nepochs", "photons", "N"),
+    "ExecutionConfig": ("learning_rate", "precision"),
+    "RefinementConfig": ("method", "iterations", "probe_modes", "position_start", "seed"),
+    "SimulationSpec": ("N", "object", "object_size", "n_patterns", "step_px", "photons", "probe", "scan", "seed"),
+    "ElectronSpec": (
+        "specimen",
+        "thickness_angstrom",
+        "dose_e_per_A2",
+        "defocus_nm",
+        "voltage_kV",
+        "N",
+        "raster",
+        "seed",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,6 @@ def parse(
     ``execution.accelerator``. As usual for a command line
     this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
     """
-    everything = "--help-all" in argv or not with_execution
-    shown = MOST_USED if {"-h", "--help"} & {*argv} and not everything else None
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
     if config_class is not None and only is not None:
         others = [field.name for field in dataclasses.fields(config_class) if field.name not in only]
@@ -83,23 +93,24 @@ def parse(
     def without(section: str) -> Collection[str]:
         return () if section == "execution" else [*own, *others] if section == "settings" else own
 
-    drafts: dict[str, Any] = {
-        name: _draft(cls, without(name), shown, "" if name == "execution" else prefixes.get(name, ""))
-        for name, cls in (classes | prefixed).items()
-    }
+    if {"-h", "--help", "--help-all"} & {*argv}:
+        of_training = config_class is None or "nepochs" in config_class.__dataclass_fields__
+        often = {name: most for name, most in MOST_USED.items() if of_training or name != ExecutionConfig.__name__}
+        groups = groups_of(options_class, classes | prefixed, prefixes, without, often)
+        print(write_help(options_class, groups, prog=prog, fully="--help-all" in argv))
+        raise SystemExit(0)
+    drafts: dict[str, Any] = {name: _draft(cls, without(name)) for name, cls in (classes | prefixed).items()}
     without_prefix = tyro.conf.configure(tyro.conf.OmitArgPrefixes)
     members: list[Any] = [
         (name, cls if name in prefixed else without_prefix(cls), dataclasses.field(default_factory=cls))
         for name, cls in drafts.items()
     ]
     command = dataclasses.make_dataclass(options_class.__name__, members, bases=(options_class,), kw_only=True)
-    description = inspect.cleandoc(options_class.__doc__ or "")
-    if drafts and with_execution:
-        description += f"\n\n{'All settings are shown.' if everything else 'More settings: --help-all.'}"
-    words = ["--help" if word == "--help-all" else word for word in argv]
     with_flags = [("", options_class), *((prefixes.get(name, ""), cls) for name, cls in drafts.items())]
-    words = _one_word_flags(words, with_flags)
-    options: Any = tyro.cli(command, args=words, prog=prog, description=description)
+    words = _one_word_flags(list(argv), with_flags)
+    if config_class is not None:
+        _refuse_other_names(words, prog, setting_names(config_class))
+    options: Any = tyro.cli(command, args=words, prog=prog)
 
     named = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
     settings = {}
@@ -117,6 +128,16 @@ def parse(
             if field.name in known and getattr(options, field.name) != field.default:
                 settings[field.name] = getattr(options, field.name)
     return Typed(options, settings)
+
+
+def _refuse_other_names(words: Sequence[str], prog: str, known: Collection[str]) -> None:
+    """Leave by SystemExit for an option by which PtychoPINN calls a setting of ours."""
+    for word in words:
+        ours = OTHER_NAMES.get(word[2:].partition("=")[0].replace("-", "_")) if word.startswith("--") else None
+        if ours in known:
+            right = ours.replace("_", "-")
+            print(f"{prog}: there is no option {word.partition('=')[0]}; did you mean --{right}?", file=sys.stderr)
+            raise SystemExit(2)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -144,9 +165,8 @@ class _ReferenceArguments:
     """Reconstruct test_data_file after training."""
 
 
-def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | None, prefix: str = "") -> type[Any]:
-    """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later. ``shown`` are
-    names with their prefix."""
+def _draft(cls: type[Any], without: Collection[str]) -> type[Any]:
+    """A plain dataclass for the parser, with the fields of ``cls``: unchecked, for other sources come in later."""
     hints = typing.get_type_hints(cls, include_extras=True)
     helps = docstrings_of_fields(cls)
     members: list[Any] = []
@@ -155,24 +175,15 @@ def _draft(cls: type[Any], without: Collection[str], shown: Collection[str] | No
             continue
         kind: Any = hints[field.name]
         default = field.default
+        if field.name == "architecture":
+            kind = typing.Literal[(*OUR_NETWORKS, *extension_names("network"))]
         if default is dataclasses.MISSING:  # may come from another source
             kind, default = kind | None, None
         kind = Annotated[
-            kind, tyro.conf.arg(help=helps[field.name], metavar=_metavar(kind) if default is None else None)
+            kind, tyro.conf.arg(help=helps[field.name], metavar=metavar(kind) if default is None else None)
         ]
-        if shown is not None and f"{prefix}{field.name}" not in shown:
-            kind = Annotated[kind, tyro.conf.Suppress]
         members.append((field.name, kind, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(cls.__name__, members, namespace={"__doc__": cls.__doc__})
-
-
-def _metavar(kind: Any) -> str:
-    """INT for ``int | None``: that None can be typed too need not stand in every line of the help; the words of a choice."""
-    for member in typing.get_args(kind):
-        if typing.get_origin(member) is typing.Literal:
-            return "{" + ",".join(typing.get_args(member)) + "}"
-    text = str(kind)
-    return next(name.upper() for name in ("int", "float", "path", "str") if name in text.lower())
 
 
 def _one_word_flags(words: list[str], classes: Sequence[tuple[str, type]]) -> list[str]:

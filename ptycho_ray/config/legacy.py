@@ -12,19 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.porting import KEY_MAPPINGS
 from ptycho_ray.config.training import InferenceConfig, TrainingConfig
-
-KEY_MAPPINGS = {
-    "object_big": "object.big",
-    "probe_big": "probe.big",
-    "probe_mask": "probe.mask",
-    "probe_trainable": "probe.trainable",
-    "intensity_scale_trainable": "intensity_scale.trainable",
-    "positions_provided": "positions.provided",
-    "output_dir": "output_prefix",
-    "train_data_file": "train_data_file_path",
-    "test_data_file": "test_data_file_path",
-}
 
 OUR_FIELDS = frozenset(
     {
@@ -60,6 +49,8 @@ OUR_FIELDS = frozenset(
         "validation_fraction",
         "gaussian_amplitude_weight",
         "gaussian_intensity_weight",
+        "likelihood",
+        "likelihood_weight",
         "readout_noise_photons",
         "tv_kind",
         "consistency_weight",
@@ -155,3 +146,16 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
 def update_legacy_dict(cfg: dict[str, Any], config: ModelConfig | TrainingConfig | InferenceConfig) -> None:
     """Write ``config`` into ``cfg`` in place. As in the reference, a value of None leaves what ``cfg`` held before."""
     cfg.update({key: value for key, value in dataclass_to_legacy_dict(config).items() if value is not None})
+
+
+def validate_config(config: ModelConfig | TrainingConfig | InferenceConfig) -> None:
+    """Check a configuration again, for scripts that do; it was checked when it was made, and cannot have changed.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+    dataclasses.replace(config)
+
+
+#: The names that PtychoPINN has for it.
+validate_model_config = validate_training_config = validate_inference_config = validate_config

@@ -14,7 +14,7 @@ from ptycho_ray.config.types import did_you_mean
 from ptycho_ray.errors import ConfigurationError
 
 #: Terms that look at diffraction; 'supervised' training is without them.
-DIFFRACTION_TERMS = ("nll", "gaussian_amplitude", "gaussian_intensity", "mae")
+DIFFRACTION_TERMS = ("nll", "gaussian_amplitude", "gaussian_intensity", "mae", "likelihood")
 #: Terms that look at the true object of the scan.
 LABEL_TERMS = ("object_mae", "label_amplitude", "label_phase")
 #: Every term, in the order in which they are reported.

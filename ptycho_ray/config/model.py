@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 from pydantic_core import ArgsKwargs
 
+from ptycho_ray.config.extensions import one_of
 from ptycho_ray.config.types import (
     DownsamplingSteps,
     FiniteFloat,
@@ -37,6 +38,7 @@ Architecture = Literal[
     "spectral_resnet_bottleneck_linear_decoder",
     "unet",
 ]
+OUR_NETWORKS: tuple[str, ...] = get_args(Architecture)
 
 
 #: What goes with each object_layout, and which merge each training_patch_weighting is.
@@ -56,8 +58,8 @@ class ModelConfig:
     """Width of the network: every layer's number of filters is multiplied by it."""
     model_type: Literal["pinn", "supervised"] = "pinn"
     """'pinn' learns from diffraction; 'supervised' from the true object in the scan's file only, not from diffraction."""
-    architecture: Architecture = "cnn"
-    """The network that turns diffraction patterns into object patches."""
+    architecture: Annotated[str, BeforeValidator(one_of("network", OUR_NETWORKS))] = "cnn"
+    """The network that turns diffraction patterns into object patches; 'ptycho-ray info --architectures' lists them."""
     fno_modes: PositiveInt = 12
     """Fourier modes kept in each direction by the spectral layers (all networks but 'cnn')."""
     fno_width: PositiveInt = 32

@@ -20,6 +20,7 @@ import yaml
 
 from ptycho_ray.config.execution import ExecutionConfig
 from ptycho_ray.config.model import ModelConfig
+from ptycho_ray.config.porting import SECTIONS, ported
 from ptycho_ray.config.training import InferenceConfig, TrainingConfig
 from ptycho_ray.config.types import unknown_setting
 from ptycho_ray.errors import ConfigurationError
@@ -63,11 +64,13 @@ def resolve_config(
     with_model: bool = True,
     host: Mapping[str, Any] | None = None,
     host_name: str = "",
+    typed_name: str = "command line",
 ) -> Resolved[C]:
     """Merge all sources into one checked configuration.
 
-    ``environment`` defaults to the process's own. ``typed`` holds the values that were given explicitly, by setting
-    name. ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML
+    ``environment`` defaults to the process's own. ``typed`` holds the values that were given explicitly (on the
+    ``typed_name``), by setting name.
+    ``host`` holds those of a program that calls ours, named ``host_name`` in messages: stronger than the YAML
     file, weaker than the rest. Without ``with_model`` the network is fixed elsewhere (in a trained model), its settings
     are unknown here and ``config.model`` is a placeholder with defaults. Raises ConfigurationError for an unknown
     setting (with the nearest known one), for one that is given twice in the same source, and for a value out of range,
@@ -77,7 +80,7 @@ def resolve_config(
     given = _from_yaml(yaml_path, known) if yaml_path is not None else {}
     given |= _named(host or {}, known, host_name)
     given |= _from_environment(os.environ if environment is None else environment, known)
-    given |= _named(typed or {}, known, "command line")
+    given |= _named(typed or {}, known, typed_name)
     values = {name: item.value for name, item in given.items()}
     model = _construct(ModelConfig, "model.", values, given)
     config = _construct(config_class, "", {**values, "model": model}, given)
@@ -95,6 +98,7 @@ def setup_configuration(
     """
     items = vars(args) if isinstance(args, argparse.Namespace) else args
     typed = {name: value for name, value in items.items() if value is not None and name not in _OTHER_FLAGS}
+    typed = ported(typed, "argument", setting_names(TrainingConfig))
     return resolve_config(TrainingConfig, yaml_path, typed=typed).config
 
 
@@ -142,9 +146,11 @@ def _from_yaml(path: str | Path, known: list[str]) -> dict[str, Given]:
             if not isinstance(value, Mapping):
                 raise ConfigurationError(file=path, field=name, found=repr(value), expected="a mapping of settings")
             flat |= {f"{name}.{key}": item for key, item in value.items()}
+        elif name in SECTIONS and isinstance(value, Mapping):
+            flat |= {str(key): item for key, item in value.items()}
         else:
             flat[str(name)] = value
-    return _named(flat, known, str(path))
+    return _named(ported(flat, str(path), known), known, str(path))
 
 
 def _from_environment(environment: Mapping[str, str], known: list[str]) -> dict[str, Given]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
 from ptycho_ray.config.execution import ClipAlgorithm, Schedule
+from ptycho_ray.config.extensions import one_of
 from ptycho_ray.config.loss_schedule import DIFFRACTION_TERMS, parse_schedules, schedule_refusal
 from ptycho_ray.config.model import ModelConfig, model_from_mapping
+from ptycho_ray.config.porting import NO_MEANING
 from ptycho_ray.config.types import (
     FiniteFloat,
     Fraction,
@@ -40,6 +43,8 @@ PRETRAINED = "pretrained"
 @settings
 class TrainingConfig:
     """Training: data, losses, optimiser, schedule."""
+
+    WITHOUT_MEANING: ClassVar[Mapping[str, str]] = NO_MEANING
 
     model: Annotated[ModelConfig, BeforeValidator(model_from_mapping)]
     """The network."""
@@ -131,6 +136,10 @@ class TrainingConfig:
     """Weight of the Gaussian likelihood of diffraction amplitudes (docs/losses.md)."""
     gaussian_intensity_weight: NonNegativeFloat = 0.0
     """Weight of the Gaussian likelihood of photon counts."""
+    likelihood: Annotated[str, BeforeValidator(one_of("likelihood", ("",)))] = ""
+    """A likelihood of another package (docs/extending.md), a term of the loss beside the others."""
+    likelihood_weight: PositiveFloat = 1.0
+    """Its weight; nll_weight 0 leaves it alone."""
     readout_noise_photons: NonNegativeFloat = 0.0
     """Standard deviation of the detector's readout noise per pixel, in photons, for all likelihoods."""
     tv_kind: Literal["squared", "isotropic"] = "squared"
@@ -263,6 +272,7 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
         "gaussian_amplitude": config.gaussian_amplitude_weight,
         "gaussian_intensity": config.gaussian_intensity_weight,
         "mae": config.mae_weight,
+        "likelihood": config.likelihood_weight * bool(config.likelihood),
         "tv": config.realspace_weight * config.tv_weight,
         "consistency": config.realspace_weight * config.consistency_weight,
         "object_mae": config.realspace_weight * config.realspace_mae_weight,
@@ -286,7 +296,13 @@ def check_terms(config: TrainingConfig) -> None:
     supervised = config.model.model_type == "supervised"
     choices: tuple[str, ...] = ("label_phase_weight", "label_amplitude_weight")
     if not supervised:
-        likelihoods = ("nll_weight", "mae_weight", "gaussian_amplitude_weight", "gaussian_intensity_weight")
+        likelihoods = (
+            "nll_weight",
+            "mae_weight",
+            "gaussian_amplitude_weight",
+            "gaussian_intensity_weight",
+            "likelihood",
+        )
         choices = (*likelihoods, "realspace_weight")
     if not any(getattr(config, name) for name in choices):
         raise ConfigurationError(

@@ -7,6 +7,7 @@ import difflib
 import functools
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -23,7 +24,8 @@ T = TypeVar("T")
 def settings(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that checks (and converts, "1e9" to a float) its values on construction.
 
-    Every failure is a ConfigurationError that names the field, the value and what is allowed; so is an unknown keyword.
+    Every failure is a ConfigurationError that names the field, the value and what is allowed; so is an unknown keyword, unless
+    the class has it in ``WITHOUT_MEANING``, with the reason that a warning gives.
     ``dataclasses.replace``, ``asdict`` and ``fields`` work as usual, and ``replace`` checks again.
     """
     made: Any = pydantic_dataclass(frozen=True)(cls)
@@ -32,9 +34,13 @@ def settings(cls: type[T]) -> type[T]:
 
     @functools.wraps(construct)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in names:
+        for name in list(kwargs):
+            if name in names:
+                continue
+            if name not in getattr(cls, "WITHOUT_MEANING", {}):
                 raise unknown_setting(name, names)
+            warnings.warn(f"{name} has no meaning here: {made.WITHOUT_MEANING[name]}", stacklevel=2)
+            del kwargs[name]
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:

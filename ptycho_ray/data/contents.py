@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import json
 import os
@@ -128,7 +129,11 @@ class FileContents:
 
 def default_max_bytes() -> int:
     """0.8 of the physical memory."""
-    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if hasattr(os, "sysconf"):
+        return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    kibibytes = ctypes.c_ulonglong()  # Windows
+    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))  # type: ignore[attr-defined,unused-ignore]
+    return int(0.8 * 1024 * kibibytes.value)
 
 
 def free_memory_bytes() -> int:

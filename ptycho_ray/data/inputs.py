@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.contents import default_max_bytes
-from ptycho_ray.data.formats import FORMATS
+from ptycho_ray.data.formats import all_formats
 from ptycho_ray.data.hdf5 import Hdf5Scan
 from ptycho_ray.data.opening import opened
 from ptycho_ray.errors import InputError
@@ -21,7 +21,9 @@ def files_of(path: Path, reading: Reading) -> list[Path]:
     found = [path, *reading.files().values()]
     if path.is_file():
         found += [
-            other for form in FORMATS if form.companion is not None and (other := form.companion(path)) is not None
+            other
+            for form in all_formats()
+            if form.companion is not None and (other := form.companion(path)) is not None
         ]
         if path.suffix.lower() in PARTS:
             found += [path.with_suffix(suffix) for suffix in PARTS]

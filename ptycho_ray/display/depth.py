@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from ptycho_ray.display.figures import PHASE_COLOURS, empty_figure, plain_image_axis, save_figure, scale_bar
@@ -142,6 +141,8 @@ def _write_tiff(path: Path, phases: NDArray[np.float32], pixel_size_m: float | N
 def write_tiff(path: Path, stack: NDArray[np.float32], metadata: dict[str, Any], pixel_size_m: float | None) -> None:
     """A stack of images [k, H, W] as 32-bit TIFF that ImageJ opens with its pixel size in nm; ``metadata`` are words of
     ImageJ."""
+    import tifffile  # takes long to load
+
     resolution = None
     if pixel_size_m is not None:
         metadata = metadata | {"unit": "nm"}

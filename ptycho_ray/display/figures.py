@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from ptycho_ray.files import atomic_path
 
 AMPLITUDE_COLOURS, PHASE_COLOURS, OUTSIDE = "gray", "viridis", "0.85"
+#: A phase with a wider range than this, radians, is taken to be wrapped.
+CYCLIC_COLOURS, WRAPPED = "twilight", 1.9 * np.pi
 _LABELS = {"amplitude": "amplitude", "phase": "phase / rad"}
 _UNITS = [(1.0, "m"), (1e-3, "mm"), (1e-6, "µm"), (1e-9, "nm"), (1e-12, "pm")]
 
@@ -236,6 +238,8 @@ def _draw_image(
     axis: Axes, part: NDArray[Any], kind: str, limits: tuple[float, float], pixel_size_m: float | None
 ) -> AxesImage:
     colours = AMPLITUDE_COLOURS if kind == "amplitude" else PHASE_COLOURS
+    if kind == "phase" and limits[1] - limits[0] > WRAPPED:  # one colour on both sides of a wrap
+        colours, limits = CYCLIC_COLOURS, (-np.pi, np.pi)
     plain_image_axis(axis)
     shown = axis.imshow(part, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     scale_bar(axis, part.shape[1], pixel_size_m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,10 +29,11 @@ def save_outputs(
         return
     stitched: Any = results.get("stitched")  # a StitchedObject; none of an image that is stitched by "crop"
     region = None if stitched is None else stitched.covered()
-    amplitude_figure = plot_image(np.squeeze(amplitude), kind="amplitude", title="Amplitude", region=region)
-    phase_figure = plot_image(np.squeeze(phase), kind="phase", title="Phase", region=region)
-    save_figure(amplitude_figure, folder / "reconstructed_amplitude.png")
-    save_figure(phase_figure, folder / "reconstructed_phase.png")
+    pixel = results.get("pixel_size_m")
+    kinds: dict[Literal["amplitude", "phase"], np.ndarray] = {"amplitude": amplitude, "phase": phase}
+    for kind, values in kinds.items():
+        drawn = plot_image(np.squeeze(values), kind=kind, title=kind.title(), region=region, pixel_size_m=pixel)
+        save_figure(drawn, folder / f"reconstructed_{kind}.png")
     if stitched is not None:
         stitched.save(folder / "reconstruction.npz")
         if stitched.amplitude_std is not None and stitched.phase_std is not None:

@@ -109,6 +109,11 @@ class BatchProgress:
             self.bar.set_description(self.name, refresh=False)
         self.bar.update(done - self.bar.n)
         if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the bar from the terminal, also of work that ended early."""
+        if self.bar is not None:
             self.bar.close()
 
 

@@ -40,15 +40,23 @@ def refinement_facts(result: RefinementResult) -> dict[str, Any]:
 def refinement_section(result: RefinementResult, halves: RingCorrelation | None = None) -> Section:
     """Loss and held-out error over the iterations; agreement of the images from two halves of the data."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.semilogy([p.iteration for p in result.history], [p.loss for p in result.history], label="loss per pixel")
+    losses = [(p.iteration, p.loss) for p in result.history]
     judged = [(p.iteration, p.r_factor) for p in result.history if p.r_factor is not None]
-    if judged:
-        axes.semilogy(*np.array(judged).T, "o-", label="held-out R-factor")
-    axes.set_xlabel("iteration")
-    axes.legend()
+    curves = {"loss a pixel": losses, "R-factor of held-out patterns": judged}
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axis, (name, points) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+        if points:
+            axis.plot(*np.array(points).T, "o-", markersize=3)
+        axis.set(title=name, xlabel="iteration")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    left, right = figure.axes
+    left.set_yscale("log")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
+    right.set_ylim(bottom=0)
     facts = refinement_facts(result)
     pictures = [("Error over the iterations.", figure)]
     if halves is not None:

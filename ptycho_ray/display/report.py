@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ptycho_ray import __version__
-from ptycho_ray.files import atomic_path, sha256_of, short_text
+from ptycho_ray.files import atomic_path, package_version, sha256_of, short_text
 
 PACKAGES = ("numpy", "scipy", "torch", "h5py", "scikit-image", "matplotlib")
 
@@ -60,7 +59,7 @@ def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()
     return {
         "ptycho_ray": __version__,
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "platform": platform.platform(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,13 +77,6 @@ def _contents(files: Sequence[str | Path]) -> dict[str, str]:
 def format_value(value: Any) -> str:
     """A number with four digits, yes or no, a dash for None."""
     return short_text(value, nothing="–")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,14 +16,13 @@ import numpy as np
 from ptycho_ray import workflow
 from ptycho_ray.bundle import MODEL_NAMES, Bundle, save_bundle
 from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_ray.config.porting import OTHER_NAMES
 from ptycho_ray.config.types import unknown_setting
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.reconstruction.inference import DiffractionToObject
 from ptycho_ray.training.finish import Results
 from ptycho_ray.training.scan_training import Scan
 
-#: Names that only the PyTorch configuration has, and ours.
-OTHER_NAMES = {"epochs": "nepochs", "max_epochs": "nepochs", "K": "neighbor_count"}
 #: The model of a bundle that makes an object of diffraction.
 INFERENCE_MODEL = "diffraction_to_obj"
 
@@ -44,7 +43,7 @@ def with_overrides(
         "execution": {field.name for field in dataclasses.fields(ExecutionConfig)},
     }
     for given, value in (overrides or {}).items():
-        name = OTHER_NAMES.get(given, given)
+        name = OTHER_NAMES.get(given, given).rpartition(".")[2]
         part = next((part for part, names in known.items() if name in names), None)
         if part is None:
             raise unknown_setting(given, {*OTHER_NAMES, *(name for names in known.values() for name in names)})

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_ray.config import extensions
 from ptycho_ray.errors import InputError
 from ptycho_ray.live.events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.frame_encodings import inflated, problem_of
-from ptycho_ray.live.growing_files import Clock, Ending, Names, folder_frames, growing_frames
+from ptycho_ray.live.growing_files import Clock, Ending, Frames, Names, folder_frames, growing_frames
 from ptycho_ray.live.joining import WAITING_BYTES, Joined, Joiner, Tally
 from ptycho_ray.live.receiving import BUFFER_BYTES, Received
 from ptycho_ray.live.wires import Wire
@@ -29,7 +30,7 @@ class Source:
     """Where a scan comes from.
 
     Attributes:
-        frames: a folder, an HDF5 file that grows, or an address (``://``).
+        frames: a folder, an HDF5 file that grows, or an address (``://``), also one of another package's source.
         positions: a file or an address with the positions; None if they come with the frames.
         names: of the arrays in files.
         ending: when the scan is complete.
@@ -98,21 +99,34 @@ class Measurement:
             self._joiner.add_positions(found.numbers, found.positions)
             other = None
         self._over[1] = other is None
-        pieces = self._of_wires(other, on_begin) if is_address(self.source.frames) else self._of_files(other)
+        wired = is_address(self.source.frames) and not self._is_added
+        pieces = self._of_wires(other, on_begin) if wired else self._of_files(other)
         for joined in pieces:
             if joined is not None:
                 yield joined
         if (last := self._joiner.finish()) is not None:
             yield last
 
-    def _of_files(self, other: str | None) -> Iterator[Joined | None]:
+    @property
+    def _is_added(self) -> bool:
+        """Whether the source is one of another package (``ptycho_ray.register_source``)."""
+        return is_address(self.source.frames) and self.source.frames.partition("://")[0] in extensions.names("source")
+
+    def _frames(self) -> Iterator[Frames]:
         source, path = self.source, Path(self.source.frames)
+        if self._is_added:
+            return iter(extensions.find("source", source.frames.partition("://")[0])(source.frames, source.ending))
         names = source.names if source.positions is None else replace(source.names, positions=None)
-        read = folder_frames if path.is_dir() else growing_frames
+        return (
+            folder_frames(path, names, source.ending) if path.is_dir() else growing_frames(path, names, source.ending)
+        )
+
+    def _of_files(self, other: str | None) -> Iterator[Joined | None]:
+        source = self.source
         with Received([Wire(other)] if other else [], source.buffer_bytes) as received:
             seconds = received.events(PAUSE_S)
             first = 0
-            for frames in read(path, names, source.ending):
+            for frames in self._frames():
                 numbers = np.arange(first, first + len(frames.patterns))
                 first += len(numbers)
                 self._fit(frames.patterns.shape[1:], frames.patterns.dtype)

@@ -1,11 +1,13 @@
 """Network architectures by name.
 
 A new one is a function from the configuration to a module that maps [B, input channels, N, N] to complex patches
-[B, O, N, N], built from ``blocks.py`` and ``heads.py``, and one line here; docs/networks.md shows an example.
+[B, O, N, N], built from ``blocks.py`` and ``heads.py``, and one line here; one of another package is registered
+(docs/extending.md).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +15,8 @@ from functools import partial
 from torch import nn
 
 from ptycho_ray.config import ModelConfig
+from ptycho_ray.config.extensions import find, register
+from ptycho_ray.config.model import OUR_NETWORKS
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.models.cnn import ConvolutionalAutoencoder
 from ptycho_ray.models.fourier import ffno, fno, fno_vanilla, neuralop_uno
@@ -60,7 +64,7 @@ def for_side(config: ModelConfig, side: int) -> ModelConfig:
 
 
 def build_network(config: ModelConfig) -> nn.Module:
-    """Build the network that ``config.architecture`` names."""
+    """Build the network that ``config.architecture`` names, one of ours or of another package."""
     if config.learned_input_channels != 1:
         raise ConfigurationError(
             field="model.learned_input_channels",
@@ -75,4 +79,18 @@ def build_network(config: ModelConfig) -> nn.Module:
             found="'cnn' with probe_conditioning 'retrieval'",
             expected="'unet', or any other network",
         )
-    return ARCHITECTURES[config.architecture](config)
+    build = ARCHITECTURES.get(config.architecture) or find("network", config.architecture)
+    return build(config)
+
+
+def register_network(name: str, network: nn.Module | Callable[[ModelConfig], nn.Module]) -> None:
+    """Make a network known as ``architecture=name`` in this process: a module, of which every model gets a copy, or a function
+    from the settings to one. It maps amplitudes, float32 [B, C, N, N], to complex patches [B, C, N, N], where C is
+    gridsize**2; with ``probe_conditioning`` it gets further channels.
+
+    Raises:
+        ConfigurationError: the name is no word, or that of a network of ours; or it is neither a module nor a function.
+    """
+    module = network
+    build = (lambda config: copy.deepcopy(module)) if isinstance(module, nn.Module) else network
+    register("network", name, build, taken=OUR_NETWORKS)

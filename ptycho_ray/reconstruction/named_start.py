@@ -18,7 +18,8 @@ FLAT, DIRECT = "flat", "direct"
 
 def named_start(name: str | Path, scan: RawData) -> StitchedObject | Bundle | None:
     """'flat' is None, 'direct' the image of the scan as a weak phase object (``weak_phase.py``), a reconstruction
-    (reconstruction.npz or its folder) its image, and a trained model its bundle: 'pretrained', a bundle, its folder or a model
+    (reconstruction.npz or its folder) its image, a scan the object in it, and a trained model its bundle: 'pretrained', a
+    bundle, its folder or a model
     in MLflow. A folder that holds a model and an image names the model.
 
     Raises:
@@ -37,4 +38,7 @@ def named_start(name: str | Path, scan: RawData) -> StitchedObject | Bundle | No
         if find_image(place) is not None and not (place / FILE_NAME).exists():
             image = read_image(place)
             return StitchedObject(image.pixels, image.region.astype(np.float32), image.origin_px)
+        if place.is_file() and place.suffix != ".zip":  # a scan that holds an object, as compare and evaluate take it
+            image = read_image(place)
+            return StitchedObject(image.pixels, (image.pixels != 0).astype(np.float32), image.origin_px)
     return load_bundle(name)

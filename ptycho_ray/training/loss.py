@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.config import TrainingConfig, term_weights
+from ptycho_ray.config.extensions import find
 from ptycho_ray.config.loss_schedule import LABEL_TERMS, parse_schedules, scheduled
 from ptycho_ray.data.normalisation import Normalisation
 from ptycho_ray.models.physics_informed import Prediction
@@ -56,6 +57,7 @@ class TrainingLoss:
     nll                 half the Poisson deviance per pixel, divided by the mean photons per pixel
     gaussian_amplitude  half the squared error of amplitudes over their variance 1/4, divided by the mean photons a pixel
     gaussian_intensity  half the squared error of counts over their measured variance, divided by the mean photons a pixel
+    likelihood          that of another package (``config.extensions``), divided by the mean photons a pixel
     mae                 mean absolute difference of diffraction amplitudes in the units of the network's input
     tv                  total variation of the merged objects a pixel
     consistency         disagreement with an overlapping group, 0 to 1
@@ -87,6 +89,7 @@ class TrainingLoss:
         self.match_energy = config.torch_mae_pred_l2_match_target
         self.photons_per_pixel = normalisation.mean_photons / config.model.N**2
         self.input_scale = normalisation.input_scale
+        self.likelihood = config.likelihood
         self.noise_variance = config.readout_noise_photons**2
         self.variation = total_variation if config.tv_kind == "squared" else isotropic_variation
         self.last_epoch = float(config.nepochs)
@@ -145,6 +148,8 @@ class TrainingLoss:
         if "gaussian_intensity" in self.weights:
             misfit = gaussian_intensity_misfit(rate, counts, VARIANCE_FLOOR * self.photons_per_pixel)
             terms["gaussian_intensity"] = misfit.mean() / scale
+        if "likelihood" in self.weights:
+            terms["likelihood"] = find("likelihood", self.likelihood)(rate, counts).mean() / scale
         if "mae" in self.weights:
             terms["mae"] = self._amplitude_error(intensity, photons) / self.good_share
         return terms

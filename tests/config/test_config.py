@@ -185,6 +185,8 @@ OURS: dict[type, dict[str, Any]] = {
         "validation_fraction": 0.05,
         "gaussian_amplitude_weight": 0.0,
         "gaussian_intensity_weight": 0.0,
+        "likelihood": "",
+        "likelihood_weight": 1.0,
         "readout_noise_photons": 0.0,
         "tv_kind": "squared",
         "consistency_weight": 0.0,

@@ -73,7 +73,7 @@ def test_numbers_that_yaml_reads_as_text(yaml_file: Any) -> None:
             "model: {grid_size: 2}",
             "run.yaml: model.grid_size: unknown setting. Did you mean 'model.gridsize'?",
         ),
-        ("learning_rate: 0.1", "run.yaml: learning_rate: .*Did you mean 'execution.learning_rate'?"),
+        ("learning_rat: 0.1", "run.yaml: learning_rat: .*Did you mean 'execution.learning_rate'?"),
         ("execution: {precison: 32-true}", "run.yaml: execution.precison: .*Did you mean 'execution.precision'?"),
         ("qqqqqqqq: 1", "run.yaml: qqqqqqqq: unknown setting$"),
         ("1: 2", "run.yaml: 1: unknown setting"),
@@ -243,7 +243,7 @@ def test_help_shows_little_and_help_all_everything(capsys: pytest.CaptureFixture
         assert left.value.code == 0
         text = capsys.readouterr().out
         assert "--gridsize INT" in text
-        assert "groups of gridsize x gridsize" in text
+        assert "receives patterns in groups" in text
         assert ("--plateau-threshold" in text) is fully
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ptycho_ray.config import ModelConfig, TrainingConfig
 from ptycho_ray.config.command_line import parse_arguments
+from ptycho_ray.config.extensions import register
 from ptycho_ray.config.loss_schedule import TERMS, factor_at, parse_schedules
 from ptycho_ray.config.sources import resolve_config
 from ptycho_ray.data import Normalisation, RawData
@@ -26,8 +27,11 @@ from ptycho_ray.training.loss import SQUARES_FIRST, Evidence, TrainingLoss
 from ptycho_ray.training.scan_training import GroupList, overlapping_groups
 from ptycho_ray.workflow import create_ptycho_data_container, physical_probe, train_cdi_model
 
+register("likelihood", "of_a_test", lambda rate, counts: 2 * (rate.sqrt() - counts.sqrt()).square())
+
 #: Every term switched on, in two configurations, for supervised training leaves out the diffraction.
-EVERY = {
+EVERY: dict[str, Any] = {
+    "likelihood": "of_a_test",
     "mae_weight": 1.0,
     "gaussian_amplitude_weight": 1.0,
     "gaussian_intensity_weight": 1.0,

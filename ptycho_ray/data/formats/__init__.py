@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ptycho_ray.config.extensions import find, names, unknown
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data.choices import chosen_from
 from ptycho_ray.data.contents import FileContents
@@ -89,9 +90,14 @@ __all__ = [
 ]
 
 
+def all_formats() -> tuple[Format, ...]:
+    """Those of other packages, which are tried first, and ours."""
+    return (*(find("format", name) for name in names("format")), *FORMATS)
+
+
 def find_format(content: Content) -> Format:
     """The format of an open file. InputError if there is none, with the names in the file."""
-    for form in FORMATS:
+    for form in all_formats():
         if content.kind in form.kind and form.recognise(content):
             return form
     if isinstance(content, BinaryFile):
@@ -138,10 +144,11 @@ def form_is_last(content: Content, error: InputError) -> bool:
 
 def format_named(name: str) -> Format:
     """The format called ``name``. InputError if there is none."""
-    for form in (*FORMATS, ARRAYS):
+    known = (*all_formats(), ARRAYS)
+    for form in known:
         if form.name == name:
             return form
-    raise InputError(field="format", found=repr(name), expected=f"one of {', '.join(form.name for form in FORMATS)}")
+    raise unknown("format", name, tuple(form.name for form in known[:-1]))
 
 
 SUFFIXES = {
@@ -158,11 +165,15 @@ SUFFIXES = {
 
 def format_to_write(path: Path, form: str | None = None) -> Format:
     """The format that ``write_scan`` would write. InputError if it can only be read."""
-    chosen = format_named(form or SUFFIXES.get(path.suffix.lower(), "ptychopinn"))
-    if chosen.write is None:
-        able = ", ".join(each.name for each in FORMATS if each.write is not None)
-        raise InputError(field="format", found=f"{chosen.name}, which is only read", expected=f"one of {able}")
-    return chosen
+    chosen = form or SUFFIXES.get(path.suffix.lower(), "ptychopinn")
+    writable = {each.name: each for each in all_formats() if each.write is not None}
+    if chosen in writable:
+        return writable[chosen]
+    if chosen in (each.name for each in all_formats()):
+        raise InputError(
+            field="format", found=f"{chosen}, which is only read", expected=f"one of {', '.join(writable)}"
+        )
+    raise unknown("format", chosen, tuple(writable))
 
 
 def write_scan(raw: Scan, path: str | Path, form: str | None = None) -> Format:

@@ -1,7 +1,8 @@
 """A format that scans are read from or written to.
 
 A format is recognised from the content of a file, never from its name. To add one, write a module with ``recognise``,
-``read`` and perhaps ``write`` next to this one and append its ``Format`` to ``FORMATS`` in ``__init__``.
+``read`` and perhaps ``write`` next to this one and append its ``Format`` to ``FORMATS`` in ``__init__``; one of another
+package is registered (docs/extending.md).
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from ptycho_ray.data.contents import FileContents
@@ -41,6 +40,8 @@ class TiffFrames(FramesOnDisk):
         self.labels = np.arange(len(pages))
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
+        import tifffile
+
         frames = np.empty((len(indices), *self.shape[1:]), self.dtype)
         wanted = self.labels[indices]
         order = sorted(range(len(wanted)), key=lambda k: self.pages[wanted[k]])
@@ -88,6 +89,8 @@ def recognise_tiff(file: BinaryFile) -> bool:
 
 def read_tiff(file: BinaryFile) -> FileContents:
     """Frames of one file with many pages, or of all images of a folder in the order of the numbers in their names."""
+    import tifffile
+
     paths = list(images_in(file.path)) if file.is_folder else [file.path]
     pages: list[tuple[Path, int]] = []
     shape: tuple[int, ...] | None = None

@@ -6,6 +6,7 @@ Legend: n patterns, N their side, S slices, H and W the object in its pixels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ class ElectronScan:
             np.savez_compressed(stream, slice_phases=self.slice_phases, probe=self.true_probe, **arrays)
 
 
-def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
-    """Simulate the scan that ``spec`` describes.
+def simulate_electrons(spec: ElectronSpec, on_progress: Callable[[int, int], None] | None = None) -> ElectronScan:
+    """Simulate the scan that ``spec`` describes; ``on_progress`` is told how many arrangements of its atoms are done.
 
     Globule, phonons, positions and noise draw from independent streams of the seed, so that changing one of them (the dose,
     say) leaves the others as they were. The description is in ``metadata['simulation']``, the true positions (row, column) are
@@ -90,7 +91,7 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
     frames = np.zeros((len(true), spec.N, spec.N))
     mean_phases = np.zeros((slices, *shape), dtype=np.float32)
     configurations = max(1, spec.phonons)
-    for _ in range(configurations):
+    for number in range(configurations):
         atoms = tilted(shaken(at_rest, for_phonons) if spec.phonons else at_rest, _tilt(spec))
         phases = slice_phases(_inside(atoms, fine_shape, fine), slices, fine_shape, fine, energy)
         mean_phases += resampled(phases, shape) / np.float32(configurations)
@@ -101,6 +102,8 @@ def simulate_electrons(spec: ElectronSpec) -> ElectronScan:
             )
             / configurations
         )  # fmt: skip
+        if on_progress is not None:
+            on_progress(number + 1, configurations)
 
     measured = _recorded(spec, frames * _electrons(spec), for_noise)
     optics = _optics(spec, spec.defocus_nm * (1 + spec.defocus_error))

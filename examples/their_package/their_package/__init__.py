@@ -1,0 +1,1 @@
+"""What a laboratory adds to ptycho_ray."""

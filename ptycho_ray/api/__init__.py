@@ -1,0 +1,1 @@
+"""The functions of ``import ptycho_ray as pr``, one for a command."""

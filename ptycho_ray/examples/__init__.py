@@ -1,0 +1,1 @@
+"""Scans and configurations that come with the package."""

@@ -1,0 +1,111 @@
+"""What people stumbled over who used the program for the first time, and that is tested nowhere else; docs/newcomers.md has all
+of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from ptycho_ray.commands.cli import main
+from ptycho_ray.commands.evaluate import as_text
+from ptycho_ray.display.figures import CYCLIC_COLOURS, PHASE_COLOURS, plot_image
+
+
+def said(words: list[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    capsys.readouterr()
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as left:
+        code = int(left.code or 0)
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "SCAN", "--epochs", 3], "there is no option --epochs; did you mean --nepochs?"),
+        (["train", "SCAN", "--learning-rate", 3], "did you mean --execution.learning-rate?"),
+        (["train"], "Type: ptycho-ray train SCAN"),
+        (["convert", "SCAN", "out.xyz"], "output: found the suffix '.xyz'; expected one of .npz, .h5"),
+        (
+            ["convert", "SCAN", "out.h5", "--to", "velociprobe"],
+            "velociprobe, which is only read; expected one of nexus, cxi",
+        ),
+        (["convert", "SCAN", "out.h5", "--to", "tikee"], "Did you mean 'tike'?"),
+    ],
+)
+def test_a_mistake_is_named_with_what_to_type(
+    words: list[Any],
+    message: str,
+    scan_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = said([scan_file if word == "SCAN" else word for word in words], capsys)
+    assert code == 2
+    assert message in text
+
+
+def test_a_missing_scan_is_named_before_torch_is_loaded() -> None:
+    script = "import sys; from ptycho_ray.commands.cli import main; "
+    script += "main(['train', 'nowhere.npz']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "nowhere.npz: file: found nothing" in done.stderr
+    assert done.stdout == "False\n"
+
+
+def test_info_needs_no_torch(scan_file: Path) -> None:
+    script = f"import sys; from ptycho_ray.commands.cli import main; main(['info', {str(scan_file)!r}]); "
+    script += "print({'torch', 'scipy.stats', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.endswith("\nset()\n")
+
+
+def test_evaluate_says_it_in_a_few_lines_with_units() -> None:
+    of = {"mae": 0.03, "ssim": 0.9, "psnr": 20.0}
+    result: dict[str, Any] = {
+        "diffraction": {
+            "r_factor": 0.1, "r_factor_of_a_flat_object": 0.5, "r_factor_of_noise": 0.09, "times_noise": 1.2, "patterns": 7,
+        },
+        "truth": {"amplitude": of, "phase": of, "frc": {"frc50_resolution_px": 1.5}},
+        "pixel_size_m": 2e-8,
+        "report": "x.html",
+    }  # fmt: skip
+    text = "\n".join(as_text(result))
+    assert "as far as the noise allows: 1.20 times the photon noise on 7 patterns" in text
+    assert "phase        mean error 0.0300 rad" in text
+    assert "resolution   30 nm half period" in text
+    assert len(text.splitlines()) < 10
+
+
+def test_a_scan_is_a_start_where_it_holds_an_object(
+    scan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["refine", scan_file, "--from", scan_file, "--iterations", 1, "--output-dir", tmp_path / "image", "--json"]
+    assert said(words, capsys)[0] == 0
+
+
+def test_a_wrapped_phase_has_a_cyclic_map() -> None:
+    phase = np.linspace(-3.1, 3.1, 400).reshape(20, 20)
+    assert plot_image(phase, kind="phase").axes[0].images[0].get_cmap().name == CYCLIC_COLOURS
+    assert plot_image(phase / 4, kind="phase").axes[0].images[0].get_cmap().name == PHASE_COLOURS
+
+
+def test_pictures_of_a_run_have_a_bar_in_nm(small_scan: Any, tmp_path: Path) -> None:
+    from ptycho_ray.display.outputs import save_outputs
+
+    drawn: list[Any] = []
+    image = np.ones((40, 40, 1), dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ptycho_ray.display.figures.save_figure", lambda figure, path: drawn.append(figure))
+        save_outputs(image, image, {"pixel_size_m": 2e-8}, tmp_path)
+    assert [[text.get_text() for text in figure.axes[0].texts] for figure in drawn] == [["100 nm"], ["100 nm"]]

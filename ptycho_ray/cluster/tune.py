@@ -147,7 +147,9 @@ def _run_trials(
         space.trial, dict(base), space.objectives, str((record.folder / "trials").absolute()),
         execution.cpus_per_device, device, on_workers, space.scheduler == "pbt",
     )  # fmt: skip
-    watchers = [SweepMetrics(record.folder.name), *([watcher] if watcher else [])]
+    watchers: list[Watcher] = [SweepMetrics(record.folder.name)]
+    if watcher is not None:
+        watchers.append(watcher)
     recorder = _Recorder(record, config.nepochs, watchers)
     storage = record.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)

@@ -59,13 +59,12 @@ def _image_of(name: str, folder: Path, options: Options) -> Result:
     """Reconstruct one scan and, where its object is known, compare the image with it."""
     from ptycho_ray.commands import evaluate
     from ptycho_ray.commands.automatic import AutomaticOptions, reconstruct_automatically
-    from ptycho_ray.commands.common import ProductOptions
+    from ptycho_ray.commands.common import ProductOptions, WorkerOptions
     from ptycho_ray.display.figures import plot_object, save_figure
     from ptycho_ray.reconstruction.images import read_image
 
     tell(f"{name}: {SCANS[name]}")
     scan, place, began = folder / f"{name}.npz", folder / name, time.monotonic()
-    execution = {} if options.device is None else {"accelerator": options.device}
     made = reconstruct_automatically(
         scan,
         place,
@@ -73,7 +72,8 @@ def _image_of(name: str, folder: Path, options: Options) -> Result:
         only_plan=False,
         explain=False,
         product=ProductOptions(),
-        execution=execution,
+        workers=WorkerOptions(),
+        accelerator=options.device or "auto",
     )
     row: Result = {"scan": name, "what": SCANS[name], "seconds": round(time.monotonic() - began, 1)}
     row |= {key: made[key] for key in ("verdict", "trusted", "report")}

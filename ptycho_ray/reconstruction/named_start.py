@@ -19,8 +19,7 @@ FLAT, DIRECT = "flat", "direct"
 def named_start(name: str | Path, scan: RawData) -> StitchedObject | Bundle | None:
     """'flat' is None, 'direct' the image of the scan as a weak phase object (``weak_phase.py``), a reconstruction
     (reconstruction.npz or its folder) its image, a scan the object in it, and a trained model its bundle: 'pretrained', a
-    bundle, its folder or a model
-    in MLflow. A folder that holds a model and an image names the model.
+    bundle, its folder or a model in MLflow. A folder that holds a model and an image names the model.
 
     Raises:
         InputError: 'direct' of a scan without a bright-field disc.

@@ -297,7 +297,7 @@ def _given(job: Job) -> dict[str, Any]:
     for option, value in job.options.items():
         if option == SOLVER:
             given |= {f"{SOLVER}.{setting}": of for setting, of in value.items()}
-        elif option == "reading":
+        elif option in ("reading", "network"):
             given |= value
         elif option != "until" and value != _Common.model_fields[option].default:
             given[option] = value

@@ -55,7 +55,7 @@ class _Common(BaseModel):
     stitch: Literal["probe", "crop"] = Field("probe", description="'probe': patches weighted by the illumination.")
     crop: int = Field(20, ge=2, le=4096, description="Side of the central pieces averaged by stitch='crop'; even.")
     n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
-    subsample_seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of this random selection.")
+    subsample_seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of this random selection.")
     refinement_iterations: int = Field(
         0, ge=0, le=10000, description="Iterations of refinement of the network's image."
     )

@@ -183,6 +183,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"neighbor_count": 5}, RAW, 422, "neighbor_count"),
+        (b"x", {"model": "tiny", "neighbor_count": 10**9}, RAW, 422, "neighbor_count"),
         (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
         (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),

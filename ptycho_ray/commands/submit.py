@@ -87,7 +87,7 @@ def run(words: Sequence[str]) -> Result:
             expected="all in the one file that is sent",
             hint=f"ptycho-ray convert {options.scan} whole.h5 {how} && ptycho-ray submit whole.h5",
         )
-    if not options.no_wait:
+    if not (options.no_wait or options.estimate):
         inputs = options.inputs(options.scan)
         file_to_write(options.output, overwrite=options.overwrite, inputs=inputs)
         if options.product is not None:

@@ -73,7 +73,7 @@ class _Common(BaseModel):
         json_schema_extra=_OF_A_MODEL,
     )
     n_subsample: int | None = Field(None, ge=2, description="Use only this many patterns, chosen at random.")
-    subsample_seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of this random selection.")
+    subsample_seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of this random selection.")
     refinement_iterations: int = Field(
         0,
         ge=0,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: What a caller may make a replica hold or do, where the solver itself has no limit.
 MOST = {"iterations": 10_000, "probe_modes": 64, "eigenmodes": 64, "slices": 64}
+MOST_OF_A_MODEL = {"neighbor_count": 100, "neighbor_pool_size": 1000}
 
 
 def check_choices(choices: Choices, most_workers: int = 1, *, with_model: bool) -> None:
@@ -45,10 +46,12 @@ def check_choices(choices: Choices, most_workers: int = 1, *, with_model: bool) 
         field = f"{SOLVER}.{next(iter(solver))}"
         more = {"field": field, "expected": "refinement_iterations beside it, or no model"}
         raise Problem(422, "invalid", "The image of the model is not refined.", more)
-    for name, most in MOST.items():
-        if (solver.get(name) or 0) > most:
-            more = {"field": f"{SOLVER}.{name}", "found": solver[name], "expected": f"at most {most}"}
-            raise Problem(422, "invalid", f"{SOLVER}.{name} is above the limit of the service.", more)
+    limits = [(f"{SOLVER}.{name}", solver.get(name), most) for name, most in MOST.items()]
+    limits += [(name, choices.network.get(name), most) for name, most in MOST_OF_A_MODEL.items()]
+    for field, found, most in limits:
+        if (found or 0) > most:
+            more = {"field": field, "found": found, "expected": f"at most {most}"}
+            raise Problem(422, "invalid", f"{field} is above the limit of the service.", more)
     if solver.get("prior", "none") not in ("none", PRETRAINED):  # a file would be one of the service
         more = {"field": f"{SOLVER}.prior", "found": solver["prior"], "expected": f"{PRETRAINED} or none"}
         raise Problem(422, "invalid", "The service has the prior that comes with the program.", more)

@@ -154,7 +154,10 @@ def test_the_command_saves_an_image(
     words += ["--model", "tiny"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["patterns"] == 60
+    assert told["patterns"] == told["cost"]["patterns"] == 60
+    assert main([*words, "--estimate"]) == 0
+    likely = json.loads(capsys.readouterr().out)
+    assert (likely["patterns"], likely["side"], likely["jobs"] > 0) == (60, 32, True)
     with np.load(tmp_path / "image.npz", allow_pickle=False) as result:
         assert result["object"].dtype == np.complex64
     assert main(["submit", str(scan_file), "--url", guarded.url, "--output", "image.txt"]) == 2

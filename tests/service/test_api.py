@@ -112,6 +112,15 @@ def test_a_job_and_its_results(http: httpx.Client, scan_file: Path, expected: An
     assert answer.headers["location"] == job["links"]["self"]
     done = ended(http, job["id"])
     assert (done["state"], done["progress"], done["facts"]["patterns"]) == ("done", 1.0, 60)
+    cost = done["cost"]
+    assert (cost["patterns"], cost["side"], cost["gpu_s"]) == (60, 32, 0)
+    assert cost["cpu_s"] > 0
+    assert cost["bytes"] > scan_file.stat().st_size
+    assert done["kept_until"] > done["finished"]
+    assert json.loads(http.get(f"/v1/reconstructions/{job['id']}/result").headers["x-cost"]) == cost
+    likely = http.get("/v1/estimate?patterns=60&side=32&model=tiny").json()
+    assert likely["jobs"] >= 1
+    assert likely["cpu_s"] > 0
     server = httpx.URL(str(http.base_url)).copy_with(path="/")
     for form, link in done["links"].items():
         found = http.get(server.join(link))
@@ -182,6 +191,7 @@ def test_a_demo_is_compared_with_its_truth(http: httpx.Client) -> None:
         (b"x", {"model": "tiny", "gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"gridsize": 2}, RAW, 422, "gridsize"),
         (b"x", {"neighbor_count": 5}, RAW, 422, "neighbor_count"),
+        (b"x", {"model": "tiny", "neighbor_count": 10**9}, RAW, 422, "neighbor_count"),
         (b"x", {"model": "tiny", "seed": 2}, RAW, 422, "seed"),
         (b"x", {"model": "tiny", "refinement.method": "epie"}, RAW, 422, "refinement.method"),
         (b"x", {"refinement.method": "epi"}, RAW, 422, "refinement.method"),

@@ -18,6 +18,7 @@ from ptycho_ray import workflow
 from ptycho_ray.client import Client
 from ptycho_ray.commands.automatic import AutomaticOptions
 from ptycho_ray.commands.cli import main
+from ptycho_ray.config import PRETRAINED
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.config.training import OF_AN_IMAGE, InferenceConfig
 from ptycho_ray.errors import ConfigurationError, InputError
@@ -39,6 +40,7 @@ WITH: dict[str, dict[str, Any]] = {
     "slice_distance_px2": {"slices": 3},
     **{name: {"slices": 3, "thickness_angstrom": 40.0} for name in ("tilt_row_mrad", "tilt_column_mrad")},
     "depth_smoothing_slices": {"slices": 3, "thickness_angstrom": 40.0},
+    "prior_strength": {"prior": PRETRAINED},
 }
 OF_A_FILE = {"positions": "places", "mask": "none", "units": "px", "rotation": 2.5, "select": "0:50", "drop": "1,2"}
 
@@ -53,6 +55,8 @@ class NoReplicas:
 
 def example(cls: type, name: str) -> Any:
     """A value of a setting that is not its default."""
+    if name == "prior":
+        return PRETRAINED  # the only one that a service has
     field = next(field for field in dataclasses.fields(cls) if field.name == name)
     hint = typing.get_type_hints(cls)[name]
     for kind in (hint, *typing.get_args(hint)):

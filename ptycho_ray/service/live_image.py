@@ -53,6 +53,7 @@ class ScanPhysics:
         photon_scale: photons per unit of the patterns' intensity.
         bad_pixels: bool [N, N], True where the detector measured nothing; None if it did everywhere.
         rows: groups in a batch.
+        neighbour_count: of which the members of a group are drawn.
     """
 
     model: Any

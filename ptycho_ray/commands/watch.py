@@ -75,7 +75,9 @@ class Options(Common, WritingOptions, AutomaticOptions):
     n_patterns: int | None = None
     """Number of patterns after which the scan is complete."""
     idle_s: float = 30.0
-    """Time without new patterns after which the scan is complete."""
+    """Time without new patterns after which the scan is complete; at an address it counts from the first one."""
+    first_s: float | None = None
+    """How long an address is listened to until the first frame comes; without it for ever."""
     subscribe: bool = False
     """ZeroMQ: subscribe (SUB), leaving the messages to other receivers as well, instead of pulling (PULL)."""
     channel: str | None = None
@@ -93,6 +95,7 @@ class Options(Common, WritingOptions, AutomaticOptions):
             positions=self.positions_from,
             names=Names(self.patterns, self.positions),
             ending=Ending(self.n_patterns, self.idle_s),
+            first_s=self.first_s,
             crop=self.crop,
             centre_px=self.centre,
             subscribe=self.subscribe,
@@ -162,6 +165,7 @@ class Sending:
         from ptycho_ray.errors import InputError
 
         bar, options = BatchProgress("taking", "pattern"), self.options
+        tell(f"waiting for frames from {options.source}")
         with self._open:
             for piece in self.measurement.pieces(self._announced):
                 stream = self.stream or self._start(piece.patterns.shape[-1], piece.patterns.dtype)
@@ -184,7 +188,7 @@ class Sending:
                     file=options.source,
                     field="source",
                     found="nothing",
-                    expected=f"patterns with positions in {options.idle_s:g} s",
+                    expected="patterns with positions",
                 )
         return self.stream
 

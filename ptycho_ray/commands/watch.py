@@ -23,8 +23,8 @@ from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
     from ptycho_ray.client import Client, Stream
-    from ptycho_ray.live.events import Begin
     from ptycho_ray.live.measurement import Source
+    from ptycho_ray.live.wire_events import Begin
 
 
 @dataclass(kw_only=True)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.live.events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.frame_encodings import inflated, problem_of
 from ptycho_ray.live.growing_files import Clock, Ending, Names, folder_frames, growing_frames
 from ptycho_ray.live.joining import WAITING_BYTES, Joined, Joiner, Tally
 from ptycho_ray.live.receiving import BUFFER_BYTES, Received
+from ptycho_ray.live.wire_events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.wires import Wire
 
 #: How long positions are waited for once the frames have ended.

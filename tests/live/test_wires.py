@@ -17,7 +17,6 @@ from helpers import free_port
 from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError, MissingFileError
 from ptycho_ray.live import dectris_cbor, dectris_json, own_messages, pvaccess
-from ptycho_ray.live.events import Begin, Dropped, End, Frame, Positions, Unreadable, pack, unpack
 from ptycho_ray.live.frame_encodings import deflated, inflated
 from ptycho_ray.live.growing_files import Ending, Names
 from ptycho_ray.live.joining import Joined
@@ -26,6 +25,7 @@ from ptycho_ray.live.object_pixels import object_pixel_m, pixels_per_unit
 from ptycho_ray.live.position_files import positions_in
 from ptycho_ray.live.receiving import Buffer, Received
 from ptycho_ray.live.replaying import Protocol, Replay, counts_of, replay
+from ptycho_ray.live.wire_events import Begin, Dropped, End, Frame, Positions, Unreadable, pack, unpack
 from ptycho_ray.live.wires import Wire, zeromq
 
 zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")

@@ -23,7 +23,6 @@ from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
 
 MODELS_IN_MEMORY = 3
-STREAMS_IN_MEMORY = 8
 JOBS_AT_ONCE = 16
 
 
@@ -50,13 +49,13 @@ class Models:
         self.settings = ServiceSettings.from_args(args)
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_log(self.settings.data_dir)
+        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         self.jobs = JobStore(connect(self.settings.database))
         self.models = ModelStore(self.settings)
         self.memory = MemoryBudget.of(self.settings)
         self.pool = ThreadPoolExecutor(JOBS_AT_ONCE, "job")
-        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         self.solver = ThreadPoolExecutor(
             1, "automatic"
         )  # one at a time: it uses every core, and its budget is the process's
@@ -83,7 +82,7 @@ class Models:
 
     async def predict(self, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream; without any, only what takes time is prepared."""
-        from ptycho_ray.service.live_image import physics_of_stream, predict
+        from ptycho_ray.service.live_image import STREAMS_IN_MEMORY, physics_of_stream, predict
 
         key = serve.get_multiplexed_model_id()
         loaded = await self.loaded(key)

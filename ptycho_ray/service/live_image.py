@@ -25,6 +25,8 @@ from ptycho_ray.service.spool import SETTINGS_FILE, StreamSettings, write_spoole
 MARGIN = 64
 #: A patch keeps its own phase if it overlaps what is there with less than this share of its energy.
 SURE_OVERLAP = 0.2
+#: Streams whose physics a replica keeps.
+STREAMS_IN_MEMORY = 8
 #: Largest side of a picture that is sent; larger images are sent with every second, third ... pixel.
 SIDE_SENT = 512
 

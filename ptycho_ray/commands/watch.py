@@ -140,7 +140,7 @@ def run(words: Sequence[str]) -> Result:
     judged = {name: job["facts"][name] for name in ("verdict", "trusted") if name in job.get("facts", {})}
     frames = sending.measurement.tally.facts()
     return {"image": image, "job": job["id"], "model": job["model"], **judged} | {
-        "patterns": stream.inner.pushed,
+        "patterns": stream.inner.acknowledged,
         "frames": frames,
     }
 
@@ -161,6 +161,7 @@ class Sending:
 
     def all_of_it(self) -> Stream:
         """Send everything, and wait for the image."""
+        from ptycho_ray.client import StreamFull
         from ptycho_ray.display.progress import BatchProgress
         from ptycho_ray.errors import InputError
 
@@ -176,7 +177,11 @@ class Sending:
                         found=f"type {piece.patterns.dtype}",
                         expected=f"{self.dtype}, as was announced or came first",
                     )
-                stream.push(piece.positions * self.per_unit, piece.patterns)
+                try:
+                    stream.push(piece.positions * self.per_unit, piece.patterns)
+                except StreamFull as error:
+                    tell(f"{error} {stream.inner.acknowledged} patterns are reconstructed")
+                    break
                 if (expected := self.measurement.tally.expected) is not None:
                     bar(min(stream.inner.pushed, expected), expected)
             for line in self.measurement.tally.lines():

@@ -16,7 +16,7 @@ connection, or a busy or restarting service) is carried out only once, since eve
 from __future__ import annotations
 
 from ptycho_ray.client.requests import AsyncClient, Client, Image, OnProgress, ServiceError
-from ptycho_ray.client.streams import AsyncStream, Preview, Stream, StreamError
+from ptycho_ray.client.streams import AsyncStream, Preview, Stream, StreamError, StreamFull
 
 __all__ = [
     "AsyncClient",
@@ -28,4 +28,5 @@ __all__ = [
     "ServiceError",
     "Stream",
     "StreamError",
+    "StreamFull",
 ]

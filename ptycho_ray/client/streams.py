@@ -58,6 +58,10 @@ class StreamError(RuntimeError):
         super().__init__(document.get("detail", "the stream ended"))
 
 
+class StreamFull(StreamError):
+    """The scan has become too long for the service, which reconstructs what it has stored; ``finish`` waits for that."""
+
+
 class AsyncStream:
     """A stream for asyncio; made by ``AsyncClient.stream`` and used with ``async with``.
 
@@ -80,6 +84,7 @@ class AsyncStream:
         self.job: dict[str, Any] | None = None
         #: Why there is no live image, or was none for a time.
         self.no_preview: dict[str, Any] | None = None
+        self.full: dict[str, Any] | None = None
         self.pushed = self.acknowledged = 0
         self.window = 1
         self.connections = 0
@@ -107,15 +112,17 @@ class AsyncStream:
                 await asyncio.gather(self._task, return_exceptions=True)  # it closes the connection
 
     async def push(self, positions: ArrayLike, frames: ArrayLike) -> None:
-        """Send patterns [n, N, N] at positions [n, 2] (row, column; object pixels)."""
+        """Send patterns [n, N, N] at positions [n, 2] (row, column; object pixels); StreamFull once no more are taken."""
         frames_nNN = np.ascontiguousarray(frames, dtype=self.dtype)
         positions_n2 = np.ascontiguousarray(positions, dtype="<f8")
         most = max(1, min(MESSAGE_BYTES // max(1, frames_nNN[0].nbytes), self.window))
         for start in range(0, len(frames_nNN), most):
             rows = slice(start, start + most)
             count = len(frames_nNN[rows])
-            while self.pushed + count - self.acknowledged > self.window:
+            while self.pushed + count - self.acknowledged > self.window and self.full is None:
                 await self._change()
+            if self.full is not None:
+                raise StreamFull(self.full)
             self._waiting.append((self.pushed, positions_n2[rows], frames_nNN[rows]))
             self.pushed += count
             self._changed.set()
@@ -205,6 +212,8 @@ class AsyncStream:
                     header = HEADER.pack(MAGIC, len(frames) - done, self._sent)
                     await socket.send(header + positions[done:].tobytes() + frames[done:].tobytes())
                     self._sent += len(frames) - done
+            if self.full is not None:
+                return
             if self._ending and self._sent == self.pushed:
                 await socket.send('{"type": "end"}')
                 return
@@ -217,6 +226,8 @@ class AsyncStream:
         kind = document.get("type")
         if kind == "ack":
             self._acknowledge(document["next"])
+        elif kind == "full":
+            self.full = document["problem"]
         elif kind == "no-preview":
             self.no_preview = document["problem"]
         elif kind == "done":

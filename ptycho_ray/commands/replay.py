@@ -52,8 +52,8 @@ def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray replay").options
     from ptycho_ray.data import load_data
     from ptycho_ray.errors import ConfigurationError
-    from ptycho_ray.live.events import Begin
     from ptycho_ray.live.replaying import Replay, counts_of, replay
+    from ptycho_ray.live.wire_events import Begin
 
     for name in ("rate", "n_frames", "shuffle"):
         if (value := getattr(options, name)) is not None and value <= 0:

@@ -23,8 +23,8 @@ from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
     from ptycho_ray.client import Client, Stream
-    from ptycho_ray.live.events import Begin
     from ptycho_ray.live.measurement import Source
+    from ptycho_ray.live.wire_events import Begin
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,9 @@ class Options(Common, WritingOptions, AutomaticOptions):
     n_patterns: int | None = None
     """Number of patterns after which the scan is complete."""
     idle_s: float = 30.0
-    """Time without new patterns after which the scan is complete."""
+    """Time without new patterns after which the scan is complete; at an address it counts from the first one."""
+    first_s: float | None = None
+    """How long an address is listened to until the first frame comes; without it for ever."""
     subscribe: bool = False
     """ZeroMQ: subscribe (SUB), leaving the messages to other receivers as well, instead of pulling (PULL)."""
     channel: str | None = None
@@ -93,6 +95,7 @@ class Options(Common, WritingOptions, AutomaticOptions):
             positions=self.positions_from,
             names=Names(self.patterns, self.positions),
             ending=Ending(self.n_patterns, self.idle_s),
+            first_s=self.first_s,
             crop=self.crop,
             centre_px=self.centre,
             subscribe=self.subscribe,
@@ -137,7 +140,7 @@ def run(words: Sequence[str]) -> Result:
     judged = {name: job["facts"][name] for name in ("verdict", "trusted") if name in job.get("facts", {})}
     frames = sending.measurement.tally.facts()
     return {"image": image, "job": job["id"], "model": job["model"], **judged} | {
-        "patterns": stream.inner.pushed,
+        "patterns": stream.inner.acknowledged,
         "frames": frames,
     }
 
@@ -158,10 +161,12 @@ class Sending:
 
     def all_of_it(self) -> Stream:
         """Send everything, and wait for the image."""
+        from ptycho_ray.client import StreamFull
         from ptycho_ray.display.progress import BatchProgress
         from ptycho_ray.errors import InputError
 
         bar, options = BatchProgress("taking", "pattern"), self.options
+        tell(f"waiting for frames from {options.source}")
         with self._open:
             for piece in self.measurement.pieces(self._announced):
                 stream = self.stream or self._start(piece.patterns.shape[-1], piece.patterns.dtype)
@@ -172,7 +177,11 @@ class Sending:
                         found=f"type {piece.patterns.dtype}",
                         expected=f"{self.dtype}, as was announced or came first",
                     )
-                stream.push(piece.positions * self.per_unit, piece.patterns)
+                try:
+                    stream.push(piece.positions * self.per_unit, piece.patterns)
+                except StreamFull as error:
+                    tell(f"{error} {stream.inner.acknowledged} patterns are reconstructed")
+                    break
                 if (expected := self.measurement.tally.expected) is not None:
                     bar(min(stream.inner.pushed, expected), expected)
             for line in self.measurement.tally.lines():
@@ -184,7 +193,7 @@ class Sending:
                     file=options.source,
                     field="source",
                     found="nothing",
-                    expected=f"patterns with positions in {options.idle_s:g} s",
+                    expected="patterns with positions",
                 )
         return self.stream
 

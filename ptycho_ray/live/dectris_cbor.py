@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.live.events import Begin, End, Event, Frame, Unreadable
+from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Unreadable
 
 PORT = 31001
 ARRAY, COMPRESSED = 40, 56500

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_ray.live.events import Begin, End, Event, Frame, Unreadable
 from ptycho_ray.live.frame_encodings import bare_lz4, framed_lz4
+from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Unreadable
 
 PORT = 9999
 ENCODING = re.compile(r"(?:bs(8|16|32))?-?(lz4)?([<>]?)")

@@ -15,7 +15,7 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.live.events import Frame
+from ptycho_ray.live.wire_events import Frame
 
 #: Bytes of a block of bitshuffle, where a frame does not say it.
 BLOCK_BYTES = 8192

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.live.events import ranges
+from ptycho_ray.live.wire_events import ranges
 
 #: How long frames wait for one with a smaller number, and how many wait at most.
 HOLD_S, HOLD_FRAMES = 0.5, 4096

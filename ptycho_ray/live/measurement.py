@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 from ptycho_ray.config import extensions
 from ptycho_ray.errors import InputError
-from ptycho_ray.live.events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.frame_encodings import inflated, problem_of
 from ptycho_ray.live.growing_files import Clock, Ending, Frames, Names, folder_frames, growing_frames
 from ptycho_ray.live.joining import WAITING_BYTES, Joined, Joiner, Tally
 from ptycho_ray.live.receiving import BUFFER_BYTES, Received
+from ptycho_ray.live.wire_events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.wires import Wire
 
 #: How long positions are waited for once the frames have ended.
@@ -33,7 +34,8 @@ class Source:
         frames: a folder, an HDF5 file that grows, or an address (``://``), also one of another package's source.
         positions: a file or an address with the positions; None if they come with the frames.
         names: of the arrays in files.
-        ending: when the scan is complete.
+        ending: when the scan is complete; with an address its ``idle_s`` counts from the first frame.
+        first_s: how long an address is listened to until the first frame comes; None is for ever.
         crop: side of the square that is cut out of each frame; None leaves frames whole, which must then be square.
         centre_px: row and column of the direct beam, the middle of that square; None is what the source says, or the
             middle of the frame.
@@ -46,6 +48,7 @@ class Source:
     positions: str | None = None
     names: Names = field(default_factory=Names)
     ending: Ending = field(default_factory=Ending)
+    first_s: float | None = None
     crop: int | None = None
     centre_px: tuple[float, float] | None = None
     subscribe: bool = False
@@ -155,18 +158,28 @@ class Measurement:
                     self._take_frames(events)
                 yield self._joiner.take()
                 listening = listening or number == 0
-                if listening and self._clock.over and not self._over[0]:
+                if listening and not self._over[0] and (silent := self._silent()) is not None:
                     self._over[0] = True
-                    self.ended = "" if self._clock.left == 0 else f"no frame for {source.ending.idle_s:g} s"
+                    self.ended = silent
                 if self._over[0]:
                     break
             yield from self._last_positions(arriving)
 
+    def _silent(self) -> str | None:
+        """Why no frame is waited for any more, empty if all have come; None while some are."""
+        if self._clock.count:
+            idle = f"no frame for {self.source.ending.idle_s:g} s"
+            return ("" if self._clock.left == 0 else idle) if self._clock.over else None
+        first = self.source.first_s
+        late = first is not None and time.monotonic() - self._clock.last > first
+        return f"no frame in {first:g} s" if late else None
+
     def _last_positions(self, arriving: Iterator[tuple[int, list[Event]]]) -> Iterator[Joined | None]:
         """Positions that come after the last frame."""
         clock = Clock(Ending(idle_s=POSITIONS_S))
+        nothing: tuple[int, list[Event]] = (-1, [End()])
         while not self._over[1] and self._joiner.waiting and not clock.over:
-            _, events = next(arriving, (-1, [End()]))
+            _, events = next(arriving, nothing)
             self._take_positions(events)
             if events:
                 clock.took(0)

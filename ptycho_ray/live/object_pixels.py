@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptycho_ray.errors import ConfigurationError, InputError
-from ptycho_ray.live.events import Begin
+from ptycho_ray.live.wire_events import Begin
 from ptycho_ray.physics.optics import wavelength_m
 from ptycho_ray.physics.units import LENGTHS, PIXELS, factor_of
 

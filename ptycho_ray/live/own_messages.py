@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.live.events import Begin, End, Event, Frame, Positions, Unreadable
+from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Positions, Unreadable
 
 TYPES = (
     "uint8",

@@ -10,7 +10,7 @@ import numpy as np
 from ptycho_ray.data.opening import opened
 from ptycho_ray.data.tables import LARGEST_TABLE, TableFile
 from ptycho_ray.errors import InputError, MissingFileError
-from ptycho_ray.live.events import Positions
+from ptycho_ray.live.wire_events import Positions
 
 POLL_S = 0.2
 

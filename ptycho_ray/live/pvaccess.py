@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.live.events import End, Event, Frame, Unreadable
 from ptycho_ray.live.frame_encodings import framed_bslz4, framed_lz4
+from ptycho_ray.live.wire_events import End, Event, Frame, Unreadable
 
 #: Frames that the client of PVAccess holds for this program; with more it merges updates, and numbers are missing.
 FRAMES_HELD = 1000

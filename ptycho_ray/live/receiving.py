@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 
 from ptycho_ray.errors import InputError
-from ptycho_ray.live.events import Dropped, End, Event, Frame, Listening, pack, unpack
+from ptycho_ray.live.wire_events import Dropped, End, Event, Frame, Listening, pack, unpack
 from ptycho_ray.live.wires import Wire, listen
 
 #: Bytes that are handed over at a time.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.live import dectris_cbor, dectris_json, own_messages
-from ptycho_ray.live.events import Begin
 from ptycho_ray.live.frame_encodings import deflated
+from ptycho_ray.live.wire_events import Begin
 from ptycho_ray.live.wires import zeromq
 
 Protocol = Literal["dectris2", "dectris1", "zmq", "pva", "hdf5"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.live import dectris_cbor, dectris_json
-from ptycho_ray.live.events import Begin, End, Event, Frame, Unreadable
 from ptycho_ray.live.own_messages import Decoder
+from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Unreadable
 
 POLL_S = 0.2
 #: Messages that ZeroMQ itself holds for a receiver.

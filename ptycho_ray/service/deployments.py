@@ -27,7 +27,6 @@ from ptycho_ray.service.turns import Turns
 MODELS_IN_MEMORY = 3
 #: How long a replica that reconstructs waits for a database server that is away, before the attempt is lost.
 PATIENCE_S = 300.0
-STREAMS_IN_MEMORY = 8
 
 
 @serve.deployment(
@@ -55,6 +54,7 @@ class Models:
         self.settings = ServiceSettings.from_args(args)
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep_log(self.settings.data_dir)
+        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
         keep_s = self.settings.keep_s
@@ -63,7 +63,6 @@ class Models:
         self.memory = MemoryBudget.of(self.settings)
         self.meter = Meter(gpu=device_of(self.settings) != "cpu")
         self.pool = ThreadPoolExecutor(WITH_MODEL, "job")
-        self.physics: dict[tuple[str, str, int], Any] = {}  # of streams, see ``live_image.ScanPhysics``
         self.solver = ThreadPoolExecutor(1, "automatic")  # it uses every core, and its budget is the process's
         self.turns = Turns()
 
@@ -98,7 +97,7 @@ class Models:
 
     async def predict(self, stream_id: str, first: int, frames: np.ndarray, positions: np.ndarray, domain: str) -> Any:
         """Patches, positions and weight for some patterns of a stream; without any, only what takes time is prepared."""
-        from ptycho_ray.service.live_image import physics_of_stream, predict
+        from ptycho_ray.service.live_image import STREAMS_IN_MEMORY, physics_of_stream, predict
 
         key = serve.get_multiplexed_model_id()
         loaded = await self.loaded(key)

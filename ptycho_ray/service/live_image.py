@@ -25,6 +25,8 @@ from ptycho_ray.service.spool import SETTINGS_FILE, StreamSettings, write_spoole
 MARGIN = 64
 #: A patch keeps its own phase if it overlaps what is there with less than this share of its energy.
 SURE_OVERLAP = 0.2
+#: Streams whose physics a replica keeps.
+STREAMS_IN_MEMORY = 8
 #: Largest side of a picture that is sent; larger images are sent with every second, third ... pixel.
 SIDE_SENT = 512
 
@@ -53,6 +55,7 @@ class ScanPhysics:
         photon_scale: photons per unit of the patterns' intensity.
         bad_pixels: bool [N, N], True where the detector measured nothing; None if it did everywhere.
         rows: groups in a batch.
+        neighbour_count: of which the members of a group are drawn.
     """
 
     model: Any

@@ -6,6 +6,7 @@ It never holds the patterns up. When it falls behind it skips some, and a failur
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -113,7 +114,8 @@ class LivePreview:
                 log.exception("a live image failed")
             if not self.told:
                 self.told = True
-                await self.socket.send_json({"type": "no-preview", "problem": from_error(error).document()})
+                with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the sender may have gone
+                    await self.socket.send_json({"type": "no-preview", "problem": from_error(error).document()})
             return True
         return False
 

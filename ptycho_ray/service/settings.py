@@ -32,6 +32,8 @@ class ServiceSettings:
     """Largest upload."""
     max_inflated_bytes: PositiveInt = 8192 * MIB
     """Maximum memory for the arrays of one scan."""
+    max_stream_bytes: PositiveInt = 65536 * MIB
+    """Largest scan that is streamed, on disk; one that becomes longer ends there."""
     max_memory_bytes: NonNegativeInt = 0
     """Memory for the scans of all jobs of a replica of the models; others wait. 0: half of what is free when it starts."""
     max_patterns: PositiveInt = 1_000_000

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ from ptycho_ray.service.guard import SUBPROTOCOL
 from ptycho_ray.service.job_results import FORMATS
 from ptycho_ray.service.jobs import new_id
 from ptycho_ray.service.live_preview import PREVIEW, LivePreview
-from ptycho_ray.service.problems import Problem, from_error
+from ptycho_ray.service.problems import Problem, from_error, storage_full
 from ptycho_ray.service.schemas import Reconstruction, problems
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.spool import SETTINGS_FILE, Spool, StreamSettings
@@ -186,7 +187,13 @@ class _Session:
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1006))
             if (content := message.get("bytes")) is not None:
-                await self._take_frames(spool, content)
+                try:
+                    await self._take_frames(spool, content)
+                except Problem as problem:
+                    if problem.status != 413 or spool.count < 2:
+                        raise
+                    await self.socket.send_json({"type": "full", "problem": problem.document()})
+                    return  # what is stored is reconstructed
                 preview.news.set()
             elif self._is_end(message.get("text") or ""):
                 return
@@ -206,8 +213,12 @@ class _Session:
             order: dict[str, Any] = {"field": "first", "found": first, "expected": spool.count}
             raise Problem(409, "conflict", "Patterns come in order, each once.", order)
         total = first + count
-        if total > settings.max_patterns or total * spool.frame_bytes > settings.max_body_bytes:
-            raise Problem(413, "too-large", "The stream has become too long.", {"field": "first", "found": total})
+        if total > settings.max_patterns or total * spool.frame_bytes > settings.max_stream_bytes:
+            more = {"field": "first", "found": total, "expected": f"at most {settings.max_patterns} patterns, "}
+            more["expected"] += f"{settings.max_stream_bytes / 2**20:.4g} MiB"
+            raise Problem(413, "too-large", "The stream has become too long.", more)
+        if shutil.disk_usage(spool.folder).free < settings.min_free_bytes:
+            raise storage_full()
         positions = np.frombuffer(content, "<f8", 2 * count, HEADER.size).reshape(-1, 2)
         dtype = np.dtype(spool.settings.dtype).newbyteorder("<")
         frames = np.frombuffer(content, dtype, count * n * n, HEADER.size + 16 * count).reshape(-1, n, n)

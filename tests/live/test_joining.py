@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptycho_ray.live.events import ranges
 from ptycho_ray.live.joining import HOLD_S, MOST_FRAMES, Joiner
+from ptycho_ray.live.wire_events import ranges
 
 
 class Now:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,7 @@ from helpers import free_port
 
 from ptycho_ray.commands.cli import main
 from ptycho_ray.errors import InputError, MissingFileError
-from ptycho_ray.live import dectris_cbor, dectris_json, own_messages
-from ptycho_ray.live.events import Begin, Dropped, End, Frame, Positions, Unreadable, pack, unpack
+from ptycho_ray.live import dectris_cbor, dectris_json, own_messages, pvaccess
 from ptycho_ray.live.frame_encodings import deflated, inflated
 from ptycho_ray.live.growing_files import Ending, Names
 from ptycho_ray.live.joining import Joined
@@ -24,7 +25,8 @@ from ptycho_ray.live.object_pixels import object_pixel_m, pixels_per_unit
 from ptycho_ray.live.position_files import positions_in
 from ptycho_ray.live.receiving import Buffer, Received
 from ptycho_ray.live.replaying import Protocol, Replay, counts_of, replay
-from ptycho_ray.live.wires import Wire
+from ptycho_ray.live.wire_events import Begin, Dropped, End, Frame, Positions, Unreadable, pack, unpack
+from ptycho_ray.live.wires import Wire, zeromq
 
 zmq = pytest.importorskip("zmq", reason="pyzmq is not installed")
 pytest.importorskip("cbor2", reason="cbor2 is not installed")
@@ -285,6 +287,14 @@ def test_a_detector_that_falls_silent(scan: Replay, hand: Hand, tmp_path: Path) 
     assert (measurement.ended, measurement.tally.facts()["missing"]) == ("no frame for 2 s", "10-23")
 
 
+def test_a_detector_that_never_begins(scan: Replay, hand: Hand) -> None:
+    hand.send(series(scan)[0])
+    measurement = Measurement(Source(frames=hand.address, first_s=0.5, ending=PATIENT))
+    assert list(measurement.pieces()) == []
+    assert measurement.ended == "no frame in 0.5 s"
+    assert measurement.tally.facts()["missing"] == "0-23"
+
+
 def test_a_receiving_process_that_is_killed(scan: Replay, hand: Hand) -> None:
     hand.send(*series(scan)[:2])
     with Received([Wire(hand.address)]) as received:
@@ -380,3 +390,33 @@ def test_the_command_replays_into_a_file(scan_file: Path, small_scan: Any, tmp_p
     assert main(["replay", str(scan_file), "--bind", "nonsense://x"]) == 2
     assert main(["replay", str(scan_file), "--rate", "0"]) == 2
     assert "tcp://HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("codec", "header"), [("bslz4", 12), ("lz4", 16)])
+def test_compressed_frames_of_areadetector(codec: str, header: int, rng: np.random.Generator) -> None:
+    """Its codecs leave out the frame of HDF5's filters; the type is that of the uncompressed pixels."""
+    pattern = rng.poisson(0.1, (1, 33, 40)).astype(np.uint16)
+    (content,) = deflated(pattern, codec)
+    value = SimpleNamespace(
+        uniqueId=5,
+        dimension=[SimpleNamespace(size=40), SimpleNamespace(size=33)],
+        value=np.frombuffer(content[header:], np.uint8),
+        codec=SimpleNamespace(name=codec, parameters=6),
+        uncompressedSize=pattern.nbytes,
+    )
+    frame = pvaccess.decode(value)
+    assert isinstance(frame, Frame)
+    assert frame.number == 5
+    np.testing.assert_array_equal(inflated([frame]), pattern)
+    value.codec.name = "jpeg"
+    assert isinstance(pvaccess.decode(value), Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [("cbor2", dectris_cbor.cbor), ("zmq", lambda: zeromq("tcp://x:1")), ("p4p.client.thread", pvaccess.p4p_client)],
+)
+def test_a_library_that_is_missing(module: str, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=r"pip install 'ptycho-ray\[(live|pva)\]'"):
+        call()

@@ -42,6 +42,8 @@ WITH: dict[str, dict[str, Any]] = {
     "depth_smoothing_slices": {"slices": 3, "thickness_angstrom": 40.0},
     "prior_strength": {"prior": PRETRAINED},
 }
+#: Settings of the solver that ``reconstruct`` has by a short name.
+SHORT = {"--refinement.prior": "--prior"}
 OF_A_FILE = {"positions": "places", "mask": "none", "units": "px", "rotation": 2.5, "select": "0:50", "drop": "1,2"}
 
 
@@ -200,7 +202,8 @@ def test_a_setting_of_the_solver_is_the_same_by_each_way_and_in_the_command(
 
     monkeypatch.setattr(workflow, "reconstruct_scan", core)
     done(aside, scan_file, options)
-    assert main(["reconstruct", str(scan_file), *words, "--output-dir", str(tmp_path / "out")]) == 2
+    shorter = [SHORT.get(word, word) for word in words]
+    assert main(["reconstruct", str(scan_file), *shorter, "--output-dir", str(tmp_path / "out")]) == 2
     (of_service, its), (of_command_line, theirs) = asked
     assert its == theirs
     for name in ("positions_px", "scan_index", "probe"):

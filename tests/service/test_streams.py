@@ -157,3 +157,29 @@ def test_patterns_and_choices_that_cannot_be(http: TestClient) -> None:
         frames = np.full((1, 8, 8), np.nan, "<f4").tobytes()
         stream.send_bytes(struct.pack("<4sIQ", b"PTYF", 1, 0) + np.zeros(2).tobytes() + frames)
         assert stream.receive_json()["problem"]["field"] == "patterns"
+
+
+def test_a_stream_that_becomes_too_long_ends_there(tmp_path: Path) -> None:
+    """What is stored is reconstructed; here the job says only how much that is."""
+
+    class Counting(InThisProcess):
+        async def run(self, job_id: str, attempt: int, model_key: str) -> None:
+            with h5py.File(self.settings.job_folder(job_id) / "scan.h5") as file:
+                self.service.jobs.finish(job_id, attempt, {"patterns": len(file["patterns"])})
+
+    settings = ServiceSettings(data_dir=tmp_path, require_token=False, max_stream_bytes=5 * 32 * 32, accelerator="cpu")
+    replicas = Counting(settings)
+    replicas.service = Service(settings, replicas, "here")
+    content = np.arange(8.0).tobytes() + bytes(4 * 32 * 32)
+    client = TestClient(make_app(replicas.service), base_url="http://127.0.0.1")
+    with client, client.websocket_connect("ws://127.0.0.1/v1/streams") as stream:
+        stream.send_json({"type": "start", "N": 32, "dtype": "uint8"})
+        answers = [stream.receive_json()]
+        for first in (0, 4):
+            stream.send_bytes(struct.pack("<4sIQ", b"PTYF", 4, first) + content)
+            answers.append(stream.receive_json())
+        while answers[-1]["type"] != "done":
+            answers.append(stream.receive_json())
+    assert [answer["type"] for answer in answers][:3] == ["ready", "ack", "full"]
+    assert answers[2]["problem"]["status"] == 413
+    assert answers[-1]["job"]["facts"]["patterns"] == 4

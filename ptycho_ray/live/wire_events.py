@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -95,7 +95,9 @@ class End:
 
 
 Event: TypeAlias = Listening | Begin | Frame | Positions | Unreadable | Dropped | End
-_KINDS = {kind.__name__: kind for kind in (Listening, Begin, Frame, Unreadable, Dropped, End)}
+_KINDS: dict[str, Callable[..., Event]] = {
+    kind.__name__: kind for kind in (Listening, Begin, Frame, Unreadable, Dropped, End)
+}
 _LENGTH = struct.Struct("<I")
 
 

@@ -171,9 +171,9 @@ def test_the_probe_stays_in_its_place_while_it_is_refined():
 
 def test_a_step_of_the_smooth_phase_that_goes_too_far_is_not_taken(noisy, monkeypatch):
     def too_far(self, image, illumination, diameter):
-        image.mul_(
-            torch.polar(torch.ones_like(illumination), torch.linspace(-9, 9, image.shape[-1]).expand_as(illumination))
-        )
+        self.last.copy_(image)
+        phase = torch.linspace(-9, 9, image.shape[-1]).expand_as(illumination())
+        image.mul_(torch.polar(torch.ones_like(phase), phase))
 
     monkeypatch.setattr(SmoothAcceleration, "apply", too_far)
     history = list(Refinement(noisy, RefinementConfig(iterations=4)))

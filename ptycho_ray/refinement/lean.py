@@ -20,6 +20,8 @@ from ptycho_ray.refinement.run import Run
 
 #: Share of the brightest illumination from which on a pixel tells; the most pixels that one step may move a slice to the next.
 LIT, MOST_PX = 0.3, 0.5
+#: Determinant of the slopes over the square of their sum below which the image varies along one axis only.
+LEAST_SLOPES = 1e-6
 #: Blocks of the image along an axis, which are left out in turn to tell the error.
 BLOCKS = 4
 
@@ -34,14 +36,15 @@ def set_upright(run: Run, others: tuple[Tensor, ...] = ()) -> None:
     state.slice_shift_px += step
 
 
-def lean_error_px(run: Run, slices_of_shift: Tensor) -> Tensor:
-    """Standard error of the shift from a slice to the next, float64 [2].
+def lean_error_px(run: Run, shift_px: Tensor) -> Tensor:
+    """Standard error of the shift from a slice to the next, ``shift_px``, float64 [2].
 
     Two parts: how far the parts of the image disagree, by leaving out one of ``BLOCKS**2`` blocks after the other; and that a
     slice is a plane where the sample leans within it, half the shift of one slice over all of them (``docs/experiments.md``).
     """
-    equations = _equations(run.state.object, run.illumination())
-    lit = torch.nonzero(equations[0])
+    light = run.illumination()
+    equations = _equations(run.state.object, light)
+    lit = torch.nonzero(light[1:-1, 1:-1] > LIT * light.max())
     top, left = lit.amin(dim=0).tolist()
     bottom, right = lit.amax(dim=0).tolist()
     blocks = [
@@ -52,7 +55,7 @@ def lean_error_px(run: Run, slices_of_shift: Tensor) -> Tensor:
     total, count = torch.stack(blocks).sum(dim=0), len(blocks)
     without = torch.stack([_solved(total - block) for block in blocks])
     scatter = (without - without.mean(dim=0)).square().sum(dim=0) * ((count - 1) / count)
-    within = slices_of_shift / (2 * len(run.state.object))
+    within = shift_px / (2 * len(run.state.object))
     return (scatter + within.square()).sqrt()
 
 
@@ -67,13 +70,13 @@ def _equations(image: Tensor, light: Tensor) -> Tensor:
         for total, (one, other) in zip(made, pairs, strict=True):
             total += (one.conj() * other).real
     seen = light[1:-1, 1:-1]
-    return made * torch.where(seen > LIT * seen.max(), seen / seen.max(), torch.zeros_like(seen))
+    return made * torch.where(seen > LIT * light.max(), seen / light.max(), torch.zeros_like(seen))
 
 
 def _solved(sums: Tensor) -> Tensor:
     """(row, column) by which the next slice lies further on, float64 [2], from sums [5]; zero for slices without structure."""
     a, b, c, row, column = sums.unbind()
-    determinant = (a * c - b * b).clamp_min(1e-300)
+    determinant = (a * c - b * b).clamp_min(LEAST_SLOPES * (a + c).square() + 1e-300)
     return torch.stack([b * column - c * row, b * row - a * column]) / determinant
 
 

@@ -201,6 +201,15 @@ def test_halves_of_the_data_are_solved_with_the_tilt_found(columns, upright):
     assert half_data_agreement(columns[0], config, upright.result()).mean > 0.5
 
 
+def test_an_image_without_structure_tells_no_tilt(upright):
+    fresh = upright.again(upright.run.kernel.amplitude, upright.config)
+    fresh.run.state.object.fill_(1)
+    begun = fresh.run.state.slice_shift_px.clone()
+    set_upright(fresh.run)
+    assert torch.equal(fresh.run.state.slice_shift_px, begun)
+    assert np.isfinite(fresh.result().slab.tilt_error_mrad).all()
+
+
 def test_a_tilt_is_not_refined_in_tiles(upright):
     assert not can_be_tiled(upright.config)
 

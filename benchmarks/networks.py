@@ -2,7 +2,7 @@
 
     python benchmarks/networks.py cost     # parameters and operations
     python benchmarks/networks.py fit      # a few minutes
-    python benchmarks/networks.py speed    # patterns a CPU second
+    python benchmarks/networks.py speed [compiled]    # patterns a CPU second; torch.compile takes minutes for each network
 
 The fit is the one of tests/models/test_networks.py: side 32, n_filters_scale 1 or fno_width 8, a soft random object of
 strong phase, 1e7 photons a pattern. It tells whether a network learns at all and ends with a structured object, not how well it
@@ -11,6 +11,7 @@ generalises. Speed is that of single patterns to transmissions in batches of 16,
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
@@ -74,22 +75,22 @@ def fit() -> None:
         print(f"| {name} | {' | '.join(cells)} | {(time.process_time() - started) / 2:.0f} |", flush=True)
 
 
-def speed() -> None:
-    """As it is used (channels last), in the usual layout, with convolutions of 16 bits, and compiled."""
+def speed(compiled: bool) -> None:
+    """As it is used (channels last), in the usual layout, with convolutions of 16 bits, and compiled where asked for."""
     torch.set_num_threads(1)
     rows: dict[str, dict[str, Any]] = {"cnn": {}, "cnn, n_filters_scale 1": {"n_filters_scale": 1}, **RECOMMENDED}
-    print("| network | N | MFLOP | patterns a CPU second | usual layout | bf16 | compiled |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| network | N | MFLOP | patterns a CPU second | usual layout | bf16 |{' compiled |' * compiled}")
+    print("|" + " --- |" * (6 + compiled))
     for name, settings in rows.items():
         for n in SIDES:
             config = ModelConfig(N=n, **settings)
             mflop = (network_cost(config).flops + retrieval_flops(config)) / 1e6
-            rates = " | ".join(f"{rate:.0f}" for rate in rates_of(config))
+            rates = " | ".join(f"{rate:.0f}" for rate in rates_of(config, compiled))
             print(f"| {name} | {n} | {mflop:,.0f} | {rates} |", flush=True)
 
 
 @torch.inference_mode()
-def rates_of(config: ModelConfig) -> list[float]:
+def rates_of(config: ModelConfig, compiled: bool) -> list[float]:
     photons = 100 * torch.rand(BATCH, 1, config.N, config.N, generator=torch.Generator().manual_seed(0))
     mean = float(photons.sum(dim=(-2, -1)).mean())
     probe = torch.full((1, config.N, config.N), mean**0.5 / config.N, dtype=torch.complex64)
@@ -104,19 +105,27 @@ def rates_of(config: ModelConfig) -> list[float]:
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.network_dtype = torch.bfloat16
     found.append(rate())
-    model.network_dtype = None
-    model.network = torch.compile(model.network)  # type: ignore[assignment]
-    return [*found, rate()]
+    if compiled:
+        model.network_dtype = None
+        model.network = torch.compile(model.network)  # type: ignore[assignment]
+        found.append(rate())
+    return found
 
 
-TABLES = {"cost": cost, "fit": fit, "speed": speed}
+TABLES = {
+    ("cost",): cost,
+    ("fit",): fit,
+    ("speed",): functools.partial(speed, False),
+    ("speed", "compiled"): functools.partial(speed, True),
+}
 
 
 def main() -> int:
-    if len(sys.argv) != 2 or sys.argv[1] not in TABLES:
+    table = TABLES.get(tuple(sys.argv[1:]))
+    if table is None:
         print(__doc__)
         return 2
-    TABLES[sys.argv[1]]()
+    table()
     return 0
 
 

@@ -37,7 +37,6 @@ class Case:
         tile_px: side of the piece that the reference keeps of every pattern; None where positions are no raster.
         steps: those of the single-pattern solver.
         training: simulates a part of the training set of the contract, for methods that learn from its patterns.
-        details: what else the page says of it, such as the overlap.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Case:
     tile_px: int | None = None
     steps: int = 30
     training: Callable[[], RawData] | None = None
-    details: dict[str, float] = field(default_factory=dict)
 
 
 def raster(side: int, N: int, step: int) -> NDArray[np.float64]:

@@ -46,7 +46,8 @@ def section(contract: str, found: list[Result]) -> list[str]:
         rows += [_published(row) for row in PUBLISHED.get(contract, ()) if row.line == line]
         page += [*([f"### {contract}: {line}", ""] if len(lines) > 1 else []), HEAD, *rows, ""]
     page += _bars(by_method, lines)
-    page += [f"Not run: {name}." for name in order if name not in by_method]
+    missing = ", ".join(f"`{name}`" for name in order if name not in by_method)
+    page += [f"Not run: {missing}.", ""] if missing else []
     if contract in FOR_A_GPU:
         what, command = FOR_A_GPU[contract]
         page += [f"Not run, for a GPU: {what} (`{command}`)."]

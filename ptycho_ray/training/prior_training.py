@@ -162,7 +162,7 @@ class Images:
         self.pools = Pools.drawn(np.random.default_rng((config.seed, 2)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = Denoiser(config.width).to(self.device, memory_format=torch.channels_last)
+            self.network = Denoiser(config.width).to(self.device).to(memory_format=torch.channels_last)
         self.models: Any = [_Trained(self.network)]
         self.module = self.network
         self.kept = self._drawn(VALIDATION, np.arange(config.validation_images))

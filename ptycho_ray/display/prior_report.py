@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,13 @@ def save_prior(
     )
     picture = _plot(moved, image.weight > 0, pixel_size_m)
     return {"prior_map": folder / MAP}, [Section("Prior", text, facts=facts, pictures=[("", picture)])]
+
+
+def prior_facts(found: RefinementResult) -> dict[str, Any]:
+    """How much the prior said, for a result in JSON; nothing where none was asked for."""
+    if found.prior is None:
+        return {}
+    return {"prior": {"strength": found.prior.strength, "unseen_r_factors": found.prior.r_factors}}
 
 
 def _plot(moved: NDArray[np.float32], region: NDArray[np.bool_], pixel_size_m: float | None) -> Figure:

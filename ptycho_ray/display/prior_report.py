@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.display.figures import crop_to_region, empty_figure, plain_image_axis, scale_bar
 from ptycho_ray.display.report import Section
 from ptycho_ray.files import atomic_path
 
@@ -63,6 +62,8 @@ def prior_facts(found: RefinementResult) -> dict[str, Any]:
 
 
 def _plot(moved: NDArray[np.float32], region: NDArray[np.bool_], pixel_size_m: float | None) -> Figure:
+    from ptycho_ray.display.figures import crop_to_region, empty_figure, plain_image_axis, scale_bar
+
     figure = empty_figure(5.6, 4.8)
     axis = figure.subplots()
     plain_image_axis(axis)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.data.raw_data import write_refined
+from ptycho_ray.display.prior_report import prior_facts, save_prior
 from ptycho_ray.display.report import Section, write_report
 from ptycho_ray.files import jsonable, write_json
 
@@ -31,7 +32,6 @@ def save_automatic(
         The facts of :func:`automatic_facts` with the paths of the files; ``result.json`` has also trials and provenance.
     """
     from ptycho_ray.display.depth import save_depth
-    from ptycho_ray.display.prior_report import save_prior
 
     made.refinement.stitched.save(folder / IMAGE)
     refined = write_refined(made.refined_scan, folder)
@@ -67,6 +67,7 @@ def automatic_facts(made: Automatic) -> dict[str, Any]:
         "plan": made.plan.lines,
         "settings": made.plan.settings,
         "seconds": {"plan": made.plan.seconds, "solution": made.seconds},
+        **prior_facts(made.refinement),
     }
     return facts if made.error_bars is None else facts | {"uncertainty": error_bars_facts(made.error_bars)}
 

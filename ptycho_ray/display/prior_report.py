@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.display.figures import crop_to_region, empty_figure, plain_image_axis, scale_bar
 from ptycho_ray.display.report import Section
 from ptycho_ray.files import atomic_path
 
@@ -55,7 +54,16 @@ def save_prior(
     return {"prior_map": folder / MAP}, [Section("Prior", text, facts=facts, pictures=[("", picture)])]
 
 
+def prior_facts(found: RefinementResult) -> dict[str, Any]:
+    """How much the prior said, for a result in JSON; nothing where none was asked for."""
+    if found.prior is None:
+        return {}
+    return {"prior": {"strength": found.prior.strength, "unseen_r_factors": found.prior.r_factors}}
+
+
 def _plot(moved: NDArray[np.float32], region: NDArray[np.bool_], pixel_size_m: float | None) -> Figure:
+    from ptycho_ray.display.figures import crop_to_region, empty_figure, plain_image_axis, scale_bar
+
     figure = empty_figure(5.6, 4.8)
     axis = figure.subplots()
     plain_image_axis(axis)

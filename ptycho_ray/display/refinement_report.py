@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ptycho_ray.display.prior_report import prior_facts
 from ptycho_ray.display.report import Section
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ def refinement_facts(result: RefinementResult) -> dict[str, Any]:
     }
     if result.slab is not None:
         facts["slab"] = dataclasses.asdict(result.slab)
-    if result.prior is not None:
-        facts["prior"] = {"strength": result.prior.strength, "unseen_r_factors": result.prior.r_factors}
+    facts |= prior_facts(result)
     if judged:
         facts |= {"held_out_r_factor": judged[-1].r_factor, "held_out_deviance": judged[-1].deviance}
     return facts

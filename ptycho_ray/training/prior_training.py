@@ -162,7 +162,8 @@ class Images:
         self.pools = Pools.drawn(np.random.default_rng((config.seed, 2)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = Denoiser(config.width).to(self.device, memory_format=torch.channels_last)
+            self.network = Denoiser(config.width).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs
         self.models: Any = [_Trained(self.network)]
         self.module = self.network
         self.kept = self._drawn(VALIDATION, np.arange(config.validation_images))
@@ -202,7 +203,7 @@ class Images:
         return []
 
     def finish(self) -> None:
-        self.network.to(memory_format=torch.contiguous_format)
+        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def _drawn(self, stream: int, numbers: NDArray[np.int64]) -> Noisy:
         drawn = [

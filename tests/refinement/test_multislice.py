@@ -262,7 +262,7 @@ def test_the_derivative_of_the_smooth_prior(two_layers, rng):
         return prior.lateral * lateral + prior.depth * float(at.diff(dim=0).abs().square().sum())
 
     found = torch.zeros_like(image)
-    prior.add_derivative(found, image, 1.0)
+    prior.add_derivative(found, image, (slice(None),) * 3, 1.0)
     expected = (value(image + 1e-4 * way) - value(image - 1e-4 * way)) / 2e-4
     assert float(2 * (found * way).sum().real) == pytest.approx(expected, rel=1e-6)
     assert prior.lateral / prior.depth == pytest.approx((1.5 / 0.7) ** 2)

@@ -46,7 +46,9 @@ def run(words: Sequence[str]) -> Result:
         (folder / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / "configs" / name)
     for name in chosen:
-        shutil.copyfile(example(name), folder / f"{name}.npz")
+        for file in (example(name), example(name).with_suffix(".LICENSE")):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
     result: Result = {"folder": folder, "images": []}
     if not options.only_files:
         tell("loading the program")

@@ -55,6 +55,12 @@ def test_a_module_or_a_function_is_handed_in(small_scan, tmp_path):
     assert again.bundle.config.model.architecture == "plain"
 
 
+def test_one_network_for_several_scans(small_scan, other_scan):
+    image = pr.train(small_scan, other_scan, network=plain, **SMALL)
+    assert len(image.scan) == len(small_scan)
+    assert image.image.shape == pr.train(small_scan, network=plain, **SMALL).image.shape
+
+
 def test_a_model_of_an_unknown_network_says_so(small_scan, tmp_path, monkeypatch):
     place = pr.train(small_scan, network=plain, **SMALL).save_model(tmp_path)
     assert load_bundle(place).config.model.architecture == "plain"

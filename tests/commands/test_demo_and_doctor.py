@@ -46,7 +46,7 @@ def test_doctor_names_what_does_not_work(monkeypatch: pytest.MonkeyPatch, capsys
 def test_demo_writes_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
     assert main(["demo", "--only-files", "--output-dir", str(folder)]) == 0
-    assert {path.name for path in folder.iterdir()} == {"simulated.npz", "measured.npz", "configs"}
+    assert {path.name for path in folder.iterdir()} == {"simulated.npz", "measured.npz", "measured.LICENSE", "configs"}
     for name in configurations():
         assert load_yaml_config(folder / "configs" / name)
     assert "train/minimal.yaml" in configurations()

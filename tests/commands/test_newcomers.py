@@ -3,6 +3,7 @@ of it."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,16 @@ def test_pictures_of_a_run_have_a_bar_in_nm(small_scan: Any, tmp_path: Path) -> 
         patch.setattr("ptycho_ray.display.figures.save_figure", lambda figure, path: drawn.append(figure))
         save_outputs(image, image, {"pixel_size_m": 2e-8}, tmp_path)
     assert [[text.get_text() for text in figure.axes[0].texts] for figure in drawn] == [["100 nm"], ["100 nm"]]
+
+
+def test_every_test_of_the_page_exists() -> None:
+    page = (ROOT / "docs" / "newcomers.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page)) - {"test_image"}
+    there = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    assert len(named) > 30
+    assert named <= there
+    assert len(re.findall(r"^\| \d+ \|", page, flags=re.MULTILINE)) == 45

@@ -50,8 +50,10 @@ class Monitor:
         self.last = 0.0
         self.pixel_size_m: float | None = None
         self.lines: list[str] = []
-        #: Iteration and R-factor of the patterns held out, whenever they have judged the solution.
+        #: Iteration and R-factor of the patterns held out, whenever they have judged the solution; iterations of a second round
+        #: are counted on.
         self.judged: list[list[float]] = []
+        self.first_round = 0
 
     def stage(self, name: str, done: int = 0, total: int = 0, facts: dict[str, Any] | None = None) -> None:
         """Start of a new stage."""
@@ -94,7 +96,9 @@ class Monitor:
 
     def _on_iteration(self, stage: str, progress: Progress) -> None:
         if progress.r_factor is not None:
-            self.judged.append([progress.iteration, progress.r_factor])
+            if self.judged and self.first_round + progress.iteration <= self.judged[-1][0]:
+                self.first_round = int(self.judged[-1][0])
+            self.judged.append([self.first_round + progress.iteration, progress.r_factor])
             facts = {"plan": self.lines, "held_out": self.judged}
             self.stage(stage, progress.iteration, progress.iterations, facts)
         elif time.monotonic() - self.last >= REPORT_INTERVAL_S:

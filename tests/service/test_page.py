@@ -224,7 +224,9 @@ def test_a_stream_is_watched(browser: Any, deploy: Callable[..., Any], small_sca
     ):
         for start in (0, 30):
             stream.push(small_scan.positions_px[start : start + 30], amplitude[start : start + 30])
-            until(page, f"document.querySelector('main').innerText.includes('{start + 30} patterns')")
+            shown = "document.querySelector('main [role=status]').textContent"
+            until(page, f"{shown} === '{start + 30} patterns'")
+        page.get_by_role("application", name="Live image, Phase").wait_for()
         assert page.locator(".pane").count() == 2
 
 

@@ -144,3 +144,12 @@ def test_workers_are_refused_where_there_are_none_and_share_the_solution_where_t
     job = run(store, settings, scan_file, seed=3, workers=4)
     assert (asked["devices"], asked["seed"]) == (4, 3)
     assert asked["checkpoint"].parent == settings.job_folder(job.id)
+
+
+def test_iterations_of_a_second_round_are_counted_on(
+    store: Watched, settings: ServiceSettings, scan_file: Path
+) -> None:
+    job = run(store, settings, scan_file, budget_s=0.1, refinement={"iterations": 10, "position_start": 1})
+    counted = [row[0] for row in job.facts["held_out"]]
+    assert len(counted) > 2  # ten iterations alone are judged twice
+    assert counted == sorted(set(counted))

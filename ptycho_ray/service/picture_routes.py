@@ -51,13 +51,17 @@ async def layer(
     return Response(await _computed(service, _packed, folder, name, ramp, unwrap), media_type=MEDIA)
 
 
-@router.get("/v1/reconstructions/{id}/preview", response_class=Response, responses=PICTURE | problems(404, 422))
+@router.get(
+    "/v1/reconstructions/{id}/preview",
+    response_class=Response,
+    responses=PICTURE | {204: {"description": "There is no image yet, or none in the making."}} | problems(404, 422),
+)
 async def preview(request: Request, id: str, service: Here, caller: Reader) -> Response:
     """The image of a running job as it is now."""
     job = await readable_job(request, service, caller, id)
     path = service.settings.job_folder(job.id) / PREVIEW
     if not job.active or not path.exists():
-        raise Problem(404, "not-found", "There is no image yet, or no longer one in the making.", {"field": "id"})
+        return Response(status_code=204)
     return FileResponse(path, media_type=MEDIA)
 
 

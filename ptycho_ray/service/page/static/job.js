@@ -97,7 +97,7 @@ function Running({ job, share }) {
     let wanted = true;
     if (judged?.length)
       picture(`${jobPath(job.id)}/preview`, { share }).then(
-        (got) => wanted && setImage(got),
+        (got) => wanted && got && setImage(got),
         () => {},
       );
     return () => {

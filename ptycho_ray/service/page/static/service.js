@@ -54,9 +54,11 @@ export function submit(scan, choices = {}) {
   return json("v1/reconstructions", { method: "POST", headers, body: JSON.stringify({ ...scan, ...choices }) });
 }
 
-// A picture as it is sent: length of the header, header (JSON), float32 pixels, of a complex one real and imaginary part in turn.
+// A picture as it is sent, null if there is none: length of the header, header (JSON), float32 pixels, of a complex one real and imaginary part in turn.
 export async function picture(path, options) {
-  const buffer = await (await ask(path, options)).arrayBuffer();
+  const answer = await ask(path, options);
+  if (answer.status === 204) return null;
+  const buffer = await answer.arrayBuffer();
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const [rows, columns] = header.shape;

@@ -40,7 +40,7 @@ def page_of(browser: Any, url: str, **how: Any) -> Iterator[Any]:
     page.on("request", lambda request: page.troubles.append(request.url) if is_elsewhere(request.url) else None)
     page.goto(url)
     yield page
-    assert page.troubles == []
+    assert page.troubles == [], page.troubles
     context.close()
 
 

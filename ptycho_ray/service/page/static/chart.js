@@ -49,7 +49,9 @@ export function Chart({ x, lines, xTitle, yTitle, y2Title, range, height = 220, 
       [x, ...lines.map(({ values }) => values)],
       place.current,
     );
-    const watch = new ResizeObserver(() => requestAnimationFrame(() => place.current && chart.setSize({ width: width(), height })));
+    const watch = new ResizeObserver(() =>
+      requestAnimationFrame(() => place.current && chart.setSize({ width: width(), height })),
+    );
     watch.observe(place.current);
     return () => {
       watch.disconnect();

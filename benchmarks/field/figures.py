@@ -78,11 +78,11 @@ def _bars(image: StitchedObject, own: tuple[slice, ...], seen: Image, truth: Ima
     """How well error bars tell the errors: share within the nominal 70 % interval, rank correlation."""
     if image.amplitude_std is None or image.phase_std is None:
         return {}
-    errors = np.abs(seen) - np.abs(truth), np.angle(seen * truth.conj())
+    factor = np.vdot(seen, truth) / np.vdot(seen, seen)  # diffraction leaves it open
+    errors = np.abs(factor * seen) - np.abs(truth), np.angle(factor * seen * truth.conj())
+    stds = abs(factor) * image.amplitude_std[own], image.phase_std[own]
     row = {}
-    for part, error, std in zip(
-        ("amplitude", "phase"), errors, (image.amplitude_std[own], image.phase_std[own]), strict=True
-    ):
+    for part, error, std in zip(("amplitude", "phase"), errors, stds, strict=True):
         row[f"{part}_coverage"] = float(np.mean(np.abs(error) <= NOMINAL_STD * std))
         row[f"{part}_rank"] = float(calibration_of(error.ravel(), std.ravel()).rank_correlation)
     return row

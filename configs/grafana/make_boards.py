@@ -101,7 +101,23 @@ BOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                     (quantile("0.99", "ptycho_ray_request_seconds", "route"), "{{route}} p99"),
                 ),
             ),
-            Panel("Reconstructions", "none", (("max by (state) (ptycho_ray_jobs)", "{{state}}"),)),
+            Panel(
+                "Reconstructions",
+                "none",
+                (("max by (state) (ptycho_ray_jobs)", "{{state}}"), ("max(ptycho_ray_jobs_limit)", "at most")),
+            ),
+            Panel("Oldest that waits", "s", (("max(ptycho_ray_oldest_waiting_seconds)", "waiting"),)),
+            Panel(
+                "Attempts lost with their replica, an hour",
+                "none",
+                (("3600 * sum(rate(ptycho_ray_attempts_lost_total[1h]))", "attempts"),),
+            ),
+            Panel(
+                "Free space of the data folder",
+                "bytes",
+                (("min(ptycho_ray_disk_free_bytes)", "free"), ("max(ptycho_ray_disk_reserve_bytes)", "kept free")),
+            ),
+            Panel("Draining", "none", (("max(ptycho_ray_draining)", "1: no new work is accepted"),)),
             Panel(
                 "Replicas that are well",
                 "none",

@@ -63,9 +63,8 @@ OK, FAILED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 _EPILOG = """commands:
 {commands}
 
-'ptycho-ray COMMAND --help' explains a command. A first look: ptycho-ray demo. With a scan of your own:
-  ptycho-ray info scan.h5
-  ptycho-ray reconstruct scan.h5 --output-dir image
+'ptycho-ray COMMAND --help' explains a command. A first look: ptycho-ray demo. With a scan of your own: ptycho-ray info
+scan.h5, then ptycho-ray reconstruct scan.h5 --output-dir image.
 Each command takes --json for one machine-readable object on standard output. Exit codes: 0 done, 1 failed,
 2 wrong usage or unusable input, 3 an image that is not to be trusted, 130 interrupted.
 """
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ptycho-ray",
         usage="ptycho-ray COMMAND ...",
-        description="Reconstructs ptychographic scans with physics-informed neural networks.",
+        description="Reconstructs ptychographic scans, by an iterative solver and by physics-informed networks.",
         epilog=_EPILOG.format(commands="\n".join(f"  {name:17}  {text}" for name, text in COMMANDS.items())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -141,7 +141,8 @@ def _in_a_line(entry: Entry, width: int) -> str:
     """The option and the beginning of its text, cut between two words."""
     head = f"  {entry.typed}"
     if len(head) > INDENT - 2 and entry.value:
-        head = f"  {entry.name} {'{...}' if entry.value[0] == '{' else '...'}"
+        short = "{...}" if entry.value[0] == "{" else "..."
+        head = f"  {short}" if entry.positional else f"  {entry.name} {short}"
     head = f"{head:{INDENT - 1}} "
     text, _, more = entry.text.partition(". ")
     text = text.split("; ")[0]

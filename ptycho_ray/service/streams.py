@@ -156,7 +156,10 @@ class _Session:
         except (json.JSONDecodeError, AttributeError):
             raise Problem(400, "bad-request", "The first message is a JSON object.", {"field": "type"}) from None
         self.service.check_space()
-        limits = settings.max_jobs, settings.max_jobs_per_token  # what is refused at the end is refused before a frame is sent
+        limits = (
+            settings.max_jobs,
+            settings.max_jobs_per_token,
+        )  # what is refused at the end is refused before a frame is sent
         await asyncio.to_thread(self.service.jobs.check_capacity, self.caller.name, *limits)
         self.interval = start.preview_interval_s
         chosen, probe = await asyncio.to_thread(settings_of, start, self.service, self.caller.name)

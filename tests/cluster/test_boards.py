@@ -71,8 +71,8 @@ def test_a_board_is_what_the_list_says(name):
 
 
 def ours_of_the_service() -> set[str]:
-    names = set()
-    for kind in vars(Metrics()).values():
+    names, metrics = set(), Metrics()
+    for kind in (*vars(metrics).values(), *metrics.shared.values()):
         if hasattr(kind, "_name"):
             names.add(kind._name + {Counter: "_total", Histogram: "_bucket"}.get(type(kind), ""))
     return names

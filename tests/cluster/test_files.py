@@ -24,7 +24,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
 import ptycho_ray
-from ptycho_ray.cluster import preflight
+from ptycho_ray.cluster import on_each_node
 
 KUBERAY = ROOT / "configs/kuberay"
 IN_THE_IMAGE = "/opt/ptycho_ray/"
@@ -450,8 +450,8 @@ def test_the_script_builds_and_pushes_the_two_images_of_the_pods(tmp_path):
 
 
 def test_the_builds_of_the_two_images_count_as_one_version(monkeypatch):
-    monkeypatch.setattr(preflight.importlib.metadata, "version", lambda package: "2.13.0+cpu")
-    assert preflight.versions()["torch"] == "2.13.0"
+    monkeypatch.setattr(on_each_node.importlib.metadata, "version", lambda package: "2.13.0+cpu")
+    assert on_each_node.versions()["torch"] == "2.13.0"
 
 
 def test_ray_is_pinned_once():

@@ -96,7 +96,8 @@ def test_the_refinement_is_not_changed_and_the_generator_decides(noisy, bars):
 def test_a_solution_that_goes_on_moves_every_unknown_at_once(start):
     names = [field.name for field in dataclasses.fields(RefinementConfig) if field.name.endswith("_start")]
     given = {name: start for name in names if name != "eigenmode_start" or start is not None}
-    refinement = SimpleNamespace(config=RefinementConfig(**given), run=SimpleNamespace(iteration=10))
+    thick = {"slices": 2, "slice_distance_px2": 1.0}  # for the tilt
+    refinement = SimpleNamespace(config=RefinementConfig(**given, **thick), run=SimpleNamespace(iteration=10))
     settings = dataclasses.asdict(_going_on(refinement))
     assert {settings[name] for name in given} == {None if start is None else 0}
 

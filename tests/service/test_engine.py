@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from helpers import PATIENCE_S
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.service.engine import LoadedModel, Options, SharedForward, read_scan, reconstruct
-from ptycho_ray.service.job_results import FORMATS, result_file, write_result
+from ptycho_ray.service.job_results import FORMATS, Solution, result_file, write_result
 from ptycho_ray.service.live_image import LiveImage, ScanPhysics, predict
 from ptycho_ray.service.models import ModelStore
 from ptycho_ray.service.problems import Problem, from_error
@@ -207,8 +208,10 @@ def test_hdf5_files_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_results_in_every_format(loaded: LoadedModel, small_scan: Any, tmp_path: Path) -> None:
+    small_scan = copy.copy(small_scan)
+    small_scan.pixel_size_m = 1e-8  # CXI has lengths in metres
     stitched = reconstruct(small_scan, loaded, Options())
-    write_result(tmp_path / "result.npz", stitched, small_scan, {"model": "m"})
+    write_result(tmp_path / "result.npz", Solution(stitched, small_scan), {"model": "m"})
     for form in FORMATS:
         assert result_file(tmp_path, form).stat().st_size > 1000
     with h5py.File(result_file(tmp_path, "hdf5")) as product:
@@ -336,10 +339,10 @@ def test_a_request_says_how_its_file_is_read_by_names_in_it_only(small_scan: Raw
         file["bad"] = np.eye(small_scan.N)
     np.save(mask, np.eye(small_scan.N))
     how = {"frames": "measured", "positions": "where", "mask": "bad", "select": "0:9", "drop": "3"}
-    scan = read_scan(path, settings(tmp_path), how=how)
+    scan = read_scan(path, settings(tmp_path), Options(reading=how))
     np.testing.assert_array_equal(scan.positions_px, small_scan.positions_px[[0, 1, 2, 4, 5, 6, 7, 8]])
     assert scan.bad_pixels is not None
     assert scan.bad_pixels[5, 5]
     for name in ("mask", "probe", "positions"):
         with pytest.raises(InputError, match=f"{name}: found"):
-            read_scan(path, settings(tmp_path), how={"frames": "measured", "positions": "where", name: str(mask)})
+            read_scan(path, settings(tmp_path), Options(reading=how | {name: str(mask)}))

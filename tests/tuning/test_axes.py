@@ -79,7 +79,7 @@ def test_a_refined_trial_judges_right_positions_better(small_scan: RawData, tmp_
 
 
 def test_a_refined_trial_takes_settings_of_the_solver(small_scan: RawData, tmp_path: Path) -> None:
-    settings, execution = trial_config({"nepochs": 2, "refinement.slices": 2}, {"refinement.slice_distance_px2": 1.0})
+    settings, execution = trial_config({"nepochs": 24, "refinement.slices": 2}, {"refinement.slice_distance_px2": 1.0})
     given = {"slices": 2, "slice_distance_px2": 1.0, "object_start": None}
     deviances = [
         run_trial(

@@ -101,8 +101,8 @@ class Adam:
         self.object = Moments(run.state.object)
         self.probe = Moments(run.state.probe_spectrum)
 
-    def iterate(self, run: Run) -> float:
-        """One pass over the patterns; the sum of their losses."""
+    def iterate(self, run: Run) -> Tensor:
+        """One pass over the patterns; the sum of their losses, on the device."""
         config, state, share = run.config, run.state, run.schedule()
         object_step = config.adam_object_step * share
         probe = state.probe
@@ -115,7 +115,7 @@ class Adam:
             found.of(run, rows, self.auxiliary, share)
             total += found.loss
             if run.object_moves:
-                gradient = torch.view_as_real(found.object[found.box].conj().resolve_conj())
+                gradient = torch.view_as_real(found.object[found.box].conj_physical_())
                 self.object.step(image, gradient, object_step, found.box)
             if run.probe_moves:
                 gradient = torch.fft.ifft2(found.probe.conj(), norm="ortho")
@@ -123,7 +123,7 @@ class Adam:
                 torch.fft.fft2(probe, norm="ortho", out=state.probe_spectrum)
             background = found.background if run.moves(config.background_start) else None
             self.auxiliary.common(run, background, found.eigen if len(found.eigen) else None, share, len(rows))
-        return float(total)
+        return total
 
 
 class Accelerated:

@@ -159,6 +159,25 @@ def test_patterns_and_choices_that_cannot_be(http: TestClient) -> None:
         assert stream.receive_json()["problem"]["field"] == "patterns"
 
 
+def test_a_used_up_quota_is_told_before_a_frame_is_sent(tmp_path: Path) -> None:
+    settings = ServiceSettings(data_dir=tmp_path, require_token=False, accelerator="cpu", max_jobs_per_token=1)
+
+    class Busy:
+        async def run(self, job_id: str, attempt: int, model_key: str) -> None:
+            await asyncio.Event().wait()
+
+    service = Service(settings, Busy(), "here")  # type: ignore[arg-type]
+    service.jobs.create(
+        owner="local", model="automatic@", options={}, source="demo:siemens", source_name="", deadline_s=60,
+        max_jobs=9, max_jobs_of_owner=9,
+    )  # fmt: skip
+    http = TestClient(make_app(service), base_url="http://127.0.0.1")
+    with http.websocket_connect("ws://127.0.0.1/v1/streams") as stream:
+        stream.send_json({"type": "start", "N": 32})
+        said = stream.receive_json()
+    assert said["problem"]["status"] == 429, said
+
+
 def test_a_stream_that_becomes_too_long_ends_there(tmp_path: Path) -> None:
     """What is stored is reconstructed; here the job says only how much that is."""
 

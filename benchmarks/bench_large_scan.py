@@ -1,9 +1,9 @@
-"""Peak resident memory and time of a first look at, and of a refinement of, a 4D-STEM scan that is larger than the memory.
+"""Peak resident memory and time of a first look at, a calibration and a refinement of a 4D-STEM scan larger than the memory.
 
     python benchmarks/bench_large_scan.py --gigabytes 3 --memory-GB 1
 
 Writes an HDF5 file of uint16 counts, rows x columns x 128 x 128, of a crystal whose period the raster repeats every 16 points
-(so that 256 simulated frames make the file), and runs ``ptycho-ray info --pictures`` and ``ptycho-ray refine``, each in a
+(so that 256 simulated frames make the file), and runs ``ptycho-ray info --pictures``, ``calibrate`` and ``refine``, each in a
 process of its own. One line of JSON: gigabytes of the file and of resident memory at its highest, seconds of the processor.
 """
 
@@ -108,6 +108,7 @@ def main() -> None:
             "file_GB": round((folder / "scan.h5").stat().st_size / 1e9, 2),
             "as_float32_GB": round(4 * side**2 * N**2 / 1e9, 2),
             "info": measured(["info", *scan, "--pictures", str(folder / "look")]),
+            "calibrate": measured(["calibrate", *scan, "--output-dir", str(folder / "calibration")]),
         }
         if options.iterations:
             words = ["refine", *scan, "--iterations", str(options.iterations), "--output-dir", str(folder / "image")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +118,17 @@ def history_of_training(scans: Any, config: Any, execution: Any, parallel: Any) 
     from ptycho_ray.workflow import train_cdi_model
 
     return train_cdi_model(scans, None, config, execution=execution, parallel=parallel)["history"]
+
+
+@cache
+def options_of(command: str) -> frozenset[str]:
+    """The options of a ``ptycho-ray`` command, as its ``--help-all`` shows them."""
+    from ptycho_ray.commands.cli import main
+
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        main([command, "--help-all"])
+    if command == "simulate":
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            main([command, "--electrons", "--help-all"])
+    return frozenset(re.findall(r"--[A-Za-z][\w.-]*", shown.getvalue()))

@@ -5,33 +5,18 @@ The lines of docs/guide.md, docs/electrons.md and the gallery are run, too (test
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shlex
-from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, options_of
 
-from ptycho_ray.commands.cli import ALIASES, COMMANDS, main
+from ptycho_ray.commands.cli import ALIASES, COMMANDS
 
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.yaml")]
 )
-
-
-@cache
-def options_of(command: str) -> frozenset[str]:
-    """The options that ``--help-all`` shows."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        main([command, "--help-all"])
-    if command == "simulate":
-        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-            main([command, "--electrons", "--help-all"])
-    return frozenset(re.findall(r"--[A-Za-z][\w.-]*", shown.getvalue()))
 
 
 def lines_of(page: Path) -> list[str]:

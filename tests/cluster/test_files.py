@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, options_of
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
@@ -460,14 +459,6 @@ def test_ray_is_pinned_once():
 
 
 # --- commands: what is written down can be typed
-
-
-@cache
-def options_of(command: str) -> frozenset[str]:
-    """The options in the help of a `ptycho-ray` command."""
-    words = [sys.executable, "-m", "ptycho_ray", command, "--help-all"]
-    shown = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
-    return frozenset(re.findall(r"--[A-Za-z][\w.-]*", shown.stdout))
 
 
 def command_faults(line: str) -> list[str]:

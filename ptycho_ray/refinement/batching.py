@@ -17,11 +17,22 @@ SHARE_OF_GPU, GPU_BYTES = 2**-9, 2**26
 
 #: Patterns of a batch if nothing else is said: few, since many updates count for more than what their overhead costs.
 LEAST_BATCH, MOST_BATCH = 16, 32
+#: An update passes over the whole canvas: the patches of a batch have at least this share of its pixels, or a large scan would
+#: spend most of its time there.
+LEAST_SHARE = 0.25
 
 
-def default_batch_size(side: int, modes: int, n: int) -> int:
-    """Patterns per update: as many as fit into the cache, within limits, and at most an eighth of a small scan."""
-    return max(1, min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH, max(4, n // 8)))
+def default_batch_size(side: int, modes: int, n: int, canvas_px: int) -> int:
+    """Patterns per update: as many as fit into the cache, within limits; more on a large canvas, fewer in a small scan.
+
+    Args:
+        side: of a pattern, N.
+        modes: of the probe.
+        n: patterns that are learnt from.
+        canvas_px: pixels of a slice of the canvas.
+    """
+    usual = min(max(LEAST_BATCH, chunk_size(side, modes)), MOST_BATCH)
+    return max(1, min(max(usual, round(LEAST_SHARE * canvas_px / side**2)), max(4, n // 8)))
 
 
 def chunk_size(side: int, modes: int, device: torch.device | None = None) -> int:

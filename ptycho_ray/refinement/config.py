@@ -40,7 +40,8 @@ class RefinementConfig:
     """Number of passes over all patterns. The step sizes decay over them, so choose the number that the available
     time permits."""
     batch_size: PositiveInt | None = None
-    """Patterns per update; by default as many as fit into the processor's cache (32 of 64 x 64 pixels)."""
+    """Patterns per update; by default as many as fit into the processor's cache (32 of 64 x 64 pixels), more on a large
+    canvas."""
     batching: Literal["random", "compact", "uniform"] = "random"
     """Which patterns form a batch: random ones, neighbours, or ones spread evenly over the scan."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -54,7 +54,8 @@ class Run:
         self.only: list[NDArray[np.int64]] | None = None
         self.iteration, self.backoff = 0, 1.0
         modes, side = state.probe_spectrum.shape[:2]
-        self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows))
+        canvas_px = state.object[0].numel()
+        self.batch_size = config.batch_size or default_batch_size(side, modes, len(rows), canvas_px)
 
     @property
     def geometry(self) -> Geometry:

@@ -16,6 +16,9 @@ from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.refinement.config import RefinementConfig
 
 ANGSTROM = 1e-10
+#: Radians by which the wave at the edge of the detector turns from the first slice to the last, below which no pattern tells
+#: them apart; and the thinnest slice of an electron's sample, half an atom.
+LEAST_TURN, THINNEST_ANGSTROM = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def slab_between(scan: RawData, config: RefinementConfig) -> Slab | None:
     """What the settings say of the space between two slices; None for a thin object.
 
     Raises:
-        ConfigurationError: the settings are in units, and the scan has none.
+        ConfigurationError: the settings are in units, and the scan has none; the slices are too thin to be told apart.
     """
     if config.slices == 1:
         return None
@@ -60,13 +63,39 @@ def slab_between(scan: RawData, config: RefinementConfig) -> Slab | None:
         for field, given in in_units.items():
             if given:
                 raise _without_units(scan, field)
-        return Slab(config.slice_distance_px2, (0.0, 0.0))
+        return _told_apart(Slab(config.slice_distance_px2, (0.0, 0.0)), config, least_angstrom=0.0)
     to_px2 = scan.wavelength_m / scan.pixel_size_m**2
     length = config.slice_distance_px2 / to_px2
     if config.thickness_angstrom is not None:
         length = config.thickness_angstrom * ANGSTROM / config.slices
     row, column = (length * math.tan(1e-3 * angle) / scan.pixel_size_m for angle in tilt)
-    return Slab(length * to_px2, (row, column), length / ANGSTROM, tilt)
+    slab = Slab(length * to_px2, (row, column), length / ANGSTROM, tilt)
+    return _told_apart(slab, config, THINNEST_ANGSTROM if scan.electrons else 0.0)
+
+
+def _told_apart(slab: Slab, config: RefinementConfig, least_angstrom: float) -> Slab:
+    """``slab``, if its slices are no thinner than so much and patterns can tell them apart."""
+    thickness, turn = config.thickness_angstrom, math.pi / 4 * abs(slab.distance_px2) * (config.slices - 1)
+    field, given = (
+        ("slice_distance_px2", config.slice_distance_px2) if thickness is None else ("thickness_angstrom", thickness)
+    )
+    if turn < LEAST_TURN:
+        raise ConfigurationError(
+            field=field,
+            found=f"{given:g} with {config.slices} slices: from the first to the last the wave at the edge of the detector "
+            f"turns by {turn:.2g} rad",
+            expected=f"at least {given * LEAST_TURN / turn:.2g}, for {LEAST_TURN:g} rad: no pattern tells thinner ones apart",
+            hint="A thinner sample takes --slices 1",
+        )
+    if slab.slice_thickness_angstrom is not None and slab.slice_thickness_angstrom < least_angstrom:
+        most = int(slab.slice_thickness_angstrom * config.slices / least_angstrom)
+        raise ConfigurationError(
+            field=field,
+            found=f"{given:g}: {config.slices} slices of {slab.slice_thickness_angstrom:.2g} Angstrom",
+            expected=f"at least {least_angstrom:g} Angstrom a slice, half an atom",
+            hint=f"Type --slices {max(1, most)} at the most",
+        )
+    return slab
 
 
 def _without_units(scan: RawData, field: str) -> ConfigurationError:

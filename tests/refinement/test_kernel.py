@@ -10,7 +10,7 @@ import torch
 
 from ptycho_ray.physics.diffraction import diffraction_intensity
 from ptycho_ray.physics.propagation import FarField, FreeSpace
-from ptycho_ray.refinement.batching import compact_pieces, draw_batches
+from ptycho_ray.refinement.batching import compact_pieces, default_batch_size, draw_batches
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import STABILISER, Kernel
 from ptycho_ray.refinement.patch_geometry import Geometry
@@ -145,6 +145,15 @@ def test_batches_are_the_scan(kind, rng):
     parts = draw_batches(rows, positions, 8, kind, rng)
     assert sorted(np.concatenate(parts)) == list(rows)
     assert max(len(part) for part in parts) <= 9
+
+
+def test_batches_grow_with_the_canvas_and_shrink_with_the_scan():
+    def size(n, canvas):
+        return default_batch_size(64, 1, n, canvas**2)
+
+    assert size(1000, 300) == size(10_000, 500) == 32
+    assert size(20, 100) == 4
+    assert size(600_000, 3200) * 64**2 == pytest.approx(3200**2 / 4, rel=0.01)
 
 
 def test_halves_are_compact(rng):

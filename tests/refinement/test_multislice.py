@@ -299,3 +299,19 @@ def test_a_thickness_needs_the_units_of_the_scan(two_layers, settings):
     scan.pixel_size_m = None
     with pytest.raises(ConfigurationError, match=r"without pixel size.*--voltage-kV"):
         slab_between(scan, RefinementConfig(slices=2, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "told"),
+    [
+        ({"slices": 2, "thickness_angstrom": 0.1}, "thickness_angstrom", "--slices 1"),
+        ({"slices": 2, "slice_distance_px2": 0.01}, "slice_distance_px2", "at least 0.064"),
+        ({"slices": 40, "thickness_angstrom": 15.0}, "thickness_angstrom", "--slices 30 at the most"),
+    ],
+)
+def test_slices_that_no_pattern_tells_apart_are_refused(two_layers, settings, field, told):
+    scan = two_layers[0].select(np.arange(9))
+    scan.pixel_size_m, scan.energy_eV, scan.electrons = 0.2e-10, 3e5, True
+    with pytest.raises(ConfigurationError, match=f"^{field}.*{told}"):
+        slab_between(scan, RefinementConfig(**settings))
+    assert slab_between(scan, RefinementConfig(slices=30, thickness_angstrom=15.0)).slice_thickness_angstrom == 0.5

@@ -32,6 +32,9 @@ MOST_MODES = 3
 #: Lengths of the prior that the object is smooth: a pattern of few electrons needs it. Each one tried is twice the last.
 LEAST_LENGTH_PX, MOST_LENGTH_PX = 0.5, 4.0
 
+#: By how much the logarithm of the amplitude of a phase object moves towards zero in an iteration.
+NEAR_ONE = 0.3
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -202,12 +205,15 @@ def more_modes(part: Part, now: Assumption, tell: Callable[[str], None], given: 
 
 
 def at_last(part: Part, best: Trial, tell: Callable[[str], None], given: Collection[str] = ()) -> Trial:
-    """What a long trial that leaves more than noise is asked last: the thickness of the sample, and whether it is smooth."""
-    if not _something_is_missing(best):
+    """What a long trial that leaves more than noise is asked last: the thickness of the sample, and whether it is smooth; of
+    electrons in any case whether it changes their phase alone."""
+    if _something_is_missing(best):
+        if "slices" not in best.assumption.settings:
+            best = sliced(part, best, tell, given)
+        best = smoothed(part, best, tell, given, long=True)
+    if not part.whole.electrons or set(DECIDES["phase object"]) & set(given):
         return best
-    if "slices" not in best.assumption.settings:
-        best = sliced(part, best, tell, given)
-    return smoothed(part, best, tell, given, long=True)
+    return _further(part, best, tell, {"phase object": _phase_object}, long=True)
 
 
 def smoothed(
@@ -283,6 +289,10 @@ def _smoother(now: Assumption) -> Assumption | None:
     return replace(now, name=f"object smooth over {length:g} px", settings=settings)
 
 
+def _phase_object(now: Assumption) -> Assumption:
+    return replace(now, name="amplitudes near one", settings=now.settings | {"phase_object": NEAR_ONE})
+
+
 QUESTIONS: dict[str, Question] = {
     "modes": _one_mode_more,
     "positions": _positions,
@@ -296,6 +306,7 @@ DECIDES = {
     "intensities": ("intensity_start",),
     "background": ("background_start", "background_model"),
     "smoothness": ("smoothing_length_px", "method"),
+    "phase object": ("phase_object",),
 }
 #: Questions whose answer may be more of the same, and those whose answer has no unknown that could fit noise.
-ASKED_AGAIN, WITHOUT_UNKNOWNS = ("modes", "smoothness"), ("smoothness",)
+ASKED_AGAIN, WITHOUT_UNKNOWNS = ("modes", "smoothness"), ("smoothness", "phase object")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,7 @@ def _electrons(words: Sequence[str]) -> Result:
 
     typed = parse(
         ElectronOptions,
-        words,
+        _raster_in_two(words),
         prog="ptycho-ray simulate --electrons",
         config_class=ElectronSpec,
         with_model=False,
@@ -85,6 +86,13 @@ def _electrons(words: Sequence[str]) -> Result:
     simulated.write_truth(truth)
     facts = describe_scan(simulated.scan) | {"microscope": electron_facts(simulated.scan)}
     return {"file": output, "true_slices": truth, "as_measured": typed.options.as_measured, **facts}
+
+
+def _raster_in_two(words: Sequence[str]) -> list[str]:
+    """``words`` with --raster 16x16, as the options of reading have it, written as --raster 16x16."""
+    apart = [part for word in words for part in (word.split("=") if word.startswith("--raster=") else [word])]
+    pairs = pairwise(["", *apart])
+    return [part for before, word in pairs for part in (word.split("x") if before == "--raster" else [word])]
 
 
 def as_text(result: Mapping[str, Any]) -> Iterable[str]:

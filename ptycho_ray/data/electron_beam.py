@@ -98,6 +98,20 @@ def take_optics(fields: FileContents, reading: Reading, path: Path, max_bytes: i
     fields.optics = optics
 
 
+def refuse_photons(fields: FileContents, reading: Reading, path: Path) -> None:
+    """InputError for an energy of photons, by all appearance, that the user gives of a file of electrons."""
+    energy = reading.energy_eV
+    if reading.beam == "auto" and fields.electrons and energy is not None and energy <= PHOTONS_UP_TO_EV:
+        raise InputError(
+            file=path,
+            field="energy_eV",
+            found=f"{energy / 1e3:.4g} keV, for a beam of electrons",
+            expected="their voltage",
+            hint=f"{_typed(path, reading.with_changes({'energy_eV': None}), '--voltage-kV 300')}, for example. "
+            f"If the file is wrong: {_typed(path, reading, '--beam photons')}",
+        )
+
+
 def vacuum_in(reading: Reading, path: Path, max_bytes: int) -> NDArray[np.float64]:
     """The mean [H, W] of what ``reading.vacuum`` names: an array of the scan's own file, or a file of any format with frames or
     with one array. InputError for a name that is neither, and for an array without rows and columns."""

@@ -17,7 +17,7 @@ from ptycho_ray.config.reading import Reading, read_indices
 from ptycho_ray.data.auxiliary_file import combined
 from ptycho_ray.data.choices import chosen_files, positions_file, positions_of_file
 from ptycho_ray.data.contents import FileContents
-from ptycho_ray.data.electron_beam import take_optics
+from ptycho_ray.data.electron_beam import refuse_photons, take_optics
 from ptycho_ray.data.formats import format_named, read_fields
 from ptycho_ray.data.masks import filled, note_masks_beside, settle_mask
 from ptycho_ray.data.patterns import Domain, FrameSource, PatternStack, evenly_spread, is_integral
@@ -119,6 +119,7 @@ def _read_both(path: Path, reading: Reading, max_bytes: int, bad_pixels: NDArray
             found = positions_of_file(second, max_bytes) if second is table else None
             fields = combined(fields, found or read_fields(second, max_bytes), path)
     chosen_files(fields, reading, path, max_bytes)
+    refuse_photons(fields, reading, path)
     for name in ("pixel_size_m", "energy_eV", "detector_distance_m", "detector_pixel_m"):
         if (value := getattr(reading, name)) is not None:
             setattr(fields, name, value)

@@ -259,8 +259,16 @@ def test_a_beam_of_photons_takes_no_optics_of_electrons(small_scan: RawData, tmp
         for option in ({"voltage_kV": 300}, {"semiangle_mrad": 20}, {"vacuum": "x"}, {"aberrations": "C30=1um"}):
             with pytest.raises(InputError, match=r"a beam of photons of 8 keV.*--beam electrons$"):
                 quiet(tmp_path / name, **option)
-    assert quiet(tmp_path / "scan.npz", voltage_kV=300, beam="electrons").electrons
+    electrons = quiet(tmp_path / "scan.npz", voltage_kV=300, beam="electrons")
+    assert electrons.electrons
     assert not quiet(tmp_path / "scan.npz").electrons
+    electrons.to_file(tmp_path / "electrons.npz")
+    with pytest.raises(
+        InputError, match=r"energy_eV: found 9 keV, for a beam of electrons.*--voltage-kV 300, .*photons$"
+    ):
+        quiet(tmp_path / "electrons.npz", energy_eV=9000.0)
+    assert quiet(tmp_path / "electrons.npz", energy_eV=2e5).energy_eV == 2e5
+    assert not quiet(tmp_path / "electrons.npz", energy_eV=9000.0, beam="photons").electrons
 
 
 def test_electrons_go_to_a_format_of_photons_with_their_wavelength(file: Path, tmp_path: Path) -> None:

@@ -377,10 +377,11 @@ def test_nonsense_is_refused(setting: dict[str, object], field: str) -> None:
 
 
 def test_the_command_writes_the_scan_and_its_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--N", "32", "--angle-per-pixel-mrad", "2.6", "--defocus-nm", "5", "--raster", "4", "4", "--phonons", "0"]
+    words = ["--N", "32", "--angle-per-pixel-mrad", "2.6", "--defocus-nm", "5", "--raster=4x4", "--phonons", "0"]
     target = tmp_path / "scan.npz"
     assert main(["simulate", "--electrons", str(target), *words, "--specimen", "MoS2", "--dopant", "W"]) == 0
     scan = load_data(target)
+    assert len(scan) == 16
     assert scan.electrons
     with np.load(tmp_path / "scan_truth.npz") as truth:
         assert truth["slice_phases"].shape[1:] == scan.object_truth.shape

@@ -16,6 +16,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.each_alone import NOT_TRUSTED, OK, Line, Say, ScanToDo, Treatment
 from ptycho_ray.cluster.preflight import workers_for
 from ptycho_ray.cluster.refine import forget, solve_on_cluster
+from ptycho_ray.cluster.start_watch import OnWait, now_and_then
 from ptycho_ray.cluster.whole_scan import read_energies
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
@@ -35,6 +36,7 @@ def reconstruct_on_cluster(
     *,
     checkpoint: Path,
     tell: Callable[[str], None] = lambda line: None,
+    on_wait: OnWait | None = None,
     **wishes: Any,
 ) -> Automatic:
     """:func:`ptycho_ray.workflow.reconstruct_scan` with the solution on ``execution.devices`` workers.
@@ -45,6 +47,7 @@ def reconstruct_on_cluster(
     Args:
         checkpoint: where the state of the solution is kept while it runs, in a folder that every machine reaches.
         tell: told what is decided, and what is waited for.
+        on_wait: as for ``solve_on_cluster``.
         wishes: further arguments of ``reconstruct_scan``, without ``device``, ``uncertainty``.
 
     Raises:
@@ -52,8 +55,11 @@ def reconstruct_on_cluster(
         others: those of ``reconstruct_scan`` and ``solve_on_cluster``.
     """
     with connected(execution, tell):
+        on_wait = on_wait or now_and_then(tell)
         workers_for(execution, tell)  # before anything is computed
-        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, tell=tell)
+        told = {"tell": tell, "on_wait": on_wait}
+        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, **told)
+        read_whole = functools.partial(read_energies, on_wait=on_wait)
 
         def solve_from_probe(scan: RawData, config: RefinementConfig, **how: Any) -> tuple[RefinementResult, list[Any]]:
             try:
@@ -61,7 +67,7 @@ def reconstruct_on_cluster(
             finally:
                 forget(checkpoint)
 
-        return workflow.reconstruct_scan(scan, solve=solve_from_probe, read_whole=read_energies, tell=tell, **wishes)
+        return workflow.reconstruct_scan(scan, solve=solve_from_probe, read_whole=read_whole, tell=tell, **wishes)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,18 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from ptycho_ray.cluster.start_watch import OnWait, wait_for_tasks
 from ptycho_ray.data import RawData
 
 #: Patterns that a task reads at least, and tasks for each processor: those that are done early take what is left.
 LEAST_PATTERNS, TASKS_EACH = 256, 4
 
 
-def read_energies(scan: RawData) -> None:
-    """Make a scan remember the intensity of each of its patterns, read in parts where it is on disk."""
+def read_energies(scan: RawData, on_wait: OnWait) -> None:
+    """Make a scan remember the intensity of each of its patterns, read in parts where it is on disk.
+
+    ``on_wait`` is told while no processor of the cluster is free for that.
+    """
     if scan.patterns.in_memory or scan.knows_energies:
         scan.pattern_energies()
         return
@@ -23,7 +27,8 @@ def read_energies(scan: RawData) -> None:
     count = max(1, min(most, len(scan) // LEAST_PATTERNS))
     whole = ray.put(scan.patterns)
     parts = np.array_split(np.arange(len(scan)), count)
-    scan.remember_energies(np.concatenate(ray.get([_energies.remote(whole, part) for part in parts])))
+    energies = wait_for_tasks([_energies.remote(whole, part) for part in parts], on_wait)
+    scan.remember_energies(np.concatenate(energies))
 
 
 @ray.remote(num_cpus=1)

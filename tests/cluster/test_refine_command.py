@@ -99,5 +99,5 @@ def test_all_workers_read_the_intensities_of_a_scan_on_disk(one_ray, small_scan,
     scan = load_data(tmp_path / "scan.h5")
     monkeypatch.setattr(whole_scan, "LEAST_PATTERNS", 7)
     monkeypatch.setattr(type(scan.patterns), "energies", lambda stack: pytest.fail("read by the program itself"))
-    whole_scan.read_energies(scan)
+    whole_scan.read_energies(scan, print)
     np.testing.assert_allclose(scan.pattern_energies(), small_scan.pattern_energies())

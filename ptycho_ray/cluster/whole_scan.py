@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from ptycho_ray.cluster.start_watch import OnWait, wait_for_tasks
+from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.start_watch import OnWait, now_and_then, wait_for_tasks
+from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
+from ptycho_ray.files import PART_BYTES, Part, digest_of_part, digests_in_threads
 
 #: Patterns that a task reads at least, and tasks for each processor: those that are done early take what is left.
 LEAST_PATTERNS, TASKS_EACH = 256, 4
@@ -35,3 +41,23 @@ def read_energies(scan: RawData, on_wait: OnWait) -> None:
 def _energies(patterns: object, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = patterns.take(rows).energies()  # type: ignore[attr-defined] # of a task, Ray says nothing
     return found
+
+
+def digests_on_cluster(execution: ExecutionConfig, tell: Callable[[str], None], parts: Sequence[Part]) -> list[bytes]:
+    """:func:`ptycho_ray.files.digests_in_threads` by all machines of the cluster that the settings name. This one reads what is
+    little, what the others do not see, and everything if there are no others."""
+    elsewhere = ray.is_initialized() or execution.address or "RAY_ADDRESS" in os.environ
+    if not elsewhere or sum(path.stat().st_size for path in {path for path, _ in parts}) <= PART_BYTES:
+        return digests_in_threads(parts)
+    with connected(execution, tell):
+        try:
+            return wait_for_tasks(
+                [_digest.remote(path.absolute(), number) for path, number in parts], now_and_then(tell)
+            )
+        except OSError:
+            return digests_in_threads(parts)
+
+
+@ray.remote(num_cpus=1)
+def _digest(path: Path, number: int) -> bytes:
+    return digest_of_part(path, number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import save_automatic
-from ptycho_ray.display.progress import in_words
+from ptycho_ray.display.progress import TimeLeft
 from ptycho_ray.display.report import provenance
 from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
 
@@ -85,12 +84,11 @@ class Automatically(Treatment):
     only_plan: bool = False
 
     def begin(self, scan: ScanToDo, device: str, say: Say) -> Line:
-        began: list[float] = []
+        left = TimeLeft()
 
         def on_progress(progress: Progress) -> None:
-            began.append(time.monotonic()) if not began else None
-            left = (time.monotonic() - began[0]) / progress.iteration * (progress.iterations - progress.iteration)
-            say(f"iteration {progress.iteration}/{progress.iterations}, {in_words(left)} left")
+            done, total = progress.iteration, progress.iterations
+            say(f"iteration {done}/{total}, {left.words(done, total)}")
 
         say("deciding")
         loaded = workflow.load_data(scan.path, reading=self.reading)

@@ -53,6 +53,24 @@ def cases(bench: speed.Bench, scans: speed.Scans, quick: bool) -> Iterator[tuple
             for way, chosen in settings.items():
                 name = f"refinement N={n} modes={modes} slices={slices} {way}"
                 yield name, partial(bench.refinement, scan, probe_modes=modes, **thick | chosen)
+    yield from compiled_cases(bench, scans, quick)
+
+
+def compiled_cases(
+    bench: speed.Bench, scans: speed.Scans, quick: bool
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """The smallest patterns with a compiled network, last since compiling takes long; on a processor only in the quick run."""
+    on_cpu, n = bench.device.type == "cpu", min(scans.patterns)
+    if on_cpu and not quick:
+        return
+    for way, how in list(speed.COMPILED.items())[: 1 if on_cpu else None]:  # a processor has no CUDA graphs
+        for batch, precision in [(16, "32-true")] + ([] if on_cpu else [(256, "bf16-mixed")]):
+            some = scans.of(n, 1 / 4 if batch == 16 and not quick else 1.0)
+            yield (
+                f"{way}: training N={n} batch={batch} {precision}",
+                partial(bench.training, some, batch, precision, how),
+            )
+        yield f"{way}: inference N={n} batch=256", partial(bench.inference, scans.of(n), 256, how)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

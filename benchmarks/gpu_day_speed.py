@@ -26,6 +26,8 @@ from ptycho_ray.training.device import arithmetic
 RECOMMENDED = {name.removeprefix("model."): value for name, value in NETWORK.items()}
 #: Kernels that a profile names, and the batches of a network that it covers.
 NAMED, STEPS_IN_PROFILE = 10, 8
+#: Ways to compile the network that the program does not have: whether they would pay is a question to the device.
+COMPILED: dict[str, dict[str, Any]] = {"compiled": {}, "compiled with CUDA graphs": {"mode": "reduce-overhead"}}
 
 
 class Scans:
@@ -95,13 +97,22 @@ class Bench:
         yield
         found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
 
-    def training(self, scan: RawData, batch_size: int, precision: str) -> dict[str, Any]:
+    def compiled(self, network: torch.nn.Module, how: dict[str, Any] | None) -> None:
+        """Let torch compile a network, a graph for each size of a batch. On a processor it is only traced, for which no
+        compiler is needed."""
+        if how is not None:
+            network.compile(dynamic=False, **(how if self.device.type == "cuda" else {"backend": "aot_eager"}))
+
+    def training(
+        self, scan: RawData, batch_size: int, precision: str, compiled: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Epochs of the recommended network."""
         found: dict[str, Any] = {}
         with self.peak(found):
             trainer = trainer_of(
                 scan, self.device, RECOMMENDED, batch_size=batch_size, precision=precision, deterministic=False
             )
+            self.compiled(trainer.source.models[0].network, compiled)
 
             def epoch() -> None:
                 trainer.progress.batch, trainer.progress.sums = 0, {}
@@ -113,10 +124,11 @@ class Bench:
         trainer.source.batches = lambda epoch: few  # type: ignore[method-assign]
         return found | {"profile": self.profiled(epoch)}
 
-    def inference(self, scan: RawData, batch_size: int) -> dict[str, Any]:
+    def inference(self, scan: RawData, batch_size: int, compiled: dict[str, Any] | None = None) -> dict[str, Any]:
         """Patches of the recommended network on the host, and the whole way to a stitched image."""
         trained = trainer_of(scan, self.device, RECOMMENDED).source.scans[0]  # type: ignore[attr-defined]
         model, groups = trained.model, trained.container
+        self.compiled(model.network, compiled)
         found: dict[str, Any] = {}
 
         def network(some: Any = groups) -> None:

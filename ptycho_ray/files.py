@@ -9,7 +9,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,11 @@ from ptycho_ray.errors import DiskFullError, InputError, MissingFileError
 
 FULL_BYTES = 2**16
 """A disk with less room than this is full: not every library says why it could not write."""
+PART_BYTES, PARTS = 2**30, "1GiB-parts:"
+"""A larger file is read in parts of this size; the word stands before a checksum that is made of theirs."""
+
+Part = tuple[Path, int]
+"""A file and the number of a part of it."""
 
 
 @contextmanager
@@ -102,6 +108,44 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_part(path: Path, number: int) -> bytes:
+    """SHA-256 of the part of a file that begins ``number`` times ``PART_BYTES`` after its beginning."""
+    digest, left = hashlib.sha256(), PART_BYTES
+    with path.open("rb") as stream:
+        stream.seek(number * PART_BYTES)
+        while left and (piece := stream.read(min(left, 2**20))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.digest()
+
+
+def digests_in_threads(parts: Sequence[Part]) -> list[bytes]:
+    """The digests of parts of files, several at a time."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(digest_of_part, *zip(*parts, strict=True))) if parts else []
+
+
+def checksums_of(
+    paths: Iterable[str | Path], digests_of: Callable[[Sequence[Part]], list[bytes]] = digests_in_threads
+) -> dict[str, str]:
+    """What tells that files are the same: the SHA-256 of each (:func:`sha256_of`). If it has more than ``PART_BYTES``, that of
+    the digests of its parts, which several can read at once, after the word ``1GiB-parts:``.
+
+    Args:
+        digests_of: the digests of parts of files.
+    """
+    parts: dict[str, list[Part]] = {}
+    for path in map(Path, paths):
+        count = 0 if path.is_dir() else max(1, math.ceil(path.stat().st_size / PART_BYTES))
+        parts[str(path)] = [(path, number) for number in range(count)]
+    digests, found = iter(digests_of([part for each in parts.values() for part in each])), {}
+    for name, each in parts.items():
+        made = [next(digests) for _ in each]
+        of_parts = PARTS + hashlib.sha256(b"".join(made)).hexdigest()
+        found[name] = sha256_of(name) if not made else made[0].hex() if len(made) == 1 else of_parts
+    return found
 
 
 def package_version(package: str) -> str | None:

@@ -74,4 +74,8 @@ def test_the_whole_day_runs_small_on_the_processor(tmp_path: Path) -> None:
     assert {check["difference"] for check in found["checks"]} == {0}
     assert len(found["checks"]) > 25
     assert all(case["device"]["patterns_per_s"] > 0 for case in found["speed"].values())
+    assert {name for name in found["speed"] if name.startswith("compiled")} == {
+        "compiled: training N=32 batch=16 32-true",
+        "compiled: inference N=32 batch=256",
+    }
     assert "## Goals" in (tmp_path / "gpu_day.md").read_text()

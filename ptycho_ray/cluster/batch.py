@@ -27,6 +27,7 @@ from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
+from ptycho_ray.display.progress import TimeLeft
 from ptycho_ray.files import sha256_of, write_json
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import compact_pieces
@@ -69,17 +70,19 @@ class ByModel(Treatment):
     def part(self, scan: ScanToDo, number: int, device: str, say: Say) -> None:
         from ptycho_ray import workflow
 
-        rows, partial = self._shards(scan)[number]
+        shards = self._shards(scan)
+        rows, partial = shards[number]
         if partial.exists():
             return
-        bundle = self._bundle(device)
+        bundle, left = self._bundle(device), TimeLeft()
+        shard = f"shard {number + 1} of {len(shards)}, " if len(shards) > 1 else ""
         _, _, results = workflow.reassemble_cdi_image(
             self._open(scan.path).select(rows),
             dataclasses.replace(bundle.config, refinement_iterations=0),
             model=bundle.models,
             execution=self.execution,
             keep_patches=False,
-            on_batch=lambda done, total: say(f"shard {number + 1}, {done} of {total} groups"),
+            on_batch=lambda done, total: say(f"{shard}{done} of {total} groups, {left.words(done, total)}"),
         )
         results["stitched"].save(partial)
 

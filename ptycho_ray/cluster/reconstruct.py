@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.each_alone import NOT_TRUSTED, OK, Line, Say, ScanToDo, Treatment
 from ptycho_ray.cluster.preflight import workers_for
 from ptycho_ray.cluster.refine import forget, solve_on_cluster
+from ptycho_ray.cluster.start_watch import OnWait, now_and_then
 from ptycho_ray.cluster.whole_scan import read_energies
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import save_automatic
-from ptycho_ray.display.progress import in_words
+from ptycho_ray.display.progress import TimeLeft
 from ptycho_ray.display.report import provenance
 from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
 
@@ -35,6 +35,7 @@ def reconstruct_on_cluster(
     *,
     checkpoint: Path,
     tell: Callable[[str], None] = lambda line: None,
+    on_wait: OnWait | None = None,
     **wishes: Any,
 ) -> Automatic:
     """:func:`ptycho_ray.workflow.reconstruct_scan` with the solution on ``execution.devices`` workers.
@@ -45,6 +46,7 @@ def reconstruct_on_cluster(
     Args:
         checkpoint: where the state of the solution is kept while it runs, in a folder that every machine reaches.
         tell: told what is decided, and what is waited for.
+        on_wait: as for ``solve_on_cluster``.
         wishes: further arguments of ``reconstruct_scan``, without ``device``, ``uncertainty``.
 
     Raises:
@@ -52,8 +54,11 @@ def reconstruct_on_cluster(
         others: those of ``reconstruct_scan`` and ``solve_on_cluster``.
     """
     with connected(execution, tell):
+        on_wait = on_wait or now_and_then(tell)
         workers_for(execution, tell)  # before anything is computed
-        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, tell=tell)
+        told = {"tell": tell, "on_wait": on_wait}
+        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, **told)
+        read_whole = functools.partial(read_energies, on_wait=on_wait)
 
         def solve_from_probe(scan: RawData, config: RefinementConfig, **how: Any) -> tuple[RefinementResult, list[Any]]:
             try:
@@ -61,7 +66,7 @@ def reconstruct_on_cluster(
             finally:
                 forget(checkpoint)
 
-        return workflow.reconstruct_scan(scan, solve=solve_from_probe, read_whole=read_energies, tell=tell, **wishes)
+        return workflow.reconstruct_scan(scan, solve=solve_from_probe, read_whole=read_whole, tell=tell, **wishes)
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,11 @@ class Automatically(Treatment):
     only_plan: bool = False
 
     def begin(self, scan: ScanToDo, device: str, say: Say) -> Line:
-        began: list[float] = []
+        left = TimeLeft()
 
         def on_progress(progress: Progress) -> None:
-            began.append(time.monotonic()) if not began else None
-            left = (time.monotonic() - began[0]) / progress.iteration * (progress.iterations - progress.iteration)
-            say(f"iteration {progress.iteration}/{progress.iterations}, {in_words(left)} left")
+            done, total = progress.iteration, progress.iterations
+            say(f"iteration {done}/{total}, {left.words(done, total)}")
 
         say("deciding")
         loaded = workflow.load_data(scan.path, reading=self.reading)

@@ -25,7 +25,7 @@ from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_eve
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import check_nodes, scaling_of, workers_for
-from ptycho_ray.cluster.start_watch import StartWatch
+from ptycho_ray.cluster.start_watch import START_FAILURES, OnWait, StartWatch, now_and_then, wait_for_room
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError, TrainingInterrupted
@@ -76,6 +76,7 @@ def solve_on_cluster(
     on_image: Callable[[Progress, StitchedObject], None] | None = None,
     image_every: int = 0,
     tell: Callable[[str], None] = lambda line: None,
+    on_wait: OnWait | None = None,
 ) -> tuple[RefinementResult, list[T]]:
     """Refine a scan on ``execution.devices`` workers.
 
@@ -94,6 +95,8 @@ def solve_on_cluster(
         judge: called at the end on the workers that have held-out patterns: with shared batches the first one, and in tiles
             each for its own. A function of a module, so that it can be sent there.
         tell: told what happens until the first step.
+        on_wait: called about every second with what is waited for, while the cluster has no room for the workers; what it
+            raises ends the run. Without it that is told now and then.
 
     Returns:
         the result, and what ``judge`` has returned.
@@ -113,7 +116,8 @@ def solve_on_cluster(
         forget(checkpoint)
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
     with connected(execution, tell):
-        workers = workers_for(execution, tell)
+        workers, on_wait = workers_for(execution, tell), on_wait or now_and_then(tell)
+        wait_for_room(workers, on_wait)
         tiles = divides(scan, config, execution, workers, checkpoint)
         if tiles:
             config = with_room(config, workers)
@@ -138,7 +142,9 @@ def solve_on_cluster(
             run_config=RunConfig(
                 name=name,
                 storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=execution.max_failures),
+                failure_config=FailureConfig(
+                    max_failures=execution.max_failures, controller_failure_limit=START_FAILURES
+                ),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
@@ -149,7 +155,7 @@ def solve_on_cluster(
         ):
             try:
                 with sigterm_as_interrupt():
-                    result = trainer.fit()
+                    result = watch.fit(trainer, on_wait)
             except (KeyboardInterrupt, SystemExit):
                 raise TrainingInterrupted(checkpoint if checkpoint.exists() else None) from None
             except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:

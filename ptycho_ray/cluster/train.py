@@ -30,7 +30,7 @@ from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_fa
 from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import Workers, check_nodes, scaling_of, storage, workers_for
-from ptycho_ray.cluster.start_watch import StartWatch
+from ptycho_ray.cluster.start_watch import START_FAILURES, StartWatch, now_and_then
 from ptycho_ray.cluster.whole_scan import read_energies
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
 from ptycho_ray.data import PtychoDataContainer, RawData
@@ -100,7 +100,7 @@ def train_on_cluster(
         if large := [scan for scan in _scans_of(train_data) if scan.patterns.nbytes > LARGE_BYTES]:
             stack.enter_context(connected(execution, tell))
             for scan in large:
-                read_energies(scan)  # by which patterns are normalised
+                read_energies(scan, now_and_then(tell))  # by which patterns are normalised
         scans = scans_to_train(train_data, config, initial)
         test = None
         if test_data is not None:
@@ -191,7 +191,7 @@ def _fit(
         run_config=RunConfig(
             name=run_name,
             storage_path=storage_path,
-            failure_config=FailureConfig(max_failures=execution.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=execution.max_failures, controller_failure_limit=START_FAILURES),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=execution.checkpoint_save_top_k + 1,  # one to spare, should the last be damaged
                 checkpoint_score_attribute="monitored",
@@ -207,7 +207,7 @@ def _fit(
     ):
         try:
             with sigterm_as_interrupt():
-                result = trainer.fit()
+                result = watch.fit(trainer, now_and_then(tell))
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run at Ctrl-C, and then the program
             saved = SNAPSHOT in _files_in(system, f"{folder}/{run_name}")
             raise TrainingInterrupted(Path(storage_path) / run_name if saved else None) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import ProductOptions, Result, WorkerOptions, tell
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.files import digests_in_threads
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
@@ -138,9 +139,12 @@ def reconstruct_automatically(
         plan = workflow.plan_reconstruction(scan, tell=tell, **of_plan)
         return {"plan": plan.lines, "trials": trial_rows(plan), "seconds": plan.seconds}
     reconstruct: Callable[..., Automatic] = functools.partial(workflow.reconstruct_scan, device=device, **wishes)
+    digests_of: Callable[..., list[bytes]] = digests_in_threads
     if cluster:
         from ptycho_ray.cluster.reconstruct import reconstruct_on_cluster
+        from ptycho_ray.cluster.whole_scan import digests_on_cluster
 
+        digests_of = functools.partial(digests_on_cluster, execution, tell)
         reconstruct = functools.partial(
             reconstruct_on_cluster, execution=execution, checkpoint=folder / CHECKPOINT, **of_plan
         )
@@ -150,6 +154,6 @@ def reconstruct_automatically(
     if product.product is not None:
         remark = f"Reconstructed by ptycho_ray {__version__}."
         more["product"] = product.write_product(made.refined_scan, image.image, image.origin_px, remark)
-    origin = provenance(seed=wishes["seed"], data_files=[scan_file])
+    origin = provenance(seed=wishes["seed"], data_files=[scan_file], digests_of=digests_of)
     result = save_automatic(made, folder, str(scan_file), origin, more)
     return result | ({"trials": trial_rows(made.plan)} if explain else {})

@@ -17,7 +17,7 @@ from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.files import atomic_path, jsonable, write_json
+from ptycho_ray.files import atomic_path, digests_in_threads, jsonable, write_json
 from ptycho_ray.refinement.config import RefinementConfig
 
 if TYPE_CHECKING:
@@ -105,12 +105,16 @@ def run(words: Sequence[str]) -> Result:
         save_figure(picture, folder / f"iteration_{progress.iteration:04d}.png")
 
     refine: Callable[..., Any] = functools.partial(workflow.refine_cdi_image, device=device)
+    digests_of: Callable[..., list[bytes]] = digests_in_threads
     if options.workers is not None:
         from ptycho_ray.cluster.refine import refine_on_cluster
+        from ptycho_ray.cluster.whole_scan import digests_on_cluster
 
         if options.uncertainty:  # replicas of the refinement need the whole scan
             cluster["split"] = "data"
-        refine = functools.partial(refine_on_cluster, execution=dataclasses.replace(execution, **cluster), tell=tell)
+        execution = dataclasses.replace(execution, **cluster)
+        refine = functools.partial(refine_on_cluster, execution=execution, tell=tell)
+        digests_of = functools.partial(digests_on_cluster, execution, tell)
     start = workflow.starting_image(options.begin, scan)
     with contextlib.closing(RefinementProgress()) as progress:
         found = refine(
@@ -147,7 +151,7 @@ def run(words: Sequence[str]) -> Result:
             halves = half_data_agreement(scan, config, found, start=start, device=device)
         except Diverged as error:
             tell(f"no comparison of two halves of the data: {error}")
-    origin = provenance(seed=config.seed, data_files=[options.scan])
+    origin = provenance(seed=config.seed, data_files=[options.scan], digests_of=digests_of)
     origin |= {"from": options.begin, "settings": dataclasses.asdict(config)}
     result: Result = {
         "image": folder / "reconstruction.npz",

@@ -107,11 +107,15 @@ def run(words: Sequence[str]) -> Result:
         job = client.submit(options.scan, **choices)
         if options.no_wait:
             return {"job": job["id"], "state": job["state"], "url": f"{options.url.rstrip('/')}{job['links']['self']}"}
-        bar, told = BatchProgress("reconstructing", "%"), list[str]()
+        bar, told, waited = BatchProgress("reconstructing", "%"), list[str](), list[str]()
 
         def show(state: dict[str, Any]) -> None:
-            for line in (state.get("facts") or {}).get("plan", [])[len(told) :]:
+            facts = state.get("facts") or {}
+            for line in facts.get("plan", [])[len(told) :]:
                 told.append(line)
+                print(line, file=sys.stderr, flush=True)
+            if (line := facts.get("waiting")) not in (None, *waited):
+                waited.append(line)
                 print(line, file=sys.stderr, flush=True)
             bar(int(100 * state["progress"]), 100)
 

@@ -116,7 +116,8 @@ def run(words: Sequence[str]) -> Result:
     test_scan = (
         None if test_file is None or test_file in files else workflow.load_data(test_file, reading=options.reading)
     )
-    origin = provenance(seed=config.seed, data_files=sorted({*files, *([test_file] if test_file else [])}))
+    every_file = sorted({*files, *([test_file] if test_file else [])})
+    origin = provenance(seed=config.seed, data_files=every_file, digests_of=way.digests_of)
     origin["settings_given"] = settings_by_source(resolved)
     settings = {**dataclasses.asdict(config), "execution": dataclasses.asdict(execution)}
     trackers = build_trackers(execution, folder, settings, run_tags(origin), resume=way.goes_on)

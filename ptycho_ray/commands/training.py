@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.commands.common import Result, devices_of, tell
 from ptycho_ray.config import TrainingConfig
 from ptycho_ray.config.sources import Resolved
-from ptycho_ray.files import require_file
+from ptycho_ray.files import Part, digests_in_threads, require_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +34,13 @@ def settings_of(options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Way:
-    """Where and how it is trained: ``train_cdi_model`` and ``reassemble_cdi_image`` in this process or on a cluster, and
-    whether it goes on with a run that was interrupted."""
+    """Where and how it is trained: ``train_cdi_model``, ``reassemble_cdi_image`` and ``digests_in_threads`` in this process or
+    on a cluster, and whether it goes on with a run that was interrupted."""
 
     train: Callable[..., Result]
     reassemble: Callable[..., tuple[np.ndarray, np.ndarray, Result]]
     goes_on: bool
+    digests_of: Callable[[Sequence[Part]], list[bytes]] = digests_in_threads
 
 
 def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Way:
@@ -60,7 +61,9 @@ def way_of_training(options: Options, resolved: Resolved[TrainingConfig]) -> Way
     tell("loading the program")
     from ptycho_ray.cluster.image import reassemble_on_cluster
     from ptycho_ray.cluster.train import train_on_cluster, unfinished
+    from ptycho_ray.cluster.whole_scan import digests_on_cluster
 
     goes_on = options.resume or (not options.start_anew and unfinished(resolved.config, execution))
     resume = False if options.start_anew else options.resume or None
-    return Way(functools.partial(train_on_cluster, resume=resume, tell=tell), reassemble_on_cluster, goes_on)
+    train = functools.partial(train_on_cluster, resume=resume, tell=tell)
+    return Way(train, reassemble_on_cluster, goes_on, functools.partial(digests_on_cluster, execution, tell))

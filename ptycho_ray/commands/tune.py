@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.cluster.connect import connected
     from ptycho_ray.cluster.sweep_polish import polish_sweep
     from ptycho_ray.cluster.tune import check_sweep, run_sweep
+    from ptycho_ray.cluster.whole_scan import digests_on_cluster
     from ptycho_ray.display.report import provenance
     from ptycho_ray.display.sweep_table import LiveTable
     from ptycho_ray.tracking import build_trackers, recorded, run_tags
@@ -109,7 +111,8 @@ def run(words: Sequence[str]) -> Result:
         tell(axes)
     folder = config.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    origin = provenance(seed=config.seed, data_files=[config.train_data_file])
+    digests_of = functools.partial(digests_on_cluster, execution, tell)
+    origin = provenance(seed=config.seed, data_files=[config.train_data_file], digests_of=digests_of)
     identity = {
         "space": space.to_dict(),
         "settings": {name: value for name, value in base.items() if not name.startswith(NOT_IDENTITY)},

@@ -96,6 +96,21 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+class TimeLeft:
+    """What is left of work, from the pace since it was first asked."""
+
+    def __init__(self) -> None:
+        self.began: tuple[float, int] | None = None
+
+    def words(self, done: int, total: int) -> str:
+        """As '12 min left', or 'beginning' while there is no pace yet."""
+        now = time.monotonic()
+        if self.began is None:
+            self.began = (now, done)
+        since, first = self.began
+        return f"{in_words((now - since) / (done - first) * (total - done))} left" if done > first else "beginning"
+
+
 class BatchProgress:
     """Follows work that reports how much of it is done, as ``reconstruct`` does to its ``on_batch``."""
 

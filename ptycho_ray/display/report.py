@@ -7,8 +7,7 @@ import io
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ptycho_ray import __version__
-from ptycho_ray.files import atomic_path, package_version, sha256_of, short_text
+from ptycho_ray.files import Part, atomic_path, checksums_of, digests_in_threads, package_version, short_text
 
 PACKAGES = ("numpy", "scipy", "torch", "h5py", "scikit-image", "matplotlib")
 
@@ -54,8 +53,14 @@ def write_report(path: str | Path, *, title: str, sections: Sequence[Section]) -
     return Path(path)
 
 
-def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """What is needed to reproduce a result: program versions, command line, seed and SHA-256 of the data files."""
+def provenance(
+    *,
+    seed: int | None = None,
+    data_files: Sequence[str | Path] = (),
+    digests_of: Callable[[Sequence[Part]], list[bytes]] = digests_in_threads,
+) -> dict[str, Any]:
+    """What is needed to reproduce a result: program versions, command line, seed and checksums of the data files
+    (:func:`ptycho_ray.files.checksums_of`)."""
     return {
         "ptycho_ray": __version__,
         "python": platform.python_version(),
@@ -64,14 +69,8 @@ def provenance(*, seed: int | None = None, data_files: Sequence[str | Path] = ()
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
-        "data": _contents(data_files),
+        "data": checksums_of(data_files, digests_of),
     }
-
-
-def _contents(files: Sequence[str | Path]) -> dict[str, str]:
-    """The SHA-256 of each file, several at a time."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(map(str, files), pool.map(sha256_of, files), strict=True))
 
 
 def format_value(value: Any) -> str:

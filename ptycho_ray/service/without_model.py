@@ -82,7 +82,16 @@ def reconstruct(
         from ptycho_ray.cluster.reconstruct import reconstruct_on_cluster
 
         execution = ExecutionConfig(devices=options.workers, accelerator=settings.accelerator)
-        made = reconstruct_on_cluster(scan, execution, checkpoint=folder / "solution.safetensors", **wishes)
+        wishes |= {"checkpoint": folder / "solution.safetensors", "on_wait": monitor.on_wait}
+        try:
+            made = reconstruct_on_cluster(scan, execution, **wishes)
+        except ConfigurationError as error:
+            if error.field != "execution.devices":
+                raise
+            more = {"field": "workers", "found": options.workers, "expected": error.expected, "hint": error.hint}
+            raise Problem(
+                422, "invalid", "The cluster of the service is too small for so many workers.", more
+            ) from None
     else:
         device = torch.device(device_of(settings))
         wishes |= {"uncertainty": options.uncertainty, "device": device, "on_image": monitor.on_image}

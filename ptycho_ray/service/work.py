@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.3
 DEMO = "demo:"
+FEWER_WORKERS = (
+    "Ask for fewer workers or none, allow more time (deadline_s), or send it again when the cluster has less to do"
+)
 
 
 class JobSuperseded(Exception):
@@ -89,6 +92,13 @@ class Monitor:
         """Without a model: something was found or decided."""
         self.lines.append(line)
         self.stage("deciding", facts={"plan": self.lines})
+
+    def on_wait(self, line: str) -> None:
+        """Without a model: the cluster has no room for the workers of the job."""
+        if self.store.clock() > self.job.deadline:
+            more = {"field": "deadline_s", "found": line, "expected": "room for all workers", "hint": FEWER_WORKERS}
+            raise Problem(408, "deadline", "The time allowed was over before the workers had room.", more)
+        self.stage("waiting for workers", facts={"plan": self.lines, "waiting": line})
 
     def on_solution(self, progress: Progress) -> None:
         """Without a model: an iteration of the solution is done."""

@@ -3,7 +3,10 @@ commands without them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,5 +102,18 @@ def test_all_workers_read_the_intensities_of_a_scan_on_disk(one_ray, small_scan,
     scan = load_data(tmp_path / "scan.h5")
     monkeypatch.setattr(whole_scan, "LEAST_PATTERNS", 7)
     monkeypatch.setattr(type(scan.patterns), "energies", lambda stack: pytest.fail("read by the program itself"))
-    whole_scan.read_energies(scan)
+    whole_scan.read_energies(scan, print)
     np.testing.assert_allclose(scan.pattern_energies(), small_scan.pattern_energies())
+
+
+@pytest.mark.slow
+def test_all_workers_read_the_parts_of_a_large_file_unless_they_do_not_see_it(one_ray, tmp_path, monkeypatch):
+    (tmp_path / "scan.h5").write_bytes(b"abc")
+    monkeypatch.setattr(whole_scan, "PART_BYTES", 0)  # so that it is large
+    found = [hashlib.sha256(b"abc").digest()]
+    with (tmp_path / "scan.h5").open("rb") as stream:
+        opened_here = [(Path(f"/proc/self/fd/{os.dup2(stream.fileno(), 900)}"), 0)]
+        assert whole_scan.digests_on_cluster(ExecutionConfig(), print, opened_here) == found
+        os.close(900)
+    monkeypatch.setattr(whole_scan, "digests_in_threads", lambda parts: pytest.fail("read by the program itself"))
+    assert whole_scan.digests_on_cluster(ExecutionConfig(), print, [(tmp_path / "scan.h5", 0)]) == found

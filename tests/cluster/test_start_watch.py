@@ -24,46 +24,114 @@ from ptycho_ray.cluster.preflight import Workers  # noqa: E402
 from ptycho_ray.cluster.train import train_on_cluster  # noqa: E402
 
 
+class Cluster:
+    """A cluster of two processors in name, and what is told and asked of it."""
+
+    def __init__(self, looks: int = 0) -> None:
+        self.looks, self.told, self.groups = looks, [], 0
+
+    def placement_group(self, bundles):
+        self.groups += 1
+        return self
+
+    def remove(self, group):
+        self.groups -= 1
+
+    def wait(self, timeout_seconds):
+        self.looks -= 1
+        return self.looks < 0
+
+
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster of two processors in name: what is free of it, and the states of placement groups."""
-    state = {"free": 2.0, "groups": {"another job's": {"state": "PENDING"}}}
-    monkeypatch.setattr(start_watch, "LOOK_S", 0.01)
-    monkeypatch.setattr(start_watch, "placement_group_table", lambda: state["groups"])
-    monkeypatch.setattr(start_watch, "free_of", lambda resources: {"CPU": (state["free"], 2.0)})
-    return state
+    made = Cluster()
+    monkeypatch.setattr(start_watch, "placement_group", made.placement_group)
+    monkeypatch.setattr(start_watch, "remove_placement_group", made.remove)
+    monkeypatch.setattr(start_watch, "free_of", lambda resources: {"CPU": (0.0, 2.0)})
+    return made
 
 
-def test_a_free_cluster_starts_and_its_workers_come_up(cluster):
-    told = []
-    with start_watch.StartWatch(Workers(2, 2, {"CPU": 1.0}), told.append) as watch:
-        watch.up(2)
-    assert told == ["starting 2 workers", "2 workers up, preparing the first step"]
+def hold(cpus):
+    """An actor that has the processors for which others wait."""
 
-
-def test_a_busy_cluster_is_waited_for_until_the_workers_are_placed(cluster, monkeypatch):
-    told = []
-    cluster["free"] = 0.0
-    monkeypatch.setattr(start_watch, "WAITING_S", 0.05)
-    monkeypatch.setattr(start_watch, "STARTING_S", 0.05)
-    with start_watch.StartWatch(Workers(2, 4, {"CPU": 1.0}), told.append):
-        cluster["groups"]["ours"] = {"state": "PENDING"}
-        waiting = "waiting for 2 CPUs; 0 of 2 CPU free"
-        wait_for(lambda: told.count(waiting) >= 2, "the line is repeated")
-        cluster["groups"]["ours"] = {"state": "CREATED"}
-        wait_for(lambda: "starting 2 to 4 workers" in told, "the workers are placed")
-        wait_for(lambda: told[-1].startswith("still starting"), "that is repeated, too")
-
-
-@pytest.mark.slow
-def test_a_second_job_waits_with_a_message_and_then_runs(one_ray, small_scan, tiny_config, tmp_path):
-    @ray.remote(num_cpus=2)
     class Holder:
         def here(self):
             return True
 
-    holder, told, found = Holder.remote(), [], {}
+    holder = ray.remote(num_cpus=cpus)(Holder).remote()
     assert ray.get(holder.here.remote())
+    return holder
+
+
+class Trainer:
+    """Comes to an end after it was lost so many times."""
+
+    def __init__(self, *losses):
+        self.losses = list(losses)
+
+    def fit(self):
+        if self.losses:
+            raise ray.train.ControllerError(self.losses.pop())
+        return "fitted"
+
+
+def test_a_free_cluster_starts_and_its_workers_come_up(cluster, monkeypatch):
+    monkeypatch.setattr(start_watch, "STARTING_S", 0.02)
+    told = []
+    with start_watch.StartWatch(Workers(2, 4, {"CPU": 1.0}), told.append) as watch:
+        assert watch.fit(Trainer(), told.append) == "fitted"
+        wait_for(lambda: told[-1].startswith("still starting"), "that is told")
+        watch.up(2)
+    assert told[0] == "starting 2 to 4 workers"
+    assert told[-1] == "2 workers up, preparing the first step"
+
+
+def test_a_busy_cluster_is_waited_for_and_what_is_raised_meanwhile_ends_that(cluster, monkeypatch):
+    monkeypatch.setattr(start_watch, "WAITING_S", -1.0)
+    told, waiting = [], "waiting for 2 CPUs; 0 of 2 CPU free"
+    cluster.looks = 2
+    start_watch.wait_for_room(Workers(2, 2, {"CPU": 1.0}), start_watch.now_and_then(told.append))
+    assert told == [waiting, waiting]
+
+    def unwanted(line):
+        raise InterruptedError(line)
+
+    cluster.looks = 1
+    with pytest.raises(InterruptedError, match=waiting):
+        start_watch.wait_for_room(Workers(2, 2, {"CPU": 1.0}), unwanted)
+    assert cluster.groups == 0
+
+
+def test_a_run_whose_room_was_taken_waits_again_and_another_error_ends_it(cluster):
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    told, watch = [], start_watch.StartWatch(Workers(1, 1, {"CPU": 1.0}), lambda line: None)
+    cluster.looks = 0
+    assert watch.fit(Trainer(WorkerGroupStartupTimeoutError(2)), told.append) == "fitted"
+    with pytest.raises(ray.train.ControllerError):
+        watch.fit(Trainer(ValueError()), told.append)
+
+
+@pytest.mark.slow
+def test_tasks_that_find_no_processor_say_so_and_are_not_kept(one_ray):
+    holder = hold(3)
+    task = ray.remote(num_cpus=1)(lambda: 1).remote()
+
+    def unwanted(line):
+        raise InterruptedError(line)
+
+    with pytest.raises(InterruptedError, match="waiting for 1 CPU; 0 of 3 CPU free"):
+        start_watch.wait_for_tasks([task], unwanted)
+    ray.kill(holder)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(task)
+
+    assert start_watch.wait_for_tasks([ray.remote(num_cpus=1)(lambda: 1).remote()], unwanted) == [1]
+
+
+@pytest.mark.slow
+def test_a_second_job_waits_with_a_message_and_then_runs(one_ray, small_scan, tiny_config, tmp_path):
+    holder, told, found = hold(2), [], {}
 
     def train() -> None:
         config = replace(tiny_config, nepochs=1, output_dir=tmp_path)

@@ -345,6 +345,6 @@ def test_all_workers_read_the_intensities_of_a_large_scan(one_ray, small_scan, c
     small_scan.to_file(tmp_path / "scan.h5")
     scan, read = load_data(tmp_path / "scan.h5"), []
     monkeypatch.setattr(cluster_train, "LARGE_BYTES", 0)
-    monkeypatch.setattr(cluster_train, "read_energies", lambda one: read.append(one) or read_energies(one))
+    monkeypatch.setattr(cluster_train, "read_energies", lambda one, wait: read.append(one) or read_energies(one, wait))
     train_on_cluster(scan, None, replace(config, nepochs=1), execution=ExecutionConfig(accelerator="cpu"))
     assert read == [scan]

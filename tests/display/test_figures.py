@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ptycho_ray import files
 from ptycho_ray.display.figures import (
     plot_frc,
     plot_history,
@@ -188,3 +190,30 @@ def test_provenance_tells_versions_and_seed() -> None:
     assert told["seed"] == 3
     assert told["packages"]["numpy"] == np.__version__
     assert told["data"] == {}
+
+
+def test_a_large_file_has_the_checksum_of_the_checksums_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``split`` with a filter and ``sha256sum`` make of it: docs/distributed.md."""
+    monkeypatch.setattr(files, "PART_BYTES", 4)
+    contents = {"large.h5": b"0123456789", "exact.h5": b"01234567", "small.h5": b"0123", "empty.h5": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    told = provenance(data_files=[*(tmp_path / name for name in contents), tmp_path / "folder"])["data"]
+    found = {Path(name).name: checksum for name, checksum in told.items()}
+
+    def plain(*parts: bytes) -> str:
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def of(*parts: bytes) -> str:
+        return "1GiB-parts:" + plain(*(hashlib.sha256(part).digest() for part in parts))
+
+    assert found == {
+        "large.h5": of(b"0123", b"4567", b"89"),
+        "exact.h5": of(b"0123", b"4567"),
+        "small.h5": plain(b"0123"),
+        "empty.h5": plain(),
+        "folder": plain(),
+    }

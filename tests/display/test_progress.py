@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ptycho_ray.display import progress as module
-from ptycho_ray.display.progress import TrainingProgress, first_look, in_words
+from ptycho_ray.display.progress import TimeLeft, TrainingProgress, first_look, in_words
 
 
 def follow(
@@ -56,3 +56,10 @@ def test_words_for_people():
     ]
     assert first_look(5, 4096 * 1000, notebook=True) == "nepochs=1 or reconstruct(scan) (no network, about 41 s)"
     assert first_look(1, 4096 * 1000).startswith("`ptycho-ray reconstruct")
+
+
+def test_what_is_left_goes_by_the_pace_since_the_first_look(monkeypatch):
+    now = iter((100.0, 110.0, 130.0))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    left = TimeLeft()
+    assert [left.words(done, 9) for done in (1, 2, 4)] == ["beginning", "70 s left", "50 s left"]

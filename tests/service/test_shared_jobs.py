@@ -36,3 +36,31 @@ def test_workers_share_a_job_and_one_that_is_cancelled_ends(deploy: Callable[...
             scan_file, refinement=FEW
         )  # the replica does one such job at a time: that one has ended
         assert client.job(after.job_id)["state"] == "done"
+
+
+def test_a_job_whose_workers_have_no_room_says_so_and_ends_when_it_is_cancelled_or_late(
+    deploy: Callable[..., Any], scan_file: Path, one_ray: Any
+) -> None:
+    class Holder:
+        def here(self) -> bool:
+            return True
+
+    service = deploy("waiting", job_workers=8)
+    holder = one_ray.remote(num_cpus=2)(Holder).remote()
+    assert one_ray.get(holder.here.remote())
+    with Client(service.url) as client:
+        with pytest.raises(ServiceError, match="too small") as refused:
+            client.reconstruct(scan_file, workers=8)
+        assert (refused.value.document["field"], refused.value.document["found"]) == ("workers", 8)
+        unwanted = client.submit(scan_file, refinement=FEW, workers=2)
+        wait_for(lambda: client.job(unwanted["id"])["stage"] == "waiting for workers", "the job says what it waits for")
+        assert "waiting for 2 CPUs; 0." in client.job(unwanted["id"])["facts"]["waiting"]
+        client.cancel(unwanted["id"])
+        late = client.submit(scan_file, refinement=FEW, workers=2, deadline_s=20)  # its turn is after that one
+        with pytest.raises(ServiceError, match="before the workers had room") as refused:
+            client.wait(late["id"])
+        assert "of 3 CPU free" in refused.value.document["found"]
+        assert "fewer workers" in refused.value.document["hint"]
+        assert client.reconstruct(scan_file, refinement=FEW)  # the replica is free for others
+        one_ray.kill(holder)
+        assert client.reconstruct(scan_file, refinement=FEW, workers=2)

@@ -146,6 +146,29 @@ def test_workers_are_refused_where_there_are_none_and_share_the_solution_where_t
     assert asked["checkpoint"].parent == settings.job_folder(job.id)
 
 
+def test_a_job_that_waits_for_workers_says_so_and_ends_at_its_deadline(
+    store: Watched, settings: ServiceSettings, scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from ptycho_ray.cluster import reconstruct
+
+    waits, seen = "waiting for 4 CPUs; 1 of 2 CPU free", []
+
+    def on_cluster(scan: Any, execution: Any, *, on_wait: Any, **wishes: Any) -> Any:
+        on_wait(waits)
+        (job,) = store.recent(None, 1)
+        seen.append((job.stage, job.facts["waiting"]))
+        store.clock = lambda: job.deadline + 1.0
+        on_wait(waits)
+
+    monkeypatch.setattr(reconstruct, "reconstruct_on_cluster", on_cluster)
+    job = run(store, settings, scan_file, workers=4)
+    assert seen == [("waiting for workers", waits)]
+    assert job.problem["status"] == 408
+    assert (job.problem["field"], job.problem["found"]) == ("deadline_s", waits)
+    assert "fewer workers" in job.problem["hint"]
+
+
 def test_iterations_of_a_second_round_are_counted_on(
     store: Watched, settings: ServiceSettings, scan_file: Path
 ) -> None:

@@ -71,6 +71,8 @@ const STAGES = {
   waiting: "Waiting for its turn",
   reading: "Reading the scan",
   looking: "Looking at the scan",
+  "waiting for workers": "Waiting for workers",
+  "waiting for memory": "Waiting for memory",
   deciding: "Deciding by trials what is unknown",
   solving: "Solving",
   reconstructing: "Reconstructing",
@@ -121,6 +123,7 @@ function Running({ job, share }) {
   return html`<section class="card" aria-labelledby="running-title">
     <div class="row"><h1 id="running-title">${job.source}</h1><span class="push"></span><button type="button" onClick=${stop}>Cancel</button></div>
     <p class="status" role="status">${STAGES[job.stage] ?? job.stage}${counted ? `, ${Math.round(100 * job.progress)} %${left}` : " ..."}</p>
+    ${job.facts?.waiting && html`<p class="quiet">${job.facts.waiting}</p>`}
     <progress aria-label="Progress" max="1" value=${counted ? job.progress : undefined}></progress>
     ${problem && html`<p class="failed" role="alert">${problem.message}</p>`}
     <div class="pair"><div><h2>What was found and decided</h2><${Plan} job=${job} /></div>

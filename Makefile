@@ -21,7 +21,7 @@ $(CORE): pyproject.toml constraints.txt
 
 # What the demo does not need: Ray, MLflow, the service, the tools of the tests, Ptychodus with our plugin in it.
 $(EVERYTHING): $(CORE)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,live,pva,postgresql,service-tests,ptychodus-tests,docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,cluster,serve,live,pva,tiled,postgresql,service-tests,ptychodus-tests,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps ./ptycho_ray/interop/ptychodus/wheel
 	touch $(EVERYTHING)
 

@@ -163,13 +163,17 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
     frames, places = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
     probe = load_data(scan).probe
     pictures: list[tuple[float, int]] = []
+    steps: list[dict[str, float]] = []
+
+    def seen(preview: Any) -> None:
+        pictures.append((time.time(), preview.next))
+        steps.append(preview.seconds)
+
     replay = replayed(scan, count, rate, protocol, frames, places)
     measurement = Measurement(Source(frames=frames, positions=places, ending=Ending(idle_s=60.0)))
     with Client(url, patience_s=300) as client:
         start: dict[str, Any] = {"dtype": "uint16", "choices": SETTINGS, "probe": probe, "counts_are_photons": None}
-        with client.stream(
-            N=N, on_preview=lambda preview: pictures.append((time.time(), preview.next)), **start
-        ) as stream:
+        with client.stream(N=N, on_preview=seen, **start) as stream:
             used, of_ended = processor_seconds(), of_children()
             for piece in measurement.pieces():
                 stream.push(piece.positions, piece.patterns)
@@ -187,7 +191,7 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
         sent = json.loads(replay.communicate()[0])
         seconds["the detector (replay)"] = of_children() - of_ended
         first = sent["began"]
-        ages = ages_of(pictures, first, rate, count)
+        ages, (still, longest) = ages_of(pictures, first, rate, count), standstill(pictures)
         figures = {
             "frames": count,
             "sent": sent["sent"],
@@ -199,6 +203,8 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
             "age p50 s": round(float(np.percentile(ages, 50)), 2),
             "age p99 s": round(float(np.percentile(ages, 99)), 2),
             "age most s": round(float(ages.max()), 2),
+            "longest without a picture s": still,
+            "what the service did meanwhile s": steps[longest] if steps else {},
             "last frame to stored s": round(pushed - first - count / rate, 2),
             "end to image s": round(finished - ended, 1),
             "CPU ms a frame": {name: round(1e3 * value / count, 3) for name, value in seconds.items() if value > 0},
@@ -214,6 +220,12 @@ def ages_of(pictures: list[tuple[float, int]], first: float, rate: float, count:
         ages[begin:end] = at - first - np.arange(begin, min(end, count)) / rate
         begin = max(begin, end)
     return ages[~np.isnan(ages)]
+
+
+def standstill(pictures: list[tuple[float, int]]) -> tuple[float | None, int]:
+    """The longest time between two pictures, and the number of the second."""
+    gaps = np.diff([at for at, _ in pictures])
+    return (round(float(gaps.max()), 2), int(gaps.argmax()) + 1) if len(gaps) else (None, 0)
 
 
 def batch(url: str, path: Path) -> np.ndarray:

@@ -1,7 +1,9 @@
 """A service under load while its parts are killed in turn and a new version of its model is rolled in: how many requests are
 lost or wrong, and how long they take. With ``--soak`` nothing is killed: memory and open files over time.
 
-Starts its own ``ptycho-ray serve`` on 127.0.0.1 and stops it again; ends by itself.
+Of ten requests three send a scan and wait for its image, one begins a job and comes back for it, and six ask for less: an
+earlier image, the state of a job, the models, an estimate. Every image is compared with that of the version that made it.
+Starts its own ``ptycho-ray serve`` on 127.0.0.1 and stops it again; ends by itself, with one line that says how it went.
 
 python benchmarks/load_service.py                     # 10,000 requests
 python benchmarks/load_service.py --requests 500 --rounds 1
@@ -37,6 +39,9 @@ PATIENCE_S = 600.0
 #: As in tests/service/test_api.py: other patterns share the forward pass.
 TOLERANCE = 2e-5
 SAMPLE_S = 5.0
+#: What the requests are, one after the other.
+KINDS = ("image", "again", "state", "image", "models", "again", "job", "state", "image", "estimate")
+SLOW_KINDS = ("image", "job")
 
 
 class Service:
@@ -136,7 +141,7 @@ class Load:
     def __init__(self, service: Service, scans: list[Path], threads: int, requests: int, until: float) -> None:
         self.service, self.scans, self.requests, self.until = service, scans, requests, until
         self.expected = Expected(service.models, scans)
-        self.seconds: list[float] = []
+        self.seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.versions: Counter[str] = Counter()
         self.lost: list[str] = []
         self.wrong: list[str] = []
@@ -154,24 +159,47 @@ class Load:
     def work(self) -> None:
         from ptycho_ray.client import Client, ServiceError
 
+        before: tuple[str, int] | None = None  # the last job of this thread, and its scan
         with Client(self.service.url, patience_s=PATIENCE_S) as client:
             while (number := self.next()) is not None:
-                started = time.perf_counter()
+                kind = KINDS[number % len(KINDS)]
+                if before is None and kind in ("again", "state"):
+                    kind = "image"
+                started, image = time.perf_counter(), None
                 try:
-                    arrays = client.reconstruct(self.scans[number % SCANS], model=MODEL).arrays()
+                    if kind == "image":
+                        image = client.reconstruct(self.scans[number % SCANS], model=MODEL)
+                    elif kind == "job":
+                        job = client.submit(self.scans[number % SCANS], model=MODEL)
+                        image = client.result(client.wait(job["id"])["id"])
+                    elif kind == "again":
+                        image = client.result(before[0])
+                    elif kind == "state" and (state := client.job(before[0])["state"]) != "done":
+                        self.wrong.append(f"{number}: a job that was done is {state}")
+                    elif kind == "models" and not any(each["name"] == MODEL for each in client.models()):
+                        self.wrong.append(f"{number}: the model is gone")
+                    elif kind == "estimate" and client.estimate(patterns=60, side=32, model=MODEL)["cpu_s"] == 0:
+                        self.wrong.append(f"{number}: an estimate of nothing")
                 except (ServiceError, OSError, ValueError) as error:
-                    self.lost.append(f"{number}: {error}")
+                    self.lost.append(f"{number} ({kind}): {error}")
                     continue
-                self.seconds.append(time.perf_counter() - started)
-                version = json.loads(str(arrays["provenance"]))["model"].partition("@")[2]
-                self.versions[version] += 1
-                image = self.expected.of(number % SCANS, version)
-                if arrays["object"].shape != image.shape or not np.allclose(arrays["object"], image, atol=TOLERANCE):
-                    self.wrong.append(f"{number} by version {version}")
+                self.seconds[kind].append(time.perf_counter() - started)
+                if image is not None:
+                    scan = before[1] if kind == "again" else number % SCANS
+                    before = (image.job_id, scan)
+                    self.check(number, image.arrays(), scan, kind != "again")
+
+    def check(self, number: int, arrays: dict[str, Any], scan: int, new: bool) -> None:
+        version = json.loads(str(arrays["provenance"]))["model"].partition("@")[2]
+        if new:
+            self.versions[version] += 1
+        image = self.expected.of(scan, version)
+        if arrays["object"].shape != image.shape or not np.allclose(arrays["object"], image, atol=TOLERANCE):
+            self.wrong.append(f"{number}: not the image of version {version}")
 
     @property
     def answered(self) -> int:
-        return len(self.seconds) + len(self.lost)
+        return sum(map(len, self.seconds.values())) + len(self.lost)
 
     def run(self, meanwhile: Callable[[], None]) -> None:
         for thread in self.threads:
@@ -185,19 +213,28 @@ class Load:
         from ptycho_ray.service.jobs import JobStore
 
         jobs = JobStore(connect(f"sqlite:///{self.service.data / 'jobs.sqlite'}")).recent(None, 10**6)
-        in_order = sorted(self.seconds) or [float("nan")]
+        images = [seconds for kind in SLOW_KINDS for seconds in self.seconds[kind]]
+        others = [seconds for kind in set(KINDS) - set(SLOW_KINDS) for seconds in self.seconds[kind]]
         return {
             "requests": self.begun,
             "lost": len(self.lost),
             "wrong": len(self.wrong),
-            "p50_s": round(statistics.median(in_order), 3),
-            "p99_s": round(in_order[int(0.99 * (len(in_order) - 1))], 3),
-            "longest_s": round(in_order[-1], 3),
+            "of_new_images": spread(images),
+            "of_others": spread(others),
             "by_version": dict(sorted(self.versions.items())),
             "jobs": dict(Counter(job.state for job in jobs)),
             "attempts_more_than_one": sum(job.attempt > 1 for job in jobs),
             "examples": [*self.lost[:3], *self.wrong[:3]],
         }
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """How long requests took, in seconds, and how many they were."""
+    if not seconds:
+        return {"count": 0}
+    p50, p99 = np.percentile(seconds, (50, 99))
+    figures = {"p50_s": p50, "p99_s": p99, "longest_s": max(seconds)}
+    return {"count": len(seconds)} | {name: round(float(value), 3) for name, value in figures.items()}
 
 
 def with_deaths(load: Load, service: Service, rounds: int, scan: Any) -> list[str]:
@@ -225,7 +262,8 @@ def with_deaths(load: Load, service: Service, rounds: int, scan: Any) -> list[st
 
 
 def soak(load: Load, service: Service) -> dict[str, Any]:
-    """Memory and files over time: the median of the last third beside that of the second, for the first is a start."""
+    """Memory and files at the start and at the end, and over time: the median of the last third beside that of the second, for
+    the first is a start."""
     samples: list[tuple[float, int]] = []
 
     def meanwhile() -> None:
@@ -242,10 +280,26 @@ def soak(load: Load, service: Service) -> dict[str, Any]:
     files = [round(statistics.median(sample[1] for sample in part)) for part in (middle, last)]
     return {
         "samples": len(samples),
+        "memory_MiB_start_end": [round(samples[number][0]) for number in (0, -1)],
+        "open_files_start_end": [samples[number][1] for number in (0, -1)],
         "memory_MiB": memory,
         "open_files": files,
         "memory_ratio": round(memory[1] / memory[0], 4),
     }
+
+
+def line(found: dict[str, Any]) -> str:
+    """How it went, in one line."""
+    said = f"{found['requests']} requests in {found['minutes']:g} min: {found['lost']} lost, {found['wrong']} wrong"
+    for name, what in (("of_new_images", "new images"), ("of_others", "others")):
+        if found[name]["count"]:
+            said += f"; {what} p50 {found[name]['p50_s']:g} s, p99 {found[name]['p99_s']:g} s"
+    if "memory_MiB" in found:
+        (begin, end), (second, last) = found["memory_MiB_start_end"], found["memory_MiB"]
+        said += f"; memory {begin} -> {end} MiB (second third {second}, last {last})"
+        begin, end = found["open_files_start_end"]
+        said += f", open files {begin} -> {end}"
+    return said
 
 
 def main() -> None:
@@ -281,6 +335,7 @@ def main() -> None:
             code = service.stop()
         found["stopped_with"] = code
     print(json.dumps(found, indent=1))
+    print(line(found))
     sys.exit(1 if found["lost"] or found["wrong"] or code else 0)
 
 

@@ -126,17 +126,19 @@ class _Plan:
         return answer.json()
 
     def submit(
-        self, scan: str | Path | None, path: str | None, demo: str | None, wait: bool, choices: dict[str, Any]
+        self, scan: str | Path | None, reference: dict[str, Any], wait: bool, choices: dict[str, Any]
     ) -> _Steps[httpx.Response]:
-        """Send a scan, or the name of one that the service can read."""
+        """Send a scan, or refer to one that the service can read or has."""
         headers = {"Idempotency-Key": uuid.uuid4().hex} | {"Prefer": f"wait={POLL_S:.0f}" if wait else "respond-async"}
         params = {name: value for name, value in choices.items() if value is not None and name != "refinement"}
         for name, value in (choices.get("refinement") or {}).items():
             params[f"refinement.{name}"] = "none" if value is None else value
-        if sum(given is not None for given in (scan, path, demo)) != 1:
-            raise InputError(field="scan", found="none or several", expected="exactly one of scan, path and demo")
+        reference = {name: value for name, value in reference.items() if value}
+        if (scan is not None) + len(reference.keys() - {"refined"}) != 1:
+            raise InputError(field="scan", found="none or several", expected="exactly one of scan, path, demo and job")
         if scan is None:
-            reference = {"path": path} if path is not None else {"demo": demo}
+            if "again" in reference and "model" in choices:
+                reference["model"] = choices["model"]  # None is a change, too
             return (yield from self.ask(_Ask("POST", "/v1/reconstructions", params, headers, json=reference)))
         file = require_file(scan)
         name = file.name.encode("ascii", "replace").decode()
@@ -163,14 +165,13 @@ class _Plan:
     def reconstruct(
         self,
         scan: str | Path | None,
-        path: str | None,
-        demo: str | None,
+        reference: dict[str, Any],
         output: str,
         on_progress: OnProgress | None,
         choices: dict[str, Any],
     ) -> _Steps[Image]:
         """Submit, wait, fetch; a single request if the service answers at once and progress is not watched."""
-        answer = yield from self.submit(scan, path, demo, on_progress is None, choices | {"output": output})
+        answer = yield from self.submit(scan, reference, on_progress is None, choices | {"output": output})
         if answer.status_code == 200 and "X-Reconstruction" in answer.headers:
             return Image(answer.headers["X-Reconstruction"], answer.content)
         job_id = answer.json()["id"]
@@ -224,13 +225,16 @@ class Client:
         *,
         path: str | None = None,
         demo: str | None = None,
+        job: str | None = None,
+        refined: bool = False,
         output: str = "npz",
         on_progress: OnProgress | None = None,
         **choices: Any,
     ) -> Image:
-        """The image of a scan: a file that is sent, a path that the service can read, or a demo.
+        """The image of a scan: a file that is sent, a path that the service can read, a demo, or the scan of an earlier job.
 
         Args:
+            refined: of an earlier job without a model: begin with the probe and the positions that it found.
             output: "npz", "hdf5" (Ptychodus), "png" or "raw".
             choices: model, stitch, n_subsample, evaluate, ...: the fields of the interface. Without a model the scan is
                 reconstructed automatically; ``refinement={"probe_modes": 2}`` are settings of the solver that are given.
@@ -239,13 +243,34 @@ class Client:
             ServiceError: the service refused, failed, or could not be reached for ``patience_s``.
             MissingFileError: the file to send does not exist.
         """
-        return self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
+        return self._do(
+            self._plan.reconstruct(scan, _reference(path, demo, job, refined), output, on_progress, choices)
+        )
 
     def submit(
-        self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
+        self,
+        scan: str | Path | None = None,
+        *,
+        path: str | None = None,
+        demo: str | None = None,
+        job: str | None = None,
+        refined: bool = False,
+        **choices: Any,
     ) -> dict[str, Any]:
         """Submit a scan and return its job without waiting."""
-        document: dict[str, Any] = self._do(self._plan.submit(scan, path, demo, False, choices)).json()
+        reference = _reference(path, demo, job, refined)
+        document: dict[str, Any] = self._do(self._plan.submit(scan, reference, False, choices)).json()
+        return document
+
+    def again(self, job_id: str, *, refined: bool = False, **changes: Any) -> dict[str, Any]:
+        """Submit the scan of an earlier job once more, with its settings but for these changes, and return the new job.
+
+        Args:
+            refined: begin with the probe and the positions that it found, if it had no model.
+            changes: the fields of the interface; ``model=None`` is the automatic way.
+        """
+        reference = {"again": job_id, "refined": refined}
+        document: dict[str, Any] = self._do(self._plan.submit(None, reference, False, changes)).json()
         return document
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -333,18 +358,36 @@ class AsyncClient:
         *,
         path: str | None = None,
         demo: str | None = None,
+        job: str | None = None,
+        refined: bool = False,
         output: str = "npz",
         on_progress: OnProgress | None = None,
         **choices: Any,
     ) -> Image:
         """The image of a scan; see ``Client.reconstruct``."""
-        return await self._do(self._plan.reconstruct(scan, path, demo, output, on_progress, choices))
+        return await self._do(
+            self._plan.reconstruct(scan, _reference(path, demo, job, refined), output, on_progress, choices)
+        )
 
     async def submit(
-        self, scan: str | Path | None = None, *, path: str | None = None, demo: str | None = None, **choices: Any
+        self,
+        scan: str | Path | None = None,
+        *,
+        path: str | None = None,
+        demo: str | None = None,
+        job: str | None = None,
+        refined: bool = False,
+        **choices: Any,
     ) -> dict[str, Any]:
         """Submit a scan and return its job without waiting."""
-        document: dict[str, Any] = (await self._do(self._plan.submit(scan, path, demo, False, choices))).json()
+        reference = _reference(path, demo, job, refined)
+        document: dict[str, Any] = (await self._do(self._plan.submit(scan, reference, False, choices))).json()
+        return document
+
+    async def again(self, job_id: str, *, refined: bool = False, **changes: Any) -> dict[str, Any]:
+        """Submit the scan of an earlier job once more; see ``Client.again``."""
+        reference = {"again": job_id, "refined": refined}
+        document: dict[str, Any] = (await self._do(self._plan.submit(None, reference, False, changes))).json()
         return document
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -398,6 +441,10 @@ class AsyncClient:
         except StopIteration as end:
             value: T = end.value
             return value
+
+
+def _reference(path: str | None, demo: str | None, job: str | None, refined: bool) -> dict[str, Any]:
+    return {"path": path, "demo": demo, "job": job, "refined": refined}
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -33,6 +33,7 @@ class Preview:
         patterns: how many patterns it contains.
         next: all patterns before this number have been considered (some are skipped when it falls behind).
         origin_px: position of its first pixel; ``step`` is the spacing of its pixels.
+        seconds: what the service took for each step since the picture before.
     """
 
     image: NDArray[np.complex64]
@@ -40,6 +41,7 @@ class Preview:
     next: int
     origin_px: tuple[float, float]
     step: int
+    seconds: dict[str, float]
 
     @classmethod
     def unpack(cls, content: bytes) -> Preview:
@@ -47,7 +49,8 @@ class Preview:
         length = int.from_bytes(content[:4], "little")
         header = json.loads(content[4 : 4 + length])
         image = np.frombuffer(content, "<c8", offset=4 + length).reshape(header["shape"])
-        return cls(image, header["patterns"], header["next"], tuple(header["origin_px"]), header["step"])
+        seconds = header.get("seconds", {})
+        return cls(image, header["patterns"], header["next"], tuple(header["origin_px"]), header["step"], seconds)
 
 
 class StreamError(RuntimeError):

@@ -26,18 +26,23 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions):
     variable PTYCHO_RAY_TOKEN.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
+    Once more with changes: ptycho-ray submit --like JOB --refinement.probe-modes 3
     """
 
-    scan: Annotated[Path, tyro.conf.Positional, SCAN]
-    """The scan: NPZ, HDF5 or CXI."""
+    scan: Annotated[Path | None, tyro.conf.Positional, SCAN] = None
+    """The scan: NPZ, HDF5 or CXI; none with --like."""
+    like: Annotated[str | None, tyro.conf.arg(metavar="JOB")] = None
+    """Instead of a scan: that of an earlier job of yours, with its settings but for those that are given here."""
+    refined: bool = False
+    """With --like: begin with the probe and the positions that this job found."""
     url: str = "http://127.0.0.1:8000"
     """Address of the service."""
     model: str | None = None
     """NAME or NAME@VERSION of a trained model of the service."""
     output: Path = Path("reconstruction.npz")
     """File to write; .npz, .h5 (Ptychodus) or .png."""
-    stitch: Literal["probe", "crop"] = "probe"
-    """With a model: how patches are combined into one image."""
+    stitch: Literal["probe", "crop"] | None = None
+    """With a model: how patches are combined into one image; probe if not given."""
     crop: int | None = None
     """With --stitch crop: side of the central pieces that are used; 20 if not given."""
     refine: int | None = None
@@ -78,6 +83,7 @@ def run(words: Sequence[str]) -> Result:
         raise InputError(
             field="output", found=options.output.name, expected=f"a name that ends in {', '.join(FORMATS)}"
         )
+    _check_scan(options)
     for field, file in options.reading.files().items():
         how = " ".join(options.reading.words())
         raise InputError(
@@ -99,12 +105,16 @@ def run(words: Sequence[str]) -> Result:
     workers = options.workers if options.workers != 1 else None
     choices |= {"uncertainty": options.uncertainty or None, "workers": workers, SECTION: solver}
     with Client(options.url, os.environ.get("PTYCHO_RAY_TOKEN")) as client:
-        if options.estimate:
+        if options.estimate and options.scan is not None:
             from ptycho_ray.data import load_data
 
             scan = load_data(options.scan, reading=options.reading, n_subsample=network.get("n_subsample"))
             return client.estimate(patterns=len(scan), side=scan.N, model=options.model)
-        job = client.submit(options.scan, **choices)
+        if options.like is not None:
+            changes = {name: value for name, value in choices.items() if value is not None}
+            job = client.again(options.like, refined=options.refined, **changes)
+        else:
+            job = client.submit(options.scan, **choices)
         if options.no_wait:
             return {"job": job["id"], "state": job["state"], "url": f"{options.url.rstrip('/')}{job['links']['self']}"}
         bar, told, waited = BatchProgress("reconstructing", "%"), list[str](), list[str]()
@@ -125,7 +135,7 @@ def run(words: Sequence[str]) -> Result:
             client.cancel(job["id"])
             raise
         image = client.result(job["id"], form).save(options.output)
-        if options.product is not None:
+        if options.product is not None and options.scan is not None:
             from ptycho_ray.data import load_data
 
             arrays, remark = client.result(job["id"]).arrays(), f"Reconstructed by {options.url} with {done['model']}."
@@ -138,3 +148,18 @@ def run(words: Sequence[str]) -> Result:
     return {"image": image, "job": job["id"], "model": done["model"], **judged} | {
         name: facts.get(name) for name in ("patterns", "shape", "pixel_size_m", "seconds")
     }
+
+
+def _check_scan(options: Options) -> None:
+    """InputError unless there is one scan: a file, or that of an earlier job, which is not on this machine."""
+    from ptycho_ray.errors import InputError
+
+    if (options.scan is None) == (options.like is None):
+        found = "neither" if options.scan is None else "both"
+        raise InputError(field="scan", found=found, expected="a scan, or --like and an earlier job")
+    wanting = {"--estimate": options.estimate, "--product": options.product}
+    named = next((name for name, value in wanting.items() if value), None)
+    if options.scan is None and named is not None:
+        raise InputError(field=named, found="--like", expected="a scan beside it, which is read here")
+    if options.refined and options.like is None:
+        raise InputError(field="--refined", found="a scan", expected="--like and an earlier job")

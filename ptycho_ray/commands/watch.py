@@ -33,8 +33,8 @@ class Options(Common, WritingOptions, AutomaticOptions):
     reconstructed automatically at the end, as by ptycho-ray reconstruct.
 
     SOURCE is a ZeroMQ address (the DECTRIS stream of either version, or ptycho_ray's own messages), a channel of PVAccess
-    (pva://NAME), a folder to which files (NPZ, HDF5) are added, or a growing HDF5 file (SWMR). The service's page shows the
-    image as it grows. See docs/live.md.
+    (pva://NAME), the address of a run in Tiled (http://...), a folder to which files (NPZ, HDF5) are added, or a growing HDF5
+    file (SWMR). The service's page shows the image as it grows. See docs/live.md.
 
     Example: ptycho-ray watch tcp://detector:31001 --positions-from tcp://motors:5556 --crop 128 --output image.npz
     The token, if the service requires one, is taken from the environment variable PTYCHO_RAY_TOKEN.
@@ -55,7 +55,7 @@ class Options(Common, WritingOptions, AutomaticOptions):
     output: Annotated[Path, FILE] = Path("reconstruction.npz")
     """File to write; .npz, .h5 (Ptychodus) or .png."""
     patterns: str = "patterns"
-    """Name of the patterns in the files: an array [k, N, N]."""
+    """Name of the patterns in the files or in Tiled: an array [k, N, N]."""
     positions: str = "positions"
     """Name of the positions: an array [k, 2] of rows and columns, or the names of two [k], row first: y,x."""
     positions_from: str | None = None

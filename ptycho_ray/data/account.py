@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ptycho_ray.data.likeness import arrays_of, looks_like
 from ptycho_ray.data.loading import read_both
 from ptycho_ray.data.opening import opened, require_scan
 from ptycho_ray.data.overlap import overlap_metrics
+from ptycho_ray.data.patterns import WatchedFrames, as_source
 from ptycho_ray.data.raw_data import RawData, scan_from_fields
 from ptycho_ray.errors import InputError, to_type
 
@@ -27,10 +29,15 @@ Account = dict[str, Any]
 
 
 def account_of_file(
-    path: Path, reading: Reading, gridsize: int = 1, max_bytes: int | None = None
+    path: Path,
+    reading: Reading,
+    gridsize: int = 1,
+    max_bytes: int | None = None,
+    on_read: Callable[[], None] | None = None,
 ) -> tuple[Account, RawData | None]:
     """What a file holds, whatever is wrong with it: what cannot be read is the verdict, no error. Also the scan, if the file
-    is a whole one. Arrays that would take more than ``max_bytes`` are not read, as in ``load_data``."""
+    is a whole one. Arrays that would take more than ``max_bytes`` are not read, as in ``load_data``. ``on_read`` is called
+    whenever frames are read, of the scan later on, too, and may raise to end that."""
     head: Account = {"file": require_scan(path)}
     limit, fields = default_max_bytes() if max_bytes is None else max_bytes, None
     with warnings.catch_warnings():
@@ -42,6 +49,10 @@ def account_of_file(
             if fields.frames is None or fields.positions is None or _uncropped(fields):
                 part = {"kind": "part of a scan", **_parts(path, fields, reading)}
                 return {"verdict": _verdict_of_part(path, fields, reading), **head, **part}, None
+            if on_read is not None:
+                frames = fields.frames
+                source = as_source(frames, path, fields.frames_field) if isinstance(frames, np.ndarray) else frames
+                fields.frames = WatchedFrames(source, on_read)
             scan = scan_from_fields(fields, path, domain=reading.domain, transpose=reading.transpose)
             account = account_of_scan(scan, gridsize)
         except InputError as error:

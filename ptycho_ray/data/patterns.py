@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
@@ -70,6 +70,22 @@ class ArrayFrames:
         return ArrayFrames(self.frames[indices], self.labels[indices])
 
 
+class WatchedFrames:
+    """Frames of another source; ``on_read`` is called before each read, and may raise to stop whoever reads."""
+
+    def __init__(self, source: FrameSource, on_read: Callable[[], None]) -> None:
+        self.source, self.on_read = source, on_read
+        self.in_memory, self.dtype, self.labels = source.in_memory, source.dtype, source.labels
+        self.shape: tuple[int, int, int] = source.shape
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        self.on_read()
+        return self.source.read(indices)
+
+    def take(self, indices: NDArray[np.int64]) -> WatchedFrames:
+        return WatchedFrames(self.source.take(indices), self.on_read)
+
+
 def evenly_spread(n: int, most: int) -> NDArray[np.int64]:
     """At most ``most`` of the numbers 0 to n - 1, spread over all of them, int64 [k]; all if there are no more."""
     return np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
@@ -99,7 +115,7 @@ class PatternStack:
         if domain not in ("amplitude", "intensity"):
             raise InputError(file=file, field="domain", found=repr(domain), expected="'amplitude' or 'intensity'")
         self.domain: Domain = domain
-        self.source: FrameSource = _as_frames(frames, file, field) if isinstance(frames, np.ndarray) else frames
+        self.source: FrameSource = as_source(frames, file, field) if isinstance(frames, np.ndarray) else frames
         _, rows, columns = self.source.shape
         if rows != columns or rows == 0:
             raise InputError(
@@ -307,7 +323,8 @@ def check_frames(frames: NDArray, file: str | Path | None, field: str, *, may_be
         )
 
 
-def _as_frames(frames: NDArray, file: str | Path | None, field: str) -> ArrayFrames:
+def as_source(frames: NDArray, file: str | Path | None, field: str) -> ArrayFrames:
+    """An array of frames [n, rows, columns] as a source; InputError if it is none."""
     check_frames(frames, file, field)
     return ArrayFrames(frames.astype(np.float32, copy=False) if frames.dtype.kind in "fb" else frames)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,25 +130,44 @@ def growing_frames(path: Path, names: Names, ending: Ending) -> Iterator[Frames]
             raise MissingFileError(file=path, field="source", found="nothing", expected="a file that grows")
         time.sleep(POLL_S)
     file, stacks = _open_growing(path, names, clock)
+
+    def state() -> tuple[list[int], bool]:
+        complete = bool("complete" in file and _refreshed(file["complete"])[()])
+        return [len(_refreshed(stack)) for stack in stacks], complete
+
     with file:
         try:
-            while not clock.over:
-                complete = "complete" in file and _refreshed(file["complete"])[()]
-                lengths = [len(_refreshed(stack)) for stack in stacks]
-                end = min(
-                    [*lengths, clock.count + AT_ONCE, *([] if clock.left is None else [clock.count + clock.left])]
-                )
-                if end > clock.count:
-                    piece = slice(clock.count, end)
-                    frames = _frames(path, stacks[0][piece], *(stack[piece] for stack in stacks[1:]))
-                    clock.took(end - piece.start)
-                    yield frames
-                elif complete:
-                    return
-                else:
-                    time.sleep(POLL_S)
+            yield from frames_as_they_come(path, state, lambda piece: [stack[piece] for stack in stacks], clock)
         except (OSError, KeyError, RuntimeError) as error:
             raise InputError(file=path, found=f"unreadable data ({error})", expected="a file in SWMR mode") from error
+
+
+def frames_as_they_come(
+    place: Any,
+    state: Callable[[], tuple[list[int], bool]],
+    read: Callable[[slice], list[NDArray]],
+    clock: Clock,
+    at_once: int = AT_ONCE,
+) -> Iterator[Frames]:
+    """Patterns and positions of arrays that grow, as soon as all of them have them, until the scan is complete.
+
+    Args:
+        place: of the arrays, for errors.
+        state: the lengths of the arrays now, and whether nothing more will be written.
+        read: a piece of each array, the patterns first.
+        at_once: patterns that are read at a time.
+    """
+    while not clock.over:
+        lengths, complete = state()
+        end = min([*lengths, clock.count + at_once, *([] if clock.left is None else [clock.count + clock.left])])
+        if end > clock.count:
+            frames = _frames(place, *read(slice(clock.count, end)))
+            clock.took(len(frames.patterns))
+            yield frames
+        elif complete:
+            return
+        else:
+            time.sleep(POLL_S)
 
 
 def wire_type(dtype: np.dtype, source: str) -> str:

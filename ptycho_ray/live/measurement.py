@@ -17,6 +17,7 @@ from ptycho_ray.live.frame_encodings import inflated, problem_of
 from ptycho_ray.live.growing_files import Clock, Ending, Frames, Names, folder_frames, growing_frames
 from ptycho_ray.live.joining import WAITING_BYTES, Joined, Joiner, Tally
 from ptycho_ray.live.receiving import BUFFER_BYTES, Received
+from ptycho_ray.live.tiled_arrays import WEB, tiled_frames
 from ptycho_ray.live.wire_events import Begin, Dropped, End, Event, Frame, Listening, Positions, Unreadable
 from ptycho_ray.live.wires import Wire
 
@@ -31,9 +32,10 @@ class Source:
     """Where a scan comes from.
 
     Attributes:
-        frames: a folder, an HDF5 file that grows, or an address (``://``), also one of another package's source.
+        frames: a folder, an HDF5 file that grows, or an address (``://``), also of a run in Tiled (``http``, ``https``) or of
+            another package's source.
         positions: a file or an address with the positions; None if they come with the frames.
-        names: of the arrays in files.
+        names: of the arrays in files and in Tiled.
         ending: when the scan is complete; with an address its ``idle_s`` counts from the first frame.
         first_s: how long an address is listened to until the first frame comes; None is for ever.
         crop: side of the square that is cut out of each frame; None leaves frames whole, which must then be square.
@@ -102,7 +104,7 @@ class Measurement:
             self._joiner.add_positions(found.numbers, found.positions)
             other = None
         self._over[1] = other is None
-        wired = is_address(self.source.frames) and not self._is_added
+        wired = is_address(self.source.frames) and not (self._is_added or self.source.frames.startswith(WEB))
         pieces = self._of_wires(other, on_begin) if wired else self._of_files(other)
         for joined in pieces:
             if joined is not None:
@@ -120,6 +122,8 @@ class Measurement:
         if self._is_added:
             return iter(extensions.find("source", source.frames.partition("://")[0])(source.frames, source.ending))
         names = source.names if source.positions is None else replace(source.names, positions=None)
+        if source.frames.startswith(WEB):
+            return tiled_frames(source.frames, names, source.ending)
         return (
             folder_frames(path, names, source.ending) if path.is_dir() else growing_frames(path, names, source.ending)
         )

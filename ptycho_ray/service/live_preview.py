@@ -1,6 +1,7 @@
 """The live image of a stream: patterns that were stored are predicted, and the image is sent to who sends them.
 
-It never holds the patterns up. When it falls behind it skips some, and a failure costs it some images only.
+It never holds the patterns up. When it falls behind it skips some, which are drawn when nothing new comes, and a failure costs
+it some images only.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
+from numpy.typing import NDArray
 
+from ptycho_ray.data.patterns import evenly_spread
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path
 from ptycho_ray.service.dispatch import ReplicaLost
@@ -28,11 +31,13 @@ from ptycho_ray.service.spool import Spool
 log = logging.getLogger(__name__)
 
 PREVIEW = "preview.raw"
-#: Patterns that wait for the live image; with more it skips some, so that it stays live.
-BACKLOG = 256
 #: Patterns that are predicted together: so many as take this time, between these numbers.
 TURN_S = 0.4
 LEAST_AT_ONCE, AT_ONCE = 8, 64
+#: Where the patterns that wait would take longer than this, some are skipped, so that the image stays live.
+BEHIND_S = 2 * TURN_S
+#: Skipped patterns that are remembered, the newest ones.
+MOST_SKIPPED = 4096
 #: The scales of a scan, and without one of its sender its probe, are measured on so many of its first patterns.
 TELLING = (4, 16, 64, 256)
 #: Pictures on the way to a receiver that has not said that it saw them.
@@ -51,13 +56,18 @@ class LivePreview:
     Attributes:
         news: set when patterns were stored.
         predicted, shown: patterns before this number have been considered, and are in a picture that was sent.
+        skipped: numbers of patterns that were considered, but not drawn yet [k].
         unseen: pictures that were sent and that nobody has said to have seen.
+        seconds: what each step took since the last picture.
     """
 
     def __init__(self, service: Service, socket: WebSocket, spool: Spool, interval_s: float) -> None:
         self.service, self.socket, self.spool, self.interval = service, socket, spool, interval_s
         self.image = LiveImage(spool.settings.N, service.settings.max_canvas_pixels)
         self.predicted = self.shown = self.unseen = 0
+        self.skipped = np.zeros(0, np.int64)
+        self.fresh = False  # something was drawn since the last picture
+        self.seconds: dict[str, float] = {}
         self.news = asyncio.Event()
         self.told = False
         self.pattern_s = TURN_S / LEAST_AT_ONCE  # as measured last
@@ -72,14 +82,16 @@ class LivePreview:
         while True:
             failed = False
             if self.predicted < self.spool.count >= TELLING[0]:
-                failed = await self._failing(self._predict())
-            elif self.shown == self.predicted:
+                failed = await self._failing(self._draw_new())
+            elif len(self.skipped):
+                failed = await self._failing(self._draw_skipped())
+            elif not self.fresh:
                 await self.news.wait()
                 self.news.clear()
                 continue
             else:
                 await asyncio.sleep(PAUSE_S)
-            if loop.time() >= next_time and self.unseen < MOST_UNSEEN and self.shown < self.predicted:
+            if loop.time() >= next_time and self.unseen < MOST_UNSEEN and self.fresh:
                 next_time = loop.time() + self.interval
                 failed = await self._failing(self._send()) or failed
             pause = min(2 * pause, LONGEST_PAUSE_S) if failed else PAUSE_S
@@ -87,8 +99,9 @@ class LivePreview:
                 await asyncio.sleep(pause)
 
     async def _send(self) -> None:
-        shown = self.predicted
-        picture, origin, step = await asyncio.to_thread(self.image.picture)
+        shown, self.fresh = self.predicted, False
+        with self._counting("picture"):
+            picture, origin, step = await asyncio.to_thread(self.image.picture)
         header = {
             "type": "preview",
             "patterns": self.image.patterns,
@@ -96,12 +109,22 @@ class LivePreview:
             "origin_px": origin,
             "step": step,
             "pixel_size_m": self.spool.settings.pixel_size_m,
+            "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
         }
+        self.seconds.clear()
         packed = pack_image(header, picture)
-        await asyncio.to_thread(_write_preview, self.spool.folder, packed)
         self.shown = shown
         self.unseen += 1
-        await self.socket.send_bytes(packed)
+        with self._counting("send"):
+            await self.socket.send_bytes(packed)
+        with self._counting("keep"):  # for those who look on; the disk may be busy with the patterns
+            await asyncio.to_thread(_write_preview, self.spool.folder, packed)
+
+    @contextlib.contextmanager
+    def _counting(self, step: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - begun
 
     async def _failing(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether a part of the live image failed. The sender is told of the first failure, the log of each."""
@@ -126,20 +149,39 @@ class LivePreview:
             settings.preview_model, self.spool.folder.name, 0, nothing, place, settings.domain
         )
 
-    async def _predict(self) -> None:
-        first, last = self.predicted, self.spool.count
-        at_once = int(min(AT_ONCE, max(LEAST_AT_ONCE, TURN_S / self.pattern_s)))
-        stop = last if last - first > max(BACKLOG, 4 * at_once) else min(last, first + at_once)
-        numbers = np.unique(np.linspace(first, stop - 1, min(at_once, stop - first)).astype(np.int64))
-        positions, frames = await asyncio.to_thread(self.spool.read, numbers)
+    @property
+    def _at_once(self) -> int:
+        return int(min(AT_ONCE, max(LEAST_AT_ONCE, TURN_S / self.pattern_s)))
+
+    async def _draw_new(self) -> None:
+        """Draw the oldest that wait, or some of all if they are too many."""
+        first, last, at_once = self.predicted, self.spool.count, self._at_once
+        waiting = np.arange(first, last)
+        if len(waiting) <= max(at_once, BEHIND_S / self.pattern_s):
+            numbers = waiting = waiting[:at_once]
+        else:
+            numbers = waiting[evenly_spread(len(waiting), at_once)]
+        await self._draw(numbers)
+        self.predicted = first + len(waiting)
+        self.skipped = np.concatenate([self.skipped, np.setdiff1d(waiting, numbers)])[-MOST_SKIPPED:]
+
+    async def _draw_skipped(self) -> None:
+        numbers, self.skipped = self.skipped[-self._at_once :], self.skipped[: -self._at_once]
+        await self._draw(numbers)
+
+    async def _draw(self, numbers: NDArray[np.int64]) -> None:
+        with self._counting("read"):
+            positions, frames = await asyncio.to_thread(self.spool.read, numbers)
         begun = time.perf_counter()
-        settings, telling = self.spool.settings, _telling(last)
-        predicted = await self.service.replicas.predict(
-            settings.preview_model, self.spool.folder.name, telling, frames, positions, settings.domain
-        )
-        await asyncio.to_thread(self.image.add, *predicted)
+        settings, telling = self.spool.settings, _telling(self.spool.count)
+        with self._counting("predict"):
+            predicted = await self.service.replicas.predict(
+                settings.preview_model, self.spool.folder.name, telling, frames, positions, settings.domain
+            )
+        with self._counting("draw"):
+            await asyncio.to_thread(self.image.add, *predicted)
         self.pattern_s = (time.perf_counter() - begun) / len(numbers)
-        self.predicted = stop
+        self.fresh = True
 
 
 def _write_preview(folder: Path, packed: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from ptycho_ray.service.layers import LOOK_FILE, Layer, write_layers
 from ptycho_ray.service.settings import ServiceSettings
 
 
-def look_at(path: Path, options: Options, settings: ServiceSettings, folder: Path, name: str) -> dict[str, Any]:
+def look_at(
+    path: Path, options: Options, settings: ServiceSettings, folder: Path, name: str, go_on: Callable[[], None]
+) -> dict[str, Any]:
     """The facts about a file, which are about ``name`` for the caller; pictures of a whole scan go into ``folder``.
+    ``go_on`` is called before each piece of it that is read, and raises if nobody looks any more.
 
     A file that cannot be read as it is has that as its verdict; Problem for one that is larger than the service allows.
     """
     reading = Reading(keys_only=True).with_changes(options.reading)
-    facts, scan = account_of_file(path, reading, max_bytes=settings.max_inflated_bytes)
+    facts, scan = account_of_file(path, reading, max_bytes=settings.max_inflated_bytes, on_read=go_on)
     facts["readable"] = scan is not None
     if scan is not None:
         check_limits(scan, settings)

@@ -154,11 +154,21 @@ def choices_of(way: Literal["model", "automatic"]) -> list[str]:
 
 
 class Reference(Choices):
-    """A scan that is not sent: a file the service can read, that of an earlier job, or a demo. Exactly one of the three."""
+    """A scan that is not sent: a file the service can read, that of an earlier job, with or without its settings, or a demo.
+    Exactly one of the four."""
 
     path: str | None = Field(None, max_length=4096, description="Absolute path under a folder the service allows.")
     job: str | None = Field(
         None, max_length=64, description="An earlier job of the caller: its scan is used once more."
+    )
+    again: str | None = Field(
+        None,
+        max_length=64,
+        description="An earlier job of the caller, once more: its scan and its settings, except those that stand beside this.",
+    )
+    refined: bool = Field(
+        False,
+        description="Of an earlier job without a model: begin with the probe and the positions that it found.",
     )
     demo: Literal[tuple(DEMOS)] | None = Field(None, description="A simulated scan that suits the model.")  # type: ignore[valid-type]
 
@@ -279,7 +289,7 @@ class Reconstruction(BaseModel):
             created=format_time(job.created) or "",
             started=format_time(job.started),
             finished=format_time(job.finished),
-            given=_given(job),
+            given=given_of(job),
             attempt=job.attempt,
             facts=job.facts,
             priority=job.priority,
@@ -290,7 +300,7 @@ class Reconstruction(BaseModel):
         )
 
 
-def _given(job: Job) -> dict[str, Any]:
+def given_of(job: Job) -> dict[str, Any]:
     """The choices of a job by the names that a request has for them, as far as they are no defaults."""
     name, _, _ = job.model.rpartition("@")
     given = {} if job.model in (AUTOMATIC, LOOK) else {"model": name}

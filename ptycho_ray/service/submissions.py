@@ -7,13 +7,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fastapi import Request
 
 from ptycho_ray.service import sharing, uploads
+from ptycho_ray.service.job_results import FILES
 from ptycho_ray.service.jobs import Job
 from ptycho_ray.service.problems import Problem
-from ptycho_ray.service.schemas import Choices
+from ptycho_ray.service.schemas import Choices, WaysToRead, choices_of, given_of
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.tokens import Token
 from ptycho_ray.service.work import DEMO
@@ -57,10 +59,16 @@ async def readable_job(request: Request, service: Service, caller: Token, job_id
     return await own_job(service, caller, job_id)
 
 
-async def scan_of_job(service: Service, caller: Token, job_id: str, path: Path) -> tuple[str, str]:
+async def scan_of_job(service: Service, job: Job, path: Path, refined: bool) -> tuple[str, str]:
     """Source and name of the scan of an earlier job; one that was uploaded also becomes ``path``, so that either job may be
-    deleted."""
-    job = await own_job(service, caller, job_id)
+    deleted. With ``refined`` it has the probe and the positions that this job found."""
+    if refined:
+        try:
+            await asyncio.to_thread(os.link, service.settings.job_folder(job.id) / FILES["scan"][0], path)
+        except FileNotFoundError:
+            more = {"field": "refined", "found": job.state, "expected": "a job without a model that is done"}
+            raise Problem(409, "conflict", "That job has no refined scan.", more) from None
+        return str(path), job.source_name
     if job.source.startswith(DEMO):
         return job.source, job.source_name
     if not Path(job.source).is_relative_to(service.settings.job_folder(job.id)):
@@ -73,6 +81,16 @@ async def scan_of_job(service: Service, caller: Token, job_id: str, path: Path) 
     return str(path), job.source_name
 
 
+def settings_before(job: Job, named: dict[str, Any], refined: bool) -> dict[str, Any]:
+    """The settings of an earlier job that hold beside those that are named now: not those of a network for one without, or the
+    other way round; nor, for the scan as that job refined it, how its file was read and what was taken of it."""
+    before = given_of(job)
+    left_out = {*WaysToRead.model_fields, "n_subsample", "subsample_seed"} if refined else set()
+    if "model" in named:
+        left_out |= set(choices_of("automatic" if named["model"] else "model"))
+    return {name: value for name, value in before.items() if name not in left_out}
+
+
 async def take(
     request: Request, service: Service, caller: Token, path: Path, query: Choices, header_name: str
 ) -> tuple[Choices, str, str]:
@@ -81,10 +99,13 @@ async def take(
     given = query.model_dump(exclude_unset=True, by_alias=True)
     if kind == uploads.JSON_TYPE:
         reference = await uploads.receive_json(request)
-        named = reference.model_dump(exclude={"path", "demo", "job"}, exclude_unset=True, by_alias=True)
-        choices = uploads.choices_from(given | named)
-        if reference.job is not None:
-            return choices, *await scan_of_job(service, caller, reference.job, path)
+        of_the_scan = {"path", "demo", "job", "again", "refined"}
+        named = given | reference.model_dump(exclude=of_the_scan, exclude_unset=True, by_alias=True)
+        if (job_id := reference.again or reference.job) is not None:
+            job = await own_job(service, caller, job_id)
+            before = {} if reference.again is None else settings_before(job, named, reference.refined)
+            return uploads.choices_from(before | named), *await scan_of_job(service, job, path, reference.refined)
+        choices = uploads.choices_from(named)
         if reference.demo is not None:
             return choices, DEMO + reference.demo, f"demo scan {reference.demo}"
         found = await asyncio.to_thread(uploads.confined, str(reference.path), service.settings)

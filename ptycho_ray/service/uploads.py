@@ -62,9 +62,12 @@ async def receive_json(request: Request) -> Reference:
         reference = Reference.model_validate_json(bytes(body))
     except ValidationError as error:
         raise invalid_fields(error.errors(include_url=False)) from None
-    if [reference.path, reference.job, reference.demo].count(None) != 2:
-        more = {"field": "path", "expected": "one of the three"}
+    if [reference.path, reference.job, reference.again, reference.demo].count(None) != 3:
+        more = {"field": "path", "expected": "one of path, job, again, demo"}
         raise Problem(422, "invalid", "Name either a path, an earlier job or a demo.", more)
+    if reference.refined and reference.job is None and reference.again is None:
+        more = {"field": "refined", "expected": "job or again beside it"}
+        raise Problem(422, "invalid", "Only an earlier job has found a probe and positions.", more)
     return reference
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from contextlib import AbstractContextManager
@@ -74,10 +75,10 @@ class Monitor:
         """Count the time inside the block."""
         return self.meter.counting(self.spent)
 
-    def go_on(self) -> None:
+    def go_on(self, stage: str = "reading") -> None:
         """Called often: raises if the job is no longer wanted."""
         if time.monotonic() - self.last >= REPORT_INTERVAL_S:
-            self.stage("reading")
+            self.stage(stage)
 
     def on_batch(self, done: int, total: int) -> None:
         """``done`` of ``total`` groups are reconstructed."""
@@ -181,7 +182,8 @@ def _prepared(
         with waiting, monitor.counting():
             if job.model == LOOK:
                 monitor.stage("looking")
-                return jsonable(look_at(path, Options(**job.options), settings, folder, job.source_name))
+                options, go_on = Options(**job.options), functools.partial(monitor.go_on, "looking")
+                return jsonable(look_at(path, options, settings, folder, job.source_name, go_on))
             return _reconstruct(job, path, monitor, loaded, settings)
     finally:
         if path != source:

@@ -166,6 +166,52 @@ def test_the_command_saves_an_image(
     assert main([*words, "--overwrite"]) == 1
 
 
+def test_an_earlier_job_once_more_with_changes(
+    guarded: Any, token_of: dict[str, str], scan_file: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """By the client, which also begins with what a job found, and by the command; asyncio does as well."""
+    with Client(guarded.url, token_of["submit"]) as client:
+        few = {"iterations": 4, "position_start": 1}
+        first = client.submit(scan_file, drop="3", seed=2, budget_s=0.1, refinement=few)
+        client.wait(first["id"])
+        second = client.wait(client.again(first["id"], seed=5, refinement={"iterations": 6, "probe_start": None})["id"])
+        assert second["given"] == {
+            "drop": "3", "seed": 5, "budget_s": 0.1,
+            "refinement.iterations": 6, "refinement.position_start": 1, "refinement.probe_start": None,
+        }  # fmt: skip
+        assert second["facts"]["patterns"] == 59
+        refined = client.wait(client.again(first["id"], refined=True)["id"])
+        assert "drop" not in refined["given"]  # it was dropped then
+        assert refined["facts"]["patterns"] == 59
+        found = client.result(first["id"], "scan").content
+        assert (guarded.data_dir / "jobs" / refined["id"] / "scan").read_bytes() == found
+        by_model = client.wait(client.again(first["id"], model="tiny", refinement={}, refinement_iterations=2)["id"])
+        assert by_model["given"] == {
+            "model": "tiny@1", "drop": "3", "refinement_iterations": 2,
+            "refinement.iterations": 4, "refinement.position_start": 1,
+        }  # fmt: skip
+        assert client.again(by_model["id"], model=None)["model"] == "automatic"
+        assert status_of(lambda: client.again(by_model["id"], refined=True)) == 409
+    with Client(guarded.url, token_of["other"]) as client:
+        assert status_of(lambda: client.again(first["id"])) == 404
+
+    async def work() -> dict[str, Any]:
+        async with AsyncClient(guarded.url, token_of["submit"]) as client:
+            return await client.wait((await client.again(by_model["id"], evaluate=True))["id"])
+
+    assert asyncio.run(work())["given"] == by_model["given"] | {"evaluate": True}
+    monkeypatch.setenv("PTYCHO_RAY_TOKEN", token_of["submit"])
+    words = ["submit", "--url", guarded.url, "--output", str(tmp_path / "image.npz"), "--json"]
+    assert main([*words, "--like", by_model["id"], "--refine", "0"]) == 1  # nothing is refined with its settings then
+    capsys.readouterr()
+    assert main([*words, "--like", by_model["id"], "--refine", "1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    with Client(guarded.url, token_of["submit"]) as client:
+        assert client.job(told["job"])["given"] == by_model["given"] | {"refinement_iterations": 1}
+    for wrong in ([], [str(scan_file), "--like", "x"], ["--like", "x", "--estimate"], [str(scan_file), "--refined"]):
+        assert main([*words, *wrong, "--overwrite"]) == 2
+
+
 def test_the_command_makes_tokens(tmp_path: Path, capsys: Any) -> None:
     place = ["--data-dir", str(tmp_path), "--json"]
     assert main(["token", "add", "me", "--role", "read", *place]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -88,6 +89,15 @@ def test_the_start_tells_what_it_waits_for_and_which_ports_are_open(closed: Clos
     found = listening(closed.process.pid)
     assert set(open_to_others(found)) == {f"0.0.0.0:{closed.port}"}
     assert set(found) == told
+
+
+def test_no_part_of_it_is_less_urgent_than_other_programs(closed: Closed) -> None:
+    own, urgency = os.getpriority(os.PRIO_PROCESS, closed.process.pid), dict[str, int]()
+    for pid, name in family(closed.process.pid).items():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            urgency[name] = os.getpriority(os.PRIO_PROCESS, pid)
+    assert any(name.startswith("ray::ServeRep") for name in urgency)
+    assert urgency == dict.fromkeys(urgency, own)
 
 
 @as_root

@@ -8,11 +8,13 @@ import io
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from helpers import PATIENCE_S
 from starlette.testclient import TestClient
 
 from ptycho_ray.bundle import PRETRAINED_FILE
@@ -20,9 +22,11 @@ from ptycho_ray.data import RawData
 from ptycho_ray.service.api import make_app
 from ptycho_ray.service.engine import LoadedModel
 from ptycho_ray.service.live_image import ScanPhysics, physics_of_stream, predict
+from ptycho_ray.service.live_preview import LivePreview
 from ptycho_ray.service.memory import MemoryBudget
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
+from ptycho_ray.service.spool import Spool, StreamSettings
 from ptycho_ray.service.work import run_job
 
 #: One trial and a short solution; what it makes is compared, not judged.
@@ -202,3 +206,45 @@ def test_a_stream_that_becomes_too_long_ends_there(tmp_path: Path) -> None:
     assert [answer["type"] for answer in answers][:3] == ["ready", "ack", "full"]
     assert answers[2]["problem"]["status"] == 413
     assert answers[-1]["job"]["facts"]["patterns"] == 4
+
+
+def test_a_live_image_that_falls_behind_is_current_first_and_whole_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that draws 20 patterns a second, and 256 that came at once: drawn in their order they took 13 seconds."""
+    clock, drawn, seen = [0.0], list[int](), list[tuple[float, dict[str, Any]]]()
+
+    class Slow:
+        async def predict(self, key: str, stream: str, first: int, frames: Any, positions: Any, domain: Any) -> Any:
+            clock[0] += 0.05 * len(frames)
+            drawn.extend(int(number) for number in positions[:, 0])
+            return np.ones((len(frames), 8, 8), np.complex64), positions, np.ones((8, 8), np.float32)
+
+    class Socket:
+        async def send_bytes(self, packed: bytes) -> None:
+            (length,) = struct.unpack_from("<I", packed)
+            seen.append((clock[0], json.loads(packed[4 : 4 + length])))
+            preview.unseen = 0
+
+    told = StreamSettings("me", "automatic", 8, "uint16", "intensity", None, None, None, None, preview_model="m")
+    spool = Spool.create(tmp_path / "stream", told)
+    service = SimpleNamespace(replicas=Slow(), settings=ServiceSettings(data_dir=tmp_path))
+    monkeypatch.setattr("ptycho_ray.service.live_preview.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    async def scenario() -> None:
+        showing = asyncio.create_task(preview.show())
+        for first, count in ((0, 256), (256, 40)):
+            places = np.stack([np.arange(first, first + count), np.zeros(count)], axis=1).astype(float)
+            spool.append(places, np.ones((count, 8, 8), np.uint16))
+            begun = clock[0]
+            preview.news.set()
+            while not seen or seen[-1][1]["patterns"] < first + count:
+                await asyncio.sleep(0.01)
+            whole = next(at for at, header in seen if header["next"] == first + count)
+            assert whole - begun < 1.0
+        showing.cancel()
+
+    preview = LivePreview(service, Socket(), spool, 0.0)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+    assert sorted(drawn) == list(range(296))
+    assert {"read", "predict", "draw", "picture"} <= seen[1][1]["seconds"].keys()

@@ -11,8 +11,10 @@ import pytest
 from ptycho_ray import workflow
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
+from ptycho_ray.service import work
 from ptycho_ray.service.database import connect
-from ptycho_ray.service.jobs import AUTOMATIC, JobStore
+from ptycho_ray.service.jobs import AUTOMATIC, LOOK, JobStore
+from ptycho_ray.service.layers import LOOK_FILE
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.schemas import Choices, Reconstruction, Reference
 from ptycho_ray.service.settings import ServiceSettings
@@ -42,9 +44,9 @@ def store(tmp_path: Path) -> Watched:
     return Watched(connect(f"sqlite:///{tmp_path / 'jobs.sqlite'}"))
 
 
-def run(store: Watched, settings: ServiceSettings, scan: Path, **options: Any) -> Any:
+def run(store: Watched, settings: ServiceSettings, scan: Path, model: str = AUTOMATIC, **options: Any) -> Any:
     job, _ = store.create(
-        owner="ann", model=AUTOMATIC, options=options, source=str(scan), source_name="s", deadline_s=600.0, max_jobs=5,
+        owner="ann", model=model, options=options, source=str(scan), source_name="s", deadline_s=600.0, max_jobs=5,
         max_jobs_of_owner=5,
     )  # fmt: skip
     attempt = store.claim(job.id, "w")
@@ -73,6 +75,20 @@ def test_a_cancelled_job_stops_between_two_decisions(
     job = run(store, settings, scan_file)
     assert (job.state, len(store.reports)) == ("cancelled", 4)
     assert not (settings.job_folder(job.id) / "report.html").exists()
+
+
+def test_a_look_that_is_cancelled_reads_no_further(
+    store: Watched, settings: ServiceSettings, scan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "REPORT_INTERVAL_S", 0.0)
+    seen = run(store, settings, scan_file, LOOK)
+    assert (seen.state, seen.facts["patterns"]) == ("done", 60)
+    assert (settings.job_folder(seen.id) / LOOK_FILE).is_file()
+    assert len(store.reports) > 5  # two, and one for each piece that was read
+    store.reports, store.cancel_after = [], 4
+    job = run(store, settings, scan_file, LOOK)
+    assert (job.state, len(store.reports)) == ("cancelled", 5)
+    assert not (settings.job_folder(job.id) / LOOK_FILE).exists()
 
 
 def test_budget_and_uncertainty_reach_the_core(

@@ -139,9 +139,10 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
-    from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.display.figures import plot_object
     from ptycho_ray.display.progress import BatchProgress, RefinementProgress
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.training.device import resolve_device
 
     device = resolve_device(execution)
@@ -184,11 +185,13 @@ def run(words: Sequence[str]) -> Result:
         "pixel_size_m": scan.pixel_size_m,
     }
     sections = []
+    probe, positions = results["probe"], scan.positions_px
     if "refinement" in results:
         from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
+        probe, positions = results["refinement"].probe, results["refinement"].positions_px
     if bundle.ensemble_members:
         from ptycho_ray.display.uncertainty_report import uncertainty_facts, uncertainty_section
 
@@ -204,9 +207,7 @@ def run(words: Sequence[str]) -> Result:
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)], facts={"patterns": len(scan)}),
             *sections,
-            Section(
-                "Scan", pictures=[("Positions.", plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m))]
-            ),
+            scan_section(probe, positions, scan.pixel_size_m),
             Section("Provenance", facts=origin, folded=True),
             Section("Training of the model", facts=bundle.provenance, folded=True),
         ],

@@ -102,6 +102,7 @@ def test_the_image_of_a_network_is_refined_with_the_settings_that_are_given(scan
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["refinement"]["iterations"] == 2
     assert "held_out_r_factor" in result["refinement"]
+    assert "The probe: brightness" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_refinement_starts_from_the_network_of_the_package(scan_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -204,6 +205,9 @@ def test_reconstruct_evaluate_compare(scan: Path, model: Path, capsys: pytest.Ca
     image, comparison = scan.parent / "image", scan.parent / "comparison"
     told = run_json(["reconstruct", scan, "--model-path", model, "--output-dir", image], capsys)
     assert told["patterns"] == 40
+    page = (image / "report.html").read_text(encoding="utf-8")
+    probe = "The probe: brightness is amplitude, colour is phase."
+    assert re.findall(r'alt="([^"]*)"', page) == ["Amplitude and phase.", probe, "Positions."]
     given = json.loads((image / "result.json").read_text(encoding="utf-8"))["provenance"]["settings_given"]
     assert given == dict.fromkeys(["test_data_file", "model_path", "output_dir"], "command line")
     with np.load(image / "reconstruction.npz", allow_pickle=False) as arrays:

@@ -57,9 +57,6 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions, WorkerOptions, D
     model_path: Annotated[Path | None, FILE] = None
     """Use a trained network: wts.h5.zip, the folder that train wrote to, or 'pretrained' for the one shipped with the package
     (docs/networks.md). If neither this nor a setting of a network is given, no network is used (docs/automatic.md)."""
-    prior: Annotated[str | None, tyro.conf.arg(metavar="pretrained|FILE|none")] = None
-    """Short for --refinement.prior: a learned prior where the patterns do not tell; how much it may say is chosen by detector
-    pixels that take no part (docs/prior.md)."""
     plan: bool = False
     """Without a model: only decide, show what was decided and all trials, and end."""
     explain: bool = False
@@ -87,9 +84,7 @@ def run(words: Sequence[str]) -> Result:
         sections={SECTION: RefinementConfig},
     )
     options = typed.options
-    solver, given = section_of(typed.settings)
-    if options.prior is not None:
-        solver.setdefault("prior", options.prior)
+    solver, given = section_of(typed)
     if options.input is not None:
         from ptycho_ray.commands.standard_folder import reconstruct_folder
 

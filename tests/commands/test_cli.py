@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from helpers import ROOT
 
 from ptycho_ray.bundle import load_bundle
-from ptycho_ray.commands.cli import COMMANDS, as_text, main
+from ptycho_ray.commands.cli import COLLECT_AFTER, COMMANDS, as_text, main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import jsonable
@@ -375,3 +376,10 @@ def test_a_closed_pipe_is_no_traceback(scan: Path) -> None:
     assert child.stderr.read() == b""
     assert child.wait() == 1
     child.stderr.close()
+
+
+def test_a_command_is_not_held_up_by_searches_for_garbage(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    before = gc.get_threshold()
+    monkeypatch.setattr("ptycho_ray.commands.doctor.run", lambda _: {"after": gc.get_threshold()[0]})
+    assert run_json(["doctor"], capsys) == {"after": COLLECT_AFTER}
+    assert gc.get_threshold() == before

@@ -43,7 +43,8 @@ test-all: test
 	TEN_TIMES_THE_EXAMPLES=1 $(PYTEST) -m 'slow or hypothesis' --durations=10
 
 docs: $(EVERYTHING)
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/build
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/build/$$($(BIN)/python -c 'import ptycho_ray; print(ptycho_ray.__version__)')
+	$(BIN)/python docs/list_versions.py docs/build
 
 bench: $(EVERYTHING)
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -1,4 +1,4 @@
-"""The documentation as a site: ``make docs`` builds it into docs/build/ (Sphinx, with Markdown by MyST)."""
+"""The documentation as a site: ``make docs`` builds it into docs/build/VERSION/ (Sphinx, with Markdown by MyST)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ author = "ptycho_ray developers"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build", "notebooks"]
+templates_path = ["_templates"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -31,7 +32,12 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_math_renderer = "mathml"
-html_theme_options = {"navbar_end": ["theme-switcher"], "secondary_sidebar_items": ["page-toc"], "show_toc_level": 2}
+html_theme_options = {
+    "navbar_start": ["navbar-logo", "versions"],
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_toc_level": 2,
+}
 
 
 def _draw(translator: Any, node: Any) -> None:

@@ -14,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.errors import DiskFullError, InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 FULL_BYTES = 2**16
 """A disk with less room than this is full: not every library says why it could not write."""
@@ -58,6 +61,18 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def take_lock(path: str | Path) -> BaseFileLock | None:
+    """The lock of this file, held until it is released or forgotten or this process ends; None if it is held elsewhere."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def write_json(path: str | Path, content: Any) -> None:

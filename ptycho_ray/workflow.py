@@ -188,9 +188,9 @@ def reassemble_cdi_image(
 
     Returns:
         Amplitude and phase, float32 [H, W, 1], and a dictionary with ``obj_tensor_full``, ``global_offsets``,
-        ``recon_amp``, ``recon_phase`` and the stitched image; after a refinement ``refinement`` and the network's image
-        as ``network_stitched``. Of an ensemble, ``member_images`` are the images of all; the other entries are those of the
-        first member.
+        ``recon_amp``, ``recon_phase``, ``probe`` (the model's, [P, N, N]) and the stitched image; after a refinement
+        ``refinement`` and the network's image as ``network_stitched``. Of an ensemble, ``member_images`` are the images of
+        all; the other entries are those of the first member.
 
     Raises:
         ConfigurationError: a refinement of an image that is mirrored, transposed, scaled or stitched by "crop", or an
@@ -220,9 +220,9 @@ def reassemble_cdi_image(
         container = model.positions.correct(container)
     direction_yx = np.array([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0]) * coord_scale
     results: Results = {"global_offsets": container.global_offsets, "pixel_size_m": container.raw.pixel_size_m}
+    results["probe"] = model.probe.detach().cpu().numpy()
     if keep_patches or stitch == "crop":
-        merged = predict_all(model, container, batch_size)["reconstructed_obj"]
-        results["obj_tensor_full"] = merged
+        merged = results["obj_tensor_full"] = predict_all(model, container, batch_size)["reconstructed_obj"]
     if stitch == "crop":
         patches = merged.swapaxes(1, 2) if transpose else merged
         offsets = container.global_offsets * direction_yx[::-1, None]

@@ -25,16 +25,28 @@ def test_the_reference_is_what_the_program_says():
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
-    words = [sys.executable, "-m", "sphinx", "-qW", "--keep-going", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    site = tmp_path / ptycho_ray.__version__
+    words = [sys.executable, "-m", "sphinx", "-qW", "--keep-going", "-b", "html", str(ROOT / "docs"), str(site)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    physics = (tmp_path / "physics.html").read_text(encoding="utf-8")
+    physics = (site / "physics.html").read_text(encoding="utf-8")
     assert "<math" in physics
-    for page in tmp_path.rglob("*.html"):  # nothing is fetched from another host
+    assert 'href="../index.html"' in physics  # the list of versions
+    assert 'href="../../index.html"' in (site / "reference/commands.html").read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):  # nothing is fetched from another host
         for tag in re.findall(
             r"<(?:script|link|img)[^>]*(?:src|href)=\"https?://[^>]*>", page.read_text(encoding="utf-8")
         ):
             assert 'rel="canonical"' in tag, (page.name, tag)
+
+
+def test_the_versions_of_the_site_are_listed_the_newest_first(tmp_path):
+    for name in ("0.9.0", "0.10.0", "images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").touch()
+    runpy.run_path(str(ROOT / "docs/list_versions.py"))["write_list"](tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'href="([^"]+)"', page) == ["0.10.0/index.html", "0.9.0/index.html"]
 
 
 @pytest.mark.parametrize("name", GALLERY)

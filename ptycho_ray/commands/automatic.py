@@ -7,7 +7,9 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from ptycho_ray import __version__
 from ptycho_ray.commands.common import ProductOptions, Result, WorkerOptions, tell
@@ -18,6 +20,7 @@ from ptycho_ray.refinement.config import RefinementConfig
 if TYPE_CHECKING:
     from ptycho_ray.automatic.reconstruct import Automatic
     from ptycho_ray.commands.reconstruct import Options
+    from ptycho_ray.config.command_line import Typed
 
 #: What asks for no network: the scan, where the image goes, where it is computed, and what is shown of an error.
 _NO_NETWORK = {"test_data_file", "output_dir", "device", "execution.accelerator", "debug"}
@@ -31,6 +34,9 @@ CHECKPOINT = "solution.safetensors"
 class AutomaticOptions:
     """Options of commands that reconstruct without a network."""
 
+    prior: Annotated[str | None, tyro.conf.arg(metavar="pretrained|FILE|none")] = None
+    """A learned prior where the patterns do not tell; how much it may say is chosen by detector pixels that take no part
+    (docs/prior.md). Short for --refinement.prior."""
     seed: int | None = None
     """Without a model: seed of the trials, the patterns held out and the batches; 0 if not given."""
     budget: float | None = None
@@ -59,11 +65,13 @@ def refuse_without_network(given: Mapping[str, Any], network: str) -> None:
         )
 
 
-def section_of(typed: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def section_of(typed: Typed[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of the solver among what was typed, by their own names, and the rest."""
     prefix = f"{SECTION}."
-    settings = {name.removeprefix(prefix): value for name, value in typed.items() if name.startswith(prefix)}
-    return settings, {name: value for name, value in typed.items() if not name.startswith(prefix)}
+    settings = {n.removeprefix(prefix): value for n, value in typed.settings.items() if n.startswith(prefix)}
+    if typed.options.prior is not None:
+        settings.setdefault("prior", typed.options.prior)
+    return settings, {name: value for name, value in typed.settings.items() if not name.startswith(prefix)}
 
 
 def refinement_settings(solver: Mapping[str, Any], iterations: int, seed: int) -> RefinementConfig | None:

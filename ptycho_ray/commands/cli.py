@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import gc
 import importlib
 import io
 import json
@@ -26,6 +27,9 @@ from ptycho_ray.files import jsonable, short_text
 
 #: Width to which sentences are wrapped, and of the longest text that stands in a list with commas.
 LINE, A_WORD = 118, 40
+#: Objects made between two searches for garbage. Loading the libraries makes a million and no garbage; by Python's own 700, an
+#: eighth of a short command was spent on looking.
+COLLECT_AFTER = 50_000
 COMMANDS = {
     "demo": "reconstruct the two scans that come with the package: a first look",
     "doctor": "check the installation: versions, device, memory, disk, ports, and a small reconstruction",
@@ -99,8 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "true"
+    )  # those of other programs in this environment take long to load
     try:
-        with _plain_warnings(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with (
+            _plain_warnings(),
+            _few_collections(),
+            contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext(),
+        ):
             module = importlib.import_module(f"ptycho_ray.commands.{command.replace('-', '_')}")
             result = module.run(words)
         if result or as_json:
@@ -133,6 +144,16 @@ def _fail(error: BaseException | str, code: int, as_json: bool, debug: bool = Fa
     if as_json:
         print(_as_json({"error": text, "exit_code": code}), flush=True)
     return code
+
+
+@contextlib.contextmanager
+def _few_collections() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager

@@ -57,9 +57,6 @@ class Options(ProductOptions, WritingOptions, AutomaticOptions, WorkerOptions, D
     model_path: Annotated[Path | None, FILE] = None
     """Use a trained network: wts.h5.zip, the folder that train wrote to, or 'pretrained' for the one shipped with the package
     (docs/networks.md). If neither this nor a setting of a network is given, no network is used (docs/automatic.md)."""
-    prior: Annotated[str | None, tyro.conf.arg(metavar="pretrained|FILE|none")] = None
-    """Short for --refinement.prior: a learned prior where the patterns do not tell; how much it may say is chosen by detector
-    pixels that take no part (docs/prior.md)."""
     plan: bool = False
     """Without a model: only decide, show what was decided and all trials, and end."""
     explain: bool = False
@@ -87,9 +84,7 @@ def run(words: Sequence[str]) -> Result:
         sections={SECTION: RefinementConfig},
     )
     options = typed.options
-    solver, given = section_of(typed.settings)
-    if options.prior is not None:
-        solver.setdefault("prior", options.prior)
+    solver, given = section_of(typed)
     if options.input is not None:
         from ptycho_ray.commands.standard_folder import reconstruct_folder
 
@@ -139,9 +134,10 @@ def run(words: Sequence[str]) -> Result:
 
     from ptycho_ray import workflow
     from ptycho_ray.bundle import load_bundle
-    from ptycho_ray.display.figures import plot_object, plot_positions
+    from ptycho_ray.display.figures import plot_object
     from ptycho_ray.display.progress import BatchProgress, RefinementProgress
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.training.device import resolve_device
 
     device = resolve_device(execution)
@@ -184,11 +180,13 @@ def run(words: Sequence[str]) -> Result:
         "pixel_size_m": scan.pixel_size_m,
     }
     sections = []
+    probe, positions = results["probe"], scan.positions_px
     if "refinement" in results:
         from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
 
         result["refinement"] = refinement_facts(results["refinement"])
         sections.append(refinement_section(results["refinement"]))
+        probe, positions = results["refinement"].probe, results["refinement"].positions_px
     if bundle.ensemble_members:
         from ptycho_ray.display.uncertainty_report import uncertainty_facts, uncertainty_section
 
@@ -204,9 +202,7 @@ def run(words: Sequence[str]) -> Result:
         sections=[
             Section("Image", pictures=[("Amplitude and phase.", picture)], facts={"patterns": len(scan)}),
             *sections,
-            Section(
-                "Scan", pictures=[("Positions.", plot_positions(scan.positions_px, pixel_size_m=scan.pixel_size_m))]
-            ),
+            scan_section(probe, positions, scan.pixel_size_m),
             Section("Provenance", facts=origin, folded=True),
             Section("Training of the model", facts=bundle.provenance, folded=True),
         ],

@@ -45,7 +45,7 @@ class Options(BatchOptions, AutomaticOptions):
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray reconstruct-scans", sections={SECTION: RefinementConfig})
-    options, (solver, _) = typed.options, section_of(typed.settings)
+    options, (solver, _) = typed.options, section_of(typed)
     if options.model_path is None:
         return _automatically(options, solver)
     own = {

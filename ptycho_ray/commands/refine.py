@@ -75,11 +75,12 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray import workflow
     from ptycho_ray.data.raw_data import write_refined
     from ptycho_ray.display.depth import save_depth
-    from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe, save_figure
+    from ptycho_ray.display.figures import plot_object, save_figure
     from ptycho_ray.display.prior_report import save_prior
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.refinement_report import refinement_facts, refinement_section
     from ptycho_ray.display.report import Section, provenance, write_report
+    from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
     from ptycho_ray.training.device import resolve_device
 
@@ -168,7 +169,6 @@ def run(words: Sequence[str]) -> Result:
     files, prior = save_prior(found, folder, scan.pixel_size_m, bars)
     result |= of_slices | files
     picture = plot_object(found.stitched.image, region=found.stitched.covered(), pixel_size_m=scan.pixel_size_m)
-    probe = plot_probe(found.probe, pixel_size_m=scan.pixel_size_m)
     write_report(
         result["report"],
         title=f"Refinement of {options.scan}",
@@ -178,13 +178,7 @@ def run(words: Sequence[str]) -> Result:
             *prior,
             refinement_section(found, halves if bars is None else None),
             *([] if bars is None else [error_bars_section(bars, scan.pixel_size_m)]),
-            Section(
-                "Probe and positions",
-                pictures=[
-                    ("The probe: brightness is amplitude, colour is phase.", probe),
-                    ("Positions.", plot_positions(found.positions_px, pixel_size_m=scan.pixel_size_m)),
-                ],
-            ),
+            scan_section(found.probe, found.positions_px, scan.pixel_size_m),
             Section("Provenance", facts=origin, folded=True),
         ],
     )

@@ -73,7 +73,7 @@ def run(words: Sequence[str]) -> Result:
         only=OF_AN_IMAGE,
         sections={SECTION: RefinementConfig},
     )
-    options, (solver, network) = typed.options, section_of(typed.settings)
+    options, (solver, network) = typed.options, section_of(typed)
     from ptycho_ray.client import Client
     from ptycho_ray.display.progress import BatchProgress
     from ptycho_ray.errors import InputError

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class Options(Common, WritingOptions, AutomaticOptions):
     """Send a scan to a reconstruction service while it is being measured, and save the image. Without --model it is
-    reconstructed automatically at the end, as by ptycho-ray reconstruct.
+    reconstructed automatically at the end.
 
     SOURCE is a ZeroMQ address (the DECTRIS stream of either version, or ptycho_ray's own messages), a channel of PVAccess
     (pva://NAME), the address of a run in Tiled (http://...), a folder to which files (NPZ, HDF5) are added, or a growing HDF5
@@ -118,7 +118,7 @@ class Options(Common, WritingOptions, AutomaticOptions):
 
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray watch", sections={SECTION: RefinementConfig})
-    options, (solver, _) = typed.options, section_of(typed.settings)
+    options, (solver, _) = typed.options, section_of(typed)
     from ptycho_ray.client import Client
     from ptycho_ray.commands.submit import FORMATS
     from ptycho_ray.errors import InputError

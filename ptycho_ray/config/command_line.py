@@ -28,6 +28,9 @@ from ptycho_ray.config.training import TrainingConfig
 
 T = TypeVar("T")
 
+#: A run has one of these, whatever section has it, too: where a command has the option, that is the only one.
+ONE_OF_A_RUN = {"seed"}
+
 #: The settings that --help shows, by the name of their class; --help-all shows every one.
 MOST_USED: dict[str, tuple[str, ...]] = {
     "ModelConfig": ("architecture", "gridsize", "n_filters_scale"),
@@ -73,9 +76,9 @@ def parse(
     names) and the execution settings.
 
     ``sections`` are further settings classes by name; theirs are typed and returned as ``name.setting``.
-    A field of ``options_class`` that has the name of a setting stands for that setting, ``device`` for
-    ``execution.accelerator``. As usual for a command line
-    this leaves by SystemExit: code 0 after printing help, code 2 after a mistake, naming the nearest option that exists.
+    A field of ``options_class`` that has the name of a setting without a section stands for that setting, ``device`` for
+    ``execution.accelerator``. As usual for a command line this leaves by SystemExit: code 0 after printing help, code 2 after a
+    mistake, naming the nearest option that exists.
     """
     own = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
     if config_class is not None and only is not None:
@@ -91,7 +94,9 @@ def parse(
     prefixes = {name: f"{name}." for name in prefixed}
 
     def without(section: str) -> Collection[str]:
-        return () if section == "execution" else [*own, *others] if section == "settings" else own
+        if section in prefixed:
+            return ONE_OF_A_RUN & {*own}
+        return [*own, *others] if section == "settings" else own
 
     if {"-h", "--help", "--help-all"} & {*argv}:
         of_training = config_class is None or "nepochs" in config_class.__dataclass_fields__

@@ -93,12 +93,12 @@ def trial_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _sections(made: Automatic, trials: list[dict[str, Any]], special: list[Section]) -> list[Section]:
-    from ptycho_ray.display.figures import plot_object, plot_positions, plot_probe
+    from ptycho_ray.display.figures import plot_object
+    from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.display.uncertainty_report import error_bars_section
 
     image, found, pixel = made.refinement.stitched, made.refinement, made.scan.pixel_size_m
     picture = plot_object(image.image, region=image.covered(), pixel_size_m=pixel)
-    positions = plot_positions(found.positions_px, pixel_size_m=pixel)
     bars = [] if made.error_bars is None else [error_bars_section(made.error_bars, pixel)]
     look = []
     if made.scan.electrons:
@@ -114,11 +114,5 @@ def _sections(made: Automatic, trials: list[dict[str, Any]], special: list[Secti
         Section("What was found and decided", facts={str(k + 1): line for k, line in enumerate(made.plan.lines)}),
         *look,
         Section("Trials", rows=trials, folded=True),
-        Section(
-            "Probe and positions",
-            pictures=[
-                ("The probe: brightness is amplitude, colour is phase.", plot_probe(found.probe, pixel_size_m=pixel)),
-                ("Positions.", positions),
-            ],
-        ),
+        scan_section(found.probe, found.positions_px, pixel),
     ]

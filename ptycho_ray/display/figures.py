@@ -89,19 +89,24 @@ def plot_image(
     return figure
 
 
-def plot_probe(probe: NDArray[Any], *, pixel_size_m: float | None = None, most: int = 6) -> Figure:
-    """The modes of a probe [P, N, N] (or [N, N]): brightness is amplitude, colour is phase; with each mode's power."""
-    modes = np.atleast_3d(np.asarray(probe).T).T[:most]
-    powers = np.sum(np.abs(np.atleast_3d(np.asarray(probe).T).T) ** 2, axis=(1, 2))
-    figure = empty_figure(3.1 * len(modes) + 1.2, 3.5)
-    axes = figure.subplots(1, len(modes) + 1, squeeze=False, width_ratios=[*[1.0] * len(modes), 0.35])[0]
-    for number, (axis, mode) in enumerate(zip(axes, modes, strict=False)):
+def plot_probe(probe: NDArray[Any], *, pixel_size_m: float | None = None, columns: int = 6) -> Figure:
+    """The modes of a probe [P, N, N] (or [N, N]), every one: brightness is amplitude, colour is phase; with each mode's
+    power. ``columns`` stand in a row."""
+    modes = np.atleast_3d(np.asarray(probe).T).T
+    powers = np.sum(np.abs(modes) ** 2, axis=(1, 2))
+    columns = min(columns, len(modes))
+    rows = -(-len(modes) // columns)
+    figure = empty_figure(3.1 * columns + 1.2, 3.5 * rows)
+    axes = figure.subplots(rows, columns + 1, squeeze=False, width_ratios=[*[1.0] * columns, 0.35])
+    for unused in (*axes[1:, -1], *axes[:, :-1].ravel()[len(modes) :]):
+        figure.delaxes(unused)
+    for number, (axis, mode) in enumerate(zip(axes[:, :-1].ravel(), modes, strict=False)):
         axis.imshow(as_colours(mode), interpolation="nearest")
         share = powers[number] / powers.sum() if powers.sum() else 0.0
         axis.set_title(f"probe mode {number + 1}: {share:.1%}" if len(powers) > 1 else "probe", fontsize=11)
         plain_image_axis(axis)
         scale_bar(axis, mode.shape[1], pixel_size_m)
-    _colour_wheel(axes[-1])
+    _colour_wheel(axes[0, -1])
     return figure
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ptycho_ray import __version__
@@ -85,5 +86,6 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def data_url(figure: Figure, dpi: int = 130) -> str:
     """A figure as a PNG data URL, for a self-contained page."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
+    figure.dpi = dpi
+    FigureCanvasAgg(figure).print_png(stream)  # savefig would draw a figure with a layout twice
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptycho_ray.config import TrainingConfig
-from ptycho_ray.display.figures import plot_history, plot_object, plot_positions, plot_probe
+from ptycho_ray.display.figures import plot_history, plot_object
 from ptycho_ray.display.report import Section, write_report
+from ptycho_ray.display.scan_section import scan_section
 from ptycho_ray.display.uncertainty_report import uncertainty_section
 
 if TYPE_CHECKING:
@@ -70,11 +71,4 @@ def _image_sections(image: TrainedScan) -> list[Section]:
 
 def _scan_section(image: TrainedScan) -> Section:
     probe = image.results["model_instance"].probe.detach().cpu().numpy()
-    pixel = image.scan.pixel_size_m
-    return Section(
-        f"Scan {image.name}".strip(),
-        pictures=[
-            ("Illumination: brightness is amplitude, colour is phase.", plot_probe(probe, pixel_size_m=pixel)),
-            ("Positions.", plot_positions(image.scan.positions_px, pixel_size_m=pixel)),
-        ],
-    )
+    return scan_section(probe, image.scan.positions_px, image.scan.pixel_size_m, f"Scan {image.name}".strip())

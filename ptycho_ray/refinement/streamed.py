@@ -153,9 +153,9 @@ def writable_copy(amplitude: Amplitude) -> Tensor:
     """A copy [n, N, N] to be written into: in memory, or in a temporary file that goes when it is no longer used."""
     if isinstance(amplitude, Tensor):
         return amplitude.clone()
-    with tempfile.NamedTemporaryFile(prefix="ptycho_ray_", suffix=".amplitude") as file:
+    with tempfile.TemporaryFile(prefix="ptycho_ray_", suffix=".amplitude") as file:
         real = np.float64 if amplitude.dtype == torch.float64 else np.float32
-        copy = torch.from_numpy(np.memmap(file.name, real, "w+", shape=tuple(amplitude.shape)))
+        copy = torch.from_numpy(np.memmap(file, real, "w+", shape=tuple(amplitude.shape)))  # type: ignore[call-overload]
     for piece in _pieces(np.arange(len(amplitude)), amplitude.shape[-1]):
         copy[piece[0] : piece[-1] + 1] = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
     return copy

@@ -34,7 +34,7 @@ class AuditLog:
         known = {name: _short(value) for name, value in facts.items() if value is not None}
         line = json.dumps({"time": now} | known) + "\n"
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(file, line.encode())
             finally:

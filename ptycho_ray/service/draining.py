@@ -4,13 +4,13 @@ in the data folder, so that every replica knows, on whatever node, and one that 
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.files import take_lock
 
 MARK, LOCK_FILE = "draining", "serve.lock"
 ASK_S = 0.5
@@ -38,17 +38,18 @@ def only_one(data_dir: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: another one is at it.
     """
-    with (data_dir / LOCK_FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                field="data_dir",
-                found=f"{data_dir}, which a service uses",
-                expected="one that no running service uses",
-                hint=f"ptycho-ray operate drain --data-dir {data_dir}",
-            ) from None
+    lock = take_lock(data_dir / LOCK_FILE)
+    if lock is None:
+        raise ConfigurationError(
+            field="data_dir",
+            found=f"{data_dir}, which a service uses",
+            expected="one that no running service uses",
+            hint=f"ptycho-ray operate drain --data-dir {data_dir}",
+        )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def in_use(data_dir: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.hdf5 import check_room, new_hdf5
-from ptycho_ray.files import write_json
+from ptycho_ray.files import take_lock, write_json
 from ptycho_ray.service.problems import Problem
 
 BLOCK = 256
@@ -55,12 +54,11 @@ class Spool:
     def __init__(self, folder: Path, settings: StreamSettings) -> None:
         self.folder, self.settings = folder, settings
         self.frame_bytes = settings.N**2 * np.dtype(settings.dtype).itemsize
+        lock = take_lock(folder / "lock")
+        if lock is None:
+            raise Problem(409, "conflict", "The stream is open elsewhere.", {"field": "stream_id"}, 1)
+        self._lock = lock
         self._frames = (folder / "frames").open("ab")
-        try:
-            fcntl.flock(self._frames, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._frames.close()
-            raise Problem(409, "conflict", "The stream is open elsewhere.", {"field": "stream_id"}, 1) from None
         self._positions = (folder / "positions").open("ab")
         self.count = min(self._frames.tell() // self.frame_bytes, self._positions.tell() // 16)
         self._frames.truncate(self.count * self.frame_bytes)
@@ -108,6 +106,7 @@ class Spool:
         """Release the stream for another process."""
         self._frames.close()
         self._positions.close()
+        self._lock.release()
 
 
 def read_spooled(

@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from ptycho_ray.files import take_lock
 from ptycho_ray.tracking import stores
 from ptycho_ray.tracking.journal import JOURNAL, Delivered, JournalWriter, Record, read_journal
 
@@ -299,19 +300,12 @@ def _close_for_lost_run(folder: Path) -> None:
         journal.close()
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
-    """A lock that lasts as long as this process or the returned file; None if another process has it."""
-    stream = (folder / "delivery.lock").open("ab")
+def _lock(folder: Path) -> object | None:
+    """A lock that lasts as long as this process or what is returned; None if another process has it."""
     try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    except (ImportError, OSError):  # a system or disk without locks; two deliveries only do the same work twice
-        pass
-    return stream
+        return take_lock(folder / "delivery.lock")
+    except OSError:  # a disk without locks; two deliveries only do the same work twice
+        return object()
 
 
 def deliver(folder: Path, uri: str, over: threading.Event, *, persistent: bool) -> int:

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import options_of
 
 import ptycho_ray as pr
 from ptycho_ray import workflow
@@ -102,6 +103,7 @@ def test_the_image_of_a_network_is_refined_with_the_settings_that_are_given(scan
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["refinement"]["iterations"] == 2
     assert "held_out_r_factor" in result["refinement"]
+    assert "The probe: brightness" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_refinement_starts_from_the_network_of_the_package(scan_file, tmp_path):
@@ -110,14 +112,26 @@ def test_a_refinement_starts_from_the_network_of_the_package(scan_file, tmp_path
     assert (tmp_path / "refined_scan.npz").is_file()
 
 
-def test_every_setting_of_the_solver_is_an_option_of_every_command(capsys):
-    for command in ("reconstruct", "reconstruct-scans", "submit"):
-        with pytest.raises(SystemExit):
-            main([command, "--help-all"])
-        said = capsys.readouterr().out
-        for field in dataclasses.fields(RefinementConfig):
-            if field.name != "seed":
-                assert f"--refinement.{field.name.replace('_', '-')}" in said, (command, field.name)
+def test_every_setting_of_the_solver_is_an_option_of_every_command():
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(RefinementConfig)}
+    for command in ("reconstruct", "reconstruct-scans", "submit", "watch"):
+        assert {f"--refinement.{name}" for name in names - {"seed"}} | {"--seed", "--prior"} <= options_of(command)
+        assert "--refinement.seed" not in options_of(command)  # a run has one seed
+    assert {f"--{name}" for name in names} <= options_of("refine")
+
+
+def test_the_short_name_of_the_prior_is_the_setting(scan_file, tmp_path, monkeypatch):
+    asked = []
+
+    def core(scan, **wishes):
+        asked.append(wishes["settings"])
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr(workflow, "reconstruct_scan", core)
+    for option in ("--prior", "--refinement.prior"):
+        words = [option, "pretrained", "--output-dir", str(tmp_path / "image")]
+        assert main(["reconstruct", str(scan_file), *words]) == 2
+    assert asked == [{"prior": "pretrained"}] * 2
 
 
 def test_budget_and_uncertainty_reach_the_core(scan_file, small_scan, tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -15,7 +17,7 @@ import pytest
 from helpers import ROOT
 
 from ptycho_ray.bundle import load_bundle
-from ptycho_ray.commands.cli import COMMANDS, as_text, main
+from ptycho_ray.commands.cli import COLLECT_AFTER, COMMANDS, as_text, main
 from ptycho_ray.data import load_data
 from ptycho_ray.errors import TrainingInterrupted
 from ptycho_ray.files import jsonable
@@ -204,6 +206,9 @@ def test_reconstruct_evaluate_compare(scan: Path, model: Path, capsys: pytest.Ca
     image, comparison = scan.parent / "image", scan.parent / "comparison"
     told = run_json(["reconstruct", scan, "--model-path", model, "--output-dir", image], capsys)
     assert told["patterns"] == 40
+    page = (image / "report.html").read_text(encoding="utf-8")
+    probe = "The probe: brightness is amplitude, colour is phase."
+    assert re.findall(r'alt="([^"]*)"', page) == ["Amplitude and phase.", probe, "Positions."]
     given = json.loads((image / "result.json").read_text(encoding="utf-8"))["provenance"]["settings_given"]
     assert given == dict.fromkeys(["test_data_file", "model_path", "output_dir"], "command line")
     with np.load(image / "reconstruction.npz", allow_pickle=False) as arrays:
@@ -371,3 +376,10 @@ def test_a_closed_pipe_is_no_traceback(scan: Path) -> None:
     assert child.stderr.read() == b""
     assert child.wait() == 1
     child.stderr.close()
+
+
+def test_a_command_is_not_held_up_by_searches_for_garbage(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    before = gc.get_threshold()
+    monkeypatch.setattr("ptycho_ray.commands.doctor.run", lambda _: {"after": gc.get_threshold()[0]})
+    assert run_json(["doctor"], capsys) == {"after": COLLECT_AFTER}
+    assert gc.get_threshold() == before

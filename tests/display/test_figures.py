@@ -118,6 +118,7 @@ def test_probe_modes_with_their_power(rng: np.random.Generator) -> None:
     assert "probe mode 1: 90.0%" in texts(figure)
     assert "probe mode 2: 10.0%" in texts(figure)
     assert len(shown(plot_probe(mode))) == 2  # the probe and the colour wheel
+    assert len(shown(plot_probe(np.stack([mode] * 8)))) == 9  # every mode, in two rows
 
 
 def test_probe_colours() -> None:

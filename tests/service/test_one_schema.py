@@ -42,8 +42,6 @@ WITH: dict[str, dict[str, Any]] = {
     "depth_smoothing_slices": {"slices": 3, "thickness_angstrom": 40.0},
     "prior_strength": {"prior": PRETRAINED},
 }
-#: Settings of the solver that ``reconstruct`` has by a short name.
-SHORT = {"--refinement.prior": "--prior"}
 OF_A_FILE = {"positions": "places", "mask": "none", "units": "px", "rotation": 2.5, "select": "0:50", "drop": "1,2"}
 
 
@@ -177,6 +175,7 @@ def test_the_schema_has_every_setting_of_the_commands() -> None:
     wanted |= set(OF_AN_IMAGE)
     wanted |= {field.name for field in dataclasses.fields(Reading)} - {"companion", "keys_only"}
     wanted |= {field.name.replace("budget", "budget_s") for field in dataclasses.fields(AutomaticOptions)}
+    wanted -= {"prior"}  # short for refinement.prior
     assert wanted <= offered
     shaping = {field.name for field in dataclasses.fields(InferenceConfig)}
     others = {"model", "test_data_file", "model_path", "n_images", "debug", "output_dir", "backend"}
@@ -202,8 +201,7 @@ def test_a_setting_of_the_solver_is_the_same_by_each_way_and_in_the_command(
 
     monkeypatch.setattr(workflow, "reconstruct_scan", core)
     done(aside, scan_file, options)
-    shorter = [SHORT.get(word, word) for word in words]
-    assert main(["reconstruct", str(scan_file), *shorter, "--output-dir", str(tmp_path / "out")]) == 2
+    assert main(["reconstruct", str(scan_file), *words, "--output-dir", str(tmp_path / "out")]) == 2
     (of_service, its), (of_command_line, theirs) = asked
     assert its == theirs
     for name in ("positions_px", "scan_index", "probe"):

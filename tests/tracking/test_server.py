@@ -367,7 +367,7 @@ def test_two_deliveries_do_not_run_at_once(in_process, tmp_path, monkeypatch):
     lock = delivery._lock(run_folders(tmp_path)[-1])
     assert lock is not None
     assert in_process(tmp_path) == delivery.BUSY
-    lock.close()
+    lock.release()
     assert in_process(tmp_path) == delivery.FAILED  # the store "unused" is none
 
 

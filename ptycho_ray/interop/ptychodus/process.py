@@ -105,8 +105,9 @@ def _stop(program: subprocess.Popen[str]) -> None:
             program.wait(STOP_S)
         except subprocess.TimeoutExpired:
             program.kill()
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
-        os.killpg(program.pid, signal.SIGKILL)
+    if os.name == "posix":  # elsewhere a process has no group
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
+            os.killpg(program.pid, signal.SIGKILL)
     program.wait()
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.models.small_unet import SmallUNet
@@ -152,7 +152,9 @@ class UnrolledSolver(SmallUNet):
                 noise.log() / 4, torch.full_like(noise, iteration / self.iterations),
             ]  # fmt: skip
             maps = (draw or self)(torch.stack(seen, dim=1))
-            change = sizes[0] * torch.complex(maps[:, 0], maps[:, 1]) + level * noise * torch.complex(maps[:, 2], maps[:, 3])
+            change = sizes[0] * torch.complex(maps[:, 0], maps[:, 1]) + level * noise * torch.complex(
+                maps[:, 2], maps[:, 3]
+            )
             change = step + lit * (change + maps[:, 4] * step + maps[:, 5] * last)
             further = further * (1 + maps[:, 6])
             previous, image = image, (ahead + change) * torch.polar(torch.ones_like(further), further)

@@ -102,7 +102,8 @@ def reconstruct(
     The phase of the image, which diffraction leaves open, is set so that its mean is zero.
 
     With a merged network (``object_big``) each pattern's patch is used, as often as it occurs in groups; otherwise the one
-    patch of each group. A network that solves scans (``unrolled``) makes one image of all patterns. Large sets of patches are kept in a temporary file, so memory does not grow with the scan.
+    patch of each group. Large sets of patches are kept in a temporary file, so memory does not grow with the scan. A network
+    that solves scans (``unrolled``) makes one image of all patterns at once.
 
     Args:
         direction_yx: factors (row, column) on the positions, -1 to mirror an axis; ones if None.

@@ -68,7 +68,11 @@ class _Scan:
     """The patterns of a scan on one canvas, in the parts that are taken in turn and in batches of each."""
 
     def __init__(
-        self, model: PhysicsInformedModel, container: PtychoDataContainer, batch_size: int, positions: NDArray[np.float64]
+        self,
+        model: PhysicsInformedModel,
+        container: PtychoDataContainer,
+        batch_size: int,
+        positions: NDArray[np.float64],
     ) -> None:
         self.model, self.container = model, container
         self.device, self.side = model.probe_parts.device, model.config.N
@@ -96,7 +100,9 @@ class _Scan:
 
     def windows(self, rows: NDArray[np.int64]) -> Windows:
         corners = sent(torch.from_numpy(self.corners[rows].astype(np.float32)), self.device)
-        return Windows(self.model.probe, corners, torch.zeros(len(rows), dtype=torch.int64, device=self.device), self.shape)
+        return Windows(
+            self.model.probe, corners, torch.zeros(len(rows), dtype=torch.int64, device=self.device), self.shape
+        )
 
     def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
         if self.kept is not None and int(rows[0]) in self.kept:

@@ -23,6 +23,7 @@ OUR_FIELDS = frozenset(
         "merge",
         "probe_conditioning",
         "retrieval_steps",
+        "unrolled_iterations",
         "cnn_output_mode",
         "hybrid_downsample",
         "hybrid_downsample_steps",

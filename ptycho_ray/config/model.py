@@ -37,8 +37,11 @@ Architecture = Literal[
     "spectral_resnet_bottleneck_net",
     "spectral_resnet_bottleneck_linear_decoder",
     "unet",
+    "unrolled",
 ]
 OUR_NETWORKS: tuple[str, ...] = get_args(Architecture)
+#: Networks that solve overlapping patterns together, at their positions and with their probe.
+WHOLE_SCANS = frozenset({"unrolled"})
 
 
 #: What goes with each object_layout, and which merge each training_patch_weighting is.
@@ -115,6 +118,8 @@ class ModelConfig:
     network can reconstruct scans with probes other than those it was trained on."""
     retrieval_steps: PositiveInt = 30
     """Number of steps of this phase retrieval."""
+    unrolled_iterations: PositiveInt = 8
+    """Number of iterations of 'unrolled'."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
     """Representation of the object in 'cnn'."""
     hybrid_downsample: Literal["stride_conv", "avgpool", "blurpool"] = "stride_conv"
@@ -175,6 +180,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_object_policy(self)
+
+    @property
+    def solves_scans(self) -> bool:
+        """Whether the network solves overlapping patterns together (WHOLE_SCANS)."""
+        return self.architecture in WHOLE_SCANS
+
+    @property
+    def sees_probe(self) -> bool:
+        """Whether the network is told the probe, and so serves scans with others."""
+        return self.solves_scans or self.probe_conditioning != "none"
 
 
 def check_object_policy(config: ModelConfig) -> None:

@@ -15,8 +15,10 @@ NETWORK: dict[str, Any] = {
     "model.fno_width": 16,
     "model.probe_conditioning": "retrieval",
 }
-#: Passes over the data that it needs; the others keep the default of the settings.
+#: Passes over the data that it and ``unrolled`` need, which begin with an image; the others keep the default of the settings.
 RETRIEVAL_EPOCHS = 5
+#: What ``unrolled`` is given where it was chosen: overlapping patterns to learn from, and few channels.
+UNROLLED: dict[str, Any] = {"model.gridsize": 2, "model.fno_width": 8}
 #: Filters of ``cnn`` where it was chosen; settings that only ``cnn`` has choose it.
 CNN_FILTERS_SCALE = 1
 ONLY_CNN = frozenset(
@@ -45,6 +47,9 @@ def recommended_settings(
         probe_conditioning = "retrieval"
     elif architecture == "cnn" and "model.n_filters_scale" not in names:
         found["model.n_filters_scale"] = CNN_FILTERS_SCALE
-    if probe_conditioning == "retrieval" and "nepochs" not in names:
+    elif architecture == "unrolled":
+        found = {name: value for name, value in UNROLLED.items() if name not in names}
+    starts_well = probe_conditioning == "retrieval" or architecture == "unrolled"
+    if starts_well and "nepochs" not in names:
         found["nepochs"] = RETRIEVAL_EPOCHS
     return found

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ptycho_ray.config import ModelConfig
+from ptycho_ray.models.unrolled import INPUTS
 from ptycho_ray.physics.diffraction import diffraction_intensity
 
 #: Real and imaginary part of the strongest mode, and one more: the diffraction amplitude of all modes, or the dose.
@@ -24,7 +25,10 @@ STEP_SCALE = 10.0
 
 
 def input_channels(config: ModelConfig) -> int:
-    """Channels of a network's input: one a pattern of the group (four of its retrieved object), and those of the probe."""
+    """Channels of a network's input: one a pattern of the group (four of its retrieved object), and those of the probe;
+    of one that solves scans the maps that its step sees."""
+    if config.solves_scans:
+        return INPUTS
     a_pattern = 4 if config.probe_conditioning == "retrieval" else 1
     return a_pattern * config.gridsize**2 + (0 if config.probe_conditioning == "none" else PROBE_CHANNELS)
 

@@ -14,40 +14,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ptycho_ray.config import PRETRAINED
 from ptycho_ray.errors import InputError
 from ptycho_ray.files import atomic_path, require_file
-from ptycho_ray.models.blocks import LocalRefiner, convolution
+from ptycho_ray.models.small_unet import SmallUNet
 
 #: The prior that comes with the program; docs/prior.md says how it was made.
 PRETRAINED_PRIOR = Path(__file__).parent / "pretrained_prior.safetensors"
 #: What ``ptycho-ray pretrain --prior`` writes into its folder.
 FILE_NAME = "prior.safetensors"
-#: Sides of the canvas are brought to a multiple of this: pixels are gathered by two, and halved once more.
-MULTIPLE = 4
 #: Noise of this standard deviation and of twice it look alike to the network.
 LEAST_NOISE = 1e-3
 
 
-class Denoiser(nn.Module):
-    """A small U-Net on pixels gathered two by two, its output weighted by the noise.
+class Denoiser(SmallUNet):
+    """A small U-Net whose output is weighted by the noise.
 
     The result is ``skip * image + noise * skip**0.5 * network`` with ``skip = 1 / (1 + noise**2)``, so that the network has
     numbers of order one to predict at any noise (Karras et al., NeurIPS 2022).
     """
 
     def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        self.width = width
-        self.first = convolution(12, width)
-        self.down = nn.Sequential(LocalRefiner(width), LocalRefiner(width))
-        self.coarser = nn.Conv2d(width, 2 * width, 2, stride=2)
-        self.deep = nn.Sequential(*(LocalRefiner(2 * width) for _ in range(3)))
-        self.finer = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.up = nn.Sequential(LocalRefiner(width), LocalRefiner(width))
-        self.last = convolution(width, 8)
+        super().__init__(3, 2, width)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
@@ -57,16 +46,11 @@ class Denoiser(nn.Module):
             image: complex [B, H, W], of a root mean square of about one.
             noise: standard deviation of real and of imaginary part, real [B, H, W].
         """
-        height, width = image.shape[-2:]
         skip = (1 + noise.square()).reciprocal()
         seen = torch.stack(
             [image.real * skip.sqrt(), image.imag * skip.sqrt(), noise.clamp_min(LEAST_NOISE).log() / 4], 1
         )
-        padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        seen = functional.pixel_unshuffle(functional.pad(seen, padding, mode="replicate"), 2)
-        high = self.down(self.first(seen))
-        high = self.up(high + self.finer(self.deep(self.coarser(high))))
-        parts = functional.pixel_shuffle(self.last(high), 2).float()[..., :height, :width]
+        parts = self.maps(seen)
         return skip * image + noise * skip.sqrt() * torch.complex(parts[:, 0], parts[:, 1])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,10 +19,11 @@ from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
+from ptycho_ray.models.unrolled import PARTS, Descent, UnrolledSolver, Windows, stabilised
 from ptycho_ray.physics.blur import smooth_exit_wave
-from ptycho_ray.physics.diffraction import diffraction_intensity, illuminate
+from ptycho_ray.physics.diffraction import centred, diffraction_intensity, illuminate, measure
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
-from ptycho_ray.physics.probe import orthogonal_modes, soft_disc_mask
+from ptycho_ray.physics.probe import effective_diameter_px, orthogonal_modes, soft_disc_mask
 from ptycho_ray.physics.translation import centre_crop, place_patches
 
 #: Least weight of a pixel in the overlap average, relative to the best illuminated one.
@@ -111,6 +114,10 @@ class PhysicsInformedModel(nn.Module):
                 found=f"shape {tuple(photons.shape)}",
                 expected=f"(groups, gridsize**2 = {size}, N = {n}, {n})",
             )
+        if self.config.solves_scans:  # each pattern by itself
+            some = photons if self.config.object_big else photons[:, :1]
+            alone = torch.zeros(some.shape[0] * some.shape[1], 1, 2, device=photons.device)
+            return self._solved(some.flatten(0, 1)[:, None], alone, 0.0).view(some.shape)
         if self.config.probe_conditioning == "retrieval":
             return self._improved_patches(photons)
         inputs = self.normalisation.input_scale * photons.sqrt()
@@ -142,6 +149,31 @@ class PhysicsInformedModel(nn.Module):
         retrieved, step = retrieved[:, some], step[:, some]
         change = level * added + further.real * (retrieved - level) + STEP_SCALE * further.imag * step
         return (retrieved + change) / self.normalisation.object_scale
+
+    def _windows(self, relative: Tensor, largest_shift_px: float) -> Windows:
+        """Where the patterns of groups lie on the canvases [B, S, S] around the centres of their groups."""
+        groups, members = relative.shape[:2]
+        side = canvas_side(self.config.N, largest_shift_px)
+        corners = (side - self.config.N) // 2 + relative.reshape(-1, 2)
+        canvas = torch.arange(groups, device=relative.device).repeat_interleave(members)
+        return Windows(self.probe, corners, canvas, (groups, side, side))
+
+    def _solved(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
+        """The objects of groups [B, S, S] in the network's units, from photons [B, C, N, N] and positions [B, C, 2]."""
+        parts = min(PARTS, photons.shape[1])
+        windows = [self._windows(relative[:, part::parts], largest_shift_px) for part in range(parts)]
+        descents = [
+            functools.partial(where.descent, amplitudes=stabilised(photons[:, part::parts].flatten(0, 1)))
+            for part, where in enumerate(windows)
+        ]
+        return self.solve(descents, [where.light() for where in windows]) / self.normalisation.object_scale
+
+    def solve(self, descents: Sequence[Descent], lights: Sequence[Tensor]) -> Tensor:
+        """What this model's network makes of patterns on canvases (:meth:`.unrolled.UnrolledSolver.solve`), [B, H, W]."""
+        network: UnrolledSolver = self.network  # type: ignore[assignment]
+        probe = self.probe.detach()
+        diameter = effective_diameter_px(probe).clamp_min(self.config.N / 4).float()
+        return network.solve(descents, lights, self._level, diameter, self._network_output)
 
     def _network_output(self, inputs: Tensor) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -201,6 +233,10 @@ class PhysicsInformedModel(nn.Module):
             relative: position of each pattern minus the centre of its group, float32 [B, C, 2], pixels.
             largest_shift_px: a bound on ``abs(relative)`` that all batches share; it sets the side of the canvas.
         """
+        if self.config.solves_scans:
+            canvas = self.canvas(photons, relative, largest_shift_px)
+            intensity = centred(measure(self._windows(relative, largest_shift_px).waves(canvas))).view(photons.shape)
+            return Prediction(canvas, intensity, self.patches_at(canvas, relative))
         canvas = self.merge(self.network_patches(photons), relative, largest_shift_px)
         patches = self.object_scale * self.patches_at(canvas, relative)
         return Prediction(self.object_scale * canvas, self.diffract(patches), patches)
@@ -215,4 +251,6 @@ class PhysicsInformedModel(nn.Module):
 
     def canvas(self, photons: Tensor, relative: Tensor, largest_shift_px: float) -> Tensor:
         """The merged object of each group on its whole canvas, complex transmission [B, S, S], without its diffraction."""
+        if self.config.solves_scans:
+            return self.object_scale * self._solved(photons, relative, largest_shift_px)
         return self.object_scale * self.merge(self.network_patches(photons), relative, largest_shift_px)

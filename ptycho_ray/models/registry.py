@@ -29,6 +29,7 @@ from ptycho_ray.models.hybrid import (
     stable_hybrid,
 )
 from ptycho_ray.models.unet import unet
+from ptycho_ray.models.unrolled import UnrolledSolver
 
 #: Each entry builds a network that maps [B, input channels, N, N] to the complex patches [B, O, N, N] or to their
 #: amplitude and phase.
@@ -50,16 +51,17 @@ ARCHITECTURES: dict[str, Callable[[ModelConfig], nn.Module]] = {
         hourglass_resnet, bottleneck=spectral_bottleneck, keep_width=True, upsampler="linear"
     ),
     "unet": unet,
+    "unrolled": UnrolledSolver,
 }
 
 
 #: Networks whose weights do not depend on the side of the patterns.
-ANY_SIDE = frozenset({"unet"})
+ANY_SIDE = frozenset({"unet", "unrolled"})
 
 
 def for_side(config: ModelConfig, side: int) -> ModelConfig:
     """The configuration for patterns of another side, if a trained network of ``config`` serves them; else ``config``."""
-    serves = config.architecture in ANY_SIDE and config.probe_conditioning != "none"
+    serves = config.architecture in ANY_SIDE and config.sees_probe
     return replace(config, N=side) if serves else config
 
 
@@ -78,6 +80,13 @@ def build_network(config: ModelConfig) -> nn.Module:
             field="model.architecture",
             found="'cnn' with probe_conditioning 'retrieval'",
             expected="'unet', or any other network",
+        )
+    if config.solves_scans and config.probe_conditioning != "none":
+        raise ConfigurationError(
+            f"{config.architecture!r} sees the probe in any case",
+            field="model.probe_conditioning",
+            found=repr(config.probe_conditioning),
+            expected="'none', or not given",
         )
     build = ARCHITECTURES.get(config.architecture) or find("network", config.architecture)
     return build(config)

@@ -32,7 +32,7 @@ def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -
     config = for_side(model.config, container.N)
     other = PhysicsInformedModel(config, container.normalisation, physical_probe(container), model.network)
     other.network_dtype = model.network_dtype
-    if model.config.probe_conditioning != "none":
+    if model.config.sees_probe:
         learned = float(model.object_scale.detach()) / model.normalisation.object_scale
         with torch.no_grad():
             other.log_object_scale.add_(math.log(learned))
@@ -44,7 +44,7 @@ def groups_to_reconstruct(
 ) -> PtychoDataContainer:
     """All groups of a scan, with the scales of the model; for a network that sees the probe with the scan's own."""
     normalisation = model.normalisation
-    if model.config.probe_conditioning != "none" and isinstance(data, RawData):
+    if model.config.sees_probe and isinstance(data, RawData):
         config = replace(config, model=for_side(config.model, data.N))
         normalisation = create_ptycho_data_container(data, config).normalisation
     return create_ptycho_data_container(data, config, normalisation=normalisation)
@@ -53,6 +53,6 @@ def groups_to_reconstruct(
 def model_for_groups(model: PhysicsInformedModel, container: PtychoDataContainer) -> PhysicsInformedModel:
     """The model that reconstructs these groups. Only a network that sees the probe goes into the physics of another scan;
     groups with the very scales of the model are of the scan that the model knows, perhaps with a better probe."""
-    if model.config.probe_conditioning == "none" or container.normalisation == model.normalisation:
+    if not model.config.sees_probe or container.normalisation == model.normalisation:
         return model
     return _model_inside(model, container)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,13 @@ def orthogonal_modes(modes: Tensor) -> Tensor:
     largest = mixing.gather(1, mixing.abs().argmax(dim=1, keepdim=True))
     mixing = mixing * (largest.conj() / largest.abs())
     return (mixing @ flat).reshape(modes.shape).to(modes.dtype)
+
+
+def effective_diameter_px(probe: Tensor) -> Tensor:
+    """Diameter of the uniform disc that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)`` (participation),
+    float64 [].
+
+    Not the probe diameter (:func:`ptycho_ray.physics.optics.probe_diameter_px`): faint tails hardly count.
+    """
+    intensity = probe.abs().square().sum(dim=0).double()
+    return (4 / math.pi * intensity.sum().square() / intensity.square().sum()).sqrt()

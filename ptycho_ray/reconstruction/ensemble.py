@@ -109,7 +109,7 @@ def mean_of_members(
     images: list[StitchedObject] = []
     for number, model in enumerate(models):
         data = test_data
-        if isinstance(data, PtychoDataContainer) and model.config.probe_conditioning == "none":
+        if isinstance(data, PtychoDataContainer) and not model.config.sees_probe:
             data = replace(data, normalisation=model.normalisation)
         found = reconstruct_one(data, config, model=model, keep_patches=keep_patches and number == 0)[2]
         if "stitched" not in found:

@@ -24,6 +24,7 @@ from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
 from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
+from ptycho_ray.reconstruction.whole_scan import reconstruct_together
 
 #: Patches of a scan are kept in memory up to this size.
 PATCH_MEMORY_BYTES = 2**26
@@ -101,7 +102,8 @@ def reconstruct(
     The phase of the image, which diffraction leaves open, is set so that its mean is zero.
 
     With a merged network (``object_big``) each pattern's patch is used, as often as it occurs in groups; otherwise the one
-    patch of each group. Large sets of patches are kept in a temporary file, so memory does not grow with the scan.
+    patch of each group. Large sets of patches are kept in a temporary file, so memory does not grow with the scan. A network
+    that solves scans (``unrolled``) makes one image of all patterns at once.
 
     Args:
         direction_yx: factors (row, column) on the positions, -1 to mirror an axis; ones if None.
@@ -109,6 +111,11 @@ def reconstruct(
         synchronise: first give all patches one common phase, see ``ptycho_ray.reconstruction.phases``.
         on_batch: ``on_batch(done, all)`` is called with the progress in groups.
     """
+    if model.config.solves_scans:
+        positions = container.raw.positions_px * (1.0 if direction_yx is None else direction_yx)
+        if not transpose:
+            return reconstruct_together(model, container, batch_size, positions, on_batch)
+        return reconstruct_together(model, container, batch_size, positions[:, ::-1], on_batch).transposed()
     positions_BC2 = container.raw.positions_px[container.nn_indices]
     if not model.config.object_big:
         positions_BC2 = container.centres_px[:, None]

@@ -48,6 +48,11 @@ class StitchedObject:
         mean = np.sum(self.image * self.weight)
         return replace(self, image=(self.image * np.exp(-1j * np.angle(mean))).astype(np.complex64))
 
+    def transposed(self) -> StitchedObject:
+        """The same image with rows and columns swapped."""
+        row, column = self.origin_px
+        return replace(self, image=self.image.T.copy(), weight=self.weight.T.copy(), origin_px=(column, row))
+
     def save(self, path: Path) -> None:
         """Write image, weight, origin and, for an ensemble, the standard deviations as a compressed NPZ, atomically."""
         arrays: dict[str, Any] = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_ray.data.patterns import evenly_spread
-from ptycho_ray.physics.probe import soft_disc_mask
+from ptycho_ray.physics.probe import effective_diameter_px, soft_disc_mask
 from ptycho_ray.refinement.constraints import (
     limit_amplitude,
     probe_centre_px,
@@ -18,7 +18,6 @@ from ptycho_ray.refinement.constraints import (
     smooth_phase,
 )
 from ptycho_ray.refinement.lean import set_upright
-from ptycho_ray.refinement.probe_modes import effective_diameter_px
 from ptycho_ray.refinement.raster import give_to_probe, raster_step_px
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.smooth import SmoothAcceleration

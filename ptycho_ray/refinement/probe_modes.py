@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -49,13 +47,3 @@ def orthonormalised(flat: Tensor, norm: float | Tensor) -> Tensor:
     """Rows made orthogonal to each other, each of the given norm."""
     q, _ = torch.linalg.qr(flat.T)
     return (q.T * norm).contiguous()
-
-
-def effective_diameter_px(probe: Tensor) -> Tensor:
-    """Diameter of the uniform disc that is as concentrated as the probe: ``sqrt(4/pi (sum I)^2 / sum I^2)`` (participation),
-    float64 [].
-
-    Not the probe diameter (:func:`ptycho_ray.physics.optics.probe_diameter_px`): faint tails hardly count.
-    """
-    intensity = probe.abs().square().sum(dim=0).double()
-    return (4 / math.pi * intensity.sum().square() / intensity.square().sum()).sqrt()

@@ -19,9 +19,9 @@ from scipy.sparse.linalg import lsqr
 from torch import Tensor
 
 from ptycho_ray.data.batches import sent
+from ptycho_ray.physics.smooth_phase import LIT_SHARE
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.patch_geometry import Geometry
-from ptycho_ray.refinement.smooth import LIT_SHARE
 from ptycho_ray.training.parallel import DataParallel
 
 #: Share of the brightest light of a tile from which it says anything of a pixel.

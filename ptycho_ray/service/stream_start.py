@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from ptycho_ray.config.model import WHOLE_SCANS
 from ptycho_ray.service.engine import Options
 from ptycho_ray.service.jobs import AUTOMATIC
 from ptycho_ray.service.models import Checked, Model
@@ -107,7 +108,8 @@ def _takes(checked: Checked, side: int) -> bool:
     if checked.side == side:
         return True
     config = (checked.manifest or {}).get("config", {}).get("model", {})
-    return config.get("probe_conditioning", "none") != "none" and side >= 32 and side % 8 == 0
+    sees_probe = config.get("probe_conditioning", "none") != "none" or config.get("architecture") in WHOLE_SCANS
+    return sees_probe and side >= 32 and side % 8 == 0
 
 
 def _probe(sent: Probe, side: int) -> NDArray[np.complex64]:

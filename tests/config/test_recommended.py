@@ -36,6 +36,7 @@ def network(scan: RawData, typed: dict[str, Any], path: Path | None = None) -> t
         ({"pad_object": False}, ("cnn", 1, "none", 50)),
         ({"n_filters_scale": 2}, ("cnn", 2, "none", 50)),
         ({"architecture": "ffno"}, ("ffno", 32, "none", 50)),
+        ({"architecture": "unrolled"}, ("unrolled", 8, "none", 5)),
         ({"initial_model": "pretrained"}, RETRIEVAL),
         ({"initial_model": "pretrained", "nepochs": 2}, ("unet", 16, "retrieval", 2)),
     ],

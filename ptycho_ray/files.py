@@ -137,8 +137,8 @@ def digest_of_part(path: Path, number: int) -> bytes:
 
 
 def digests_in_threads(parts: Sequence[Part]) -> list[bytes]:
-    """The digests of parts of files, several at a time."""
-    with ThreadPoolExecutor() as pool:
+    """The digests of parts of files, several at a time: more would be in each other's way on a disk."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(digest_of_part, *zip(*parts, strict=True))) if parts else []
 
 

@@ -26,8 +26,8 @@ RAY_DEFAULTS = {
 
 
 @contextmanager
-def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Be connected to a Ray cluster inside the block.
+def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda line: None) -> Iterator[bool]:
+    """Be connected to a Ray cluster inside the block; True if it is one that this call has started.
 
     A connection that exists is used and left open. Otherwise the cluster is ``execution.address``, else that of the
     environment variable RAY_ADDRESS, else a new one on this machine that ends with the block and whose token only this
@@ -48,12 +48,12 @@ def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda l
     address = execution.address or os.environ.get("RAY_ADDRESS")
     with environment(RAY_DEFAULTS):
         if ray.is_initialized():
-            yield
+            yield False
         elif address:
             tell(f"joining the Ray cluster at {address}")
             _join(address)
             try:
-                yield
+                yield False
             finally:
                 ray.shutdown()
         else:
@@ -63,7 +63,7 @@ def connected(execution: ExecutionConfig, tell: Callable[[str], None] = lambda l
                 address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False
             ).address_info
             try:
-                yield
+                yield True
             except (InputError, KeyboardInterrupt):
                 ray.shutdown()
                 _forget_session(Path(started["session_dir"]))

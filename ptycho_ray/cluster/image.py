@@ -1,4 +1,5 @@
-"""The image after a training on a cluster: made by a GPU of the cluster where this machine, which started it, has none."""
+"""The image after a training on a cluster: made by a GPU of the cluster where this machine, which started it, has none, or by a
+worker that reads the scan if that stayed on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ import torch
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
+from ptycho_ray.cluster.object_store import room_for_scans
 from ptycho_ray.cluster.preflight import worker_resources
 from ptycho_ray.cluster.tasks import results_of
 from ptycho_ray.config import ExecutionConfig, TrainingConfig
+from ptycho_ray.data import PtychoDataContainer
 from ptycho_ray.training.scan_training import Scan
 
 Image = tuple[np.ndarray, np.ndarray, dict[str, Any]]
@@ -24,8 +27,9 @@ Image = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 def reassemble_on_cluster(
     test_data: Scan, config: TrainingConfig, *axes: Any, model: workflow.Models, execution: ExecutionConfig, **how: Any
 ) -> Image:
-    """:func:`ptycho_ray.workflow.reassemble_cdi_image` on a GPU: of this machine, else of the cluster; on the processors of
-    this machine if neither has one, or none is wanted.
+    """:func:`ptycho_ray.workflow.reassemble_cdi_image` on a GPU: of this machine, else of the cluster; if neither has one, on
+    the processors of this machine or, if the scan stayed on disk, of a worker; on those of this machine if
+    no GPU is wanted.
 
     Raises:
         InputError: the cluster does not answer.
@@ -39,7 +43,8 @@ def reassemble_on_cluster(
         elif ray.is_initialized() or execution.address or "RAY_ADDRESS" in os.environ:
             with connected(execution):
                 resources, device = worker_resources(execution)
-                if device != "cpu":
+                raw = test_data.raw if isinstance(test_data, PtychoDataContainer) else test_data
+                if device != "cpu" or (not raw.patterns.in_memory and raw.patterns.nbytes > room_for_scans()):
                     return image_on_worker(test_data, config, models, execution, resources, device, *axes, **how)
     return workflow.reassemble_cdi_image(test_data, config, *axes, model=model, execution=execution, **how)
 

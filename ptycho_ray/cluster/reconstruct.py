@@ -56,8 +56,9 @@ def reconstruct_on_cluster(
     with connected(execution, tell):
         on_wait = on_wait or now_and_then(tell)
         workers_for(execution, tell)  # before anything is computed
-        told = {"tell": tell, "on_wait": on_wait}
-        solve = functools.partial(solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, **told)
+        solve = functools.partial(
+            solve_on_cluster, checkpoint=checkpoint, resume=False, execution=execution, tell=tell, on_wait=on_wait
+        )
         read_whole = functools.partial(read_energies, on_wait=on_wait)
 
         def solve_from_probe(scan: RawData, config: RefinementConfig, **how: Any) -> tuple[RefinementResult, list[Any]]:

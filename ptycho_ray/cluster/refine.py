@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +17,14 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 from ray.train import FailureConfig, RunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.dividing import ImagesOfTiles, divides, files_to_see, with_room
 from ptycho_ray.cluster.event_queue import DriverRelay, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
+from ptycho_ray.cluster.lean_trainer import LeanTrainer
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import check_nodes, scaling_of, workers_for
 from ptycho_ray.cluster.start_watch import START_FAILURES, OnWait, StartWatch, now_and_then, wait_for_room
@@ -115,7 +117,7 @@ def solve_on_cluster(
     if not resume:
         forget(checkpoint)
     storage, name = checkpoint.parent / "ray", f"refine-{secrets.token_hex(4)}"
-    with connected(execution, tell):
+    with connected(execution, tell) as own_cluster:
         workers, on_wait = workers_for(execution, tell), on_wait or now_and_then(tell)
         wait_for_room(workers, on_wait)
         tiles = divides(scan, config, execution, workers, checkpoint)
@@ -126,7 +128,7 @@ def solve_on_cluster(
         check_nodes(files=files_to_see(scan))
         use_gpu = "GPU" in workers.resources
         board = start_event_queue()
-        trainer = TorchTrainer(
+        trainer = LeanTrainer(
             _refine_on_worker,
             train_loop_config={
                 "task": ray.put((scan, config, {"start": start, "probe": probe, "held_out": held_out}, judge)),
@@ -137,6 +139,7 @@ def solve_on_cluster(
                 "board": board,
                 "image_every": image_every if on_image is not None else 0,
             },
+            own_cluster=own_cluster,
             scaling_config=scaling_of(workers),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             run_config=RunConfig(
@@ -198,8 +201,9 @@ class _Follower:
         """And no epochs."""
 
     def on_refinement(
-        self, progress: Progress, image: StitchedObject | None, tile: tuple[int, int] | None = None
+        self, posted: dict[str, Any], image: StitchedObject | None, tile: tuple[int, int] | None = None
     ) -> None:
+        progress = Progress(**posted)
         if image is not None and tile is not None:
             image = self.tiles.add(progress.iteration, *tile, image)
             if image is None:
@@ -237,12 +241,12 @@ def _refine_share(settings: dict[str, Any]) -> tuple[RefinementResult | None, li
 
     def tell(progress: Progress, image: StitchedObject | None = None) -> None:
         if parallel.rank == 0:
-            board.post.remote([("refinement", (progress, image))])
+            board.post.remote([("refinement", (asdict(progress), image))])  # the board then needs nothing of ours
             if ray.get(board.failure.remote()) is not None:
                 raise _Unwanted
 
     def tell_tile(progress: Progress, image: StitchedObject) -> None:
-        board.post.remote([("refinement", (progress, image, (parallel.rank, parallel.size)))])
+        board.post.remote([("refinement", (asdict(progress), image, (parallel.rank, parallel.size)))])
 
     def at_end(refinement: Refinement) -> None:
         if judge is not None and len(refinement.held_out):

@@ -20,7 +20,7 @@ import ray.train
 import torch
 from pyarrow.fs import FileSelector, FileSystem
 from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from safetensors.torch import load, save
 
 from ptycho_ray import workflow
@@ -28,6 +28,7 @@ from ptycho_ray.cluster.connect import connected
 from ptycho_ray.cluster.dashboard_metrics import DashboardMetrics
 from ptycho_ray.cluster.event_queue import DriverRelay, WorkerReporter, raise_failure, start_event_queue
 from ptycho_ray.cluster.failures import BEGUN, TrainingLost, last_line, sigterm_as_interrupt
+from ptycho_ray.cluster.lean_trainer import LeanTrainer
 from ptycho_ray.cluster.object_store import in_memory_if_they_fit
 from ptycho_ray.cluster.preflight import Workers, check_nodes, scaling_of, storage, workers_for
 from ptycho_ray.cluster.start_watch import START_FAILURES, StartWatch, now_and_then
@@ -96,16 +97,17 @@ def train_on_cluster(
             train_data, test_data, config,
             execution=execution, initial=initial, callbacks=callbacks, keep_patches=keep_patches, resume=resume, tell=tell,
         )  # fmt: skip
+    own_cluster = False
     with ExitStack() as stack:
         if large := [scan for scan in _scans_of(train_data) if scan.patterns.nbytes > LARGE_BYTES]:
-            stack.enter_context(connected(execution, tell))
+            own_cluster = stack.enter_context(connected(execution, tell))
             for scan in large:
                 read_energies(scan, now_and_then(tell))  # by which patterns are normalised
         scans = scans_to_train(train_data, config, initial)
         test = None
         if test_data is not None:
             test = groups_to_reconstruct(scans[0].model, test_data, config)
-        stack.enter_context(connected(execution, tell))
+        own_cluster |= stack.enter_context(connected(execution, tell))
         workers = workers_for(execution, tell)
         place = _storage_path(config, execution)
         system, folder = storage(place)
@@ -114,7 +116,7 @@ def train_on_cluster(
         shared = [str(Path(c.raw.source).absolute()) for c in containers if not c.raw.patterns.in_memory]
         check_nodes(files=shared if "://" in place else [*shared, folder])
         _prepare_run(system, f"{folder}/{run_name}", resume)
-        result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial, tell)
+        result = _fit(containers, config, execution, workers, callbacks, place, run_name, initial, tell, own_cluster)
         _finish(system, f"{folder}/{run_name}", result["history"])
     load_weights(whole_model([scan.model for scan in scans]), load(result["weights"]), "the cluster's result")
     results = training_results(scans, result["history"], result["warnings"])
@@ -172,11 +174,12 @@ def _fit(
     run_name: str,
     initial: PhysicsInformedModel | None,
     tell: Callable[[str], None],
+    own_cluster: bool,
 ) -> dict[str, Any]:
     """Run the training and return what its first worker returned."""
     use_gpu = "GPU" in workers.resources
     board = start_event_queue()
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         _train_on_worker,
         train_loop_config={
             "containers": ray.put(list(containers)),
@@ -186,6 +189,7 @@ def _fit(
             "board": board,
             "run_name": run_name,
         },
+        own_cluster=own_cluster,
         scaling_config=scaling_of(workers),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=PEER_TIMEOUT_S),
         run_config=RunConfig(

@@ -124,9 +124,9 @@ def run(words: Sequence[str]) -> Result:
             for line in facts.get("plan", [])[len(told) :]:
                 told.append(line)
                 print(line, file=sys.stderr, flush=True)
-            if (line := facts.get("waiting")) not in (None, *waited):
-                waited.append(line)
-                print(line, file=sys.stderr, flush=True)
+            if facts.get("waiting", "") not in ("", *waited):
+                waited.append(facts["waiting"])
+                print(waited[-1], file=sys.stderr, flush=True)
             bar(int(100 * state["progress"]), 100)
 
         try:

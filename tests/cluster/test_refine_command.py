@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray_fixtures import pids_of_actors
 
 from ptycho_ray.commands.cli import main
 from ptycho_ray.config import ExecutionConfig
@@ -86,7 +87,11 @@ def test_what_a_follower_raises_ends_the_run(one_ray, small_scan, tmp_path):
     class Enough(Exception):
         pass
 
+    with_torch = []
+
     def on_progress(progress):
+        (board,) = pids_of_actors(lambda name: name == "EventQueue")
+        with_torch.append("libtorch" in Path(f"/proc/{board}/maps").read_text())
         raise Enough
 
     config, execution = RefinementConfig(iterations=100_000), ExecutionConfig(devices=2, accelerator="cpu")
@@ -94,6 +99,7 @@ def test_what_a_follower_raises_ends_the_run(one_ray, small_scan, tmp_path):
         refine_on_cluster(
             small_scan, config, checkpoint=tmp_path / "state", execution=execution, on_progress=on_progress
         )
+    assert with_torch == [False], "the process that passes on what is told has to be small"
 
 
 @pytest.mark.slow

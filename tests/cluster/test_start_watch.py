@@ -19,7 +19,10 @@ from ptycho_ray.errors import TrainingInterrupted
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
+from ray.train.torch import TorchTrainer  # noqa: E402
+
 from ptycho_ray.cluster import start_watch  # noqa: E402
+from ptycho_ray.cluster.lean_trainer import LeanTrainer  # noqa: E402
 from ptycho_ray.cluster.preflight import Workers  # noqa: E402
 from ptycho_ray.cluster.train import train_on_cluster  # noqa: E402
 
@@ -110,6 +113,15 @@ def test_a_run_whose_room_was_taken_waits_again_and_another_error_ends_it(cluste
     assert watch.fit(Trainer(WorkerGroupStartupTimeoutError(2)), told.append) == "fitted"
     with pytest.raises(ray.train.ControllerError):
         watch.fit(Trainer(ValueError()), told.append)
+
+
+def test_helpers_of_ray_that_are_not_used_are_not_started():
+    def names(trainer):
+        return {type(each).__name__ for each in trainer._create_default_callbacks()}
+
+    usual = names(TorchTrainer(print))
+    assert names(LeanTrainer(print, own_cluster=False)) == usual - {"DatasetsCallback"}
+    assert usual - names(LeanTrainer(print, own_cluster=True)) == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 @pytest.mark.slow

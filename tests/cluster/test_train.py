@@ -326,6 +326,12 @@ def test_the_image_is_made_by_a_worker_where_this_machine_has_no_gpu(
     how = {"model": model, "execution": execution, "keep_patches": False}
     np.testing.assert_array_equal(reassemble_on_cluster(small_scan, tiny_config, **how)[0], here[0])
     assert not asked, "a cluster without a GPU is no quicker than this machine"
+    small_scan.to_file(tmp_path / "scan.h5")
+    with monkeypatch.context() as small:
+        small.setattr("ptycho_ray.cluster.image.room_for_scans", lambda: 0)
+        on_disk = reassemble_on_cluster(load_data(tmp_path / "scan.h5"), tiny_config, **how)
+    assert asked.pop(), "but this machine does not read a large scan"
+    np.testing.assert_allclose(on_disk[0], here[0], atol=1e-6)
 
     with_gpu = ({"CPU": 1.0, "GPU": 1.0}, "cuda")
     monkeypatch.setattr("ptycho_ray.cluster.image.worker_resources", lambda execution: with_gpu)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -57,12 +57,13 @@ def run(words: Sequence[str]) -> Result:
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
         raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
     from ptycho_ray import workflow
+    from ptycho_ray.api.judging import side_by_side
     from ptycho_ray.display.comparison_figures import plot_comparison, plot_ring_correlations
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
     from ptycho_ray.reconstruction.images import Image, label_of
-    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
+    from ptycho_ray.refinement.explained_image import as_refined
 
     device = options.resolved_device()
     given = options.output_dir != Options.output_dir
@@ -81,12 +82,13 @@ def run(words: Sequence[str]) -> Result:
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}
     extra_columns: dict[str, Result] = {}
+    scans: dict[str, RawData] = {}
     for name, path in zip(names, paths, strict=True):
         images[name], extra_columns[name] = _read(path, scan, middle, device)
         if scan is not None:
             refined = as_refined(whole, path)
-            judged = scan if refined is whole else refined
-            extra_columns[name]["r_factor"] = explained_diffraction(images[name], judged, device)["r_factor"]
+            scans[name] = scan if refined is whole else refined
+    reference = None
     if options.truth is not None:
         label, reference = label_of(options.truth), _read(options.truth, None, middle, device)[0]
     elif scan is not None and scan.object_truth is not None:
@@ -94,18 +96,14 @@ def run(words: Sequence[str]) -> Result:
         label, reference = label_of(Path(scan.source)), Image(truth, truth != 0)
     else:
         label = names[0]
-        reference = images.pop(label)
-    if not images:
+    if reference is None and len(images) < 2:
         raise InputError(file=options.scan, field="object", found="none", expected="a true object, or --truth")
-    placed = {n: comparison.Placed(image.pixels, image.region, image.origin_px) for n, image in images.items()}
-    against = comparison.Placed(reference.pixels, reference.region, reference.origin_px)
-    found = comparison.compare(placed, against, register=not options.exact)
-    rows: list[dict[str, Any]] = [
-        {"image": name, **comparison.figures_of(compared), **extra_columns[name]} for name, compared in found.items()
-    ]
-    side_by_side = plot_comparison(found, label)
+    rows, found = side_by_side(images, reference, scans, exact=options.exact, device=device)
+    for row in rows:
+        row |= extra_columns[row["image"]]
+    pictures = plot_comparison(found, label)
     rings = plot_ring_correlations(found)
-    save_figure(side_by_side, folder / "comparison_images.png")
+    save_figure(pictures, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")
     comparison.write_table(folder / "metrics.csv", rows)
     comparison.write_curves(folder / "frc_curves.csv", found)
@@ -116,7 +114,7 @@ def run(words: Sequence[str]) -> Result:
         title=f"Comparison with {label}",
         sections=[
             Section("Figures", rows=rows, text="Phase in radians; FRC50 in cycles per pixel, at most 0.5."),
-            Section("Images", pictures=[("On common colour scales, each aligned with the first.", side_by_side)]),
+            Section("Images", pictures=[("On common colour scales, each aligned with the first.", pictures)]),
             Section("Fourier ring correlation", pictures=[("", rings)]),
             Section("Provenance", facts=provenance(data_files=files), folded=True),
         ],

@@ -35,7 +35,7 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, IMAGE] = ()
     """Reconstructions: folders or reconstruction.npz files, results of other programs in any format of docs/formats.md and,
-    with --scan, trained models (wts.h5.zip or its folder)."""
+    with --scan, trained models (wts.h5.zip, its folder, or 'pretrained')."""
     truth: Annotated[Path | None, SCAN] = None
     """A scan that holds the true object, or a reconstruction to be used as ground truth."""
     scan: Annotated[Path | None, SCAN] = None
@@ -55,9 +55,14 @@ def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray compare").options
     paths = list(options.images)
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
-        raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
+        raise InputError(
+            field="IMAGE",
+            found=f"{len(paths)} images",
+            expected="two, or one and --truth, or --scan with its true object",
+        )
     from ptycho_ray import workflow
     from ptycho_ray.api.judging import side_by_side
+    from ptycho_ray.bundle import is_shipped
     from ptycho_ray.display.comparison_figures import plot_comparison, plot_ring_correlations
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
@@ -86,7 +91,7 @@ def run(words: Sequence[str]) -> Result:
     for name, path in zip(names, paths, strict=True):
         images[name], extra_columns[name] = _read(path, scan, middle, device)
         if scan is not None:
-            refined = as_refined(whole, path)
+            refined = whole if is_shipped(path) else as_refined(whole, path)
             scans[name] = scan if refined is whole else refined
     reference = None
     if options.truth is not None:
@@ -158,10 +163,10 @@ def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tupl
 
 def _read(path: Path, scan: RawData | None, middle: tuple[float, float], device: torch.device) -> tuple[Image, Result]:
     """An image, and the seconds that a trained model took for it."""
-    from ptycho_ray.bundle import FILE_NAME
+    from ptycho_ray.bundle import FILE_NAME, bundle_path, is_shipped
     from ptycho_ray.reconstruction.images import Image, find_image, read_any_image
 
-    bundle = path / FILE_NAME if path.is_dir() else path
+    bundle = path / FILE_NAME if path.is_dir() else bundle_path(path) if is_shipped(path) else path
     is_model = bundle.is_file() and bundle.name.endswith(".zip")
     if is_model and scan is None and find_image(path) is None:
         raise InputError(file=path, found="a trained model", expected="an image, or --scan SCAN to apply the model to")

@@ -264,7 +264,7 @@ class Scan:
             self._refuse(
                 "xcoords, ycoords",
                 f"a scan {span:.3g} wide, probably in metres",
-                "object pixels, or metres together with the size of an object pixel",
+                "object pixels, or metres together with pixel_size_m",
                 to_type(self.source or "SCAN", "--units m --pixel-size-m METRES"),
             )
         if distinct < len(self):

@@ -90,7 +90,7 @@ def odd_files(scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("compare ok.npz nan.npz --scan ok.npz", "nan.npz: object: found no pixel that is a number"),
         ("info runs", "runs: file: found a folder with notes.txt; expected a file"),
         ("info ok.npz --pictures file/look", "file/look: pictures: found a file; expected a folder"),
-        ("reconstruct dark.npz", "no signal (all pixels are zero) in all frames"),
+        ("reconstruct dark.npz", "no signal (all pixels are zero) in all 60 patterns"),
         ("reconstruct empty.h5", "empty.h5: found an empty file; expected a scan"),
         ("orient ok.npz --most-patterns 0", "most_patterns: found 0; expected at least 8"),
         ("simulate new.xyz", "new.xyz: output: found the suffix '.xyz'; expected one of .npz"),

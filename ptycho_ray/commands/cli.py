@@ -101,9 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
-    os.environ.setdefault(
-        "PYDANTIC_DISABLE_PLUGINS", "true"
-    )  # those of other programs in this environment take long to load
+    # Those of other programs in this environment take long to load, and this one has none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     try:
         with (
             _plain_warnings(),

@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+#: Exit codes: done, failed, wrong usage or unusable input, an image that is there and explains nothing, interrupted.
+OK, FAILED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
+
 
 def to_type(path: str | Path, *words: str, program: str = "info") -> str:
     """The end of an error: the command that reads a file with other options, or another file."""

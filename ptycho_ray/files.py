@@ -21,6 +21,8 @@ from ptycho_ray.errors import DiskFullError, InputError, MissingFileError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+#: Of a folder that is given in place of a file, so many files are named.
+FILES_NAMED = 5
 FULL_BYTES = 2**16
 """A disk with less room than this is full: not every library says why it could not write."""
 PART_BYTES, PARTS = 2**30, "1GiB-parts:"
@@ -85,8 +87,12 @@ def require_file(path: str | Path, field: str = "file") -> Path:
     """Return ``path`` as a Path, or raise MissingFileError if it is not an existing file."""
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise MissingFileError(file=path, field=field, found=found, expected="an existing file")
+        found, expected = "nothing", "an existing file"
+        if path.is_dir():
+            names = sorted(each.name for each in path.iterdir() if each.is_file())
+            listed = f"{', '.join(names[:FILES_NAMED])}{' ...' if len(names) > FILES_NAMED else ''}" or "no file"
+            found, expected = f"a folder with {listed}", "a file"
+        raise MissingFileError(file=path, field=field, found=found, expected=expected)
     return path
 
 

@@ -51,12 +51,10 @@ def judge(
 ) -> tuple[dict[str, Any], Evaluation | None]:
     """The figures, and the comparison with the true object, if the scan has one."""
     from ptycho_ray.evaluation import evaluate_reconstruction
-    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
+    from ptycho_ray.refinement.explained_image import explained_diffraction
 
-    shown, judged = image_of(image), scan
-    if isinstance(image, str | Path):
-        judged = as_refined(scan, Path(image))
-    figures: dict[str, Any] = {"diffraction": explained_diffraction(shown, judged, device)}
+    shown = image_of(image)
+    figures: dict[str, Any] = {"diffraction": explained_diffraction(shown, as_found_with(image, scan), device)}
     if scan.object_truth is None:
         return figures, None
     found = evaluate_reconstruction(
@@ -80,30 +78,55 @@ def compare(
         scan: also the R-factor of its patterns for each image.
         exact: the geometry is known exactly: fit no shift.
     """
-    from ptycho_ray.evaluation import comparison
-    from ptycho_ray.refinement.explained_image import explained_diffraction
-
     given = dict(images) if isinstance(images, Mapping) else {f"image {k + 1}": each for k, each in enumerate(images)}
     raw = None if scan is None else as_scan(scan)
     shown = {name: image_of(each) for name, each in given.items()}
+    reference = None
     if truth is not None:
         reference = image_of(truth)
     elif raw is not None and raw.object_truth is not None:
         reference = image_of(raw)
-    else:
-        name = next(iter(shown), "")
-        if len(shown) < 2:
-            raise ConfigurationError(field="images", found=f"{len(shown)}", expected="two, or one and truth or scan")
-        reference = shown.pop(name)
-    placed = {name: comparison.Placed(each.pixels, each.region, each.origin_px) for name, each in shown.items()}
+    elif len(shown) < 2:
+        raise ConfigurationError(field="images", found=f"{len(shown)}", expected="two, or one and truth or scan")
+    scans = {} if raw is None else {name: as_found_with(each, raw) for name, each in given.items()}
+    return side_by_side(shown, reference, scans, exact=exact)[0]
+
+
+def side_by_side(
+    images: Mapping[str, Image],
+    reference: Image | None,
+    scans: Mapping[str, RawData],
+    *,
+    exact: bool = False,
+    device: torch.device | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Evaluation]]:
+    """A row of figures for each image against ``reference``, or against the first image if that is None, and the comparisons
+    behind them. ``scans`` are those whose patterns each image has to explain, by its name."""
+    from ptycho_ray.evaluation import comparison
+    from ptycho_ray.refinement.explained_image import explained_diffraction
+
+    compared = dict(images)
+    if reference is None:
+        reference = compared.pop(next(iter(compared)))
+    placed = {name: comparison.Placed(each.pixels, each.region, each.origin_px) for name, each in compared.items()}
     against = comparison.Placed(reference.pixels, reference.region, reference.origin_px)
+    found = comparison.compare(placed, against, register=not exact)
     rows = []
-    for name, found in comparison.compare(placed, against, register=not exact).items():
-        row = {"image": name, **comparison.figures_of(found)}
-        if raw is not None:
-            row["r_factor"] = explained_diffraction(shown[name], raw)["r_factor"]
+    for name, evaluation in found.items():
+        row = {"image": name, **comparison.figures_of(evaluation)}
+        if name in scans:
+            row["r_factor"] = explained_diffraction(compared[name], scans[name], device)["r_factor"]
         rows.append(row)
-    return rows
+    return rows, found
+
+
+def as_found_with(image: Shown, scan: RawData) -> RawData:
+    """The scan with the probe and the positions that were found with an image, if they were kept with it."""
+    from ptycho_ray.refinement.explained_image import as_refined, if_of_the_same_scan
+
+    if isinstance(image, str | Path):
+        return as_refined(scan, Path(image))
+    return if_of_the_same_scan(image.refined_scan, scan) if isinstance(image, Reconstruction) else scan
 
 
 def image_of(given: Shown | RawData) -> Image:

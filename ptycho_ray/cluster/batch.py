@@ -21,13 +21,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from ptycho_ray.bundle import Bundle, bundle_path, load_bundle
-from ptycho_ray.cluster.each_alone import OK, Line, Say, ScanToDo, Treatment
+from ptycho_ray.cluster.each_alone import Line, Say, ScanToDo, Treatment
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.reading import Reading
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.contents import default_max_bytes
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.display.progress import TimeLeft
+from ptycho_ray.errors import OK
 from ptycho_ray.files import sha256_of, write_json
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.batching import compact_pieces

@@ -22,13 +22,11 @@ from ptycho_ray.cluster.done_marks import Mark, mark_of
 from ptycho_ray.cluster.failures import TrainingLost, last_line, sigterm_as_interrupt
 from ptycho_ray.cluster.preflight import check_nodes, free_of, room_for, workers_for
 from ptycho_ray.config import ExecutionConfig
-from ptycho_ray.errors import InputError, MissingFileError
+from ptycho_ray.errors import BAD_INPUT, FAILED, InputError, MissingFileError
 
 Line = dict[str, Any]
 Say = Callable[[str], None]
 
-#: Exit codes of a scan, those of ``ptycho-ray reconstruct``.
-OK, FAILED, BAD_INPUT, NOT_TRUSTED = 0, 1, 2, 3
 #: How often a scan is tried whose worker was lost: the scan may be what kills it.
 TRIES = 2
 #: So many workers in a row that do not come up end the batch.

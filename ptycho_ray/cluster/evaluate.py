@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptycho_ray.cluster.each_alone import OK, Line, Say, ScanToDo, Treatment
+from ptycho_ray.cluster.each_alone import Line, Say, ScanToDo, Treatment
+from ptycho_ray.errors import OK
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from ptycho_ray.files import atomic_path
 from ptycho_ray.training.checkpoint import LAST_CHECKPOINT, read_checkpoint
-from ptycho_ray.tuning.space import SCHEDULED_SETTINGS, Parameter, Space
+from ptycho_ray.tuning.parameter import Parameter
+from ptycho_ray.tuning.space import SCHEDULED_SETTINGS, Space
 
 #: How often the population is compared, as a share of the epochs, and which part of it is replaced.
 INTERVAL_SHARE, QUANTILE = 1 / 9, 0.25

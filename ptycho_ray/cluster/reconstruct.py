@@ -12,7 +12,7 @@ import torch
 
 from ptycho_ray import workflow
 from ptycho_ray.cluster.connect import connected
-from ptycho_ray.cluster.each_alone import NOT_TRUSTED, OK, Line, Say, ScanToDo, Treatment
+from ptycho_ray.cluster.each_alone import Line, Say, ScanToDo, Treatment
 from ptycho_ray.cluster.preflight import workers_for
 from ptycho_ray.cluster.refine import forget, solve_on_cluster
 from ptycho_ray.cluster.start_watch import OnWait, now_and_then
@@ -23,6 +23,7 @@ from ptycho_ray.data import RawData
 from ptycho_ray.display.automatic_report import save_automatic
 from ptycho_ray.display.progress import TimeLeft
 from ptycho_ray.display.report import provenance
+from ptycho_ray.errors import NOT_TRUSTED, OK
 from ptycho_ray.refinement.solver import Progress, RefinementConfig, RefinementResult
 
 if TYPE_CHECKING:

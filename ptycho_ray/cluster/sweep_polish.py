@@ -20,8 +20,9 @@ from ptycho_ray.cluster.trial_room import trial_room
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import InputError
 from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord, trial_folder
+from ptycho_ray.tuning.parameter import Values
 from ptycho_ray.tuning.polish import Polished, polish
-from ptycho_ray.tuning.space import Space, Values, refinement_settings
+from ptycho_ray.tuning.space import Space, refinement_settings
 from ptycho_ray.tuning.trial import JUDGED, Figures, run_trial, trial_config
 
 #: Objectives that have a value for every held-out pattern.

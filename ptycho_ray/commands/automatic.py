@@ -48,6 +48,8 @@ class AutomaticOptions:
     def wishes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of ``workflow.reconstruct_scan`` that these options stand for; those of ``plan_reconstruction`` but for
         ``uncertainty``."""
+        if self.budget is not None and not self.budget > 0:
+            raise ConfigurationError(field="--budget", found=self.budget, expected="a number of seconds above 0")
         asked = {"uncertainty": self.uncertainty, "budget_s": self.budget}
         return {"seed": self.seed or 0, "settings": dict(settings), **asked}
 
@@ -134,10 +136,12 @@ def reconstruct_automatically(
     from ptycho_ray.display.automatic_report import save_automatic, trial_rows
     from ptycho_ray.display.progress import RefinementProgress
     from ptycho_ray.display.report import provenance
+    from ptycho_ray.models.denoiser import load_prior
     from ptycho_ray.training.device import resolve_device
 
-    RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
-
+    wanted = RefinementConfig(**wishes["settings"])  # what is wrong with them is said before anything is computed
+    if wanted.prior != "none":
+        load_prior(wanted.prior)
     execution = ExecutionConfig(accelerator=accelerator, **cluster)
     device = None if cluster else resolve_device(execution)
     scan = workflow.load_data(scan_file, reading=product.reading)

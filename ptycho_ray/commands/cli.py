@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ptycho_ray import __version__
-from ptycho_ray.errors import InputError, TrainingInterrupted
+from ptycho_ray.errors import BAD_INPUT, FAILED, INTERRUPTED, NOT_TRUSTED, OK, InputError, TrainingInterrupted
 from ptycho_ray.files import jsonable, short_text
 
 #: Width to which sentences are wrapped, and of the longest text that stands in a list with commas.
@@ -61,8 +61,6 @@ COMMANDS = {
 
 #: Former names of commands, which still work.
 ALIASES = {"deliver": "mlflow-sync"}
-
-OK, FAILED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EPILOG = """commands:
 {commands}
@@ -103,9 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: list[str]) -> int:
     as_json = "--json" in words
-    os.environ.setdefault(
-        "PYDANTIC_DISABLE_PLUGINS", "true"
-    )  # those of other programs in this environment take long to load
+    # Those of other programs in this environment take long to load, and this one has none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     try:
         with (
             _plain_warnings(),

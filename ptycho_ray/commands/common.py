@@ -124,6 +124,19 @@ def devices_of(workers: str) -> dict[str, str]:
     return {"devices": most} | ({"min_devices": fewest} if colon else {})
 
 
+def solver_settings(file: Path) -> dict[str, Any]:
+    """The settings of the solver in a YAML file; ConfigurationError for one that does not exist."""
+    from ptycho_ray.config.sources import load_yaml_config
+    from ptycho_ray.config.types import unknown_setting
+    from ptycho_ray.refinement.config import RefinementConfig
+
+    settings, known = load_yaml_config(file), [field.name for field in dataclasses.fields(RefinementConfig)]
+    for name in settings:
+        if name not in known:
+            raise unknown_setting(name, known, file)
+    return settings
+
+
 def tell(line: str) -> None:
     """Say what happens, on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -35,7 +35,7 @@ class Options(ReadingOptions, WritingOptions, DeviceOptions):
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, IMAGE] = ()
     """Reconstructions: folders or reconstruction.npz files, results of other programs in any format of docs/formats.md and,
-    with --scan, trained models (wts.h5.zip or its folder)."""
+    with --scan, trained models (wts.h5.zip, its folder, or 'pretrained')."""
     truth: Annotated[Path | None, SCAN] = None
     """A scan that holds the true object, or a reconstruction to be used as ground truth."""
     scan: Annotated[Path | None, SCAN] = None
@@ -55,14 +55,20 @@ def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray compare").options
     paths = list(options.images)
     if not paths or (len(paths) == 1 and options.truth is None and options.scan is None):
-        raise InputError(field="IMAGE", found=f"{len(paths)} images", expected="two, or one and --truth")
+        raise InputError(
+            field="IMAGE",
+            found=f"{len(paths)} images",
+            expected="two, or one and --truth, or --scan with its true object",
+        )
     from ptycho_ray import workflow
+    from ptycho_ray.api.judging import side_by_side
+    from ptycho_ray.bundle import is_shipped
     from ptycho_ray.display.comparison_figures import plot_comparison, plot_ring_correlations
     from ptycho_ray.display.figures import save_figure
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.evaluation import comparison
     from ptycho_ray.reconstruction.images import Image, label_of
-    from ptycho_ray.refinement.explained_image import as_refined, explained_diffraction
+    from ptycho_ray.refinement.explained_image import as_refined
 
     device = options.resolved_device()
     given = options.output_dir != Options.output_dir
@@ -81,12 +87,13 @@ def run(words: Sequence[str]) -> Result:
     names = _names([label_of(path) for path in paths], paths)
     images: dict[str, Image] = {}
     extra_columns: dict[str, Result] = {}
+    scans: dict[str, RawData] = {}
     for name, path in zip(names, paths, strict=True):
         images[name], extra_columns[name] = _read(path, scan, middle, device)
         if scan is not None:
-            refined = as_refined(whole, path)
-            judged = scan if refined is whole else refined
-            extra_columns[name]["r_factor"] = explained_diffraction(images[name], judged, device)["r_factor"]
+            refined = whole if is_shipped(path) else as_refined(whole, path)
+            scans[name] = scan if refined is whole else refined
+    reference = None
     if options.truth is not None:
         label, reference = label_of(options.truth), _read(options.truth, None, middle, device)[0]
     elif scan is not None and scan.object_truth is not None:
@@ -94,18 +101,14 @@ def run(words: Sequence[str]) -> Result:
         label, reference = label_of(Path(scan.source)), Image(truth, truth != 0)
     else:
         label = names[0]
-        reference = images.pop(label)
-    if not images:
+    if reference is None and len(images) < 2:
         raise InputError(file=options.scan, field="object", found="none", expected="a true object, or --truth")
-    placed = {n: comparison.Placed(image.pixels, image.region, image.origin_px) for n, image in images.items()}
-    against = comparison.Placed(reference.pixels, reference.region, reference.origin_px)
-    found = comparison.compare(placed, against, register=not options.exact)
-    rows: list[dict[str, Any]] = [
-        {"image": name, **comparison.figures_of(compared), **extra_columns[name]} for name, compared in found.items()
-    ]
-    side_by_side = plot_comparison(found, label)
+    rows, found = side_by_side(images, reference, scans, exact=options.exact, device=device)
+    for row in rows:
+        row |= extra_columns[row["image"]]
+    pictures = plot_comparison(found, label)
     rings = plot_ring_correlations(found)
-    save_figure(side_by_side, folder / "comparison_images.png")
+    save_figure(pictures, folder / "comparison_images.png")
     save_figure(rings, folder / "comparison_frc.png")
     comparison.write_table(folder / "metrics.csv", rows)
     comparison.write_curves(folder / "frc_curves.csv", found)
@@ -116,7 +119,7 @@ def run(words: Sequence[str]) -> Result:
         title=f"Comparison with {label}",
         sections=[
             Section("Figures", rows=rows, text="Phase in radians; FRC50 in cycles per pixel, at most 0.5."),
-            Section("Images", pictures=[("On common colour scales, each aligned with the first.", side_by_side)]),
+            Section("Images", pictures=[("On common colour scales, each aligned with the first.", pictures)]),
             Section("Fourier ring correlation", pictures=[("", rings)]),
             Section("Provenance", facts=provenance(data_files=files), folded=True),
         ],
@@ -160,10 +163,10 @@ def _middle(scan: RawData | None, truth: Path | None, paths: list[Path]) -> tupl
 
 def _read(path: Path, scan: RawData | None, middle: tuple[float, float], device: torch.device) -> tuple[Image, Result]:
     """An image, and the seconds that a trained model took for it."""
-    from ptycho_ray.bundle import FILE_NAME
+    from ptycho_ray.bundle import FILE_NAME, bundle_path, is_shipped
     from ptycho_ray.reconstruction.images import Image, find_image, read_any_image
 
-    bundle = path / FILE_NAME if path.is_dir() else path
+    bundle = path / FILE_NAME if path.is_dir() else bundle_path(path) if is_shipped(path) else path
     is_model = bundle.is_file() and bundle.name.endswith(".zip")
     if is_model and scan is None and find_image(path) is None:
         raise InputError(file=path, found="a trained model", expected="an image, or --scan SCAN to apply the model to")

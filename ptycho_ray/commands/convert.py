@@ -10,9 +10,8 @@ from typing import Annotated
 import tyro
 
 from ptycho_ray.commands.common import SCAN, ReadingOptions, Result
-from ptycho_ray.commands.output import LEAST_FREE_BYTES, WritingOptions, about_as_large_as, file_to_write
+from ptycho_ray.commands.output import LEAST_FREE_BYTES, WritingOptions, about_as_large_as, check_suffix, file_to_write
 from ptycho_ray.config.command_line import parse
-from ptycho_ray.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -51,16 +50,11 @@ class Options(ReadingOptions, WritingOptions):
 def run(words: Sequence[str]) -> Result:
     options = parse(Options, words, prog="ptycho-ray convert").options
     from ptycho_ray.data import load_data
-    from ptycho_ray.data.formats import SUFFIXES, format_to_write, lost_in, write_scan
+    from ptycho_ray.data.formats import format_to_write, lost_in, write_scan
     from ptycho_ray.data.inspection import describe_scan
 
-    if options.to is None and options.output.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            file=options.output,
-            field="output",
-            found=f"the suffix {options.output.suffix!r}",
-            expected=f"one of {', '.join(SUFFIXES)}, or --to FORMAT",
-        )
+    if options.to is None:
+        check_suffix(options.output, ", or --to FORMAT")
     beside = format_to_write(options.output, options.to).beside
     inputs = options.inputs(options.input)
     whole = options.n_subsample is None and options.reading.select is None and options.reading.frames is None

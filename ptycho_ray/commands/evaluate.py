@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import FOLDER, IMAGE, SCAN, DeviceOptions, ReadingOptions, Result
+from ptycho_ray.commands.output import check_writable
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.files import jsonable, write_json
 
@@ -45,8 +46,9 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.reconstruction.images import label_of, read_image
 
     device = options.resolved_device()
-    image, scan = read_image(options.image), load_data(options.scan, reading=options.reading)
     folder = options.output_dir or (options.image if options.image.is_dir() else options.image.parent)
+    check_writable(folder, "output_dir")
+    image, scan = read_image(options.image), load_data(options.scan, reading=options.reading)
     pixel = scan.pixel_size_m
     figures, found = judge(options.image, scan, exact=options.exact, device=device)
     result: Result = {"image": options.image, "scan": options.scan, "pixel_size_m": pixel, **figures}

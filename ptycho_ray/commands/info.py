@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import FILE, FOLDER, ReadingOptions, Result
+from ptycho_ray.commands.output import check_writable
 from ptycho_ray.config.command_line import parse
 from ptycho_ray.errors import InputError
 
@@ -59,6 +60,8 @@ def run(words: Sequence[str]) -> Result:
         return result
     from ptycho_ray.data.account import account_of_file
 
+    if options.pictures is not None:
+        check_writable(options.pictures, "pictures")
     account, scan = account_of_file(options.file, options.reading, options.gridsize)
     if options.pictures is not None and scan is not None:
         account["first_look"] = _pictures(scan, options.pictures)

@@ -51,8 +51,17 @@ def file_to_write(
             expected="a new name",
             hint="--overwrite replaces it",
         )
-    _check_writable(path.parent, field, least_bytes)
+    check_writable(path.parent, field, least_bytes)
     return path
+
+
+def check_suffix(path: Path, otherwise: str = "") -> None:
+    """InputError if no format of a scan is written under such a name."""
+    from ptycho_ray.data.formats import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        found, expected = f"the suffix {path.suffix!r}", f"one of {', '.join(SUFFIXES)}{otherwise}"
+        raise InputError(file=path, field="output", found=found, expected=expected)
 
 
 def folder_to_write(
@@ -87,7 +96,7 @@ def folder_to_write(
             expected="a new folder",
             hint="--overwrite replaces it",
         )
-    _check_writable(folder, field)
+    check_writable(folder, field)
     return folder
 
 
@@ -127,7 +136,7 @@ def about_as_large_as(path: Path) -> int:
     return max(LEAST_FREE_BYTES, path.stat().st_size // 4) if path.is_file() else LEAST_FREE_BYTES
 
 
-def _check_writable(folder: Path, field: str, least_bytes: int = LEAST_FREE_BYTES) -> None:
+def check_writable(folder: Path, field: str, least_bytes: int = LEAST_FREE_BYTES) -> None:
     """InputError if a folder can neither be written to nor be made, or has no room for ``least_bytes``."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:

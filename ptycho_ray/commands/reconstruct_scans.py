@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ptycho_ray.commands.automatic import SECTION, AutomaticOptions, refuse_without_network, section_of
-from ptycho_ray.commands.common import FILE, Result
+from ptycho_ray.commands.common import FILE, Result, solver_settings
 from ptycho_ray.commands.many_scans import BatchOptions, treat_all
 from ptycho_ray.commands.many_scans import as_text as as_text
 from ptycho_ray.config.command_line import parse
@@ -79,9 +79,7 @@ def _automatically(options: Options, solver: dict[str, Any]) -> Result:
             expected = "--model-path beside it; without a model every scan is one task"
             raise ConfigurationError(field=name, found=value, expected=expected)
     if options.config is not None:
-        from ptycho_ray.config.sources import load_yaml_config
-
-        solver = load_yaml_config(options.config) | solver
+        solver = solver_settings(options.config) | solver
     RefinementConfig(**solver)
     wishes, reading = options.wishes(solver), options.reading.absolute()
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ptycho_ray.commands.common import FILE, FOLDER, SCAN, DeviceOptions, ReadingOptions, Result, WorkerOptions, tell
+from ptycho_ray.commands.common import (
+    FILE,
+    FOLDER,
+    SCAN,
+    DeviceOptions,
+    ReadingOptions,
+    Result,
+    WorkerOptions,
+    solver_settings,
+    tell,
+)
 from ptycho_ray.commands.output import WritingOptions, folder_to_write
 from ptycho_ray.config import ExecutionConfig
 from ptycho_ray.config.command_line import parse
@@ -65,10 +75,10 @@ def run(words: Sequence[str]) -> Result:
     options = typed.options
     settings = {name: value for name, value in typed.settings.items() if name != "config"}
     if options.config is not None:
-        from ptycho_ray.config.sources import load_yaml_config
-
-        settings = load_yaml_config(options.config) | settings
+        settings = solver_settings(options.config) | settings
     config = RefinementConfig(**settings)
+    if options.picture_every < 0:
+        raise ConfigurationError(field="--picture-every", found=options.picture_every, expected="0 or more")
     tell("loading the program")
     import numpy as np
 

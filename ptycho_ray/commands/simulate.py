@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from ptycho_ray.commands.common import SCAN, Common, Result
-from ptycho_ray.commands.output import WritingOptions, file_to_write
+from ptycho_ray.commands.output import WritingOptions, check_suffix, file_to_write
 from ptycho_ray.config.command_line import parse
 
 
@@ -55,6 +55,7 @@ def run(words: Sequence[str]) -> Result:
         Options, words, prog="ptycho-ray simulate", config_class=SimulationSpec, with_model=False, with_execution=False
     )
     file_to_write(typed.options.output, overwrite=typed.options.overwrite)
+    check_suffix(typed.options.output)
     scan = simulate(SimulationSpec(**typed.settings))
     scan.to_file(typed.options.output)
     return {"file": typed.options.output, **describe_scan(scan)}
@@ -78,6 +79,8 @@ def _electrons(words: Sequence[str]) -> Result:
     truth = output.with_name(f"{output.stem}_truth.npz")
     for path in (output, truth):
         file_to_write(path, overwrite=typed.options.overwrite)
+    if not typed.options.as_measured:
+        check_suffix(output)
     simulated = simulate_electrons(ElectronSpec(**typed.settings), BatchProgress("simulating", "arrangement of atoms"))
     if typed.options.as_measured:
         write_as_measured(simulated, output)

@@ -65,7 +65,8 @@ class Options(ReadingOptions, DeviceOptions):
 def run(words: Sequence[str]) -> Result:
     typed = parse(Options, words, prog="ptycho-ray tune", config_class=TrainingConfig)
     options = typed.options
-    from ptycho_ray.tuning.space import REFINEMENT, check_space, load_space, suited_to, without_refinement
+    from ptycho_ray.tuning.parameter import REFINEMENT
+    from ptycho_ray.tuning.space import check_space, load_space, suited_to, without_refinement
 
     space = load_space(options.space)
     changes: dict[str, Any] = {"objectives": options.objective or space.objectives}

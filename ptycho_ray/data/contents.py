@@ -31,6 +31,8 @@ OTHER_POSITIONS = "The positions may be in other arrays of the file, or in a fil
 
 #: Where a container finds its limit and what it uses.
 CGROUP = Path("/sys/fs/cgroup")
+#: The problem of a file that lacks what a format keeps under some name.
+MISSING_KEY = "missing key"
 
 
 @dataclass
@@ -161,7 +163,7 @@ def choose_key(path: Path, keys: Iterable[str], *names: str) -> str:
             return name
     close = difflib.get_close_matches(names[0], present, n=1, cutoff=0.6)
     raise InputError(
-        "missing key",
+        MISSING_KEY,
         file=path,
         field=names[0],
         found="keys " + (", ".join(sorted(present)) or "none"),

@@ -68,11 +68,15 @@ def positions_candidates(arrays: list[Array], n: int | None) -> list[tuple[str, 
 
 def looks_like(content: Content) -> str:
     """In words, which program or instrument wrote a file, as far as its names tell."""
+    if isinstance(content, BinaryFile) and not content.size:
+        return "nothing"
     if isinstance(content, BinaryFile):
         return "an XML file" if content.start.lstrip().startswith(b"<") else "frames behind a header"
     if any(name.rpartition("/")[2] in (".zgroup", "zarr.json") for name in content.keys()[:MOST_KEYS]):
         return "a Zarr store of another version or layout; HyperSpy saves the same signal as .hspy"
     if not isinstance(content, Hdf5Scan):
+        if {"object", "origin_px", "weight"} <= set(content.keys()):
+            return "a reconstruction of ptycho-ray"
         return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
     names, top = set(content.names("/")), content.names("/")
     if "Experiments" in names and content.text("file_format") in ("HyperSpy", None) and content.text("file_format"):
@@ -126,10 +130,11 @@ def unknown_file(content: Content, problem: InputError | None = None) -> InputEr
 
 def unknown_binary(content: BinaryFile) -> InputError:
     """The error for a file of no known kind."""
+    if not content.size:
+        expected = "a scan; perhaps it was not copied, or its writer has not begun"
+        return InputError(file=content.path, found="an empty file", expected=expected)
     if content.start.lstrip().startswith(b"<"):
         found = "an XML file that belongs to no known detector"
-    elif not content.size:
-        found = "an empty file"
     else:
         found = "neither a zip archive nor HDF5, MATLAB, a table of numbers or frames with a known header"
     return InputError(

@@ -247,6 +247,10 @@ class PatternStack:
         ):
             if bad.any():
                 labels = np.unique(self.source.labels[indices[bad]])
+                if len(labels) == len(self):
+                    raise InputError(
+                        file=self.file, field=self.field, found=f"{what} in all {len(self)} patterns", expected=expected
+                    )
                 raise InputError(
                     file=self.file,
                     field=self.field,

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.data.patterns import Domain, PatternStack, as_patterns, holds_counts
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import InputError, to_type
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.physics.optics import beam_wavelength_m
 
@@ -265,13 +265,14 @@ class Scan:
                 "xcoords, ycoords",
                 f"a scan {span:.3g} wide, probably in metres",
                 "object pixels, or metres together with pixel_size_m",
+                to_type(self.source or "SCAN", "--units m --pixel-size-m METRES"),
             )
         if distinct < len(self):
             repeated = len(self) - distinct
             warnings.warn(f"{self.source or 'scan'}: {repeated} of {len(self)} positions are duplicates", stacklevel=3)
 
-    def _refuse(self, field: str, found: object, expected: object) -> None:
-        raise InputError(file=self.source or None, field=field, found=found, expected=expected)
+    def _refuse(self, field: str, found: object, expected: object, hint: str | None = None) -> None:
+        raise InputError(file=self.source or None, field=field, found=found, expected=expected, hint=hint)
 
 
 def probe_modes(probe: ArrayLike) -> NDArray[np.complex64]:

@@ -39,5 +39,7 @@ def save_outputs(
         if stitched.amplitude_std is not None and stitched.phase_std is not None:
             from ptycho_ray.display.uncertainty_figures import plot_deviation
 
-            deviation = plot_deviation(stitched.amplitude_std, stitched.phase_std, region=stitched.covered())
+            deviation = plot_deviation(
+                stitched.amplitude_std, stitched.phase_std, region=stitched.covered(), pixel_size_m=pixel
+            )
             save_figure(deviation, folder / "uncertainty.png")

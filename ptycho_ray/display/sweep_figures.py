@@ -15,7 +15,8 @@ from ptycho_ray.display.figures import empty_figure
 
 if TYPE_CHECKING:
     from ptycho_ray.tracking.sweep_record import SweepRecord, TrialRecord
-    from ptycho_ray.tuning.space import Parameter, Space
+    from ptycho_ray.tuning.parameter import Parameter
+    from ptycho_ray.tuning.space import Space
 
 COLOURS = "viridis_r"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.bundle import FILE_NAME
 from ptycho_ray.data import load_data
-from ptycho_ray.data.contents import FileContents, default_max_bytes
+from ptycho_ray.data.contents import MISSING_KEY, FileContents, default_max_bytes
 from ptycho_ray.data.loading import read_both
 from ptycho_ray.data.npz import NpzFile
 from ptycho_ray.errors import InputError
@@ -54,7 +56,8 @@ def read_image(path: Path) -> Image:
         return Image(stitched.image, stitched.covered(), stitched.origin_px, *deviations)
     if path.is_dir():
         require_file(path / RECONSTRUCTION)
-    truth = load_data(path).object_truth
+    with _named_as_image(path):
+        truth = load_data(path).object_truth
     if truth is None:
         raise InputError(
             file=path, found="a scan without a true object", expected="a reconstruction, or a scan with its true object"
@@ -78,17 +81,16 @@ def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
     """
     if path.is_dir() or find_image(path) is not None:
         return read_image(path)
-    fields = _bare_object(require_file(path)) or read_both(path, None, default_max_bytes())
+    with _named_as_image(path):
+        fields = _bare_object(require_file(path)) or read_both(path, None, default_max_bytes())
     if fields.object_truth is None:
         raise InputError(file=path, field="object", found=f"none in the format {fields.format}", expected="an image")
     pixels = np.squeeze(np.asarray(fields.object_truth))
-    if pixels.ndim != 2 or not np.iscomplexobj(pixels) or not np.isfinite(pixels).any():
-        raise InputError(
-            file=path,
-            field="object",
-            found=f"{pixels.dtype} of shape {pixels.shape}",
-            expected="a complex image [H, W]",
-        )
+    if pixels.ndim != 2 or not np.iscomplexobj(pixels):
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        raise InputError(file=path, field="object", found=found, expected="a complex image [H, W]")
+    if not np.isfinite(pixels).any():
+        raise InputError(file=path, field="object", found="no pixel that is a number", expected="a complex image")
     if fields.frames is not None:
         return Image(pixels.astype(np.complex64), np.isfinite(pixels) & (pixels != 0))
     good = np.isfinite(pixels) & (pixels != 0)
@@ -105,6 +107,23 @@ def read_any_image(path: Path, middle_px: tuple[float, float]) -> Image:
     return Image(
         np.where(np.isfinite(pixels), pixels, 0).astype(np.complex64), good, (float(origin[0]), float(origin[1]))
     )
+
+
+@contextlib.contextmanager
+def _named_as_image(path: Path) -> Iterator[None]:
+    """Of a file in which no scan is found that it is no image, either, which was asked for."""
+    try:
+        yield
+    except InputError as error:
+        if error.problem != MISSING_KEY:
+            raise
+        raise InputError(
+            file=path,
+            field="image",
+            found=error.found,
+            expected="a reconstruction.npz or its folder, or a scan with its true object",
+            hint=f"Images of other programs, under {', '.join(OBJECT_KEYS)}, are taken by ptycho-ray compare",
+        ) from error
 
 
 def _bare_object(path: Path) -> FileContents | None:

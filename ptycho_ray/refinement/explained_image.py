@@ -71,7 +71,11 @@ def as_refined(scan: RawData, image: Path) -> RawData:
     file = folder / REFINED_SCAN
     if not file.is_file():
         return scan
-    refined = load_data(file)
+    return if_of_the_same_scan(load_data(file), scan)
+
+
+def if_of_the_same_scan(refined: RawData, scan: RawData) -> RawData:
+    """``refined`` if its patterns are among those of ``scan``, else ``scan``."""
     energies = np.sort(scan.pattern_energies())
     nearest = np.searchsorted(energies, refined.pattern_energies()).clip(1, len(energies) - 1)
     gap = np.minimum(*(np.abs(energies[nearest - k] - refined.pattern_energies()) for k in (0, 1)))

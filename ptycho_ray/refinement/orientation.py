@@ -171,8 +171,9 @@ def reduced_scan(
 ) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.bool_] | None]:
     """Photons, probe, positions about their middle and bad pixels of the patterns around the middle of a scan, seen by the
     middle of a large detector; InputError if there are fewer than 8."""
-    if len(scan) < 8:
-        raise InputError(file=scan.source or None, field="patterns", found=len(scan), expected="at least 8")
+    for field, count in (("patterns", len(scan)), ("most_patterns", most_patterns)):
+        if count < 8:
+            raise InputError(file=scan.source or None, field=field, found=count, expected="at least 8")
     rows = _around_the_middle(scan.positions_px, most_patterns)
     photons, probe, bad = scan.patterns.intensity(rows), scan.probe, scan.bad_pixels
     positions = scan.positions_px[rows]

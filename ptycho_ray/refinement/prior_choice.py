@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.evaluation.explained import Explained
 from ptycho_ray.evaluation.registration import crop_truth, fit_ambiguities
+from ptycho_ray.models.denoiser import load_prior
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.priors import lit_photons
@@ -96,6 +97,7 @@ def choose_prior(
         begin: a refinement with some settings, at its start.
         finish: iterates it to the end.
     """
+    load_prior(config.prior)  # one that is none is told before anything is computed
     without = begin(dataclasses.replace(config, prior="none"))
     hidden = _hide(without.run, np.random.default_rng((config.seed, 11)))
     finish(without)

@@ -155,7 +155,7 @@ def writable_copy(amplitude: Amplitude) -> Tensor:
         return amplitude.clone()
     with tempfile.TemporaryFile(prefix="ptycho_ray_", suffix=".amplitude") as file:
         real = np.float64 if amplitude.dtype == torch.float64 else np.float32
-        copy = torch.from_numpy(np.memmap(file, real, "w+", shape=tuple(amplitude.shape)))  # type: ignore[call-overload]
+        copy = torch.from_numpy(np.memmap(file, real, "w+", shape=tuple(amplitude.shape)))
     for piece in _pieces(np.arange(len(amplitude)), amplitude.shape[-1]):
         copy[piece[0] : piece[-1] + 1] = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
     return copy

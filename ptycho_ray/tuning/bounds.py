@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.tuning.space import Parameter, Space, check_value
+from ptycho_ray.tuning.parameter import Parameter, check_value
+from ptycho_ray.tuning.space import Space
 
 #: Nearer to a bound than this share of the range, a value lies on it.
 ON_BOUND = 0.03

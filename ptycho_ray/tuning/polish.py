@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.tuning.space import Parameter, Values
+from ptycho_ray.tuning.parameter import Parameter, Values
 
 Array = NDArray[np.float64]
 #: The loss of each held-out pattern [k] at each of some points; None where a trial failed.

@@ -15,7 +15,8 @@ import numpy as np
 
 from ptycho_ray.errors import ConfigurationError
 from ptycho_ray.tracking.objectives import OBJECTIVES
-from ptycho_ray.tuning.space import Parameter, Space, Values
+from ptycho_ray.tuning.parameter import Parameter, Values
+from ptycho_ray.tuning.space import Space
 
 if TYPE_CHECKING:
     import optuna

@@ -20,27 +20,28 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from ptycho_ray.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_ray.config.sources import load_yaml_config, setting_names
+from ptycho_ray.config.sources import load_yaml_config
 from ptycho_ray.config.types import did_you_mean, unknown_setting
 from ptycho_ray.data import RawData
 from ptycho_ray.errors import ConfigurationError
-from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.tracking.objectives import OBJECTIVES
+from ptycho_ray.tuning.parameter import (
+    REFINEMENT,
+    SOLVER_SETTINGS,
+    Parameter,
+    Values,
+    checked_value,
+    parameter_from,
+    type_of,
+)
 
 log = logging.getLogger(__name__)
 
-DISTRIBUTIONS = ("choice", "uniform", "loguniform", "integer")
 ENTRIES = ("trial", "objective", "search", "scheduler", "orient", "parameters", "settings", "points")
 TRIALS = ("direct", "refine", "train")
 SEARCHES = ("auto", "tpe", "gp", "random", "grid")
@@ -55,76 +56,8 @@ DIRECT_SETTINGS = frozenset(
 )
 #: What changes a refinement, which finds the probe itself.
 REFINE_SETTINGS = frozenset(name for name in DIRECT_SETTINGS if not name.startswith(("model.", "nphotons")))
-#: Settings of the solver begin with it; those that a trial sets itself.
-REFINEMENT = "refinement."
-OF_A_TRIAL = frozenset(
-    {"iterations", "batch_size", "check_every", "patience", "held_out_fraction", "seed", "memory_GB"}
-)
-SOLVER_SETTINGS = tuple(
-    REFINEMENT + field.name for field in dataclasses.fields(RefinementConfig) if field.name not in OF_A_TRIAL
-)
 #: What a population may change while it trains.
 SCHEDULED_SETTINGS = frozenset({"execution.learning_rate"})
-#: Settings that say where and how a run happens; to sweep over them means nothing.
-NOT_SWEPT = frozenset(
-    {
-        *("model.N", "train_data_file", "test_data_file", "output_dir", "further_train_data_files", "backend"),
-        *("execution.address", "execution.storage_path", "execution.logger_backend", "execution.devices"),
-        *("nepochs", "validation_fraction", "seed", "subsample_seed", "n_subsample"),
-    }
-)
-
-Values = dict[str, Any]
-Kind = Literal["choice", "uniform", "loguniform", "integer"]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A setting and the values that it may take.
-
-    Attributes:
-        values: the choices, or lowest and highest value (both included).
-        when: other settings and their values for which this parameter exists.
-    """
-
-    name: str
-    kind: Kind
-    values: tuple[Any, ...]
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    @property
-    def free(self) -> bool:
-        """Whether there is more than one value."""
-        return len(set(map(repr, self.values))) > 1
-
-    def exists(self, others: Mapping[str, Any]) -> bool:
-        """Whether it exists beside the values ``others`` of the parameters that it depends on."""
-        return all(name in others and others[name] in allowed for name, allowed in self.when.items())
-
-    @property
-    def continuous(self) -> bool:
-        """Whether it is a number in a range."""
-        return self.kind in ("uniform", "loguniform") and self.free
-
-    def share_of(self, value: float) -> float:
-        """Where in its range a value lies, from 0 to 1; of a ``loguniform`` range by the logarithm."""
-        low, high = self.values
-        if self.kind == "loguniform":
-            return math.log(value / low) / math.log(high / low)
-        return float((value - low) / (high - low))
-
-    def at_share(self, share: float) -> float:
-        """The inverse of :meth:`share_of`; beyond 0 and 1 the range goes on."""
-        low, high = self.values
-        if self.kind == "loguniform":
-            return float(low * (high / low) ** share)
-        return float(low + (high - low) * share)
-
-    def holds(self, value: Any) -> bool:
-        """Whether ``value`` is one of its values."""
-        if self.kind == "choice":
-            return value in self.values
-        return isinstance(value, int | float) and self.values[0] <= value <= self.values[1]
 
 
 @dataclass(frozen=True)
@@ -203,7 +136,7 @@ def space_from(content: Mapping[str, Any]) -> Space:
     given = content.get("parameters") or {}
     if not isinstance(given, Mapping):
         raise ConfigurationError(field="parameters", found=repr(given), expected="'setting: {distribution: values}'")
-    parameters = _in_order([_parameter(str(name), spec) for name, spec in given.items()])
+    parameters = _in_order([parameter_from(str(name), spec) for name, spec in given.items()])
     trial = _one_of("trial", content.get("trial", "train"), TRIALS)
     objectives = content.get("objective", "likelihood")
     space = Space(
@@ -216,7 +149,7 @@ def space_from(content: Mapping[str, Any]) -> Space:
         tuple(
             _point(parameters, point, f"points[{number}]") for number, point in enumerate(content.get("points") or ())
         ),
-        _checked_value("orient", content.get("orient", False), bool),
+        checked_value("orient", content.get("orient", False), bool),
     )
     check_space(space)
     return space
@@ -309,7 +242,7 @@ def _checked_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in [name for name in given if name.startswith(REFINEMENT)]:
         if name not in SOLVER_SETTINGS:
             raise unknown_setting(f"settings.{name}", SOLVER_SETTINGS)
-        checked[name] = _checked_value(f"settings.{name}", given[name], _type_of(name))
+        checked[name] = checked_value(f"settings.{name}", given[name], type_of(name))
     return checked
 
 
@@ -323,7 +256,7 @@ def _point(parameters: Sequence[Parameter], point: Any, place: str) -> Values:
         name = next((n for n in (str(given_name), f"model.{given_name}") if n in by_name), None)
         if name is None:
             raise unknown_setting(f"{place}.{given_name}", by_name)
-        value = _checked_value(f"{place}.{given_name}", given, _type_of(name))
+        value = checked_value(f"{place}.{given_name}", given, type_of(name))
         if not by_name[name].holds(value):
             raise ConfigurationError(
                 field=f"{place}.{given_name}",
@@ -340,109 +273,6 @@ def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
             field=name, found=repr(value), expected=", ".join(allowed), hint=did_you_mean(str(value), allowed)
         )
     return str(value)
-
-
-# -- one parameter ----------------------------------------------------------------------------------------------------
-
-
-def _parameter(given_name: str, spec: Any) -> Parameter:
-    name, place = _setting(given_name), f"parameters.{given_name}"
-    kinds = [key for key in spec if key in DISTRIBUTIONS] if isinstance(spec, Mapping) else []
-    unknown = [key for key in spec if key not in (*DISTRIBUTIONS, "when")] if isinstance(spec, Mapping) else []
-    if len(kinds) != 1 or unknown:
-        raise ConfigurationError(
-            field=place,
-            found=unknown[0] if unknown else repr(spec),
-            expected=f"one of {', '.join(DISTRIBUTIONS)}, and perhaps 'when'",
-            hint=did_you_mean(str(unknown[0]), DISTRIBUTIONS) if unknown else None,
-        )
-    kind: Kind = kinds[0]
-    values = spec[kind]
-    if not isinstance(values, list) or not values or (kind != "choice" and len(values) != 2):
-        raise ConfigurationError(
-            field=place, found=f"{kind}: {values!r}", expected="a list of values" if kind == "choice" else "[low, high]"
-        )
-    hint = _type_of(name)
-    _check_kind(place, kind, hint)
-    checked = tuple(_checked_value(place, value, hint) for value in values)
-    if kind != "choice":
-        if kind == "integer":
-            checked = tuple(int(value) for value in checked)
-        if checked[0] > checked[1] or (kind == "loguniform" and checked[0] <= 0):
-            expected = "two numbers above 0, the lower one first" if kind == "loguniform" else "the lower one first"
-            raise ConfigurationError(field=place, found=f"{kind}: {values!r}", expected=expected)
-    when = spec.get("when") or {}
-    if not isinstance(when, Mapping):
-        raise ConfigurationError(field=f"{place}.when", found=repr(when), expected="'setting: value or list of values'")
-    conditions = {}
-    for other, allowed in when.items():
-        condition = _setting(str(other))
-        listed = allowed if isinstance(allowed, list) else [allowed]
-        conditions[condition] = tuple(_checked_value(f"{place}.when.{other}", v, _type_of(condition)) for v in listed)
-    return Parameter(name, kind, checked, conditions)
-
-
-def _setting(name: str) -> str:
-    known = [*setting_names(TrainingConfig), *SOLVER_SETTINGS]
-    found = next((setting for setting in (name, f"model.{name}") if setting in known), None)
-    if found is None:
-        raise unknown_setting(f"parameters.{name}", known) if "." not in name else _unknown_dotted(name, known)
-    if found in NOT_SWEPT:
-        raise ConfigurationError(
-            "is the same for all trials",
-            field=f"parameters.{name}",
-            expected="under 'settings', or on the command line",
-        )
-    return found
-
-
-def _unknown_dotted(name: str, known: Sequence[str]) -> ConfigurationError:
-    near = did_you_mean(name, known) or did_you_mean(name.rpartition(".")[2], known)
-    return ConfigurationError("unknown setting", field=f"parameters.{name}", hint=near)
-
-
-def _type_of(setting: str) -> Any:
-    section, _, name = setting.rpartition(".")
-    sections = {"model": ModelConfig, "execution": ExecutionConfig, "refinement": RefinementConfig, "": TrainingConfig}
-    cls = sections[section]
-    return typing.get_type_hints(cls, include_extras=True)[name]
-
-
-def _plain_types(hint: Any) -> set[Any]:
-    """The types that a setting takes, without their checks and without None."""
-    if typing.get_origin(hint) is Annotated:
-        return _plain_types(typing.get_args(hint)[0])
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return set().union(*(_plain_types(part) for part in typing.get_args(hint))) - {type(None)}
-    return {typing.get_origin(hint) or hint}
-
-
-def _check_kind(place: str, kind: str, hint: Any) -> None:
-    found = _plain_types(hint)
-    if kind == "choice" or (kind == "integer" and int in found) or float in found:
-        return
-    words = {int: "an integer", bool: "true or false", Literal: "one of a few choices"}
-    what = next((text for known, text in words.items() if known in found), "no number")
-    expected = "integer or choice" if int in found else "choice"
-    raise ConfigurationError(f"the setting is {what}", field=place, found=kind, expected=expected)
-
-
-def check_value(name: str, value: Any) -> None:
-    """Whether a setting may have this value; ConfigurationError if not."""
-    _checked_value(name, value, _type_of(name))
-
-
-def _checked_value(place: str, value: Any, hint: Any) -> Any:
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        expected = " or ".join(
-            dict.fromkeys(
-                str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-                for item in error.errors(include_url=False)
-            )
-        )
-        raise ConfigurationError(field=place, found=repr(value), expected=expected) from None
 
 
 def _in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

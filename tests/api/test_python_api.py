@@ -81,6 +81,12 @@ def test_refine_evaluate_and_compare_are_those_of_the_commands(scan_file, tmp_pa
     ]
     found = pr.compare({"image": tmp_path / "image"}, truth=pr.load(scan_file))
     assert jsonable(found) == rows
+    words = ["compare", tmp_path / "image", "--scan", scan_file, "--output-dir", tmp_path / "with_the_scan"]
+    assert jsonable(pr.compare({"image": tmp_path / "image"}, scan=scan_file)) == told(words, capsys)["images"]
+    raw = pr.load(scan_file)  # in memory, too, the image is judged with the probe that was found with it
+    mine = pr.refine(raw, progress=False, **SOLVER)
+    (row,) = pr.compare({"image": mine}, scan=raw)
+    assert row["r_factor"] == pytest.approx(judged["diffraction"]["r_factor"], rel=1e-3)
 
 
 def test_orient_is_that_of_the_command(scan_file, capsys):

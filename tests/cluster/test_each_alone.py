@@ -17,7 +17,8 @@ from ptycho_ray.errors import InputError
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ptycho-ray[cluster]')")
 
 from ptycho_ray.cluster.done_marks import Mark  # noqa: E402
-from ptycho_ray.cluster.each_alone import BAD_INPUT, FAILED, OK, ScanToDo, Treatment, treat_each  # noqa: E402
+from ptycho_ray.cluster.each_alone import ScanToDo, Treatment, treat_each  # noqa: E402
+from ptycho_ray.errors import BAD_INPUT, FAILED, OK  # noqa: E402
 
 
 class AsItSays(Treatment):

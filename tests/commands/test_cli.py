@@ -255,7 +255,7 @@ def test_evaluate_needs_no_truth(scan: Path, model: Path, tmp_path: Path, capsys
         (["reconstruct"], "test_data_file: found nothing"),
         (["reconstruct", "nowhere.npz", "--model-path", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "nowhere.npz"], "nowhere"),
-        (["compare", "a"], "found 1 images; expected two, or one and --truth"),
+        (["compare", "a"], "found 1 images; expected two, or one and --truth, or --scan"),
         (["info", "nowhere.npz"], "nowhere.npz"),
         (["convert", "nowhere.npz", "b.h5"], "nowhere.npz"),
     ],

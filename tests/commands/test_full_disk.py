@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho_ray.commands.cli import BAD_INPUT, FAILED, main
+from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, hdf5
-from ptycho_ray.errors import DiskFullError, InputError
+from ptycho_ray.errors import BAD_INPUT, FAILED, DiskFullError, InputError
 from ptycho_ray.files import atomic_path
 
 MIB = 2**20

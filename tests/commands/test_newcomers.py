@@ -56,6 +56,68 @@ def test_a_mistake_is_named_with_what_to_type(
     assert message in text
 
 
+@pytest.fixture(scope="module")
+def odd_files(scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are nearly right, with a scan ``ok.npz``."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "ok.npz").write_bytes(scan_file.read_bytes())
+    with np.load(scan_file, allow_pickle=False) as arrays:
+        scan = dict(arrays)
+    np.savez(folder / "dark.npz", **scan | {"diff3d": np.zeros_like(scan["diff3d"])})
+    np.savez(folder / "metres.npz", **scan | {name: 1e-8 * scan[name] for name in ("xcoords", "ycoords")})
+    np.savez(folder / "picture.npz", picture=np.ones((20, 20), complex))
+    np.savez(folder / "nan.npz", object=np.full((20, 20), np.nan, complex))
+    (folder / "empty.h5").touch()
+    (folder / "file").write_text("no folder", encoding="utf-8")
+    (folder / "solver.yaml").write_text("iteratons: 5\n", encoding="utf-8")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "notes.txt").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("reconstruct ok.npz --prior nowhere", "nowhere: prior: found nothing"),
+        ("reconstruct ok.npz --prior file", "file: prior: found"),
+        ("refine ok.npz --prior nowhere", "nowhere: prior: found nothing"),
+        ("reconstruct ok.npz --plan --budget -1", "--budget: found -1.0; expected a number of seconds above 0"),
+        ("refine ok.npz --config solver.yaml", "solver.yaml: iteratons: unknown setting. Did you mean 'iterations'?"),
+        ("refine ok.npz --picture-every -1", "--picture-every: found -1; expected 0 or more"),
+        ("refine ok.npz --from picture.npz", "picture.npz: image: found keys picture; expected a reconstruction.npz"),
+        ("evaluate picture.npz ok.npz", "picture.npz: image: found keys picture; expected a reconstruction.npz"),
+        ("evaluate ok.npz ok.npz --output-dir file", "file: output_dir: found a file; expected a folder"),
+        ("compare ok.npz nan.npz --scan ok.npz", "nan.npz: object: found no pixel that is a number"),
+        ("info runs", "runs: file: found a folder with notes.txt; expected a file"),
+        ("info ok.npz --pictures file/look", "file/look: pictures: found a file; expected a folder"),
+        ("reconstruct dark.npz", "no signal (all pixels are zero) in all 60 patterns"),
+        ("reconstruct empty.h5", "empty.h5: found an empty file; expected a scan"),
+        ("orient ok.npz --most-patterns 0", "most_patterns: found 0; expected at least 8"),
+        ("simulate new.xyz", "new.xyz: output: found the suffix '.xyz'; expected one of .npz"),
+    ],
+)
+def test_what_is_slightly_wrong_is_one_line_before_the_work(
+    line: str, message: str, odd_files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(odd_files)
+    before = {*odd_files.iterdir()}
+    code, text = said(line.split(), capsys)
+    assert code == 2
+    assert message in text
+    assert "iteration 1" not in text
+    assert {*odd_files.iterdir()} == before
+
+
+def test_positions_in_metres_are_read_by_what_the_error_says(odd_files: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(odd_files)
+    code, text = said(["reconstruct", "metres.npz", "--plan"], capsys)
+    assert code == 2
+    typed = re.search(r"Type: ptycho-ray (.*) METRES", text)
+    assert typed is not None
+    assert main([*typed[1].split(), "1e-8"]) == 0
+    assert "60 patterns" in " ".join(capsys.readouterr().out.split())
+
+
 def in_a_new_process(words: list[str]) -> tuple[str, set[str]]:
     """What a command says on standard error, and which slow packages it has loaded."""
     code = f"import sys; from ptycho_ray.commands.cli import main; main({words!r}); print(*sys.modules)"

@@ -164,9 +164,9 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         ({"objectGuess": np.ones(5)}, "objectGuess", r"shape \(5,\)"),
         ({"Y": np.ones((3, N, N))}, "Y", r"found shape \(3, 16, 16\)"),
         ({"scan_index": np.arange(3)}, "scan_index", r"found shape \(3,\)"),
-        ({"diff3d": np.zeros((12, N, N))}, "diff3d", "no signal .* in 12 patterns"),
+        ({"diff3d": np.zeros((12, N, N))}, "diff3d", "no signal .* in all 12 patterns"),
         ({"diff3d": np.ones((12, N, 8))}, "diff3d", "16 x 8 pixels; expected square"),
-        ({"diff3d": -np.ones((12, N, N))}, "diff3d", "negative values in 12 patterns"),
+        ({"diff3d": -np.ones((12, N, N))}, "diff3d", "negative values in all 12 patterns"),
     ],
 )
 def test_bad_input_is_refused(changes: dict[str, Any], field: str, message: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho_ray.tuning.bounds import MOST_WIDENINGS, holding, on_bounds, widened
+from ptycho_ray.tuning.parameter import Parameter, Values
 from ptycho_ray.tuning.polish import Evaluate, Polished, polish
-from ptycho_ray.tuning.space import Parameter, Space, Values, space_from
+from ptycho_ray.tuning.space import Space, space_from
 
 PATTERNS, SCATTER = 100, 0.04
 SCALE = Parameter("position_scale", "uniform", (0.9, 1.1))

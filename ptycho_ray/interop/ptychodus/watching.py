@@ -14,15 +14,13 @@ from typing import Any
 from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 
 from ptycho_ray.data.formats.ptychodus_product import PRODUCT_FILE
-from ptycho_ray.errors import InputError
+from ptycho_ray.errors import NOT_TRUSTED, InputError
 from ptycho_ray.interop.ptychodus.beamline import Beamline, read_beamline
 from ptycho_ray.interop.ptychodus.readers import ANY_SCAN
 
 log = logging.getLogger(__name__)
 
 RESULTS, PRODUCT_SUFFIX = "reconstructed", ".product.h5"
-#: The exit code of ``ptycho-ray`` for an image that is there and explains nothing.
-NOT_TRUSTED = 3
 SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi", ".ptyd", ".bz2", ".mat")
 
 

@@ -210,7 +210,8 @@ def test_a_quota_is_settled_seen_and_kept_over_http(service: Service, http: Test
     admin, submit = as_a(service, "admin"), as_a(service, "submit")
     wish = {"jobs_a_day": 1, "priority": 7}
     assert http.put("/v1/quotas/submit", json=wish, headers=submit).status_code == 403
-    assert http.put("/v1/quotas/submit", json={"jobs_a_day": -1}, headers=admin).status_code == 422
+    for wrong in (-1, 10**30):
+        assert http.put("/v1/quotas/submit", json={"jobs_a_day": wrong}, headers=admin).status_code == 422
     assert http.put("/v1/quotas/submit", json=wish, headers=admin).json()["quota"]["jobs_a_day"] == 1
     accepted = http.post("/v1/reconstructions", content=b"scan", headers=submit | RAW)
     assert accepted.status_code == 202

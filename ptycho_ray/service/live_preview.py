@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW = "preview.raw"
 #: Patterns that are predicted together: so many as take this time, between these numbers.
-TURN_S = 0.4
+TURN_S = 0.25
 LEAST_AT_ONCE, AT_ONCE = 8, 64
 #: Where the patterns that wait would take longer than this, some are skipped, so that the image stays live.
 BEHIND_S = 2 * TURN_S
@@ -55,8 +55,9 @@ class LivePreview:
 
     Attributes:
         news: set when patterns were stored.
-        predicted, shown: patterns before this number have been considered, and are in a picture that was sent.
-        skipped: numbers of patterns that were considered, but not drawn yet [k].
+        predicted: patterns before this number have been considered.
+        skipped: numbers of those that were not drawn yet [k].
+        fresh: something was drawn since the last picture.
         unseen: pictures that were sent and that nobody has said to have seen.
         seconds: what each step took since the last picture.
     """
@@ -64,9 +65,9 @@ class LivePreview:
     def __init__(self, service: Service, socket: WebSocket, spool: Spool, interval_s: float) -> None:
         self.service, self.socket, self.spool, self.interval = service, socket, spool, interval_s
         self.image = LiveImage(spool.settings.N, service.settings.max_canvas_pixels)
-        self.predicted = self.shown = self.unseen = 0
+        self.predicted = self.unseen = 0
         self.skipped = np.zeros(0, np.int64)
-        self.fresh = False  # something was drawn since the last picture
+        self.fresh = False
         self.seconds: dict[str, float] = {}
         self.news = asyncio.Event()
         self.told = False
@@ -99,13 +100,13 @@ class LivePreview:
                 await asyncio.sleep(pause)
 
     async def _send(self) -> None:
-        shown, self.fresh = self.predicted, False
+        considered, self.fresh = self.predicted, False
         with self._counting("picture"):
             picture, origin, step = await asyncio.to_thread(self.image.picture)
         header = {
             "type": "preview",
             "patterns": self.image.patterns,
-            "next": shown,
+            "next": considered,
             "origin_px": origin,
             "step": step,
             "pixel_size_m": self.spool.settings.pixel_size_m,
@@ -113,7 +114,6 @@ class LivePreview:
         }
         self.seconds.clear()
         packed = pack_image(header, picture)
-        self.shown = shown
         self.unseen += 1
         with self._counting("send"):
             await self.socket.send_bytes(packed)

@@ -34,8 +34,6 @@ PREVIEW = "preview.raw"
 #: Patterns that are predicted together: so many as take this time, between these numbers.
 TURN_S = 0.25
 LEAST_AT_ONCE, AT_ONCE = 8, 64
-#: Where the patterns that wait would take longer than this, some are skipped, so that the image stays live.
-BEHIND_S = 2 * TURN_S
 #: Skipped patterns that are remembered, the newest ones.
 MOST_SKIPPED = 4096
 #: The scales of a scan, and without one of its sender its probe, are measured on so many of its first patterns.
@@ -154,15 +152,11 @@ class LivePreview:
         return int(min(AT_ONCE, max(LEAST_AT_ONCE, TURN_S / self.pattern_s)))
 
     async def _draw_new(self) -> None:
-        """Draw the oldest that wait, or some of all if they are too many."""
-        first, last, at_once = self.predicted, self.spool.count, self._at_once
-        waiting = np.arange(first, last)
-        if len(waiting) <= max(at_once, BEHIND_S / self.pattern_s):
-            numbers = waiting = waiting[:at_once]
-        else:
-            numbers = waiting[evenly_spread(len(waiting), at_once)]
+        """Draw what waits, or of more than can be drawn in a turn some that are spread over all of it."""
+        waiting = np.arange(self.predicted, self.spool.count)
+        numbers = waiting[evenly_spread(len(waiting), self._at_once)]
         await self._draw(numbers)
-        self.predicted = first + len(waiting)
+        self.predicted += len(waiting)
         self.skipped = np.concatenate([self.skipped, np.setdiff1d(waiting, numbers)])[-MOST_SKIPPED:]
 
     async def _draw_skipped(self) -> None:

@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-
 #: Of threads that compute. On a machine where all want to run they get a third of what a program gets that receives frames.
 NICENESS = 5
 

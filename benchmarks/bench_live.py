@@ -200,9 +200,10 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
             **measurement.tally.facts(),
             "pictures": len(pictures),
             "first picture s": round(pictures[0][0] - first, 2) if pictures else None,
-            "age p50 s": round(float(np.percentile(ages, 50)), 2),
-            "age p99 s": round(float(np.percentile(ages, 99)), 2),
-            "age most s": round(float(ages.max()), 2),
+            "age p50 s": round(float(np.nanpercentile(ages, 50)), 2),
+            "age p99 s": round(float(np.nanpercentile(ages, 99)), 2),
+            "age most s": round(float(np.nanmax(ages)), 2),
+            "of the frame of second": round(int(np.nanargmax(ages)) / rate, 1),
             "longest without a picture s": still,
             "what the service did meanwhile s": steps[longest] if steps else {},
             "last frame to stored s": round(pushed - first - count / rate, 2),
@@ -213,13 +214,13 @@ def run(url: str, scan: Path, count: int, rate: float, protocol: str) -> tuple[d
 
 
 def ages_of(pictures: list[tuple[float, int]], first: float, rate: float, count: int) -> np.ndarray:
-    """Seconds from when each frame was to be sent to the first picture that considers it; those in none have none."""
+    """Seconds from when each frame was to be sent to the first picture that considers it, nan for those in none."""
     ages = np.full(count, np.nan)
     begin = 0
     for at, end in pictures:
         ages[begin:end] = at - first - np.arange(begin, min(end, count)) / rate
         begin = max(begin, end)
-    return ages[~np.isnan(ages)]
+    return ages
 
 
 def standstill(pictures: list[tuple[float, int]]) -> tuple[float | None, int]:

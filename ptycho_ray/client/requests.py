@@ -134,7 +134,7 @@ class _Plan:
         for name, value in (choices.get("refinement") or {}).items():
             params[f"refinement.{name}"] = "none" if value is None else value
         reference = {name: value for name, value in reference.items() if value}
-        if (scan is not None) + len(reference.keys() - {"refined"}) != 1:
+        if reference if scan is not None else len(reference.keys() - {"refined"}) != 1:
             raise InputError(field="scan", found="none or several", expected="exactly one of scan, path, demo and job")
         if scan is None:
             if "again" in reference and "model" in choices:

@@ -22,7 +22,7 @@ from ptycho_ray.service.jobs import AUTOMATIC, LOOK, new_id
 from ptycho_ray.service.own_ray import listen_as_the_node_does
 from ptycho_ray.service.problems import Problem
 from ptycho_ray.service.settings import ServiceSettings
-from ptycho_ray.service.turns import Turns
+from ptycho_ray.service.turns import Turns, give_way
 
 MODELS_IN_MEMORY = 3
 #: How long a replica that reconstructs waits for a database server that is away, before the attempt is lost.
@@ -62,8 +62,10 @@ class Models:
         self.models = ModelStore(self.settings)
         self.memory = MemoryBudget.of(self.settings)
         self.meter = Meter(gpu=device_of(self.settings) != "cpu")
-        self.pool = ThreadPoolExecutor(WITH_MODEL, "job")
-        self.solver = ThreadPoolExecutor(1, "automatic")  # it uses every core, and its budget is the process's
+        self.pool = ThreadPoolExecutor(WITH_MODEL, "job", give_way)
+        self.solver = ThreadPoolExecutor(
+            1, "automatic", give_way
+        )  # it uses every core, and its budget is the process's
         self.turns = Turns()
 
     @serve.multiplexed(max_num_models_per_replica=MODELS_IN_MEMORY)

@@ -32,10 +32,8 @@ log = logging.getLogger(__name__)
 
 PREVIEW = "preview.raw"
 #: Patterns that are predicted together: so many as take this time, between these numbers.
-TURN_S = 0.4
+TURN_S = 0.25
 LEAST_AT_ONCE, AT_ONCE = 8, 64
-#: Where the patterns that wait would take longer than this, some are skipped, so that the image stays live.
-BEHIND_S = 2 * TURN_S
 #: Skipped patterns that are remembered, the newest ones.
 MOST_SKIPPED = 4096
 #: The scales of a scan, and without one of its sender its probe, are measured on so many of its first patterns.
@@ -55,8 +53,9 @@ class LivePreview:
 
     Attributes:
         news: set when patterns were stored.
-        predicted, shown: patterns before this number have been considered, and are in a picture that was sent.
-        skipped: numbers of patterns that were considered, but not drawn yet [k].
+        predicted: patterns before this number have been considered.
+        skipped: numbers of those that were not drawn yet [k].
+        fresh: something was drawn since the last picture.
         unseen: pictures that were sent and that nobody has said to have seen.
         seconds: what each step took since the last picture.
     """
@@ -64,9 +63,9 @@ class LivePreview:
     def __init__(self, service: Service, socket: WebSocket, spool: Spool, interval_s: float) -> None:
         self.service, self.socket, self.spool, self.interval = service, socket, spool, interval_s
         self.image = LiveImage(spool.settings.N, service.settings.max_canvas_pixels)
-        self.predicted = self.shown = self.unseen = 0
+        self.predicted = self.unseen = 0
         self.skipped = np.zeros(0, np.int64)
-        self.fresh = False  # something was drawn since the last picture
+        self.fresh = False
         self.seconds: dict[str, float] = {}
         self.news = asyncio.Event()
         self.told = False
@@ -99,13 +98,13 @@ class LivePreview:
                 await asyncio.sleep(pause)
 
     async def _send(self) -> None:
-        shown, self.fresh = self.predicted, False
+        considered, self.fresh = self.predicted, False
         with self._counting("picture"):
             picture, origin, step = await asyncio.to_thread(self.image.picture)
         header = {
             "type": "preview",
             "patterns": self.image.patterns,
-            "next": shown,
+            "next": considered,
             "origin_px": origin,
             "step": step,
             "pixel_size_m": self.spool.settings.pixel_size_m,
@@ -113,7 +112,6 @@ class LivePreview:
         }
         self.seconds.clear()
         packed = pack_image(header, picture)
-        self.shown = shown
         self.unseen += 1
         with self._counting("send"):
             await self.socket.send_bytes(packed)
@@ -154,15 +152,11 @@ class LivePreview:
         return int(min(AT_ONCE, max(LEAST_AT_ONCE, TURN_S / self.pattern_s)))
 
     async def _draw_new(self) -> None:
-        """Draw the oldest that wait, or some of all if they are too many."""
-        first, last, at_once = self.predicted, self.spool.count, self._at_once
-        waiting = np.arange(first, last)
-        if len(waiting) <= max(at_once, BEHIND_S / self.pattern_s):
-            numbers = waiting = waiting[:at_once]
-        else:
-            numbers = waiting[evenly_spread(len(waiting), at_once)]
+        """Draw what waits, or of more than can be drawn in a turn some that are spread over all of it."""
+        waiting = np.arange(self.predicted, self.spool.count)
+        numbers = waiting[evenly_spread(len(waiting), self._at_once)]
         await self._draw(numbers)
-        self.predicted = first + len(waiting)
+        self.predicted += len(waiting)
         self.skipped = np.concatenate([self.skipped, np.setdiff1d(waiting, numbers)])[-MOST_SKIPPED:]
 
     async def _draw_skipped(self) -> None:

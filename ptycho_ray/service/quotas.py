@@ -25,6 +25,8 @@ AT_ONCE_S = 5
 #: What a caller is told to wait where only deleting a reconstruction helps.
 MOST_WAIT_S = 3600
 PRIORITIES = range(-100, 101)
+#: What the columns of the limits hold.
+MOST = {"jobs_at_once": 2**31 - 1, "jobs_a_day": 2**31 - 1, "bytes_kept": 2**63 - 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +67,13 @@ class QuotaStore:
         """Give a name this quota from now on, in the place of the one that it had.
 
         Raises:
-            InputError: a limit below zero, or a priority out of range.
+            InputError: a limit below zero or beyond what a database holds, or a priority out of range.
         """
         for field, value in vars(quota).items():
-            if field != "priority" and value is not None and not value >= 0:
-                raise InputError(field=field, found=value, expected="0 or more")
+            most = MOST.get(field, math.inf)
+            if field != "priority" and value is not None and not 0 <= value <= most:
+                expected = f"0 to {most}; leave it out for no limit" if field in MOST else "0 or more"
+                raise InputError(field=field, found=value, expected=expected)
         if quota.priority not in PRIORITIES:
             raise InputError(field="priority", found=quota.priority, expected=f"{PRIORITIES[0]} to {PRIORITIES[-1]}")
         with self.engine.begin() as connection:

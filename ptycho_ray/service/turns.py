@@ -1,12 +1,21 @@
-"""One job after the other, those of the highest priority first."""
+"""One job after the other, those of the highest priority first; and all of them after those who receive."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+#: Of threads that compute. On a machine where all want to run they get a third of what a program gets that receives frames.
+NICENESS = 5
+
+
+def give_way() -> None:
+    """Let the calling thread (on Linux; elsewhere its process) give way to the programs that receive."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 class Turns:

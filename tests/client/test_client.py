@@ -134,6 +134,8 @@ def test_errors_of_the_service_are_those_of_the_client(guarded: Any, token_of: d
             client.reconstruct(tmp_path / "none.npz")
         with pytest.raises(InputError, match="one of"):
             client.submit()
+        with pytest.raises(InputError, match="one of"):
+            client.submit(tmp_path / "junk.npz", refined=True)
 
 
 def test_a_service_that_is_not_there() -> None:

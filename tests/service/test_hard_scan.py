@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.refinement_metric import distance_to_truth
 from service_here import service_here
 
+from benchmarks.refinement_metric import distance_to_truth
 from ptycho_ray import workflow
 from ptycho_ray.client import Client
 

@@ -253,7 +253,7 @@ def test_everybody_has_the_quota_of_everybody_unless_there_is_another(store: Job
     assert quotas.remove("bob")
     assert not quotas.remove("bob")
     assert quotas.of("bob") == Quota(jobs_at_once=1)
-    for wrong in (Quota(jobs_a_day=-1), Quota(priority=1000)):
+    for wrong in (Quota(jobs_a_day=-1), Quota(priority=1000), Quota(jobs_at_once=2**31), Quota(bytes_kept=2**63)):
         with pytest.raises(InputError):
             quotas.settle("bob", wrong)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from ptycho_ray.service.metering import Meter, Spent, estimate
 from ptycho_ray.service.quotas import Quota, QuotaStore
 from ptycho_ray.service.service import Service
 from ptycho_ray.service.settings import ServiceSettings
-from ptycho_ray.service.turns import Turns
+from ptycho_ray.service.turns import NICENESS, Turns, give_way
 
 RAW = {"Content-Type": "application/octet-stream", "Prefer": "respond-async"}
 
@@ -206,11 +209,21 @@ def as_a(service: Service, role: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {service.tokens.add(role, role)[1]}"}
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="threads have a priority of their own on Linux only")
+def test_who_computes_gives_way_to_who_receives() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1, initializer=give_way) as pool:
+        computing = pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
+    assert computing == max(NICENESS, own)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 def test_a_quota_is_settled_seen_and_kept_over_http(service: Service, http: TestClient) -> None:
     admin, submit = as_a(service, "admin"), as_a(service, "submit")
     wish = {"jobs_a_day": 1, "priority": 7}
     assert http.put("/v1/quotas/submit", json=wish, headers=submit).status_code == 403
-    assert http.put("/v1/quotas/submit", json={"jobs_a_day": -1}, headers=admin).status_code == 422
+    for wrong in (-1, 10**30):
+        assert http.put("/v1/quotas/submit", json={"jobs_a_day": wrong}, headers=admin).status_code == 422
     assert http.put("/v1/quotas/submit", json=wish, headers=admin).json()["quota"]["jobs_a_day"] == 1
     accepted = http.post("/v1/reconstructions", content=b"scan", headers=submit | RAW)
     assert accepted.status_code == 202

@@ -4,7 +4,7 @@ import { json } from "./service.js";
 
 export const READING = "Reading the file";
 const SOLVER = "refinement.",
-  NOT_SHOWN = ["model", "output", "until", "path", "job", "demo"];
+  NOT_SHOWN = ["model", "output", "until", "path", "job", "again", "refined", "demo"];
 const UNITS = {
   px: "px",
   px2: "px²",

@@ -166,7 +166,9 @@ class PhysicsInformedModel(nn.Module):
             functools.partial(where.descent, amplitudes=stabilised(photons[:, part::parts].flatten(0, 1)))
             for part, where in enumerate(windows)
         ]
-        return self.solve(descents, [where.light() for where in windows]) / self.normalisation.object_scale
+        return (
+            self.solve(descents, [where.light() for where in windows]) / self.object_scale
+        )  # no scale is left to learn
 
     def solve(self, descents: Sequence[Descent], lights: Sequence[Tensor]) -> Tensor:
         """What this model's network makes of patterns on canvases (:meth:`.unrolled.UnrolledSolver.solve`), [B, H, W]."""

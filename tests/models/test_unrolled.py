@@ -162,15 +162,15 @@ def test_the_probe_is_seen_in_any_case() -> None:
         build_network(ModelConfig(N=32, architecture="unrolled", probe_conditioning="channels"))
 
 
-@pytest.mark.parametrize("model_type", ["pinn", "supervised"])
-def test_training_improves_what_few_iterations_reach(scan: RawData, model_type: Any) -> None:
-    config = replace(settings(model_type=model_type, unrolled_iterations=4), nepochs=3)
-    results = train_cdi_model(scan, None, config)
-    losses = results["history"]["loss"]
-    assert losses[-1] < 0.9 * losses[0]
+@pytest.mark.slow
+def test_training_on_a_scan_without_labels_improves_its_image_and_that_of_another(scan: RawData) -> None:
+    config = replace(settings(fno_width=8), nepochs=3, n_groups=60)
     other = scan_of(seed=8)
-    before = error(image_of(model_for_scan(untrained(scan, config), other, config), other), other)
-    assert error(image_of(model_for_scan(results["model_instance"], other, config), other), other) < before
+    before = untrained(scan, config)
+    after = train_cdi_model(scan, None, config)["model_instance"]
+    for there, at_most in ((scan, 0.95), (other, 0.99)):
+        errors = [error(image_of(model_for_scan(model, there, config), there), there) for model in (before, after)]
+        assert errors[1] < at_most * errors[0]
 
 
 def test_weights_serve_another_side_and_another_probe(scan: RawData) -> None:

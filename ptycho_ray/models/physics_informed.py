@@ -19,7 +19,7 @@ from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
-from ptycho_ray.models.unrolled import PARTS, Descent, UnrolledSolver, Windows, stabilised
+from ptycho_ray.models.unrolled import PARTS, Downhill, UnrolledSolver, Windows, stabilised
 from ptycho_ray.physics.blur import smooth_exit_wave
 from ptycho_ray.physics.diffraction import centred, diffraction_intensity, illuminate, measure
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
@@ -170,7 +170,7 @@ class PhysicsInformedModel(nn.Module):
             self.solve(descents, [where.light() for where in windows]) / self.object_scale
         )  # no scale is left to learn
 
-    def solve(self, descents: Sequence[Descent], lights: Sequence[Tensor]) -> Tensor:
+    def solve(self, descents: Sequence[Downhill], lights: Sequence[Tensor]) -> Tensor:
         """What this model's network makes of patterns on canvases (:meth:`.unrolled.UnrolledSolver.solve`), [B, H, W]."""
         network: UnrolledSolver = self.network  # type: ignore[assignment]
         probe = self.probe.detach()

@@ -101,7 +101,7 @@ def stabilised(photons: Tensor) -> Tensor:
 
 
 #: From an image [B, H, W] to the sum of :meth:`Windows.descent` over some patterns.
-Descent = Callable[[Tensor], Tensor]
+Downhill = Callable[[Tensor], Tensor]
 
 
 class UnrolledSolver(SmallUNet):
@@ -119,7 +119,7 @@ class UnrolledSolver(SmallUNet):
 
     def solve(
         self,
-        descents: Sequence[Descent],
+        descents: Sequence[Downhill],
         lights: Sequence[Tensor],
         level: float,
         diameter_px: Tensor,

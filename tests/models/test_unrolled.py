@@ -23,7 +23,7 @@ from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.physics.diffraction import centred, measure
 from ptycho_ray.reconstruction.inference import reconstruct
 from ptycho_ray.reconstruction.stitching import StitchedObject
-from ptycho_ray.reconstruction.whole_scan import in_pairs
+from ptycho_ray.reconstruction.together import in_pairs
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
 from ptycho_ray.simulation.scan_patterns import make_scan
@@ -113,7 +113,7 @@ def test_how_patterns_are_read_does_not_matter(scan: RawData, monkeypatch: pytes
     told: list[tuple[int, int]] = []
     image = image_of(model, scan, on_batch=lambda done, of: told.append((done, of)))
     assert told[-1] == (len(scan), len(scan))
-    monkeypatch.setattr("ptycho_ray.reconstruction.whole_scan.AMPLITUDE_BYTES", 0)
+    monkeypatch.setattr("ptycho_ray.reconstruction.together.AMPLITUDE_BYTES", 0)
     again = image_of(model, scan, batch_size=5)
     np.testing.assert_allclose(again.image, image.image, atol=1e-3)
 

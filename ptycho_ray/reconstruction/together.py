@@ -82,7 +82,7 @@ class _Scan:
         corners = positions[self.numbers] - self.side // 2
         first = np.floor(corners + 0.5)
         self.corners = corners - first.min(axis=0)
-        height, width = (np.ptp(first, axis=0) + self.side).astype(int)
+        height, width = (np.ptp(first, axis=0) + self.side + 1).astype(int)  # 32 bits may round half a pixel up
         self.shape = (1, int(height), int(width))
         self.origin_px = (float(first[:, 0].min()), float(first[:, 1].min()))
         parts = min(PARTS, len(numbers))

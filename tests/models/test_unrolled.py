@@ -28,7 +28,7 @@ from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe
 from ptycho_ray.simulation.scan_patterns import make_scan
 from ptycho_ray.simulation.simulate import simulate_patterns, simulate_scan
-from ptycho_ray.workflow import reassemble_cdi_image, train_cdi_model
+from ptycho_ray.workflow import reassemble_cdi_image, scans_to_train, train_cdi_model
 
 
 def scan_of(N: int = 32, step: float = 4.0, photons: float = 1e6, seed: int = 3, modes: int = 1) -> RawData:
@@ -146,6 +146,19 @@ def test_a_bad_pixel_says_nothing(scan: RawData) -> None:
     masked.patterns = masked.patterns.with_bad_pixels(bad)
     whole = error(image_of(model, scan), scan)
     assert error(image_of(model, masked), scan) < 1.5 * whole
+    (training,) = scans_to_train(masked, settings())
+    photons, relative = (torch.from_numpy(array) for array in training.training.batch(np.arange(2)))
+    with torch.no_grad():
+        explained = [float(misfit(training.model, photons, relative, bad))]
+        training.model.good_pixels = None  # the zeros that bad pixels are read as would be believed
+        explained.append(float(misfit(training.model, photons, relative, bad)))
+    assert explained[0] < 0.5 * explained[1]
+
+
+def misfit(model: PhysicsInformedModel, photons: torch.Tensor, relative: torch.Tensor, bad: np.ndarray) -> torch.Tensor:
+    """Of the amplitudes of groups, where detector pixels are good."""
+    predicted = model(photons, relative, float(relative.abs().max())).intensity
+    return (predicted.sqrt() - photons.sqrt())[..., torch.from_numpy(~bad)].square().mean()
 
 
 def test_every_second_position_is_spread_over_the_scan(rng: np.random.Generator) -> None:

@@ -36,8 +36,9 @@ FAINT = 0.1
 #: Maps that the network sees: image, step and last change (two each), the phase carried on, the noise, the iteration.
 INPUTS = 9
 #: Maps that it draws: two changes (two each), and factors on the step, the last change, and the phase carried on. They are
-#: bounded, so that no step is longer than twice what its light allows, and no momentum above one: or training diverges.
+#: bounded, so that step and momentum stay where iterations converge: without, training diverges.
 OUTPUTS = 7
+BOUND = 0.5
 #: The weights of its last layer start at this part of the usual ones: an untrained network changes next to nothing.
 START = 1e-3
 #: Added to the mean square of a change, of which the first is zero.
@@ -152,7 +153,7 @@ class UnrolledSolver(SmallUNet):
                 *_parts(ahead / level), *_parts(step / sizes[0]), *_parts(last / sizes[1]), further / sizes[2],
                 noise.log() / 4, torch.full_like(noise, iteration / self.iterations),
             ]  # fmt: skip
-            maps = (draw or self)(torch.stack(seen, dim=1)).tanh()
+            maps = (draw or self)(torch.stack(seen, dim=1)).div(BOUND).tanh().mul(BOUND)
             free = sizes[0] * torch.complex(maps[:, 0], maps[:, 1]) + level * noise * torch.complex(
                 maps[:, 2], maps[:, 3]
             )

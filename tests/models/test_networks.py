@@ -376,7 +376,7 @@ OVERFIT = {
     "spectral_resnet_bottleneck_net": 0.3,
     "spectral_resnet_bottleneck_linear_decoder": 0.3,
     "unet": 0.85,
-    "unrolled": 0.1,
+    "unrolled": 0.15,
 }
 
 

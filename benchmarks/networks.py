@@ -39,11 +39,11 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 
 def retrieval_flops(config: ModelConfig) -> int:
-    """Operations of the retrieval before the network: two Fourier transforms of one mode a step."""
-    if config.probe_conditioning != "retrieval":
-        return 0
+    """Operations of the retrieval before the network, or of the kernel in it: two Fourier transforms of one mode a step."""
+    steps = config.retrieval_steps if config.probe_conditioning == "retrieval" else 0
+    steps = config.unrolled_iterations if config.solves_scans else steps
     pixels = config.N**2
-    return round(config.retrieval_steps * 2 * 5 * pixels * math.log2(pixels))
+    return round(steps * 2 * 5 * pixels * math.log2(pixels))
 
 
 def cost() -> None:
@@ -52,6 +52,7 @@ def cost() -> None:
     rows = [(name, {"architecture": name}) for name in ARCHITECTURES]
     rows.insert(1, ("cnn, n_filters_scale 1", {"n_filters_scale": 1}))
     rows.append(("hybrid_resnet, fno_width 16", {"architecture": "hybrid_resnet", "fno_width": 16}))
+    rows.append(("unrolled, fno_width 8", {"architecture": "unrolled", "fno_width": 8}))
     for name, settings in [*rows, *RECOMMENDED.items()]:
         configs = [ModelConfig(N=n, **settings) for n in SIDES]  # type: ignore[arg-type]
         costs = [network_cost(config) for config in configs]

@@ -118,7 +118,7 @@ class ModelConfig:
     network can reconstruct scans with probes other than those it was trained on."""
     retrieval_steps: PositiveInt = 30
     """Number of steps of this phase retrieval."""
-    unrolled_iterations: PositiveInt = 8
+    unrolled_iterations: PositiveInt = 12
     """Number of iterations of 'unrolled'."""
     cnn_output_mode: Literal["amp_phase", "real_imag"] = "amp_phase"
     """Representation of the object in 'cnn'."""

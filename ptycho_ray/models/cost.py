@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 from ptycho_ray.config import ModelConfig
 from ptycho_ray.models.conditioning import input_channels
 from ptycho_ray.models.registry import build_network
+from ptycho_ray.models.unrolled import UnrolledSolver
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Cost:
     """Parameters (numbers that are trained) and operations for one group of patterns.
 
     A multiplication and an addition count as two; a complex multiplication and addition as eight; a Fourier transform of n
-    numbers as 5 n log2(n), of real ones half of it. Activations, norms and sums are not counted.
+    numbers as 5 n log2(n), of real ones half of it. Activations, norms and sums are not counted, nor is what physics computes
+    beside the network (a retrieval before it, the kernel between the steps of the unrolled solver).
     """
 
     parameters: int
@@ -35,7 +37,8 @@ def network_cost(config: ModelConfig) -> Cost:
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with torch.no_grad(), counter:
         network(x)
-    return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops())
+    times = network.iterations if isinstance(network, UnrolledSolver) else 1
+    return Cost(sum(parameter.numel() for parameter in network.parameters()), times * counter.get_total_flops())
 
 
 def _transform(real: bool) -> Callable[..., int]:

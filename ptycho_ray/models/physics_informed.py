@@ -19,7 +19,7 @@ from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval
 from ptycho_ray.models.registry import build_network
 from ptycho_ray.models.retrieval import single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
-from ptycho_ray.models.unrolled import PARTS, Descent, UnrolledSolver, Windows, stabilised
+from ptycho_ray.models.unrolled import PARTS, Downhill, UnrolledSolver, Windows, stabilised
 from ptycho_ray.physics.blur import smooth_exit_wave
 from ptycho_ray.physics.diffraction import centred, diffraction_intensity, illuminate, measure
 from ptycho_ray.physics.merging import canvas_side, central_mask, extract_patches, merge_central_mask, merge_weighted
@@ -60,6 +60,7 @@ class PhysicsInformedModel(nn.Module):
         log_object_scale: logarithm of the factor between the network's object and a transmission; a parameter.
         probe_parts: real and imaginary part of the probe, [P, N, N, 2]; a parameter.
         positions: learnt corrections of the scan's positions, or None. The caller applies them to the positions it passes.
+        good_pixels: one where a detector pixel of the scan counts, [N, N], for networks that solve scans; None if all do.
         network_dtype: number format of the network's convolutions, None for 32 bits. The physics always uses 32 bits.
     """
 
@@ -75,6 +76,8 @@ class PhysicsInformedModel(nn.Module):
         self.log_object_scale = nn.Parameter(torch.tensor(float(normalisation.object_scale)).log())
         self.probe_parts = nn.Parameter(torch.view_as_real(probe.to(torch.complex64)).clone(), requires_grad=False)
         self.positions: ScanPositions | None = None
+        self.good_pixels: Tensor | None
+        self.register_buffer("good_pixels", None, persistent=False)
 
     @property
     def probe(self) -> Tensor:
@@ -162,13 +165,15 @@ class PhysicsInformedModel(nn.Module):
         """The objects of groups [B, S, S] in the network's units, from photons [B, C, N, N] and positions [B, C, 2]."""
         parts = min(PARTS, photons.shape[1])
         windows = [self._windows(relative[:, part::parts], largest_shift_px) for part in range(parts)]
+        good = None if self.good_pixels is None else torch.fft.ifftshift(self.good_pixels)
         descents = [
-            functools.partial(where.descent, amplitudes=stabilised(photons[:, part::parts].flatten(0, 1)))
+            functools.partial(where.descent, amplitudes=stabilised(photons[:, part::parts].flatten(0, 1)), good=good)
             for part, where in enumerate(windows)
         ]
-        return self.solve(descents, [where.light() for where in windows]) / self.normalisation.object_scale
+        image = self.solve(descents, [where.light() for where in windows])
+        return image / self.object_scale  # the kernel finds the scale; none is left to learn
 
-    def solve(self, descents: Sequence[Descent], lights: Sequence[Tensor]) -> Tensor:
+    def solve(self, descents: Sequence[Downhill], lights: Sequence[Tensor]) -> Tensor:
         """What this model's network makes of patterns on canvases (:meth:`.unrolled.UnrolledSolver.solve`), [B, H, W]."""
         network: UnrolledSolver = self.network  # type: ignore[assignment]
         probe = self.probe.detach()

@@ -14,6 +14,7 @@ from ptycho_ray.data.groups import create_ptycho_data_container
 from ptycho_ray.data.raw_data import RawData
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.registry import for_side
+from ptycho_ray.physics.likelihood import good_pixels_of
 
 
 def physical_probe(container: PtychoDataContainer) -> torch.Tensor:
@@ -32,6 +33,7 @@ def _model_inside(model: PhysicsInformedModel, container: PtychoDataContainer) -
     config = for_side(model.config, container.N)
     other = PhysicsInformedModel(config, container.normalisation, physical_probe(container), model.network)
     other.network_dtype = model.network_dtype
+    other.good_pixels = good_pixels_of(container.raw.bad_pixels)
     if model.config.sees_probe:
         learned = float(model.object_scale.detach()) / model.normalisation.object_scale
         with torch.no_grad():

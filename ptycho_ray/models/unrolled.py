@@ -35,8 +35,10 @@ MOMENTUM, SMOOTH_GAIN = 0.7, 10.0
 FAINT = 0.1
 #: Maps that the network sees: image, step and last change (two each), the phase carried on, the noise, the iteration.
 INPUTS = 9
-#: Maps that it draws: two changes (two each), and factors on the step, the last change, and the phase carried on.
+#: Maps that it draws: two changes (two each), and factors on the step, the last change, and the phase carried on. They are
+#: bounded, so that step and momentum stay where iterations converge: without, training diverges.
 OUTPUTS = 7
+BOUND = 0.5
 #: The weights of its last layer start at this part of the usual ones: an untrained network changes next to nothing.
 START = 1e-3
 #: Added to the mean square of a change, of which the first is zero.
@@ -100,7 +102,7 @@ def stabilised(photons: Tensor) -> Tensor:
 
 
 #: From an image [B, H, W] to the sum of :meth:`Windows.descent` over some patterns.
-Descent = Callable[[Tensor], Tensor]
+Downhill = Callable[[Tensor], Tensor]
 
 
 class UnrolledSolver(SmallUNet):
@@ -118,7 +120,7 @@ class UnrolledSolver(SmallUNet):
 
     def solve(
         self,
-        descents: Sequence[Descent],
+        descents: Sequence[Downhill],
         lights: Sequence[Tensor],
         level: float,
         diameter_px: Tensor,
@@ -151,11 +153,11 @@ class UnrolledSolver(SmallUNet):
                 *_parts(ahead / level), *_parts(step / sizes[0]), *_parts(last / sizes[1]), further / sizes[2],
                 noise.log() / 4, torch.full_like(noise, iteration / self.iterations),
             ]  # fmt: skip
-            maps = (draw or self)(torch.stack(seen, dim=1))
-            change = sizes[0] * torch.complex(maps[:, 0], maps[:, 1]) + level * noise * torch.complex(
+            maps = (draw or self)(torch.stack(seen, dim=1)).div(BOUND).tanh().mul(BOUND)
+            free = sizes[0] * torch.complex(maps[:, 0], maps[:, 1]) + level * noise * torch.complex(
                 maps[:, 2], maps[:, 3]
             )
-            change = step + lit * (change + maps[:, 4] * step + maps[:, 5] * last)
+            change = step + lit * (free + maps[:, 4] * step + (1 - MOMENTUM) * maps[:, 5] * last)
             further = further * (1 + maps[:, 6])
             previous, image = image, (ahead + change) * torch.polar(torch.ones_like(further), further)
         return image

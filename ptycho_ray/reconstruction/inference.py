@@ -24,7 +24,7 @@ from ptycho_ray.physics.likelihood import apply_pixel_mask, good_pixels_of
 from ptycho_ray.physics.translation import centre_crop
 from ptycho_ray.reconstruction.phases import PhaseWindow, synchronised_phases
 from ptycho_ray.reconstruction.stitching import CHUNK, StitchAccumulator, StitchedObject
-from ptycho_ray.reconstruction.whole_scan import reconstruct_together
+from ptycho_ray.reconstruction.together import reconstruct_together
 
 #: Patches of a scan are kept in memory up to this size.
 PATCH_MEMORY_BYTES = 2**26

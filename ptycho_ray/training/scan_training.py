@@ -27,6 +27,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.models.transfer import physical_probe
+from ptycho_ray.physics.likelihood import good_pixels_of
 from ptycho_ray.training.initial import initial_network
 from ptycho_ray.training.split import split_groups
 
@@ -125,6 +126,7 @@ def scans_to_train(
                 network = initial_network(config)
             with _seeded(config.seed):
                 model = PhysicsInformedModel(config.model, container.normalisation, physical_probe(container), network)
+        model.good_pixels = good_pixels_of(container.raw.bad_pixels)
         if model.positions is None or not model.positions.knows(container.raw):
             model.positions = ScanPositions.of(container.raw) if config.positions_trainable else None
         scans.append(ScanTraining(name, model, container, learning, validation))

@@ -309,6 +309,7 @@ def test_parameter_counts_of_the_default_networks() -> None:
         "spectral_resnet_bottleneck_net": 15322980,
         "spectral_resnet_bottleneck_linear_decoder": 15169188,
         "unet": 3274914,
+        "unrolled": 330524,
     }
 
 
@@ -375,6 +376,7 @@ OVERFIT = {
     "spectral_resnet_bottleneck_net": 0.3,
     "spectral_resnet_bottleneck_linear_decoder": 0.3,
     "unet": 0.85,
+    "unrolled": 0.15,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -58,8 +59,8 @@ def reconstruct_together(
             weight += where.added(model.overlap_weight().expand(len(rows), scan.side, scan.side))
         lights.append(light)
     with convolutions(tf32=False):
-        image = model.solve([lambda image, part=part: descent(part, image) for part in range(len(lights))], lights)
-    image = torch.where(sum(lights) > 0, image * (model.object_scale / model.normalisation.object_scale), 0)
+        image = model.solve([functools.partial(descent, part) for part in range(len(lights))], lights)
+    image = torch.where(torch.stack(lights).sum(dim=0) > 0, image, 0)
     stitched = StitchedObject(image[0].cpu().numpy(), weight[0].cpu().numpy(), scan.origin_px)
     return stitched.with_zero_mean_phase()
 
@@ -81,7 +82,7 @@ class _Scan:
         corners = positions[self.numbers] - self.side // 2
         first = np.floor(corners + 0.5)
         self.corners = corners - first.min(axis=0)
-        height, width = (np.ptp(first, axis=0) + self.side).astype(int)
+        height, width = (np.ptp(first, axis=0) + self.side + 1).astype(int)  # 32 bits may round half a pixel up
         self.shape = (1, int(height), int(width))
         self.origin_px = (float(first[:, 0].min()), float(first[:, 1].min()))
         parts = min(PARTS, len(numbers))

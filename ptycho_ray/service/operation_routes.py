@@ -75,7 +75,7 @@ async def usage(
     return await asyncio.to_thread(_usage, service, name or caller.name)
 
 
-@router.put("/v1/quotas/{name}", responses=problems(422))
+@router.put("/v1/quotas/{name}", responses=problems(400, 422))
 async def settle_quota(
     name: Annotated[str, Path(max_length=100)], wish: schemas.QuotaView, service: Here, caller: Admin
 ) -> schemas.UsageView:

@@ -244,13 +244,13 @@ def test_a_stream_ends_in_the_same_image_as_the_file(
         start |= {"model": "tiny", "probe": small_scan.probe}
         with client.stream(N=32, on_preview=seen.append, preview_interval_s=0.05, **start) as stream:
             push_all(stream, small_scan)
-            wait_for(lambda: seen and seen[-1].next == 60, "the preview of the whole scan")
+            wait_for(lambda: seen and seen[-1].patterns == 60, "the preview of the whole scan")
         assert stream.job is not None
         streamed = client.result(stream.job["id"]).arrays()
         sent = client.reconstruct(scan_file, model="tiny").arrays()
     np.testing.assert_array_equal(streamed["object"], sent["object"])
     np.testing.assert_array_equal(streamed["origin_px"], sent["origin_px"])
-    assert seen[-1].patterns == 60
+    assert seen[-1].next == 60
     assert seen[-1].image.shape[0] > 32
 
 

@@ -26,7 +26,7 @@ SETTINGS: dict[type[Any], str] = {
     Reading: "How a file is read: what it does not say, or says wrongly. Options of every command that reads a scan",
     RefinementConfig: "The iterative solver: `refine`, `reconstruct` (as `--refinement.NAME`), the service, `tune`",
     TrainingConfig: "A training: `train`, and its `--config` file",
-    ModelConfig: "The network: in a training file below `model:`, on the command line as `--model.NAME`",
+    ModelConfig: "The network: in a training file below `model:`, on the command line as `--NAME`",
     ExecutionConfig: "Where and how a training runs: `execution:`, `--execution.NAME`",
     InferenceConfig: "Inference with a trained network",
     ServiceSettings: "A service: options of `serve`, and `args` of a Ray Serve configuration",

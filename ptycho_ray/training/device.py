@@ -29,9 +29,10 @@ def resolve_device(execution: ExecutionConfig) -> torch.device:
     if wanted not in there:
         raise ConfigurationError(
             "this machine does not have this device",
-            field="execution.accelerator",
+            field="device",
             found=repr(execution.accelerator),
             expected=f"{', '.join(['auto', *there[:-1]])} or {there[-1]}",
+            hint="It is --device DEVICE, in a file of settings execution: accelerator",
         )
     return torch.device(wanted)
 

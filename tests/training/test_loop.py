@@ -319,7 +319,7 @@ def test_no_split_when_there_is_nothing_to_hold_out(small_scan, tiny_config):
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match="accelerator.*cuda.*cpu"):
+    with pytest.raises(ConfigurationError, match=r"^device: .*cuda.*cpu\..*--device"):
         resolve_device(ExecutionConfig(accelerator="cuda"))
     assert resolve_device(ExecutionConfig(accelerator="cpu")) == torch.device("cpu")
 

@@ -60,6 +60,13 @@ class NpzFile:
         """Shape of an array, from its header."""
         return self._header(name)[0]
 
+    def holds_objects(self, name: str) -> bool:
+        """Whether it would need pickle; False for what is no array."""
+        try:
+            return self.dtype(name).hasobject
+        except InputError:
+            return False
+
     def read(self, *names: str) -> NDArray:
         """Read the first of ``names`` that exists."""
         name = choose_key(self.path, self.members, *names)

@@ -277,3 +277,9 @@ def test_rotation_turns_rows_towards_columns_of_positions_and_of_a_raster(tmp_pa
         straight, turned = (load_data(tmp_path / "scan.npz", rotation=angle, **how) for angle in (0.0, 30.0))
         expected = transformed_positions(straight.positions_px, turn)
         np.testing.assert_allclose(turned.positions_px, expected, atol=1e-4)
+
+
+def test_python_objects_are_named_and_not_read(tmp_path):
+    np.savez(tmp_path / "a.npz", frames=np.array([{"a": 1}], dtype=object), xcoords=np.arange(3.0))
+    with pytest.raises(InputError, match="keys xcoords;.*Python objects in frames, which only pickle reads"):
+        load_data(tmp_path / "a.npz")

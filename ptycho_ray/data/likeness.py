@@ -77,10 +77,9 @@ def looks_like(content: Content) -> str:
     if not isinstance(content, Hdf5Scan):
         if {"object", "origin_px", "weight"} <= set(content.keys()):
             return "a reconstruction of ptycho-ray"
-        if isinstance(content, NpzFile) and (
-            objects := [name for name in content.keys() if content.holds_objects(name)]
-        ):
-            return f"an NPZ file with Python objects in {', '.join(objects[:MOST_SHOWN])}, which only pickle reads: save numbers"
+        objects = content.objects()[:MOST_SHOWN] if isinstance(content, NpzFile) else []
+        if objects:
+            return f"an NPZ file with Python objects in {', '.join(objects)}, which only pickle reads: save numbers"
         return {"npz": "an NPZ file", "mat": "a MATLAB file", "table": "a table"}.get(content.kind, "a file")
     names, top = set(content.names("/")), content.names("/")
     if "Experiments" in names and content.text("file_format") in ("HyperSpy", None) and content.text("file_format"):

@@ -60,12 +60,12 @@ class NpzFile:
         """Shape of an array, from its header."""
         return self._header(name)[0]
 
-    def holds_objects(self, name: str) -> bool:
-        """Whether it would need pickle; False for what is no array."""
+    def objects(self) -> list[str]:
+        """Names of arrays of Python objects; none in an archive that is damaged."""
         try:
-            return self.dtype(name).hasobject
+            return [name for name in self.members if self.dtype(name).hasobject]
         except InputError:
-            return False
+            return []
 
     def read(self, *names: str) -> NDArray:
         """Read the first of ``names`` that exists."""

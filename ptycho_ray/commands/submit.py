@@ -21,9 +21,8 @@ from ptycho_ray.refinement.config import RefinementConfig
 
 @dataclass(kw_only=True)
 class Options(ProductOptions, WritingOptions, AutomaticOptions):
-    """Send a scan to a reconstruction service and save the image. Without --model it is reconstructed automatically, as by
-    ptycho-ray reconstruct, with the same settings. The token, if the service requires one, is taken from the environment
-    variable PTYCHO_RAY_TOKEN.
+    """Send a scan to a reconstruction service and save the image; without --model as ptycho-ray reconstruct makes it.
+    PTYCHO_RAY_TOKEN is the token.
 
     Example: ptycho-ray submit scan.h5 --url http://127.0.0.1:8000 --output image.npz
     Once more with changes: ptycho-ray submit --like JOB --refinement.probe-modes 3

@@ -157,6 +157,7 @@ OURS: dict[type, dict[str, Any]] = {
         "merge": "weighted",
         "probe_conditioning": "none",
         "retrieval_steps": 30,
+        "unrolled_iterations": 12,
         "cnn_output_mode": "amp_phase",
         "hybrid_downsample": "stride_conv",
         "hybrid_downsample_steps": 2,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -139,7 +141,11 @@ def test_every_source_ends_in_the_image_of_the_whole_scan(
     for source, work, words in (
         (folder, lambda: fill_folder(folder, small_scan), ["--n-patterns", str(len(small_scan))]),
         (file, lambda: grow_file(file, small_scan), ["--patterns", "entry/data", "--positions", "y,x"]),
-        (frames, lambda: main(sent), ["--positions-from", places]),
+        (
+            frames,
+            lambda: subprocess.run([sys.executable, "-m", "ptycho_ray", *sent], check=True),
+            ["--positions-from", places],
+        ),
     ):
         thread = meanwhile(work)
         output = tmp_path / "image.npz"

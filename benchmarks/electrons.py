@@ -46,8 +46,8 @@ ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
     "SrTiO3 20 A, 1e6": (SMALL | {"thickness_angstrom": 20.0}, None),
     "SrTiO3 120 A, 1e6": (SMALL, None),
     "SrTiO3 120 A, 1e6, 7 deg, 3 mrad": (SMALL | {"rotation_deg": 7.0, "tilt_mrad": (3.0, 0.0)}, 24.0),
-    "SrTiO3 120 A, 1e6, 7 deg, 3 mrad, 256 x 256 pixels": (
-        SMALL | {"rotation_deg": 7.0, "tilt_mrad": (3.0, 0.0), "N": 256, "angle_per_pixel_mrad": 0.325},
+    "SrTiO3 20 A, 1e6, 7 deg, 256 x 256 pixels": (
+        SMALL | {"thickness_angstrom": 20.0, "rotation_deg": 7.0, "N": 256, "angle_per_pixel_mrad": 0.325},
         24.0,
     ),
     "SrTiO3 120 A, 1e5, 7 deg": (SMALL | {"rotation_deg": 7.0, "dose_e_per_A2": 1e5}, None),

@@ -17,7 +17,7 @@ from ptycho_ray.automatic.choose import FIRST_ROUND, SOLUTION, Choice, choose, m
 from ptycho_ray.automatic.electrons import calibrated_probes
 from ptycho_ray.automatic.examine import Examined, ReadWhole, examine
 from ptycho_ray.automatic.guesses import first_probes
-from ptycho_ray.automatic.trials import Part, Trial, drawn, surrounded
+from ptycho_ray.automatic.trials import Part, Trial, drawn, fitting, surrounded
 from ptycho_ray.automatic.verdict import Judgement, Verdict, findings, judge, judgement
 from ptycho_ray.data.position_maps import transformed_positions
 from ptycho_ray.data.raw_data import RawData
@@ -207,7 +207,8 @@ def reconstruct_scan(
         # With positions and object almost right, what is still missing shows.
         plan.choice.part.go_on(found.positions_px, found.stitched)
         settings_now = assumption.settings | {"position_start": 0}
-        now = replace(assumption, name="positions found", probe=found.probe, settings=settings_now, matrix=np.eye(2))
+        probe = fitting(found.probe, solved.probe)
+        now = replace(assumption, name="positions found", probe=probe, settings=settings_now, matrix=np.eye(2))
 
         def decide(line: str) -> None:
             plan.choice.decisions.append(line)

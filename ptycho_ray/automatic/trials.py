@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -22,6 +23,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.physics.electron_optics import ElectronOptics
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.setup import MOST_IN_BORDER, share_in_border
 from ptycho_ray.refinement.slab import Slab
 from ptycho_ray.refinement.solver import Diverged, Refinement
 from ptycho_ray.refinement.unseen import PatternFigures
@@ -84,7 +86,7 @@ class Trial:
         assumption: what it assumed.
         figures: one row per judge; None if the refinement diverged.
         seconds: processor seconds.
-        probe: modes after it [P, N, N].
+        probe: modes after it [P, N, N], if they are :func:`fitting`.
         work: iterations * modes * slices * patterns * pixels.
         slab: thickness and tilt of a thick sample, as it found them.
     """
@@ -206,12 +208,17 @@ class Part:
         else:
             figures = refinement.judge_unseen(self.judges, self.photons_per_unit)
             found = refinement.result()
-            probe, slab = found.probe, found.slab
+            probe, slab = fitting(found.probe, probe), found.slab
         modes = config.probe_modes or len(assumption.probe)
         work = float(iterations * modes * config.slices * len(self.rows) * scan.N**2)
         trial = Trial(assumption, figures, time.process_time() - began, probe, work, slab)
         self.trials.append(trial)
         return trial
+
+
+def fitting(found: NDArray[np.complex64], begun: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The modes that were found [P, N, N]; those that were begun with, if the others fill their window, where only noise is."""
+    return found if share_in_border(torch.from_numpy(found)) <= MOST_IN_BORDER else begun
 
 
 def surrounded(positions_px: NDArray[np.float64]) -> NDArray[np.bool_]:

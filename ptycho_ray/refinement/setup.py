@@ -38,18 +38,26 @@ LEAST_OVERLAP = 0.5
 MOST_IN_BORDER = 0.15
 
 
+def share_in_border(probe: Tensor) -> float:
+    """Share of the photons of a probe [P, N, N] in the border of its window."""
+    border = _border(probe)
+    intensity = probe.abs().square().sum(dim=0)
+    return 1 - float(intensity[border:-border, border:-border].sum() / intensity.sum())
+
+
+def _border(probe: Tensor) -> int:
+    return max(1, probe.shape[-1] // 16)
+
+
 def check_probe(probe: Tensor, source: str) -> None:
     """InputError if the probe does not fit into its window."""
-    side = probe.shape[-1]
-    border = max(1, side // 16)
-    intensity = probe.abs().square().sum(dim=0)
-    inside = float(intensity[border:-border, border:-border].sum() / intensity.sum())
-    if 1 - inside > MOST_IN_BORDER:
+    share = share_in_border(probe)
+    if share > MOST_IN_BORDER:
         raise InputError(
             "the probe is larger than its window",
             file=source or None,
             field="probeGuess",
-            found=f"{1 - inside:.0%} of its intensity within {border} pixels of the edge",
+            found=f"{share:.0%} of its intensity within {_border(probe)} pixels of the edge",
             expected=f"less than {MOST_IN_BORDER:.0%}",
             hint="The window is N pixels of the object; a larger one needs patterns with more pixels, or finer "
             "sampling; a smaller probe of electrons has less defocus (--defocus-nm)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import ptycho_ray as pr
 from ptycho_ray.automatic.examine import examine
 from ptycho_ray.automatic.guesses import first_probes, out_of_focus, rescaled_probe, turned_in_time
 from ptycho_ray.automatic.reconstruct import plan_reconstruction, reconstruct_scan
-from ptycho_ray.automatic.trials import Part
+from ptycho_ray.automatic.trials import Assumption, Part, fitting
 from ptycho_ray.commands.cli import main
 from ptycho_ray.data import RawData, load_data
 from ptycho_ray.data.inspection import near_field_command, near_field_px2, photons_per_unit
@@ -160,6 +161,15 @@ def test_guesses_of_a_probe(scan):
     assert [probe_diameter_px(probe) for probe in out_of_focus(estimate_probe(scan.patterns), [14.0])] == pytest.approx(
         [14, 14], rel=0.1
     )
+
+
+def test_a_probe_that_has_filled_its_window_is_not_gone_on_with(scan, monkeypatch):
+    trial = Part(scan, 0).run(Assumption("as it is", scan.probe), 1)
+    noise = np.ones_like(trial.probe)
+    assert fitting(trial.probe, noise) is trial.probe
+    assert fitting(noise, trial.probe) is trial.probe
+    monkeypatch.setattr(Refinement, "result", lambda self: SimpleNamespace(probe=noise, slab=None))
+    assert Part(scan, 0).run(Assumption("as it is", scan.probe), 1).probe is scan.probe
 
 
 def test_the_judges_of_a_part_are_learnt_from_by_nobody(scan):

@@ -86,16 +86,14 @@ def defocus_by_trials(part: Part, best: Trial, tell: Callable[[str], None]) -> T
     if begun.assumption.optics is None or not begun.assumption.optics.defocus_m:
         return begun
     sides = [part.run(refocused(part.whole, begun.assumption, sign * STEP)) for sign in (-1, 1)]
-    away, error = vertex_of_judges(sides[0], begun, sides[1])
+    away, _ = vertex_of_judges(sides[0], begun, sides[1])
     if np.isfinite(away) and 0.1 < abs(away) < 2:
         sides.append(part.run(refocused(part.whole, begun.assumption, STEP * away)))
     for trial in sides:
         if trial.beats(best, as_simple=True):
             best = trial
     if best is not begun:
-        error_nm = 1e9 * STEP * error * abs(begun.assumption.optics.defocus_m)
-        named = best.assumption.name + (f" (+- {error_nm:.2g})" if np.isfinite(error_nm) else "")
-        tell(f"{named}: {best.gain_over(begun)}")
+        tell(f"{best.assumption.name} to begin with: {best.gain_over(begun)}")
     return best
 
 

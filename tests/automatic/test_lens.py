@@ -68,6 +68,7 @@ def test_defocus_and_turn_are_found_from_a_lens_in_focus(defocus_nm, angle_deg):
     assert found is not None
     assert 1e9 * found.optics.defocus_m == pytest.approx(defocus_nm, abs=0.75 * STEP_NM)
     assert np.degrees(np.arctan2(found.matrix[1, 0], found.matrix[0, 0])) == pytest.approx(angle_deg, abs=2)
+    assert "+- 0.2 degrees" in found.name  # judges that do not scatter know no more than a parabola does
     assert part.allowed == len(part.trials)
 
 

@@ -162,6 +162,14 @@ class _Plan:
         answer = yield from self.ask(_Ask("GET", f"/v1/reconstructions/{job_id}/result", {"output": output}))
         return Image(job_id, answer.content)
 
+    def submitted(
+        self, scan: str | Path | None, reference: dict[str, Any], choices: dict[str, Any]
+    ) -> _Steps[dict[str, Any]]:
+        """The job of a scan, without waiting for it."""
+        answer = yield from self.submit(scan, reference, False, choices)
+        document: dict[str, Any] = answer.json()
+        return document
+
     def reconstruct(
         self,
         scan: str | Path | None,
@@ -258,9 +266,7 @@ class Client:
         **choices: Any,
     ) -> dict[str, Any]:
         """Submit a scan and return its job without waiting."""
-        reference = _reference(path, demo, job, refined)
-        document: dict[str, Any] = self._do(self._plan.submit(scan, reference, False, choices)).json()
-        return document
+        return self._do(self._plan.submitted(scan, _reference(path, demo, job, refined), choices))
 
     def again(self, job_id: str, *, refined: bool = False, **changes: Any) -> dict[str, Any]:
         """Submit the scan of an earlier job once more, with its settings but for these changes, and return the new job.
@@ -269,9 +275,7 @@ class Client:
             refined: begin with the probe and the positions that it found, if it had no model.
             changes: the fields of the interface; ``model=None`` is the automatic way.
         """
-        reference = {"again": job_id, "refined": refined}
-        document: dict[str, Any] = self._do(self._plan.submit(None, reference, False, changes)).json()
-        return document
+        return self._do(self._plan.submitted(None, {"again": job_id, "refined": refined}, changes))
 
     def job(self, job_id: str) -> dict[str, Any]:
         """State, progress and links of a job."""
@@ -380,15 +384,11 @@ class AsyncClient:
         **choices: Any,
     ) -> dict[str, Any]:
         """Submit a scan and return its job without waiting."""
-        reference = _reference(path, demo, job, refined)
-        document: dict[str, Any] = (await self._do(self._plan.submit(scan, reference, False, choices))).json()
-        return document
+        return await self._do(self._plan.submitted(scan, _reference(path, demo, job, refined), choices))
 
     async def again(self, job_id: str, *, refined: bool = False, **changes: Any) -> dict[str, Any]:
         """Submit the scan of an earlier job once more; see ``Client.again``."""
-        reference = {"again": job_id, "refined": refined}
-        document: dict[str, Any] = (await self._do(self._plan.submit(None, reference, False, changes))).json()
-        return document
+        return await self._do(self._plan.submitted(None, {"again": job_id, "refined": refined}, changes))
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """State, progress and links of a job."""

@@ -7,12 +7,11 @@ github.com/dectris/documentation describes all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ptycho_ray.errors import InputError
+from ptycho_ray.live.libraries import library
 from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Unreadable
 
 PORT = 31001
@@ -21,17 +20,9 @@ TYPES = {64: "|u1", 65: ">u2", 66: ">u4", 68: "|u1", 69: "<u2", 70: "<u4", 72: "
 TAGS = {np.dtype(kind): tag for tag, kind in TYPES.items() if tag != 68}
 
 
-def cbor() -> ModuleType:
+def cbor() -> Any:
     """The library that reads CBOR; InputError says how to get it."""
-    try:
-        import cbor2
-    except ImportError:
-        raise InputError(
-            field="source",
-            found="a DECTRIS stream in CBOR, but cbor2 is not installed",
-            expected="pip install 'ptycho-ray[live]'",
-        ) from None
-    return cbor2
+    return library("cbor2", "a DECTRIS stream in CBOR, but cbor2 is not installed", "live")
 
 
 def decode(message: bytes, channel: str | None = None) -> Event:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.errors import InputError
 from ptycho_ray.live.frame_encodings import framed_bslz4, framed_lz4
+from ptycho_ray.live.libraries import library
 from ptycho_ray.live.wire_events import End, Event, Frame, Unreadable
 
 #: Frames that the client of PVAccess holds for this program; with more it merges updates, and numbers are missing.
@@ -22,13 +22,7 @@ SCALARS = {0: "bool", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "uint8",
 
 def p4p_client() -> Any:
     """The client of PVAccess; InputError says how to get it."""
-    try:
-        from p4p.client.thread import Context
-    except ImportError:
-        raise InputError(
-            field="source", found="pva://, but p4p is not installed", expected="pip install 'ptycho-ray[pva]'"
-        ) from None
-    return Context
+    return library("p4p.client.thread", "pva://, but p4p is not installed", "pva").Context
 
 
 def decode(value: Any) -> Frame | Unreadable:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.live.growing_files import AT_ONCE, POLL_S, Clock, Ending, Frames, Names, frames_as_they_come
+from ptycho_ray.live.libraries import library
 
 #: Addresses of Tiled begin so.
 WEB = ("http://", "https://")
@@ -21,15 +22,7 @@ MOST_BYTES = 64 * 2**20
 
 def tiled_client() -> Any:
     """The client of Tiled; InputError says how to get it."""
-    try:
-        import tiled.client
-    except ImportError:
-        raise InputError(
-            field="source",
-            found="an address of the web, but the client of Tiled is not installed",
-            expected="pip install 'ptycho-ray[tiled]'",
-        ) from None
-    return tiled.client
+    return library("tiled.client", "an address of the web, but the client of Tiled is not installed", "tiled")
 
 
 def tiled_frames(address: str, names: Names, ending: Ending) -> Iterator[Frames]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ptycho_ray.errors import InputError
 from ptycho_ray.live import dectris_cbor, dectris_json
+from ptycho_ray.live.libraries import library
 from ptycho_ray.live.own_messages import Decoder
 from ptycho_ray.live.wire_events import Begin, End, Event, Frame, Unreadable
 
@@ -35,13 +36,7 @@ class Wire:
 
 def zeromq(address: str) -> Any:
     """pyzmq; InputError says how to get it."""
-    try:
-        import zmq
-    except ImportError:
-        raise InputError(
-            field="source", found=f"{address}, but pyzmq is not installed", expected="pip install 'ptycho-ray[live]'"
-        ) from None
-    return zmq
+    return library("zmq", f"{address}, but pyzmq is not installed", "live")
 
 
 def listen(wire: Wire, ended: Callable[[], bool]) -> Iterator[Event | None]:

@@ -17,7 +17,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.models.activations import START_AMPLITUDE
 from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval_channels
 from ptycho_ray.models.registry import build_network
-from ptycho_ray.models.retrieval import single_shot_retrieval
+from ptycho_ray.models.retrieval import better_explained, single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.models.unrolled import PARTS, Downhill, UnrolledSolver, Windows, stabilised
 from ptycho_ray.physics.blur import smooth_exit_wave
@@ -142,7 +142,8 @@ class PhysicsInformedModel(nn.Module):
     def _improved_patches(self, photons: Tensor) -> Tensor:
         """The retrieved object, improved by the network; an untrained network changes nothing. Of its output maps,
         relative to their initial values, the first is added. The second extrapolates pixel by pixel: its real part
-        away from the mean (or back to it), its imaginary part along the next step of the retrieval.
+        away from the mean (or back to it), its imaginary part along the next step of the retrieval. When it is not trained,
+        each pattern decides whether its object is taken (:func:`.retrieval.better_explained`).
         """
         level = self._level
         retrieved, step = self.retrieved(photons)
@@ -151,7 +152,11 @@ class PhysicsInformedModel(nn.Module):
         some = slice(added.shape[1])  # patterns of a group that are not merged have one object: that of the first
         retrieved, step = retrieved[:, some], step[:, some]
         change = level * added + further.real * (retrieved - level) + STEP_SCALE * further.imag * step
-        return (retrieved + change) / self.normalisation.object_scale
+        improved = retrieved + change
+        if not self.training:
+            probe, steps = self.probe.detach(), self.config.retrieval_steps
+            improved = better_explained(photons[:, some], probe, level, steps, retrieved, improved)
+        return improved / self.normalisation.object_scale
 
     def _windows(self, relative: Tensor, largest_shift_px: float) -> Windows:
         """Where the patterns of groups lie on the canvases [B, S, S] around the centres of their groups."""

@@ -25,6 +25,61 @@ DECAY, STEPS_OF_DECAY = 0.85, 60
 SPREAD, ROUGHNESS = 0.3, 0.1
 
 
+#: Steps after a network's correction, whose details its pattern then decides.
+SETTLING_STEPS = 5
+
+
+class _Descent:
+    """Steps towards the objects that explain single patterns; everything here has zero frequency and middle at the corner.
+
+    Args:
+        photons, probe, level: as for :func:`single_shot_retrieval`.
+        pace: by which part of a step's number dim pixels are released.
+    """
+
+    def __init__(self, photons: Tensor, probe: Tensor, level: float, pace: float) -> None:
+        self.probe = torch.fft.ifftshift(probe, dim=(-2, -1))
+        self.level, self.pace = level, pace
+        self.towards_level, self.towards_smooth = (
+            1 / (2 * (deviation * level) ** 2) for deviation in (SPREAD, ROUGHNESS)
+        )
+        self.light = self.probe.abs().square().sum(dim=0)
+        self.amplitudes = torch.fft.ifftshift(photons, dim=(-2, -1)).sqrt()[..., None, :, :]
+        self.smallest = 1e-6 * self.amplitudes.amax(dim=(-2, -1), keepdim=True).clamp_min(
+            torch.finfo(torch.float32).tiny
+        )
+
+    def misfit(self, patches: Tensor) -> Tensor:
+        """Squared difference of amplitudes, summed over each pattern."""
+        predicted = measure(far_field(illuminate(patches, self.probe))).sqrt()
+        return (predicted - self.amplitudes[..., 0, :, :]).square().sum(dim=(-2, -1))
+
+    def step(self, patches: Tensor, number: int) -> Tensor:
+        """The change of ``patches`` in the step of this number."""
+        waves = far_field(illuminate(patches, self.probe))
+        predicted = measure(waves).sqrt()[..., None, :, :]
+        waves *= self.amplitudes / (predicted + self.smallest) - 1
+        change = (torch.fft.ifft2(waves, norm="ortho") * self.probe.conj()).sum(dim=-3)
+        change -= self.towards_level * (patches - self.level)
+        for axis in (-2, -1):
+            change += self.towards_smooth * (patches.roll(1, axis) + patches.roll(-1, axis) - 2 * patches)
+        bright = self.light.clamp_min(DECAY ** (self.pace * number) * self.light.max())
+        return change / (bright + self.towards_level + 8 * self.towards_smooth)
+
+    def descend(self, patches: Tensor, numbers: range, project: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``patches`` after the steps of these numbers, with momentum from the first on."""
+        previous = current = patches
+        for passed, number in enumerate(numbers):
+            ahead = torch.lerp(previous, current, 1 + passed / (passed + 3))
+            previous, current = current, ahead + self.step(ahead, number)
+            current = current if project is None else project(current)
+        return current
+
+
+def _pace(steps: int) -> float:
+    return min(1.0, STEPS_OF_DECAY / max(steps, 1))
+
+
 @torch.no_grad()
 def single_shot_retrieval(
     photons: Tensor, probe: Tensor, level: float, steps: int, project: Callable[[Tensor], Tensor] | None = None
@@ -41,25 +96,28 @@ def single_shot_retrieval(
         project: puts transmissions, complex [..., N, N], where objects are known to be, such as on the real axis; after every
             step. A pattern has half as many pixels as a complex object has unknowns, so such knowledge decides much.
     """
-    probe = torch.fft.ifftshift(probe, dim=(-2, -1))
-    towards_level, towards_smooth = (1 / (2 * (deviation * level) ** 2) for deviation in (SPREAD, ROUGHNESS))
-    light = probe.abs().square().sum(dim=0)
-    amplitudes = torch.fft.ifftshift(photons, dim=(-2, -1)).sqrt()[..., None, :, :]
-    smallest = 1e-6 * amplitudes.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    pace = min(1.0, STEPS_OF_DECAY / max(steps, 1))
-    previous = current = torch.full(photons.shape, level, dtype=torch.complex64, device=photons.device)
+    descent = _Descent(photons, probe, level, _pace(steps))
+    flat = torch.full(photons.shape, level, dtype=torch.complex64, device=photons.device)
+    found = descent.descend(flat, range(steps), project)
+    return torch.fft.fftshift(found, dim=(-2, -1)), torch.fft.fftshift(descent.step(found, steps), dim=(-2, -1))
 
-    def descent(patches: Tensor, step: int) -> Tensor:
-        waves = far_field(illuminate(patches, probe))
-        predicted = measure(waves).sqrt()[..., None, :, :]
-        waves *= amplitudes / (predicted + smallest) - 1
-        change = (torch.fft.ifft2(waves, norm="ortho") * probe.conj()).sum(dim=-3) - towards_level * (patches - level)
-        for axis in (-2, -1):
-            change += towards_smooth * (patches.roll(1, axis) + patches.roll(-1, axis) - 2 * patches)
-        return change / (light.clamp_min(DECAY ** (pace * step) * light.max()) + towards_level + 8 * towards_smooth)
 
-    for step in range(steps):
-        ahead = torch.lerp(previous, current, 1 + step / (step + 3))
-        previous, current = current, ahead + descent(ahead, step)
-        current = current if project is None else project(current)
-    return torch.fft.fftshift(current, dim=(-2, -1)), torch.fft.fftshift(descent(current, steps), dim=(-2, -1))
+@torch.no_grad()
+def better_explained(
+    photons: Tensor, probe: Tensor, level: float, steps: int, retrieved: Tensor, improved: Tensor
+) -> Tensor:
+    """Of two objects for each pattern, both after a few more steps, the one that explains it better, [..., N, N].
+
+    So what a network makes of a retrieved object is taken only where the pattern agrees.
+
+    Args:
+        photons, probe, level, steps: as for :func:`single_shot_retrieval`.
+        retrieved, improved: the objects, complex [..., N, N].
+    """
+    descent = _Descent(photons, probe, level, _pace(steps))
+    numbers = range(steps // 2, steps // 2 + SETTLING_STEPS)
+    without, with_it = (
+        descent.descend(torch.fft.ifftshift(patches, dim=(-2, -1)), numbers) for patches in (retrieved, improved)
+    )
+    worse = descent.misfit(with_it) > descent.misfit(without)
+    return torch.fft.fftshift(torch.where(worse[..., None, None], without, with_it), dim=(-2, -1))

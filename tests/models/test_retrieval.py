@@ -16,7 +16,7 @@ from ptycho_ray.errors import ConfigurationError, InputError
 from ptycho_ray.models.conditioning import PROBE_CHANNELS, retrieval_channels
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.registry import ARCHITECTURES, build_network
-from ptycho_ray.models.retrieval import single_shot_retrieval
+from ptycho_ray.models.retrieval import better_explained, single_shot_retrieval
 from ptycho_ray.physics.agreement import in_phase, object_error
 from ptycho_ray.physics.diffraction import diffraction_intensity
 from ptycho_ray.simulation.objects import make_object
@@ -93,6 +93,35 @@ def test_a_pattern_without_photons_is_no_division_by_zero() -> None:
     retrieved, step = single_shot_retrieval(torch.zeros(1, 32, 32), aberrated_probe(), 1.0, 5)
     assert torch.isfinite(torch.view_as_real(retrieved)).all()
     assert torch.isfinite(torch.view_as_real(step)).all()
+
+
+def test_each_pattern_decides_whether_what_a_network_made_of_its_object_is_taken() -> None:
+    probe, truth = aberrated_probe(), smooth_objects(2)
+    photons = diffraction_intensity(truth[:, None] * probe)
+    retrieved = single_shot_retrieval(photons, probe, 0.75, 20)[0]
+    alone = better_explained(photons, probe, 0.75, 20, retrieved, retrieved)
+    assert error(alone, truth, probe) < error(retrieved, truth, probe)  # it went on
+    right_and_wrong = torch.stack([truth[0], -truth[1]])
+    taken = better_explained(photons, probe, 0.75, 20, retrieved, right_and_wrong)
+    assert error(taken[:1], truth[:1], probe) < 0.2 * error(alone[:1], truth[:1], probe)
+    torch.testing.assert_close(taken[1], alone[1], rtol=0, atol=0)
+
+
+def test_a_network_that_makes_things_worse_costs_nothing_once_trained() -> None:
+    config = ModelConfig(N=32, architecture="unet", fno_width=4, probe_conditioning="retrieval", retrieval_steps=10)
+    probe, truth = aberrated_probe(), smooth_objects(2)
+    photons = diffraction_intensity(truth[:, None] * probe)[:, None]
+    scales = Normalisation(1.0, 0.05, 1.3, float(photons.sum(dim=(-2, -1)).mean()), 1e6)
+    torch.manual_seed(0)
+    model = PhysicsInformedModel(config, scales, probe)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter += 0.2
+        wrong = model.transmission_patches(photons)[:, 0]
+        kept = model.eval().transmission_patches(photons)[:, 0]
+    alone = error(model.retrieved(photons)[0][:, 0], truth, probe)
+    assert error(wrong, truth, probe) > 2 * alone
+    assert error(kept, truth, probe) <= alone
 
 
 def test_what_the_network_is_shown_has_no_units() -> None:

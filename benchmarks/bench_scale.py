@@ -301,7 +301,8 @@ def main() -> None:
                     projected = list(projection(lines[-1], options))
                     print(*(json.dumps({"projection": each}) for each in projected), sep="\n", flush=True)
     if options.write:
-        command = " ".join(["python benchmarks/bench_scale.py", *sys.argv[1:]])
+        words = " ".join(sys.argv[1:]).replace(f"--folder {options.folder}", "--folder LONG")
+        command = f"python benchmarks/bench_scale.py {words}"
         before, _, rest = PAGE.read_text().partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         PAGE.write_text(before + MARKS[0] + tables(lines, projected, command) + MARKS[1] + after)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ptycho_ray.refinement.correlation import correlation_steps
 from ptycho_ray.refinement.kernel import ByProbe, Waves
+from ptycho_ray.refinement.measured_amplitude import mean_pattern
 from ptycho_ray.refinement.moments import FIRST, Moments
 from ptycho_ray.refinement.probe_modes import orthonormalised
 from ptycho_ray.refinement.run import Run
-from ptycho_ray.refinement.streamed import mean_pattern
 
 #: Decay of the mean of squared position gradients: a pattern is seen once an iteration only.
 SECOND = 0.99

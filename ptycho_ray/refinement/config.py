@@ -142,8 +142,8 @@ class RefinementConfig:
     precision: Literal["single", "double"] = "single"
     """Number format."""
     memory_GB: PositiveFloat | None = None
-    """Memory that the patterns may take; of a file larger than that they are read again in every iteration, a batch ahead.
-    If not given: half of what is free."""
+    """Memory that the patterns may take; counts that fit as 16 bits are held so, of a file larger than that they are read again
+    in every iteration, a batch ahead. If not given: half of what is free."""
     seed: NonNegativeInt = 0
     """Seed of batches, held-out patterns and new modes."""
 

@@ -33,9 +33,9 @@ from ptycho_ray.evaluation.frc import RingCorrelation
 from ptycho_ray.evaluation.registration import crop_truth, fit_ambiguities
 from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
+from ptycho_ray.refinement.measured_amplitude import writable_copy
 from ptycho_ray.refinement.result import Diverged
 from ptycho_ray.refinement.solver import Refinement, half_data_agreement
-from ptycho_ray.refinement.streamed import writable_copy
 
 #: The solver goes on for this share of the iterations it has done, with steps (adam's) that much smaller than its usual ones.
 GO_ON, GO_ON_STEP = 0.6, 1 / 3

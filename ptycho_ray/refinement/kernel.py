@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ptycho_ray.physics.propagation import FreeSpace, Propagator
 from ptycho_ray.refinement.estimate import Estimate
+from ptycho_ray.refinement.measured_amplitude import Amplitude
 from ptycho_ray.refinement.patch_geometry import Geometry
-from ptycho_ray.refinement.streamed import Amplitude
 
 #: Below any count, but it keeps divisions finite, in photons.
 EPSILON = 1e-9

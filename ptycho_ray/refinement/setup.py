@@ -20,11 +20,11 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.estimate import Estimate
 from ptycho_ray.refinement.kernel import STABILISER, Kernel
+from ptycho_ray.refinement.measured_amplitude import mean_pattern, measured_amplitude
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.probe_modes import first_eigenmodes, first_modes
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.slab import slab_between
-from ptycho_ray.refinement.streamed import mean_pattern, measured_amplitude
 from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.training.parallel import DataParallel
 
@@ -87,7 +87,9 @@ def build_run(
     propagator: Propagator = FarField()
     if config.near_field_px2 is not None:
         propagator = FreeSpace(scan.N, config.near_field_px2, dtype=complex_type, device=device)
-    amplitude = measured_amplitude(scan.patterns, photons, propagator, real_type, device, config.memory_GB)
+    amplitude = measured_amplitude(
+        scan.patterns, photons, propagator, real_type, device, config.memory_GB, small=tiles is not None
+    )
     mean = mean_pattern(amplitude, learn)
     if tiles is not None:
         mean = tiles.sum(mean * len(learn)) / tiles.sum(torch.full_like(mean[:1, :1], len(learn)))

@@ -37,13 +37,13 @@ from ptycho_ray.refinement.after_iteration import AfterIteration
 from ptycho_ray.refinement.batching import held_out_patterns
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.lean import lean_error_px
+from ptycho_ray.refinement.measured_amplitude import Amplitude
 from ptycho_ray.refinement.methods import JUDGE_THEIR_START, METHODS
 from ptycho_ray.refinement.prior_choice import choose_prior
 from ptycho_ray.refinement.result import Diverged, Progress, RefinementResult
 from ptycho_ray.refinement.run import Run
 from ptycho_ray.refinement.setup import build_run
 from ptycho_ray.refinement.slab import Slab, slab_between
-from ptycho_ray.refinement.streamed import Amplitude
 from ptycho_ray.refinement.tiles import Neighbours
 from ptycho_ray.refinement.unseen import PatternFigures, judge_unseen
 from ptycho_ray.training.parallel import DataParallel

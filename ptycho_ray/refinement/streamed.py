@@ -5,9 +5,6 @@ Legend: n patterns, b patterns of a batch, N pattern side.
 
 from __future__ import annotations
 
-import logging
-import math
-import tempfile
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,17 +17,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ptycho_ray.data.batches import sent
 from ptycho_ray.data.contents import free_memory_bytes
-from ptycho_ray.data.patterns import PatternStack, evenly_spread
+from ptycho_ray.data.patterns import PatternStack
 from ptycho_ray.physics.propagation import Propagator
-
-log = logging.getLogger(__name__)
 
 #: Share of the free memory that frames may take if nothing else is said: the rest is for the image and for others.
 SHARE_OF_FREE = 0.5
 #: Batches that are read ahead: one more than is worked on would do if the disk were steady.
 AHEAD = 3
-#: Patterns that stand for all where only the mean is wanted.
-MEAN_OF = 512
 
 
 class StreamedAmplitude:
@@ -95,9 +88,6 @@ class StreamedAmplitude:
         return amplitude_of(self.patterns, rows, self.photons, self.propagator, self.dtype, self.device)
 
 
-Amplitude = Tensor | StreamedAmplitude
-
-
 def amplitude_of(
     patterns: PatternStack,
     rows: NDArray[np.int64],
@@ -111,61 +101,6 @@ def amplitude_of(
     return propagator.arrange(counts.mul_(photons).sqrt_()).contiguous()
 
 
-def measured_amplitude(
-    patterns: PatternStack,
-    photons: float,
-    propagator: Propagator,
-    dtype: torch.dtype,
-    device: torch.device,
-    memory_GB: float | None = None,
-) -> Amplitude:
-    """The amplitudes of all patterns: in memory, or on disk where they are on disk and do not fit.
-
-    Args:
-        memory_GB: what they may take; half of what is free if None.
-    """
-    needed = math.prod(patterns.shape) * dtype.itemsize
-    room = SHARE_OF_FREE * free_bytes(device) if memory_GB is None else memory_GB * 1e9
-    if not patterns.in_memory and needed > room:
-        log.warning(
-            "the patterns would take %.3g GB and %.3g GB are there for them: they stay on disk and are read as they are needed",
-            needed / 1e9,
-            room / 1e9,
-        )
-        return StreamedAmplitude(patterns, photons, propagator, dtype, device)
-    amplitude = torch.empty(patterns.shape, dtype=dtype, device=device)
-    for piece in _pieces(np.arange(len(patterns)), patterns.N):
-        amplitude[piece[0] : piece[-1] + 1] = amplitude_of(patterns, piece, photons, propagator, dtype, device)
-    return amplitude
-
-
-def mean_pattern(amplitude: Amplitude, rows: NDArray[np.int64]) -> Tensor:
-    """The mean intensity of the patterns ``rows``, real [N, N]; of frames on disk of some of them, evenly spread."""
-    some = rows if isinstance(amplitude, Tensor) else rows[evenly_spread(len(rows), MEAN_OF)]
-    total = torch.zeros(amplitude.shape[1:], dtype=torch.float64, device=amplitude.device)
-    for piece in _pieces(some, amplitude.shape[-1]):
-        chosen = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
-        total += chosen.square_().sum(dim=0)
-    return (total / len(some)).to(amplitude.dtype)
-
-
-def writable_copy(amplitude: Amplitude) -> Tensor:
-    """A copy [n, N, N] to be written into: in memory, or in a temporary file that goes when it is no longer used."""
-    if isinstance(amplitude, Tensor):
-        return amplitude.clone()
-    with tempfile.TemporaryFile(prefix="ptycho_ray_", suffix=".amplitude") as file:
-        real = np.float64 if amplitude.dtype == torch.float64 else np.float32
-        copy = torch.from_numpy(np.memmap(file, real, "w+", shape=tuple(amplitude.shape)))
-    for piece in _pieces(np.arange(len(amplitude)), amplitude.shape[-1]):
-        copy[piece[0] : piece[-1] + 1] = amplitude.index_select(0, torch.as_tensor(piece, device=amplitude.device))
-    return copy
-
-
 def free_bytes(device: torch.device) -> int:
     """Memory that is free where the frames would lie, in bytes."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory_bytes()
-
-
-def _pieces(rows: NDArray[np.int64], side: int) -> list[NDArray[np.int64]]:
-    """``rows`` in pieces of 1 MiB: of larger ones the allocator keeps what was freed."""
-    return np.array_split(rows, max(1, -(-len(rows) * 4 * side**2 // 2**20)))

@@ -14,8 +14,9 @@ from ptycho_ray.data.raw_data import REFINED_POSITIONS, REFINED_PROBE, REFINED_S
 from ptycho_ray.physics.propagation import FarField
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.explained_image import as_refined
+from ptycho_ray.refinement.measured_amplitude import CountedAmplitude, mean_pattern, measured_amplitude, writable_copy
 from ptycho_ray.refinement.solver import Refinement, refine
-from ptycho_ray.refinement.streamed import StreamedAmplitude, mean_pattern, measured_amplitude, writable_copy
+from ptycho_ray.refinement.streamed import StreamedAmplitude
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,51 @@ def test_batches_are_read_ahead_and_what_is_asked_for_in_between_is_read_at_once
     torch.testing.assert_close(streamed.index_select(0, known), held[7:9])
     torch.testing.assert_close(mean_pattern(streamed, np.arange(64)), held.square().mean(dim=0))
     torch.testing.assert_close(writable_copy(streamed), held)
+
+
+def counted_scan(on_disk: RawData, odd: float | None = None) -> RawData:
+    """The scan with its frames as the detector counted them, in memory; one pixel replaced by ``odd``."""
+    frames = np.round(on_disk.patterns.intensity(np.arange(64)))
+    if odd is not None:
+        frames[63, 5, 7] = odd
+    return RawData(on_disk.xcoords, on_disk.ycoords, None, None, frames, on_disk.probe, domain="intensity")
+
+
+#: GB in which its frames have room as 16 bits and not as 32.
+SMALL_GB = 2e-4
+
+
+@pytest.mark.parametrize("photons", [1.0, 0.37])
+def test_counts_that_fit_as_16_bits_are_held_so_and_give_the_same_figures(on_disk: RawData, photons: float) -> None:
+    patterns = counted_scan(on_disk).patterns
+    arguments = (photons, FarField(), torch.float32, torch.device("cpu"))
+    counted = measured_amplitude(patterns, *arguments, memory_GB=SMALL_GB)
+    held = measured_amplitude(patterns, *arguments)
+    assert isinstance(held, torch.Tensor)
+    assert isinstance(counted, CountedAmplitude)
+    assert counted.counts.element_size() == 2
+    some = torch.tensor([3, 60, 3])
+    torch.testing.assert_close(counted.index_select(0, some), held[some], rtol=0, atol=0)
+    torch.testing.assert_close(mean_pattern(counted, np.arange(64)), mean_pattern(held, np.arange(64)), rtol=0, atol=0)
+    assert isinstance(measured_amplitude(patterns, *arguments, small=True), CountedAmplitude)
+
+
+def test_a_refinement_of_counts_of_16_bits_is_that_of_32(on_disk: RawData) -> None:
+    scan, config = counted_scan(on_disk), RefinementConfig(iterations=3, held_out_fraction=0.1, check_every=1)
+    small = Refinement(scan, dataclasses.replace(config, memory_GB=SMALL_GB))
+    assert isinstance(small.run.kernel.amplitude, CountedAmplitude)
+    large = Refinement(scan, config)
+    for _ in zip(small, large, strict=True):
+        pass
+    np.testing.assert_array_equal(small.stitched().image, large.stitched().image)
+
+
+@pytest.mark.parametrize("odd", [0.5, 70_000.0])
+def test_what_is_no_count_of_16_bits_is_not_held_as_one(on_disk: RawData, odd: float) -> None:
+    patterns = counted_scan(on_disk, odd).patterns
+    amplitude = measured_amplitude(patterns, 1.0, FarField(), torch.float32, torch.device("cpu"), small=True)
+    assert isinstance(amplitude, torch.Tensor)
+    assert FarField().restore(amplitude[63])[5, 7].item() == pytest.approx(odd**0.5)
 
 
 def test_frames_in_memory_are_never_streamed(on_disk: RawData) -> None:

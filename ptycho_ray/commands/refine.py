@@ -54,7 +54,7 @@ class Options(ReadingOptions, WritingOptions, WorkerOptions, DeviceOptions):
     config: Annotated[Path | None, FILE] = None
     """YAML file with settings of the refinement."""
     resume: bool = False
-    """Resume from the checkpoint in the output folder."""
+    """Resume from the checkpoint in the output folder; without one the refinement begins anew."""
     picture_every: int = 0
     """Write a figure of the image to the output folder every N iterations; 0 for never."""
     half_data: bool = False
@@ -92,6 +92,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
+    from ptycho_ray.refinement.tile_files import complete_sets
     from ptycho_ray.training.device import resolve_device
 
     cluster = options.of_cluster()
@@ -109,6 +110,8 @@ def run(words: Sequence[str]) -> Result:
         resume=options.resume,
         inputs=[*options.inputs(options.scan), Path(options.begin)],
     )
+    if options.resume and not ((folder / CHECKPOINT).exists() or complete_sets(folder / CHECKPOINT)):
+        tell(f"nothing to resume in {folder}: the refinement begins anew")
     scan = workflow.load_data(options.scan, reading=options.reading)
 
     def draw(progress: Progress, now: StitchedObject) -> None:

@@ -106,6 +106,13 @@ def test_the_image_of_a_network_is_refined_with_the_settings_that_are_given(scan
     assert "The probe: brightness" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_refinement_that_has_nothing_to_resume_says_that_it_begins(scan_file, tmp_path, capsys):
+    for iterations, anew in (("1", True), ("2", False)):
+        words = ["--iterations", iterations, "--resume", "--output-dir", str(tmp_path / "image")]
+        assert main(["refine", str(scan_file), *words]) == 0
+        assert ("nothing to resume in" in capsys.readouterr().err) == anew
+
+
 def test_a_refinement_starts_from_the_network_of_the_package(scan_file, tmp_path):
     words = ["refine", str(scan_file), "--from", "pretrained", "--iterations", "1", "--output-dir", str(tmp_path)]
     assert main(words) == 0

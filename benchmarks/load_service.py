@@ -7,7 +7,8 @@ Starts its own ``ptycho-ray serve`` on 127.0.0.1 and stops it again; ends by its
 
 python benchmarks/load_service.py                     # 10,000 requests
 python benchmarks/load_service.py --requests 500 --rounds 1
-python benchmarks/load_service.py --soak 120          # minutes
+python benchmarks/load_service.py --soak 120          # minutes, as many requests as there is time for
+python benchmarks/load_service.py --soak 120 --a-second 2
 """
 
 from __future__ import annotations
@@ -136,10 +137,14 @@ class Expected:
 
 
 class Load:
-    """Requests by several threads, each with the client of this program, until a number of them or a time is over."""
+    """Requests by several threads, each with the client of this program, until a number of them or a time is over; at most
+    ``a_second`` of them begin in a second."""
 
-    def __init__(self, service: Service, scans: list[Path], threads: int, requests: int, until: float) -> None:
+    def __init__(
+        self, service: Service, scans: list[Path], threads: int, requests: int, until: float, a_second: float
+    ) -> None:
         self.service, self.scans, self.requests, self.until = service, scans, requests, until
+        self.a_second, self.started = a_second, time.monotonic()
         self.expected = Expected(service.models, scans)
         self.seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         self.versions: Counter[str] = Counter()
@@ -153,8 +158,10 @@ class Load:
         with self.lock:
             if self.begun >= self.requests or time.monotonic() > self.until:
                 return None
+            number = self.begun
             self.begun += 1
-            return self.begun - 1
+        time.sleep(max(0.0, self.started + number / self.a_second - time.monotonic()))
+        return number
 
     def work(self) -> None:
         from ptycho_ray.client import Client, ServiceError
@@ -311,6 +318,7 @@ def main() -> None:
     parser.add_argument(
         "--soak", type=float, default=0.0, metavar="MINUTES", help="kill nothing; measure memory and files"
     )
+    parser.add_argument("--a-second", type=float, default=1e9, help="requests that begin in a second at most")
     parser.add_argument("--at-most-minutes", type=float, default=180.0, help="no request begins after that")
     options = parser.parse_args()
     from helpers import make_scan
@@ -325,7 +333,7 @@ def main() -> None:
         service = Service(Path(folder), options.replicas, scan)
         started = time.monotonic()
         try:
-            load = Load(service, scans, options.threads, requests, started + 60 * minutes)
+            load = Load(service, scans, options.threads, requests, started + 60 * minutes, options.a_second)
             if options.soak:
                 found: dict[str, Any] = soak(load, service)
             else:

@@ -17,7 +17,7 @@ from ptycho_ray.errors import InputError
 from ptycho_ray.models.activations import START_AMPLITUDE
 from ptycho_ray.models.conditioning import STEP_SCALE, probe_channels, retrieval_channels
 from ptycho_ray.models.registry import build_network
-from ptycho_ray.models.retrieval import better_explained, single_shot_retrieval
+from ptycho_ray.models.retrieval import better_explained, settled, single_shot_retrieval
 from ptycho_ray.models.scan_positions import ScanPositions
 from ptycho_ray.models.unrolled import PARTS, Downhill, UnrolledSolver, Windows, stabilised
 from ptycho_ray.physics.blur import smooth_exit_wave
@@ -133,6 +133,10 @@ class PhysicsInformedModel(nn.Module):
         """Phase retrieval of each single pattern, complex transmission [B, C, N, N], and its next step
         (``models/retrieval.py``)."""
         return single_shot_retrieval(photons, self.probe.detach(), self._level, self.config.retrieval_steps)
+
+    def settled(self, photons: Tensor, patches: Tensor) -> Tensor:
+        """Transmission patches [B, C, N, N] after the few steps of the retrieval that follow the network."""
+        return settled(photons, self.probe.detach(), self._level, self.config.retrieval_steps, patches)
 
     @property
     def _level(self) -> float:

@@ -57,8 +57,8 @@ class _Descent:
     def step(self, patches: Tensor, number: int) -> Tensor:
         """The change of ``patches`` in the step of this number."""
         waves = far_field(illuminate(patches, self.probe))
-        predicted = measure(waves).sqrt()[..., None, :, :]
-        waves *= self.amplitudes / (predicted + self.smallest) - 1
+        predicted = (measure(waves)[..., None, :, :] + self.smallest**2).sqrt()
+        waves = waves * (self.amplitudes / predicted - 1)
         change = (torch.fft.ifft2(waves, norm="ortho") * self.probe.conj()).sum(dim=-3)
         change -= self.towards_level * (patches - self.level)
         for axis in (-2, -1):
@@ -78,6 +78,11 @@ class _Descent:
 
 def _pace(steps: int) -> float:
     return min(1.0, STEPS_OF_DECAY / max(steps, 1))
+
+
+def _further(steps: int) -> range:
+    """Numbers of the steps after a correction: those in which details settle, long after the first."""
+    return range(steps // 2, steps // 2 + SETTLING_STEPS)
 
 
 @torch.no_grad()
@@ -102,6 +107,18 @@ def single_shot_retrieval(
     return torch.fft.fftshift(found, dim=(-2, -1)), torch.fft.fftshift(descent.step(found, steps), dim=(-2, -1))
 
 
+def settled(photons: Tensor, probe: Tensor, level: float, steps: int, patches: Tensor) -> Tensor:
+    """``patches`` [..., N, N] after a few more steps, which a network can be trained through.
+
+    Args:
+        photons, probe, level, steps: as for :func:`single_shot_retrieval`.
+        patches: objects near those that were retrieved.
+    """
+    descent = _Descent(photons, probe, level, _pace(steps))
+    found = descent.descend(torch.fft.ifftshift(patches, dim=(-2, -1)), _further(steps))
+    return torch.fft.fftshift(found, dim=(-2, -1))
+
+
 @torch.no_grad()
 def better_explained(
     photons: Tensor, probe: Tensor, level: float, steps: int, retrieved: Tensor, improved: Tensor
@@ -115,9 +132,9 @@ def better_explained(
         retrieved, improved: the objects, complex [..., N, N].
     """
     descent = _Descent(photons, probe, level, _pace(steps))
-    numbers = range(steps // 2, steps // 2 + SETTLING_STEPS)
     without, with_it = (
-        descent.descend(torch.fft.ifftshift(patches, dim=(-2, -1)), numbers) for patches in (retrieved, improved)
+        descent.descend(torch.fft.ifftshift(patches, dim=(-2, -1)), _further(steps))
+        for patches in (retrieved, improved)
     )
     worse = descent.misfit(with_it) > descent.misfit(without)
     return torch.fft.fftshift(torch.where(worse[..., None, None], without, with_it), dim=(-2, -1))

@@ -17,20 +17,26 @@ from ptycho_ray.simulation.simulate import simulate_scan
 OBJECT_KINDS = ("lines", "dead_leaves", "grf", "diagonals")
 #: Largest phase range of an object in radians; small ones are more frequent.
 LARGEST_PHASE_RANGE = 2.5
+#: Share of the objects whose phase has up to a whole turn.
+STRONG_PHASES = 0.15
 #: Shares of the scans whose probe is a lens out of focus, an aberrated disc, or a plain one; and with two modes.
-LENSES, ABERRATED, TWO_MODES = 0.4, 0.5, 0.25
+LENSES, ABERRATED, TWO_MODES = 0.35, 0.45, 0.25
+#: Share of the scans whose probe is not quite the one that the file tells, and the most by which it is out of focus: radians
+#: where its spectrum has twice its mean square width.
+WRONG_PROBES, WRONG_FOCUS_RAD = 0.15, 0.5
 
 
 def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tuple[float, float]) -> RawData:
     """A scan of ``n_patterns`` patterns of side N at different, random whole pixels, with its truth.
 
     Object, its amplitudes (0.1 to 1) and phases, probe, one or two modes and the dose (logarithm uniform within ``photons``)
-    all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. Positions are whole
-    pixels, so that the truth at each needs no interpolation.
+    all vary; about a sixth of the objects do not absorb, and another sixth do not shift the phase. The probe that some scans
+    tell is a little out of focus. Positions are whole pixels, so that the truth at each needs no interpolation.
     """
     highest = rng.uniform(0.4, 1)
     lowest = rng.uniform(0.1, highest)  # never so dark that a pattern of the lowest dose has no photon
-    phase = LARGEST_PHASE_RANGE * rng.uniform() ** 2
+    largest = 2 * np.pi if rng.random() < STRONG_PHASES else LARGEST_PHASE_RANGE
+    phase = largest * rng.uniform() ** 2
     flat = rng.integers(6)
     sample = make_object(
         OBJECT_KINDS[rng.integers(len(OBJECT_KINDS))],
@@ -44,7 +50,10 @@ def random_scan(rng: np.random.Generator, N: int, n_patterns: int, photons: tupl
     side = sample.shape[0] - N + 1
     places = np.unravel_index(rng.choice(side**2, n_patterns, replace=False), (side, side))
     positions = N // 2 + np.stack(places, axis=1).astype(np.float64)
-    return simulate_scan(sample, probe, positions, rng=rng, sub_pixel="integer")
+    scan = simulate_scan(sample, probe, positions, rng=rng, sub_pixel="integer")
+    if rng.random() < WRONG_PROBES:
+        scan = scan.at(scan.positions_px, _out_of_focus(scan.probe, WRONG_FOCUS_RAD * rng.uniform(-1, 1)))
+    return scan
 
 
 def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
@@ -61,6 +70,16 @@ def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
         return make_probe("zernike", N, rng, diameter_px=float(diameter), rms_rad=rms_rad)[0]
     plain = ("disc", "gaussian")[rng.integers(2)]
     return make_probe(plain, N, rng, diameter_px=float(diameter), defocus_m=float(rng.uniform(-1e-4, 1e-4)))[0]
+
+
+def _out_of_focus(probe: NDArray[Any], rad: float) -> NDArray[np.complex64]:
+    """Modes [P, N, N] with so much more phase where their spectra have twice their mean square width."""
+    spectrum = np.fft.fft2(probe)
+    frequency = np.fft.fftfreq(probe.shape[-1])
+    square = frequency[:, None] ** 2 + frequency**2
+    power = np.abs(spectrum) ** 2
+    width = (power * square).sum() / power.sum()
+    return np.fft.ifft2(spectrum * np.exp(1j * rad * square / (2 * width))).astype(np.complex64)
 
 
 def _lens(rng: np.random.Generator, N: int, diameter: float) -> NDArray[np.complex128]:

@@ -54,7 +54,7 @@ class PretrainingConfig:
     """Number of steps of the phase retrieval that the network improves."""
     N: PatternSide = 64
     """Side of most patterns; a quarter of the scans have other sides, from half to twice this value."""
-    photons: tuple[PositiveFloat, PositiveFloat] = (3e3, 1e9)
+    photons: tuple[PositiveFloat, PositiveFloat] = (1e3, 1e9)
     """Minimum and maximum of the photons per pattern, drawn log-uniformly."""
     nepochs: PositiveInt = 20
     """Number of epochs; after each the network is evaluated on validation scans and its state is stored."""
@@ -292,8 +292,9 @@ class Scene:
         return cls(model.to(device), torch.from_numpy(photons).to(device), torch.from_numpy(truth).to(device))
 
     def network_error(self) -> Tensor:
-        """The error of the network, see :meth:`error`."""
-        return self.error(self.model.transmission_patches(self.photons))
+        """The error of the network, see :meth:`error`; while it is trained, of its objects after the steps that follow."""
+        patches = self.model.transmission_patches(self.photons)
+        return self.error(self.model.settled(self.photons, patches) if self.model.training else patches)
 
     def error(self, patches: Tensor) -> Tensor:
         """Mean absolute error of patches where the light is, each in phase with its truth, relative to the mean amplitude of

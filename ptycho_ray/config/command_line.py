@@ -138,8 +138,9 @@ def parse(
 def _refuse_other_names(words: Sequence[str], prog: str, known: Collection[str]) -> None:
     """Leave by SystemExit for an option by which PtychoPINN calls a setting of ours."""
     for word in words:
-        ours = OTHER_NAMES.get(word[2:].partition("=")[0].replace("-", "_")) if word.startswith("--") else None
-        if ours is not None and ours in known:
+        typed = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
+        ours = OTHER_NAMES.get(typed)
+        if ours in known and typed not in known:
             right = ours.replace("_", "-")
             print(f"{prog}: there is no option {word.partition('=')[0]}; did you mean --{right}?", file=sys.stderr)
             raise SystemExit(2)

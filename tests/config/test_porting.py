@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from ptycho_ray.config import (
     validate_model_config,
     validate_training_config,
 )
+from ptycho_ray.config.command_line import parse
 from ptycho_ray.config.legacy import default_legacy_dict
 from ptycho_ray.config.porting import NO_MEANING, OTHER_NAMES
 from ptycho_ray.config.sources import resolve_config, setting_names, setup_configuration
 from ptycho_ray.errors import ConfigurationError
+from ptycho_ray.training.pretraining import PretrainingConfig
+from ptycho_ray.training.prior_training import PriorConfig
 
 
 def test_a_configuration_of_a_comparison(tmp_path: Path) -> None:
@@ -62,3 +66,13 @@ def test_configurations_are_checked_when_they_are_made() -> None:
     for check in (validate_training_config, validate_inference_config):
         check(config)
     validate_model_config(config.model)
+
+
+@pytest.mark.parametrize("kind", [PretrainingConfig, PriorConfig])
+def test_a_setting_that_a_command_has_is_not_taken_for_another_name(kind: type) -> None:
+    @dataclasses.dataclass(kw_only=True)
+    class NoOptions:
+        """Nothing."""
+
+    typed = parse(NoOptions, ["--learning-rate", "0.5"], prog="train", config_class=kind, with_model=False)
+    assert typed.settings == {"learning_rate": 0.5}

@@ -30,6 +30,8 @@ OnProgress = Callable[[dict[str, Any]], None]
 BLOCK = 2**20
 POLL_S = 20.0
 AGAIN = (429, 502, 503, 504)
+#: What helps where no service answers.
+HOW_TO_REACH = "'ptycho-ray serve' starts a service on this machine, --url HTTP://HOST:PORT names another"
 
 
 class ServiceError(RuntimeError):
@@ -107,7 +109,7 @@ class _Plan:
             pause = float(named) if named.isdigit() else wait * random.uniform(0.5, 1.5)
             if time.monotonic() + pause > until:
                 if answer is None:
-                    raise ServiceError({"status": 0, "detail": f"{self.url} cannot be reached"})
+                    raise ServiceError({"status": 0, "detail": f"{self.url} cannot be reached", "hint": HOW_TO_REACH})
                 raise ServiceError(answer.json() if explained else {"status": status, "detail": answer.text[:200]})
             yield _Pause(pause)
             wait = min(2 * wait, 5.0)

@@ -194,6 +194,7 @@ class Sending:
                     field="source",
                     found="nothing",
                     expected="patterns with positions",
+                    hint="--idle-s waits longer for the first",
                 )
         return self.stream
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_ray.errors import InputError, MissingFileError
+from ptycho_ray.errors import InputError, MissingFileError, to_type
 
 POLL_S = 0.2
 #: Patterns that are taken from a growing file at a time.
 AT_ONCE = 64
+#: Bytes of a compressed file that are looked through for names.
+MOST_INFLATED = 2**28
 SUFFIXES = (".npz", ".h5", ".hdf5", ".nxs", ".cxi")
 #: Types that the service takes; others become the smallest of these that holds them.
 WIRE_TYPES = ("uint8", "uint16", "uint32", "int32", "float32")
@@ -191,7 +193,9 @@ def _read_file(path: Path, names: Names) -> Frames:
             with np.load(path, allow_pickle=False) as npz:
                 arrays = [npz[name] for name in wanted]
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(file=path, found=str(error), expected=f"arrays {', '.join(wanted)}") from None
+            raise InputError(
+                file=path, found=str(error), expected=f"arrays {', '.join(wanted)}", hint=_likely_names(path)
+            ) from None
         return _frames(path, *arrays)
     from ptycho_ray.data.hdf5 import open_hdf5
 
@@ -251,9 +255,33 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise InputError(
-            file=path, field=name, found=f"only {', '.join(sorted(file)) or 'nothing'}", expected="a dataset"
+            file=path,
+            field=name,
+            found=f"only {', '.join(sorted(file)) or 'nothing'}",
+            expected="a dataset",
+            hint=_likely_names(path),
         )
     return found
+
+
+def _likely_names(path: Path) -> str | None:
+    """The options that name the arrays of a file that could be its patterns and positions."""
+    from ptycho_ray.data.likeness import arrays_of, frames_candidates, positions_candidates
+    from ptycho_ray.data.opening import opened
+
+    try:
+        with opened(path, MOST_INFLATED) as content:
+            arrays = arrays_of(content)
+    except (InputError, OSError):
+        return None  # it is still being written
+    frames = [array for array in frames_candidates(arrays) if len(array.shape) == 3]
+    if not frames:
+        return None
+    places = positions_candidates(arrays, frames[0].shape[0])
+    words = ["--patterns", frames[0].name]
+    words += ["--positions", ",".join(places[0])] if places else ["--positions-from", "FILE"]
+    words += ["--domain", "amplitude"] if frames[0].name == "diff3d" else []  # PtychoPINN's name for them
+    return to_type(path, *words, program="watch")
 
 
 def _refreshed(dataset: Any) -> Any:

@@ -114,6 +114,15 @@ def test_a_file_that_stops_growing_or_never_comes(tmp_path: Path, small_scan: An
         list(growing_frames(tmp_path / "scan.h5", Names("data"), QUICK))
 
 
+@pytest.mark.parametrize("name", ["scan.h5", "scan.npz"])
+def test_files_with_other_names_say_which_to_type(tmp_path: Path, small_scan: Any, name: str) -> None:
+    small_scan.to_file(tmp_path / name)
+    at_once = Ending(idle_s=0.3)
+    frames = growing_frames(tmp_path / name, Names(), at_once) if name == "scan.h5" else None
+    with pytest.raises(InputError, match="--patterns diff3d --positions ycoords,xcoords --domain amplitude"):
+        list(frames or folder_frames(tmp_path, Names(), Ending(idle_s=1)))
+
+
 def test_types_on_the_wire() -> None:
     assert [wire_type(np.dtype(kind), "x") for kind in ("u2", "f8", "i8")] == ["uint16", "float32", "int32"]
     with pytest.raises(InputError, match="complex"):

@@ -117,10 +117,9 @@ def test_a_file_that_stops_growing_or_never_comes(tmp_path: Path, small_scan: An
 @pytest.mark.parametrize("name", ["scan.h5", "scan.npz"])
 def test_files_with_other_names_say_which_to_type(tmp_path: Path, small_scan: Any, name: str) -> None:
     small_scan.to_file(tmp_path / name)
-    at_once = Ending(idle_s=0.3)
-    frames = growing_frames(tmp_path / name, Names(), at_once) if name == "scan.h5" else None
+    place, frames = (tmp_path, folder_frames) if name == "scan.npz" else (tmp_path / name, growing_frames)
     with pytest.raises(InputError, match="--patterns diff3d --positions ycoords,xcoords --domain amplitude"):
-        list(frames or folder_frames(tmp_path, Names(), Ending(idle_s=1)))
+        list(frames(place, Names(), Ending(idle_s=1)))
 
 
 def test_types_on_the_wire() -> None:

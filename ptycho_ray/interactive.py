@@ -159,7 +159,7 @@ class Reconstruction:
             write_product(path, product_of_scan(self.scan, self.image, self.origin_px, "Reconstructed by ptycho_ray."))
             return path
         path = path if path.suffix == ".npz" else path / "reconstruction.npz"
-        self.stitched.save(path)
+        self.stitched.save(path, self.scan.pixel_size_m)
         return path
 
     def save_model(self, place: str | Path) -> Path:

@@ -91,7 +91,7 @@ class ByModel(Treatment):
         say("adding the shards")
         shards = self._shards(scan)
         stitched = add_partial_images([partial for _, partial in shards])
-        stitched.save(scan.folder / IMAGE)
+        stitched.save(scan.folder / IMAGE, self._open(scan.path).pixel_size_m)
         line = {
             "image": str(scan.folder / IMAGE),
             "patterns": sum(len(rows) for rows, _ in shards),

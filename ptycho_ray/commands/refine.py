@@ -135,7 +135,7 @@ def run(words: Sequence[str]) -> Result:
             scan, config, start=start, checkpoint=folder / CHECKPOINT, resume=options.resume, on_progress=progress,
             on_image=draw, image_every=options.picture_every,
         )  # fmt: skip
-    found.stitched.save(folder / "reconstruction.npz")
+    found.stitched.save(folder / "reconstruction.npz", scan.pixel_size_m)
     refined = write_refined(scan.at(found.positions_px, found.probe), folder)
     parts = {
         "intensity": found.intensity,
@@ -158,7 +158,7 @@ def run(words: Sequence[str]) -> Result:
         unit, generator = photons_per_unit(scan), np.random.default_rng((config.seed, 7))
         bars = error_bars_and_halves(finished, scan, unit, generator, tell, start=start)
         if bars is not None:
-            bars.of(found.stitched).save(folder / "reconstruction.npz")
+            bars.of(found.stitched).save(folder / "reconstruction.npz", scan.pixel_size_m)
             halves = bars.halves
     elif options.half_data:
         try:

@@ -140,7 +140,7 @@ def _refuse_other_names(words: Sequence[str], prog: str, known: Collection[str])
     for word in words:
         typed = word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
         ours = OTHER_NAMES.get(typed)
-        if ours in known and typed not in known:
+        if ours is not None and ours in known and typed not in known:
             right = ours.replace("_", "-")
             print(f"{prog}: there is no option {word.partition('=')[0]}; did you mean --{right}?", file=sys.stderr)
             raise SystemExit(2)

@@ -33,7 +33,7 @@ def save_automatic(
     """
     from ptycho_ray.display.depth import save_depth
 
-    made.refinement.stitched.save(folder / IMAGE)
+    made.refinement.stitched.save(folder / IMAGE, made.scan.pixel_size_m)
     refined = write_refined(made.refined_scan, folder)
     origin = {**origin, "settings": dataclasses.asdict(made.config)}
     files = {"image": folder / IMAGE, "refined_scan": refined, "report": folder / REPORT}

@@ -35,7 +35,7 @@ def save_outputs(
         drawn = plot_image(np.squeeze(values), kind=kind, title=kind.title(), region=region, pixel_size_m=pixel)
         save_figure(drawn, folder / f"reconstructed_{kind}.png")
     if stitched is not None:
-        stitched.save(folder / "reconstruction.npz")
+        stitched.save(folder / "reconstruction.npz", pixel)
         if stitched.amplitude_std is not None and stitched.phase_std is not None:
             from ptycho_ray.display.uncertainty_figures import plot_deviation
 

@@ -53,9 +53,11 @@ class StitchedObject:
         row, column = self.origin_px
         return replace(self, image=self.image.T.copy(), weight=self.weight.T.copy(), origin_px=(column, row))
 
-    def save(self, path: Path) -> None:
-        """Write image, weight, origin and, for an ensemble, the standard deviations as a compressed NPZ, atomically."""
+    def save(self, path: Path, pixel_size_m: float | None = None) -> None:
+        """Write image, weight, origin, the pixel size if it is known and, for an ensemble, the standard deviations as a
+        compressed NPZ, atomically."""
         arrays: dict[str, Any] = {"object": self.image, "weight": self.weight, "origin_px": np.array(self.origin_px)}
+        arrays |= {} if pixel_size_m is None else {"pixel_size_m": np.array(pixel_size_m)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **(arrays | self.deviations()))
 

@@ -237,5 +237,6 @@ def _image_of(record: SweepRecord, best: TrialRecord) -> Section | None:
     with np.load(path, allow_pickle=False) as content:
         first, second = content["origin_px"]
         stitched = StitchedObject(content["object"], content["weight"], (float(first), float(second)))
-    picture = plot_object(stitched.image, region=stitched.covered())
+        pixel = float(content["pixel_size_m"]) if "pixel_size_m" in content else None
+    picture = plot_object(stitched.image, region=stitched.covered(), pixel_size_m=pixel)
     return Section("Image", "Solved for directly with the best settings.", pictures=[("Amplitude and phase.", picture)])

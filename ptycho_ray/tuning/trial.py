@@ -149,7 +149,7 @@ def direct_trial(
     if halves:
         figures["frc"] = agreement_of_halves(*(half.stitched() for half in halves))
     figures |= truth_figures(stitched, raw, objectives)
-    _keep(folder, stitched, judged)
+    _keep(folder, stitched, judged, raw.pixel_size_m)
     report(config.nepochs, figures)
     return figures
 
@@ -191,14 +191,16 @@ def refine_trial(
     figures = {name: float(values.mean()) for name, values in judged.items()}
     figures["seconds"] = time.monotonic() - began
     figures |= truth_figures(stitched, raw, objectives)
-    _keep(folder, stitched, judged)
+    _keep(folder, stitched, judged, raw.pixel_size_m)
     report(config.nepochs, figures)
     return figures
 
 
-def _keep(folder: Path, stitched: StitchedObject, judged: Mapping[str, NDArray[np.float64]]) -> None:
+def _keep(
+    folder: Path, stitched: StitchedObject, judged: Mapping[str, NDArray[np.float64]], pixel_size_m: float | None
+) -> None:
     """The image, and the figures of each held-out pattern."""
-    stitched.save(folder / IMAGE)
+    stitched.save(folder / IMAGE, pixel_size_m)
     with atomic_path(folder / JUDGED) as temporary, temporary.open("wb") as stream:
         arrays: dict[str, Any] = dict(judged)
         np.savez(stream, **arrays)

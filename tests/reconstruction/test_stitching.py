@@ -8,7 +8,7 @@ import torch
 
 from ptycho_ray.data.patches import cut_patches
 from ptycho_ray.errors import InputError
-from ptycho_ray.reconstruction.stitching import StitchAccumulator, reassemble_position
+from ptycho_ray.reconstruction.stitching import StitchAccumulator, StitchedObject, reassemble_position
 
 
 @pytest.mark.parametrize("gridsize", [1, 2])
@@ -115,3 +115,12 @@ def test_the_mean_phase_can_be_made_zero(rng):
 def test_no_positions():
     with pytest.raises(InputError, match="positions_px"):
         StitchAccumulator(np.empty((0, 2)), 8)
+
+
+@pytest.mark.parametrize("pixel_size_m", [None, 2e-8])
+def test_the_file_of_an_image_tells_its_pixel_if_it_is_known(tmp_path, pixel_size_m):
+    image = StitchedObject(np.ones((4, 4), np.complex64), np.ones((4, 4), np.float32), (1.0, 2.0))
+    image.save(tmp_path / "image.npz", pixel_size_m)
+    with np.load(tmp_path / "image.npz", allow_pickle=False) as content:
+        assert (float(content["pixel_size_m"]) if "pixel_size_m" in content else None) == pixel_size_m
+        assert content["origin_px"].tolist() == [1.0, 2.0]

@@ -26,6 +26,7 @@ from ptycho_ray.data import Normalisation
 from ptycho_ray.models.cost import network_cost
 from ptycho_ray.models.physics_informed import PhysicsInformedModel
 from ptycho_ray.models.registry import ARCHITECTURES
+from ptycho_ray.models.retrieval import SETTLING_STEPS
 
 SIDES = (64, 128)
 RECOMMENDED: dict[str, dict[str, Any]] = {
@@ -39,8 +40,9 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 
 def retrieval_flops(config: ModelConfig) -> int:
-    """Operations of the retrieval before the network, or of the kernel in it: two Fourier transforms of one mode a step."""
-    steps = config.retrieval_steps if config.probe_conditioning == "retrieval" else 0
+    """Operations of the retrieval before the network and of the steps after it, with it and without, or of the kernel in it:
+    two Fourier transforms of one mode a step."""
+    steps = config.retrieval_steps + 2 * SETTLING_STEPS if config.probe_conditioning == "retrieval" else 0
     steps = config.unrolled_iterations if config.solves_scans else steps
     pixels = config.N**2
     return round(steps * 2 * 5 * pixels * math.log2(pixels))

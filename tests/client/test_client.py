@@ -171,6 +171,7 @@ def test_the_command_saves_an_image(
     assert main([*words, "--overwrite"]) == 1
 
 
+@pytest.mark.slow
 def test_an_earlier_job_once_more_with_changes(
     guarded: Any, token_of: dict[str, str], scan_file: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:

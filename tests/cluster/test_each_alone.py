@@ -94,6 +94,7 @@ def begun(folder):
     return Counter({log.stem: len(log.read_text().split()) for log in folder.glob("*.log")})
 
 
+@pytest.mark.slow
 def test_each_scan_succeeds_or_fails_alone_and_only_what_is_missing_is_done_again(one_ray, tmp_path):
     kinds = {"a": "good", "b": "unusable", "c": "fails", "d": "leaves", "e": "kills", "f": "kills once", "g": None}
     todo = scans(tmp_path, {**kinds, "h": "in parts", "i": "in parts, one fails", "j": "good"})
@@ -120,6 +121,7 @@ def test_each_scan_succeeds_or_fails_alone_and_only_what_is_missing_is_done_agai
     assert {name: line["done"] for name, line in treat(todo[:1], settings="others").items()} == {"a": "now"}
 
 
+@pytest.mark.slow
 def test_a_scan_that_grows_while_it_is_worked_on_is_done_again(one_ray, tmp_path):
     todo = scans(tmp_path, {"a": "grows"})
     for _ in range(3):
@@ -127,6 +129,7 @@ def test_a_scan_that_grows_while_it_is_worked_on_is_done_again(one_ray, tmp_path
     assert begun(tmp_path) == {"a": 2}
 
 
+@pytest.mark.slow
 def test_a_scan_whose_image_was_removed_is_done_again_and_one_that_was_moved_is_named_where_it_lies(one_ray, tmp_path):
     todo = scans(tmp_path, {"a": "an image", "b": "an image"})
     treat(todo)
@@ -139,6 +142,7 @@ def test_a_scan_whose_image_was_removed_is_done_again_and_one_that_was_moved_is_
     }
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_interrupted_does_nothing_twice_and_needs_no_cluster_once_all_is_done(
     one_ray, tmp_path, monkeypatch
 ):

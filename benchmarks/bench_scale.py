@@ -1,8 +1,8 @@
 """One scan refined in tiles: memory of a worker, the image against that of one worker, the cost of the exchange.
 
     python benchmarks/bench_scale.py --patterns 4096
-    python benchmarks/bench_scale.py --patterns 65536 --iterations 2 --workers 4 --seeds 0      # memory, some minutes
-    python benchmarks/bench_scale.py --patterns 65536 --folder LONG --write                     # hours: on a quiet machine
+    python benchmarks/bench_scale.py --patterns 65536 --iterations 2 --workers 4 --seeds 0      # memory, a minute
+    python benchmarks/bench_scale.py --patterns 65536 --folder LONG --write                     # a quarter of an hour
 
 Writes a scan of so many patterns of 64 x 64 (HDF5, uint16) and refines it from a flat object with one worker, and in tiles
 with 2 and 4, each worker a process of its own (gloo). One line of JSON for each: resident memory of the largest worker at

@@ -25,6 +25,8 @@ DECAY, STEPS_OF_DECAY = 0.85, 60
 SPREAD, ROUGHNESS = 0.3, 0.1
 
 
+#: Amplitudes that count as nothing, relative to a pattern's brightest pixel.
+SMALLEST = 1e-6
 #: Steps after a network's correction, whose details its pattern then decides.
 SETTLING_STEPS = 5
 
@@ -45,9 +47,8 @@ class _Descent:
         )
         self.light = self.probe.abs().square().sum(dim=0)
         self.amplitudes = torch.fft.ifftshift(photons, dim=(-2, -1)).sqrt()[..., None, :, :]
-        self.smallest = 1e-6 * self.amplitudes.amax(dim=(-2, -1), keepdim=True).clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
+        brightest = self.amplitudes.amax(dim=(-2, -1), keepdim=True)
+        self.smallest = (SMALLEST * brightest).clamp_min(SMALLEST**2)  # a pattern without photons has one, too
 
     def misfit(self, patches: Tensor) -> Tensor:
         """Squared difference of amplitudes, summed over each pattern."""

@@ -95,6 +95,7 @@ def test_progress_is_told(guarded: Any, token_of: dict[str, str], scan_file: Pat
     assert states[-1]["state"] == "done"
 
 
+@pytest.mark.slow
 def test_settings_of_the_solver_reach_it(guarded: Any, token_of: dict[str, str], scan_file: Path) -> None:
     states: list[dict[str, Any]] = []
     with Client(guarded.url, token_of["submit"]) as client:

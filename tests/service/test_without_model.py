@@ -55,6 +55,7 @@ def run(store: Watched, settings: ServiceSettings, scan: Path, model: str = AUTO
     return store.get(job.id)
 
 
+@pytest.mark.slow
 def test_what_is_decided_is_known_while_the_job_runs(
     store: Watched, settings: ServiceSettings, scan_file: Path
 ) -> None:

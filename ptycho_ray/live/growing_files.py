@@ -62,6 +62,16 @@ class Ending:
     idle_s: float | None = 30.0
 
 
+class _OtherNames(InputError):
+    """A file has not the arrays that are read, perhaps not yet."""
+
+    def told(self) -> InputError:
+        """The same for people, once nothing more is waited for: with the options that name what is there."""
+        assert self.file is not None
+        hint = _likely_names(Path(self.file))
+        return InputError(file=self.file, field=self.field, found=self.found, expected=self.expected, hint=hint)
+
+
 class Clock:
     """Counts the patterns received and decides when a scan is complete."""
 
@@ -116,7 +126,7 @@ def folder_frames(folder: Path, names: Names, ending: Ending) -> Iterator[Frames
             if clock.over:
                 return
     if broken is not None:
-        raise broken
+        raise broken.told() if isinstance(broken, _OtherNames) else broken
 
 
 def growing_frames(path: Path, names: Names, ending: Ending) -> Iterator[Frames]:
@@ -193,9 +203,7 @@ def _read_file(path: Path, names: Names) -> Frames:
             with np.load(path, allow_pickle=False) as npz:
                 arrays = [npz[name] for name in wanted]
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                file=path, found=str(error), expected=f"arrays {', '.join(wanted)}", hint=_likely_names(path)
-            ) from None
+            raise _OtherNames(file=path, found=str(error), expected=f"arrays {', '.join(wanted)}") from None
         return _frames(path, *arrays)
     from ptycho_ray.data.hdf5 import open_hdf5
 
@@ -245,7 +253,7 @@ def _open_growing(path: Path, names: Names, clock: Clock) -> tuple[Any, list[Any
                 file.close()
                 problem = error
         if clock.over:
-            raise problem
+            raise problem.told() if isinstance(problem, _OtherNames) else problem
         time.sleep(POLL_S)
 
 
@@ -254,12 +262,8 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
 
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
-        raise InputError(
-            file=path,
-            field=name,
-            found=f"only {', '.join(sorted(file)) or 'nothing'}",
-            expected="a dataset",
-            hint=_likely_names(path),
+        raise _OtherNames(
+            file=path, field=name, found=f"only {', '.join(sorted(file)) or 'nothing'}", expected="a dataset"
         )
     return found
 

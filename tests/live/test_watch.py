@@ -122,6 +122,17 @@ def test_files_with_other_names_say_which_to_type(tmp_path: Path, small_scan: An
         list(frames(place, Names(), Ending(idle_s=1)))
 
 
+def test_while_a_file_is_written_nothing_but_its_arrays_is_read(
+    tmp_path: Path, small_scan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr("ptycho_ray.live.growing_files._likely_names", lambda path: looked.append(path))
+    small_scan.to_file(tmp_path / "scan.h5")
+    with pytest.raises(InputError, match="expected a dataset"):
+        list(growing_frames(tmp_path / "scan.h5", Names(), Ending(idle_s=1)))
+    assert looked == [tmp_path / "scan.h5"]  # once, at the end
+
+
 def test_types_on_the_wire() -> None:
     assert [wire_type(np.dtype(kind), "x") for kind in ("u2", "f8", "i8")] == ["uint16", "float32", "int32"]
     with pytest.raises(InputError, match="complex"):

@@ -19,7 +19,7 @@ from ptycho_ray.reconstruction.stitching import StitchedObject
 from ptycho_ray.refinement.config import RefinementConfig
 from ptycho_ray.refinement.patch_geometry import Geometry
 from ptycho_ray.refinement.streamed import SHARE_OF_FREE, free_bytes
-from ptycho_ray.refinement.tile_files import complete_sets, stitch_images
+from ptycho_ray.refinement.tile_files import is_begun, stitch_images
 from ptycho_ray.refinement.tiled_solver import can_be_tiled, check_tiles
 
 #: Canvases that a worker has in memory: object, derivatives, two moments of each part, what it may go back to, light.
@@ -45,7 +45,7 @@ def divides(
         if execution.split == "tiles":
             check_tiles(config)
         return execution.split == "tiles"
-    if checkpoint.exists() or complete_sets(checkpoint):
+    if is_begun(checkpoint):
         return not checkpoint.exists()
     if not can_be_tiled(config) or workers.most == 1:
         return False

@@ -92,7 +92,7 @@ def run(words: Sequence[str]) -> Result:
     from ptycho_ray.display.report import Section, provenance, write_report
     from ptycho_ray.display.scan_section import scan_section
     from ptycho_ray.refinement.solver import Diverged, half_data_agreement
-    from ptycho_ray.refinement.tile_files import complete_sets
+    from ptycho_ray.refinement.tile_files import is_begun
     from ptycho_ray.training.device import resolve_device
 
     cluster = options.of_cluster()
@@ -110,7 +110,7 @@ def run(words: Sequence[str]) -> Result:
         resume=options.resume,
         inputs=[*options.inputs(options.scan), Path(options.begin)],
     )
-    if options.resume and not ((folder / CHECKPOINT).exists() or complete_sets(folder / CHECKPOINT)):
+    if options.resume and not is_begun(folder / CHECKPOINT):
         tell(f"nothing to resume in {folder}: the refinement begins anew")
     scan = workflow.load_data(options.scan, reading=options.reading)
 

@@ -55,6 +55,11 @@ def complete_sets(checkpoint: Path) -> list[list[Path]]:
     return sets
 
 
+def is_begun(checkpoint: Path) -> bool:
+    """Whether there is something to resume, of one worker or of tiles."""
+    return checkpoint.exists() or bool(complete_sets(checkpoint))
+
+
 @dataclass(frozen=True)
 class TiledState:
     """The state of a refinement put together from its tiles.

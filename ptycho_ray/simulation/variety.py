@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_ray.data.raw_data import RawData
-from ptycho_ray.physics.optics import tilted_modes
+from ptycho_ray.physics.optics import fresnel_propagate, tilted_modes
 from ptycho_ray.simulation.objects import make_object
 from ptycho_ray.simulation.probes import make_probe, with_photons, zernike_polynomial
 from ptycho_ray.simulation.simulate import simulate_scan
@@ -74,12 +74,11 @@ def random_probe(rng: np.random.Generator, N: int) -> NDArray[Any]:
 
 def _out_of_focus(probe: NDArray[Any], rad: float) -> NDArray[np.complex64]:
     """Modes [P, N, N] with so much more phase where their spectra have twice their mean square width."""
-    spectrum = np.fft.fft2(probe)
     frequency = np.fft.fftfreq(probe.shape[-1])
     square = frequency[:, None] ** 2 + frequency**2
-    power = np.abs(spectrum) ** 2
+    power = np.abs(np.fft.fft2(probe)) ** 2
     width = (power * square).sum() / power.sum()
-    return np.fft.ifft2(spectrum * np.exp(1j * rad * square / (2 * width))).astype(np.complex64)
+    return fresnel_propagate(probe, -rad / (2 * np.pi * width)).astype(np.complex64)
 
 
 def _lens(rng: np.random.Generator, N: int, diameter: float) -> NDArray[np.complex128]:
